@@ -1,0 +1,27 @@
+"""Gen-AF for Hugging Face: vision encoders hardened against downstream-agnostic adversarial examples."""
+
+from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
+from genaf_hf.data import load_images, with_pixel_values
+from genaf_hf.encoders import load_encoder
+from genaf_hf.genaf_config import GenAFConfig
+from genaf_hf.genaf_trainer import GenAFTrainer
+from genaf_hf.genetic_regularization import genetic_regularization
+from genaf_hf.layers import layer_robustness, most_redundant
+from genaf_hf.pixel_model import PixelModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GenAFConfig",
+    "GenAFTrainer",
+    "PixelModel",
+    "UniversalPerturbation",
+    "genetic_regularization",
+    "l4a",
+    "layer_robustness",
+    "load_encoder",
+    "load_images",
+    "most_redundant",
+    "pgd",
+    "with_pixel_values",
+]

@@ -1,0 +1,132 @@
+"""Projected gradient descent (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_hf.pixel_model import evaluating
+
+NORMS = ("linf", "l2")
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    norm: str = "linf",
+    random_start: bool = True,
+    seeds: Sequence[int] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> Tensor:
+    """Adversarial images that raise the model's loss within a ball around `images`.
+
+    Only gradients of the input are computed: parameters, their gradients, buffers, the model's mode and the caller's
+    random state stay as they are.
+
+    Args:
+        model: images in [0, 1] to logits, a `PixelModel` as a rule. Attacked in eval mode.
+        images: (n, 3, h, w) in [0, 1].
+        labels: (n,) class ids.
+        eps: radius of the ball in pixel units, e.g. 8/255 for linf.
+        steps: number of gradient steps.
+        step_size: length of a step in the norm, in pixel units.
+        norm: `"linf"` or `"l2"`.
+        random_start: begin at a uniformly drawn point of the ball instead of its centre.
+        seeds: one per image, default 0 to n - 1. An image's start depends on its seed alone, not on the batch, the
+            number of processes, or the images beside it.
+        loss: what is raised, called as `loss(logits, labels)`.
+
+    Returns:
+        (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
+
+    Raises:
+        ValueError: for a setting or an image outside its range.
+    """
+    check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
+    check_images(images)
+    images = images.detach()
+    lower, upper = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    seeds = range(len(images)) if seeds is None else seeds
+
+    adversarial = images
+    if random_start:
+        adversarial = project(images + random_in_ball(images, eps, norm, seeds), images, eps, norm, lower, upper)
+    with evaluating(model), torch.enable_grad():
+        for _ in range(steps):
+            adversarial.requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(model(adversarial), labels), adversarial)
+            adversarial = adversarial.detach() + step_size * steepest_ascent(gradient, norm)
+            adversarial = project(adversarial, images, eps, norm, lower, upper)
+    return adversarial
+
+
+def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:
+    """The direction of unit length, per image, that ascends fastest."""
+    if norm == "linf":
+        return gradient.sign()
+    return gradient / per_image_l2(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
+
+
+def project(candidates: Tensor, images: Tensor, eps: float, norm: str, lower: Tensor, upper: Tensor) -> Tensor:
+    """Moves candidates into the ball of radius `eps` around `images` and into [0, 1]; `lower`, `upper` bound both."""
+    if norm == "l2":
+        shift = candidates - images
+        candidates = images + shift * (eps / per_image_l2(shift).clamp(min=eps))
+    return candidates.clamp(lower, upper)
+
+
+def random_in_ball(images: Tensor, eps: float, norm: str, seeds: Sequence[int]) -> Tensor:
+    """A point of the ball for each image, uniform, drawn from that image's seed alone."""
+    generator = torch.Generator(device=images.device)
+    noise = torch.empty_like(images)
+    for row, seed in zip(noise, seeds, strict=True):
+        generator.manual_seed(seed)
+        if norm == "linf":
+            row.uniform_(-eps, eps, generator=generator)
+        else:
+            row.normal_(generator=generator)
+            radius = torch.rand((), device=row.device, generator=generator) ** (1 / row.numel())
+            row.mul_(eps * radius / row.norm())
+    return noise
+
+
+def per_image_l2(values: Tensor) -> Tensor:
+    """L2 norm of each image, shape (n, 1, 1, 1)."""
+    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str = "linf") -> None:
+    """Refuses settings that no attack can run with.
+
+    Raises:
+        ValueError: names the setting, its value and what was expected.
+    """
+    if norm not in NORMS:
+        raise ValueError(f'norm is "{norm}", expected one of {", ".join(NORMS)}.')
+    if norm == "linf" and not 0 < eps < 1:
+        raise ValueError(f"eps is {eps}, expected a value in (0, 1): it is in pixel units, for example 8/255.")
+    if norm == "l2" and not 0 < eps < float("inf"):
+        raise ValueError(f"eps is {eps}, expected a positive length in pixel units, for example 0.5.")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, expected at least 1.")
+    if not step_size > 0:
+        raise ValueError(f"step_size is {step_size}, expected a positive length in pixel units, for example eps / 4.")
+
+
+def check_images(images: Tensor) -> None:
+    """Refuses what is not a batch of images in [0, 1].
+
+    Raises:
+        ValueError: names what was found.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype} of shape {tuple(images.shape)}, expected floats (n, 3, h, w).")
+    low, high = images.amin().item(), images.amax().item()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images span [{low:.4g}, {high:.4g}], expected finite values in [0, 1].")

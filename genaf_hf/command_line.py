@@ -1,0 +1,49 @@
+"""Flags and YAML files of the recipes."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def parse_arguments(
+    dataclass_types: Sequence[type], default_config: str | Path, argv: Sequence[str] | None = None
+) -> tuple:
+    """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win over the file.
+
+    Without a file, and without the flags that name a model or a dataset, the default configuration is used.
+
+    Raises:
+        ValueError: when the file is missing or has keys that are no flags.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(dataclass_types)
+    config = None
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        config = argv.pop(0)
+    elif not any(word.split("=")[0] in ("--model_name_or_path", "--dataset_name") for word in argv):
+        config = default_config
+    if config is not None:
+        set_defaults(parser, Path(config))
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def set_defaults(parser: HfArgumentParser, path: Path) -> None:
+    """Takes a YAML file's values as the defaults of the flags of these names.
+
+    Raises:
+        ValueError: when the file is missing, no mapping, or has unknown keys.
+    """
+    if not path.exists():
+        raise ValueError(f"There is no configuration file {path}.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, expected names and values of flags.")
+    actions = {action.dest: action for action in parser._actions}
+    if unknown := sorted(values.keys() - actions.keys()):
+        raise ValueError(f"{path} has the unknown key {unknown[0]}; --help lists the known ones.")
+    for name in values:
+        actions[name].required = False
+    parser.set_defaults(**values)

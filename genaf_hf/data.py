@@ -1,0 +1,252 @@
+"""Labelled images from the Hub or a local folder, checked, split and turned into pixel values."""
+
+import io
+import logging
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError
+from PIL import Image as PILImage
+from tqdm import tqdm
+
+from genaf_hf.digits import digits
+
+logger = logging.getLogger(__name__)
+
+DIGITS = "digits"
+SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+def load_images(
+    name_or_path: str,
+    *,
+    config_name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    train_split: str | None = None,
+    validation_split: str | None = None,
+    test_split: str | None = None,
+    held_out_share: float = 0.1,
+    seed: int = 0,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> DatasetDict:
+    """Splits train, validation and test with the columns `image` (Image) and `label` (ClassLabel).
+
+    Columns and splits are found by themselves where only one fits. A missing validation split is held out of train,
+    stratified, by a fixed seed; a missing test split is the validation split, or held out of train too. Every image is
+    decoded once, so that a broken one is found before any work.
+
+    Args:
+        name_or_path: Hub id, local folder (also one of images in class folders, or saved by `save_to_disk`), or
+            `"digits"` for the embedded default.
+        config_name: configuration (subset) of the dataset.
+        image_column: column of images, needed if there are several.
+        label_column: column of class labels, needed if there are several.
+        train_split: name of the split to train on.
+        validation_split: name of the split by which choices are made.
+        test_split: name of the split to report, never used to choose anything.
+        held_out_share: share of train that is held out for each missing split.
+        seed: of the held-out splits.
+        revision: branch, tag or commit on the Hub.
+        token: for private and gated datasets.
+
+    Raises:
+        ValueError: for an unknown dataset, missing or ambiguous columns, an empty split, a single class, labels that
+            are missing or outside the class names, and images that cannot be read as 8-bit RGB.
+    """
+    raw = read_dataset(name_or_path, config_name=config_name, revision=revision, token=token)
+    splits = choose_splits(raw, {"train": train_split, "validation": validation_split, "test": test_split})
+    image_column = choose_column(raw[splits["train"]], image_column, "image")
+    label_column = choose_column(raw[splits["train"]], label_column, "label")
+
+    chosen = DatasetDict({role: raw[split] for role, split in splits.items()})
+    for role, dataset in chosen.items():
+        if len(dataset) == 0:
+            raise ValueError(
+                f'The split "{splits[role]}" of "{name_or_path}" is empty; name another with --{role}_split.'
+            )
+    chosen = chosen.select_columns([image_column, label_column])
+    for column, name in ((image_column, "image"), (label_column, "label")):
+        if column != name:
+            chosen = chosen.rename_column(column, name)
+    chosen = with_class_labels(chosen).cast_column("image", Image(decode=False))
+    for role, dataset in chosen.items():
+        check_labels(dataset, f'split "{splits[role]}" of "{name_or_path}"')
+        check_images_decode(dataset, f'split "{splits[role]}" of "{name_or_path}"')
+    return hold_out_missing(chosen, held_out_share, seed)
+
+
+def read_dataset(name_or_path: str, *, config_name=None, revision=None, token=None) -> DatasetDict:
+    """All splits of a dataset, from wherever it is.
+
+    Raises:
+        ValueError: when nothing is there, or what is there is no dataset.
+    """
+    if name_or_path == DIGITS and not Path(name_or_path).exists():
+        return digits()
+    try:
+        if (Path(name_or_path) / "dataset_dict.json").exists():
+            return load_from_disk(name_or_path)
+        return load_dataset(name_or_path, config_name, revision=revision, token=token)
+    except DatasetNotFoundError as error:
+        raise ValueError(
+            f'There is no dataset "{name_or_path}", neither as a local folder nor on the Hub; check its spelling, and '
+            "`hf auth login` if it is private or gated."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'The dataset "{name_or_path}" cannot be loaded: {str(error).strip().splitlines()[0]}'
+        ) from error
+
+
+def choose_splits(raw: DatasetDict, named: dict[str, str | None]) -> dict[str, str]:
+    """The dataset's name of each role (train, validation, test) that it has a split for.
+
+    Raises:
+        ValueError: when a named split, or any to train on, is missing.
+    """
+    chosen = {}
+    for role, name in named.items():
+        candidates = [name] if name else [known for known in SPLITS[role] if known in raw]
+        if name and name not in raw:
+            raise ValueError(f'There is no split "{name}"; the dataset has {", ".join(raw)}.')
+        if candidates:
+            chosen[role] = candidates[0]
+    if "train" not in chosen:
+        raise ValueError(f"There is no split to train on among {', '.join(raw)}; name one with --train_split.")
+    if "test" not in chosen and "validation" in chosen:
+        chosen["test"] = chosen.pop("validation")
+    return chosen
+
+
+def choose_column(dataset: Dataset, named: str | None, kind: str) -> str:
+    """The one column of images or labels.
+
+    Raises:
+        ValueError: when the named column is missing, or none or several fit.
+    """
+    columns = dataset.column_names
+    if named is not None:
+        if named not in columns:
+            raise ValueError(f'There is no column "{named}"; the dataset has {", ".join(columns)}.')
+        return named
+    feature = {"image": Image, "label": ClassLabel}[kind]
+    fitting = [name for name in columns if isinstance(dataset.features[name], feature)]
+    if not fitting and kind == "label":
+        fitting = [name for name in columns if name in ("label", "labels", "class", "target")]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"{len(fitting)} columns could be the {kind}: found {', '.join(fitting) or 'none'} among "
+            f"{', '.join(columns)}; name one with --{kind}_column."
+        )
+    return fitting[0]
+
+
+def with_class_labels(splits: DatasetDict) -> DatasetDict:
+    """Turns plain strings or integers in the label column into class ids with names, the same in every split."""
+    feature = splits["train"].features["label"]
+    if isinstance(feature, ClassLabel):
+        return splits
+    if not isinstance(feature, Value):
+        raise ValueError(f"The label column holds {feature}, expected one class per image.")
+    values = {role: dataset["label"][:] for role, dataset in splits.items()}
+    if any(value is None for column in values.values() for value in column):
+        raise ValueError("Some images have no label; expected one class per image.")
+    names = sorted({value for column in values.values() for value in column})
+    ids = {value: i for i, value in enumerate(names)}
+    feature = ClassLabel(names=[str(name) for name in names])
+    return DatasetDict(
+        {
+            role: dataset.remove_columns("label").add_column(
+                "label", [ids[value] for value in values[role]], feature=feature
+            )
+            for role, dataset in splits.items()
+        }
+    )
+
+
+def check_labels(dataset: Dataset, where: str) -> None:
+    """Refuses labels that no classifier can be trained on.
+
+    Raises:
+        ValueError: names what was found.
+    """
+    counts = Counter(dataset["label"])
+    names = dataset.features["label"].names
+    outside = sorted(str(label) for label in counts if label is None or not 0 <= label < len(names))
+    if outside:
+        raise ValueError(f"The {where} has labels {', '.join(outside)}, expected 0 to {len(names) - 1}.")
+    if len(counts) < 2:
+        raise ValueError(f'The {where} has the one class "{names[next(iter(counts))]}", expected at least two.')
+
+
+def check_images_decode(dataset: Dataset, where: str) -> None:
+    """Decodes every image once.
+
+    Raises:
+        ValueError: names the first image that is broken or of an unknown kind.
+    """
+    for index, encoded in enumerate(tqdm(dataset["image"], desc=f"Reading the {where}", leave=False)):
+        try:
+            to_rgb(encoded)
+        except (OSError, SyntaxError, ValueError) as error:
+            name = encoded["path"] if encoded and encoded.get("path") else f"number {index}"
+            raise ValueError(f"Image {name} in the {where} cannot be read: {error}.") from error
+
+
+def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDict:
+    """Holds validation and test out of train where they are missing, stratified, by a fixed seed."""
+    splits = DatasetDict(splits)
+    for role in ("test", "validation"):
+        if role in splits:
+            continue
+        rarest = min(Counter(splits["train"]["label"]).values())
+        size = round(share * len(splits["train"]))
+        classes = len(set(splits["train"]["label"]))
+        if rarest < 2 or size < classes or len(splits["train"]) - size < classes:
+            raise ValueError(
+                f"{len(splits['train'])} images of {classes} classes are too few to hold a {role} split out of; "
+                f"name one with --{role}_split, or raise --held_out_share from {share}."
+            )
+        parts = splits["train"].train_test_split(test_size=size, seed=seed, stratify_by_column="label")
+        splits["train"], splits[role] = parts["train"], parts["test"]
+        logger.info("No %s split: %d images held out of train by seed %d", role, len(parts["test"]), seed)
+    return splits
+
+
+def stratified_subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:
+    """At most `count` images, with the class shares of the whole, by a fixed seed; `None` keeps all."""
+    if count is None or count >= len(dataset):
+        return dataset
+    return dataset.train_test_split(train_size=count, seed=seed, stratify_by_column="label")["train"]
+
+
+def to_rgb(image) -> PILImage.Image:
+    """An 8-bit RGB image from encoded bytes, a file or a PIL image; greyscale, palette, alpha and CMYK are converted.
+
+    Raises:
+        ValueError: for other pixels than 8-bit ones.
+        OSError: when the file is broken.
+    """
+    if isinstance(image, dict):
+        image = PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
+    if image.mode not in EIGHT_BIT_MODES:
+        raise ValueError(f'its mode is "{image.mode}", expected 8 bits per channel')
+    return image.convert("RGB")
+
+
+def with_pixel_values(dataset: Dataset, processor) -> Dataset:
+    """A view of the dataset that yields `pixel_values` (3, h, w) and `labels`, decoded when they are read."""
+    return dataset.with_transform(partial(to_pixel_values, processor=processor))
+
+
+def to_pixel_values(examples: dict, processor) -> dict[str, torch.Tensor]:
+    """What the image processor makes of a batch of examples."""
+    images = [to_rgb(image) for image in examples["image"]]
+    pixel_values = processor(images, return_tensors="pt")["pixel_values"]
+    return {"pixel_values": pixel_values, "labels": torch.as_tensor(examples["label"])}

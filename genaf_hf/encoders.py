@@ -1,0 +1,164 @@
+"""Public encoders as image classifiers."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ViTConfig,
+)
+from transformers.utils import logging as transformers_logging
+
+logger = logging.getLogger(__name__)
+
+HEAD = "classifier"
+
+
+def load_encoder(
+    model_name_or_path: str,
+    labels: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    attn_implementation: str | None = None,
+) -> tuple[PreTrainedModel, object]:
+    """A classifier and its image processor from a public ViT, MAE, DINO or ResNet checkpoint.
+
+    The classifier is of a native `transformers` class with a clean configuration, so that what is saved loads with
+    plain `from_pretrained`. Its head is new, unless the checkpoint already classifies exactly these labels. The log
+    says which weights are new.
+
+    Args:
+        model_name_or_path: Hub id or local folder.
+        labels: class names, in the order of their ids.
+        revision: branch, tag or commit on the Hub.
+        token: for private and gated repositories.
+        attn_implementation: as in `from_pretrained`; `"eager"` is the faster one in bf16 on CPU.
+
+    Returns:
+        The model and the processor.
+
+    Raises:
+        ValueError: when there is no such checkpoint, no classifier for it, no encoder weights in it, fewer than two
+            labels, or a processor whose image size the encoder cannot take.
+    """
+    labels = [str(label) for label in labels]
+    if len(set(labels)) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(f"labels are {labels}, expected at least two different class names.")
+    hub = {"revision": revision, "token": token}
+    try:
+        source = AutoConfig.from_pretrained(model_name_or_path, **hub)
+        processor = AutoImageProcessor.from_pretrained(model_name_or_path, **hub)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'"{model_name_or_path}" has no configuration and image processor that transformers can load, neither as a '
+            f"local folder nor on the Hub; check its spelling, and `hf auth login` if it is private. ({first_line(error)})"
+        ) from error
+    config = classifier_config(source, labels)
+    check_image_size(config, processor)
+
+    with quiet_transformers():
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            model_name_or_path,
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            attn_implementation=attn_implementation,
+            **hub,
+        )
+    new = {*loading["missing_keys"], *(mismatch[0] for mismatch in loading["mismatched_keys"])}
+    names = {name for name, _ in model.named_parameters()}
+    head = {name for name in names if in_head(name)}
+    if names - head <= new:
+        raise ValueError(f'"{model_name_or_path}" holds no weights for a {type(model).__name__}.')
+    if not head & new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
+        reset_head(model)
+        new |= head
+    logger.info(
+        "New weights in %s: %s", type(model).__name__, ", ".join(sorted(new)) or "none, its head fits the labels"
+    )
+    return model, processor
+
+
+def classifier_config(source: PreTrainedConfig, labels: Sequence[str]) -> PreTrainedConfig:
+    """Configuration of the native classifier that holds an encoder's weights.
+
+    Raises:
+        ValueError: when `transformers` has none for this family.
+    """
+    label_maps = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    if source.model_type == "vit_mae":
+        known = ViTConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version", *label_maps}
+        shared = {name: value for name, value in source.to_dict().items() if name in known}
+        return ViTConfig(**shared, **label_maps)
+    if type(source) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise ValueError(
+            f'No image classifier of transformers takes a "{source.model_type}" encoder; expected a family such as '
+            "vit, vit_mae, dinov2, beit, swin, convnext or resnet."
+        )
+    config = type(source).from_dict(source.to_dict())
+    config.id2label, config.label2id = label_maps["id2label"], label_maps["label2id"]
+    return config
+
+
+def check_image_size(config: PreTrainedConfig, processor) -> None:
+    """Refuses a processor that makes images of another size than the encoder takes.
+
+    Raises:
+        ValueError: names both sizes.
+    """
+    expected = getattr(config, "image_size", None)
+    if expected is None:
+        return
+    made = image_size(processor)
+    if made != ((expected, expected) if isinstance(expected, int) else tuple(expected)):
+        raise ValueError(
+            f"The image processor makes images of {made[0]} x {made[1]} pixels, the encoder takes {expected}: "
+            "use the processor that was published with it."
+        )
+
+
+def image_size(processor) -> tuple[int, int]:
+    """Height and width of the images that a processor makes."""
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    side = size.get("shortest_edge")
+    return (size.get("height", side), size.get("width", side))
+
+
+def in_head(parameter_name: str) -> bool:
+    """Whether a parameter belongs to the classification head; every other one is the encoder's."""
+    return HEAD in parameter_name.split(".")
+
+
+def reset_head(model: PreTrainedModel) -> None:
+    """Gives the head fresh weights, drawn as for a new model."""
+    for module in getattr(model, HEAD).modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+            nn.init.zeros_(module.bias)
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the loading report of `transformers`, which lists every weight of a decoder that is left behind."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)

@@ -1,0 +1,468 @@
+"""Gen-AF as a `transformers.Trainer` (Zhou et al., IEEE S&P 2024, https://arxiv.org/abs/2403.10801)."""
+
+import copy
+import json
+import logging
+import math
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list, gather, set_seed
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import _is_peft_model
+from transformers.trainer_utils import SaveStrategy, TrainOutput
+
+from genaf_hf.attacks.pgd import pgd
+from genaf_hf.checkpoint import is_complete, load_weights, newest_complete_checkpoint, read_state
+from genaf_hf.distributed import gather_rows
+from genaf_hf.encoders import in_head
+from genaf_hf.genaf_config import GenAFConfig
+from genaf_hf.genetic_regularization import genetic_regularization
+from genaf_hf.layers import freeze_modules, layer_robustness, most_redundant, only_trainable
+from genaf_hf.pixel_model import PixelModel, at_least_float32, evaluating
+
+logger = logging.getLogger(__name__)
+
+STANDARD_FINETUNE = "standard_finetune"
+ADVERSARIAL_FINETUNE = "adversarial_finetune"
+ADAPT = "adapt"
+STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
+LAYER_ROBUSTNESS_FILE = "layer_robustness.json"
+ASSESSMENT_ADVERSARY = {"eps": 8 / 255, "steps": 10, "step_size": 2 / 255}
+
+
+class GenAFTrainer(Trainer):
+    """Hardens an image classifier made from a public encoder.
+
+    `train()` is the method: `adversarial_finetune()`, `assess_layers()`, `adapt()`; each can be called alone. Takes what
+    `Trainer` takes; `processing_class` is the image processor that made the datasets' `pixel_values`. Checkpoints of
+    the two stages lie in `adversarial_finetune/` and `adapt/` of the output folder.
+
+    Evaluation reports `eval_clean_accuracy` and `eval_robust_accuracy`, the latter under the training adversary.
+
+    Raises:
+        ValueError: for settings that Gen-AF cannot honour, before any work.
+    """
+
+    args: GenAFConfig
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, model=None, args: GenAFConfig | None = None, **kwargs):
+        if not isinstance(args, GenAFConfig):
+            raise ValueError(f"args is a {type(args).__name__}, expected a GenAFConfig.")
+        if kwargs.get("processing_class") is None:
+            raise ValueError("processing_class is missing, expected the image processor that made the pixel_values.")
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
+        super().__init__(model, args, **kwargs)
+        self.add_callback(SaveLastStep())
+        self.stage: str | None = None
+        self._redundant_layers: list[str] | None = None
+        self._accumulated: AccumulatedBatch | None = None
+        self._log_sums: dict[str, Tensor] = defaultdict(float)
+        self._log_count = 0
+        self._correct: dict[str, list[Tensor]] = {}
+
+    # ---- the method ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+        """Both stages. `resume_from_checkpoint` is a checkpoint of either, or True for the newest complete one."""
+        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        self._check_disk_space()
+        history, steps, metrics = [], 0, {}
+        if checkpoint is None or checkpoint.parent.name != ADAPT:
+            output = self.adversarial_finetune(checkpoint, **kwargs)
+            history, steps, checkpoint = self.state.log_history, output.global_step, None
+            metrics = {f"{ADVERSARIAL_FINETUNE}_{name}": value for name, value in output.metrics.items()}
+            if self.args.adapt_epochs == 0 and self.args.adapt_max_steps <= 0:
+                return output
+            self.assess_layers()
+        else:
+            history = read_state(newest_complete_checkpoint(self._stage_folder(ADVERSARIAL_FINETUNE))).log_history
+        output = self.adapt(resume_from_checkpoint=checkpoint, **kwargs)
+        self.state.log_history = history + self.state.log_history
+        metrics |= {f"{ADAPT}_{name}": value for name, value in output.metrics.items()}
+        return TrainOutput(steps + output.global_step, output.training_loss, metrics)
+
+    def standard_finetune(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> TrainOutput:
+        """The undefended baseline: all weights on clean images, with the optimizer and the schedule of stage 1."""
+        with self._stage(STANDARD_FINETUNE):
+            return self._train_stage(resume_from_checkpoint, **kwargs)
+
+    def adversarial_finetune(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> TrainOutput:
+        """Stage 1: all weights on adversarial images, with the genetic regularization, encoder and head at own rates."""
+        with self._stage(ADVERSARIAL_FINETUNE):
+            return self._train_stage(resume_from_checkpoint, **kwargs)
+
+    def assess_layers(self) -> dict[str, float]:
+        """Each layer's contribution to robustness on adversarial training images; picks the layers for `adapt`.
+
+        The result is written to `layer_robustness.json`.
+        """
+        count = min(self.args.assessment_samples, len(self.train_dataset))
+        generator = torch.Generator().manual_seed(self.args.seed)
+        indices = torch.randperm(len(self.train_dataset), generator=generator)[:count].tolist()
+        model = self._pixel_model(self.model)
+        images, labels = [], []
+        for start in range(0, count, self.args.per_device_eval_batch_size):
+            batch = self.data_collator(
+                [self.train_dataset[i] for i in indices[start : start + self.args.per_device_eval_batch_size]]
+            )
+            batch = self._prepare_inputs(batch)
+            clean = model.to_images(batch["pixel_values"])
+            seeds = range(start, start + len(clean))
+            images.append(pgd(model, clean, batch["labels"], **ASSESSMENT_ADVERSARY, seeds=seeds))
+            labels.append(batch["labels"])
+        contributions = layer_robustness(model, torch.cat(images), torch.cat(labels), method=self.args.layer_assessment)
+        [contributions] = broadcast_object_list([contributions])
+        self._redundant_layers = most_redundant(contributions, self.args.redundant_share)
+        if self.is_world_process_zero():
+            self._write_layer_robustness(contributions, count)
+        return contributions
+
+    def adapt(
+        self, redundant_layers: list[str] | None = None, resume_from_checkpoint: str | Path | None = None, **kwargs
+    ) -> TrainOutput:
+        """Stage 2: only the weights of the most redundant layers, on clean images; everything else is frozen.
+
+        Args:
+            redundant_layers: exact parameter names, default those that `assess_layers` picked.
+        """
+        if redundant_layers is not None:
+            self._redundant_layers = list(redundant_layers)
+        if self._redundant_layers is None:
+            self._redundant_layers = self._read_redundant_layers()
+        with self._stage(ADAPT), only_trainable(self.model, self._redundant_layers):
+            return self._train_stage(resume_from_checkpoint, **kwargs)
+
+    # ---- losses ----
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Stage 1: cross-entropy on adversarial images + weight * regularization. Otherwise clean cross-entropy."""
+        if not model.training or self.stage != ADVERSARIAL_FINETUNE:
+            if model.training:
+                freeze_modules(self.accelerator.unwrap_model(model))
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+        labels, micro_batch = inputs["labels"], inputs.get("micro_batch", 0)
+        adversarial = inputs.get("adversarial_pixel_values")
+        if adversarial is None:
+            adversarial = self._craft(model, inputs, micro_batch)
+        outputs = model(pixel_values=torch.cat([inputs["pixel_values"], adversarial]))
+        benign_logits, adversarial_logits = at_least_float32(outputs.logits).chunk(2)
+
+        adversarial_loss = F.cross_entropy(adversarial_logits, labels, label_smoothing=self.args.label_smoothing_factor)
+        loss = adversarial_loss
+        if self.args.genetic_weight > 0:
+            regularization = self._regularization(benign_logits, adversarial_logits, labels, micro_batch)
+            # The Trainer divides by the number of micro-batches; the regularization is of all of them already.
+            loss = loss + self.args.genetic_weight * regularization * self.current_gradient_accumulation_steps
+            self._add_to_log(genetic_regularization=regularization)
+        self._add_to_log(
+            adversarial_loss=adversarial_loss,
+            clean_accuracy=(benign_logits.argmax(1) == labels).float().mean(),
+            robust_accuracy=(adversarial_logits.argmax(1) == labels).float().mean(),
+        )
+        self._log_count += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def _craft(self, model, inputs, micro_batch: int) -> Tensor:
+        """Adversarial pixel values of a batch, crafted through the unwrapped model."""
+        pixel_model = self._pixel_model(model)
+        images, labels = pixel_model.to_images(inputs["pixel_values"]), inputs["labels"]
+        first = (micro_batch * self.args.world_size + self.args.process_index) * len(labels)
+        step_seed = (self.args.seed * 1_000_003 + self.state.global_step) << 20
+        with self.accelerator.autocast():
+            adversarial = pgd(
+                pixel_model,
+                images,
+                labels,
+                **self._adversary(),
+                seeds=range(step_seed + first, step_seed + first + len(labels)),
+            )
+        return pixel_model.to_pixel_values(adversarial)
+
+    def _adversary(self) -> dict:
+        """Settings of the training adversary at this step: eps and step size grow over the first part of stage 1."""
+        ramp = self.args.eps_warmup_ratio * self.state.max_steps
+        share = min(1.0, (self.state.global_step + 1) / ramp) if ramp > 0 and self.model.training else 1.0
+        return {
+            "eps": self.args.eps * share,
+            "steps": self.args.steps,
+            "step_size": self.args.step_size * share,
+            "norm": self.args.norm,
+            "random_start": self.args.random_start,
+        }
+
+    def _regularization(self, benign: Tensor, adversarial: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
+        """The regularization over the global batch: all processes' rows, and all micro-batches' under accumulation."""
+        benign, adversarial, labels = gather_rows(benign), gather_rows(adversarial), gather(labels)
+        if self._accumulated is not None:
+            benign, adversarial, labels = self._accumulated.with_own(micro_batch, benign, adversarial)
+        sample_weight = F.cross_entropy(benign, labels, reduction="none")
+        return genetic_regularization(benign, adversarial, labels, sample_weight)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Under gradient accumulation, crafts all micro-batches first, because the regularization relates them."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._accumulated = None
+        if self.stage == ADVERSARIAL_FINETUNE and len(batches) > 1 and self.args.genetic_weight > 0:
+            batches = [self._prepare_inputs(dict(batch)) for batch in batches]
+            accumulated = AccumulatedBatch([], [], [])
+            model = self._pixel_model(self.model)
+            for index, batch in enumerate(batches):
+                adversarial = self._craft(self.model, batch, index)
+                with evaluating(model), torch.no_grad(), self.accelerator.autocast():
+                    logits = at_least_float32(model.model(torch.cat([batch["pixel_values"], adversarial])).logits)
+                accumulated.add(*(gather(half) for half in logits.chunk(2)), gather(batch["labels"]))
+                batch |= {"micro_batch": index, "adversarial_pixel_values": adversarial}
+            self._accumulated = accumulated
+        return batches, num_items
+
+    # ---- evaluation ----
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        if labels is not None:
+            inputs = self._prepare_inputs(inputs)
+            pixel_model = self._pixel_model(model)
+            images = pixel_model.to_images(inputs["pixel_values"])
+            with self.accelerator.autocast():
+                adversarial = pgd(pixel_model, images, labels, **self._adversary())
+                with torch.no_grad():
+                    adversarial_logits = pixel_model(adversarial)
+            for name, values in (("clean", logits), ("robust", adversarial_logits)):
+                correct = self.accelerator.gather_for_metrics(values.argmax(1) == labels)
+                self._correct.setdefault(name, []).append(correct)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        self._correct = {}
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        for name, parts in self._correct.items():
+            output.metrics[f"{metric_key_prefix}_{name}_accuracy"] = torch.cat(parts).double().mean().item()
+        return output
+
+    # ---- optimization ----
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Groups of encoder and head, each with and without weight decay, at their own learning rates."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(model))
+        groups = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups[in_head(name), name in decayed].append(parameter)
+        head_learning_rate = self.args.learning_rate if self.stage == ADAPT else self.args.head_learning_rate
+        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = optimizer_class(
+            [
+                {
+                    "params": parameters,
+                    "lr": head_learning_rate if head else self.args.learning_rate,
+                    "weight_decay": self.args.weight_decay if decay else 0.0,
+                    "decoupled_weight_decay": self.args.decoupled_weight_decay,
+                }
+                for (head, decay), parameters in sorted(groups.items())
+            ],
+            **settings,
+        )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """The schedule of the arguments, or a decay per epoch."""
+        if self.lr_scheduler is None and self.args.epoch_decay < 1:
+            steps_per_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                self.optimizer if optimizer is None else optimizer,
+                lambda step: self.args.epoch_decay ** (step // steps_per_epoch),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # ---- stages, checkpoints and logs ----
+
+    @contextmanager
+    def _stage(self, stage: str) -> Iterator[None]:
+        """Gives the Trainer the arguments, the folder and, for stage 2, the fresh optimizer of one stage."""
+        whole_run = self.args
+        self.stage, self.args = stage, copy.copy(whole_run)
+        self.args.output_dir = str(self._stage_folder(stage))
+        if stage == ADAPT:
+            self.args.learning_rate = whole_run.adapt_learning_rate
+            self.args.num_train_epochs = whole_run.adapt_epochs
+            self.args.max_steps = whole_run.adapt_max_steps
+            self.optimizer, self.lr_scheduler = None, None
+        self.model_wrapped = self.model
+        set_seed(whole_run.seed, device_specific=True)
+        try:
+            yield
+        finally:
+            self.stage, self.args = None, whole_run
+
+    def _train_stage(self, resume_from_checkpoint: str | Path | None, **kwargs) -> TrainOutput:
+        """Trains, resumes, or, where the checkpoint is of the last step already, only loads the result."""
+        if resume_from_checkpoint is None:
+            return super().train(**kwargs)
+        state = read_state(resume_from_checkpoint)
+        *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        if state.global_step < max_steps:
+            return super().train(resume_from_checkpoint=str(resume_from_checkpoint), **kwargs)
+        self.state = state
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(str(resume_from_checkpoint))
+        return TrainOutput(state.global_step, 0.0, {})
+
+    def _stage_folder(self, stage: str) -> Path:
+        folder = Path(self.args.output_dir)
+        return folder if folder.name == stage and self.stage == stage else folder / stage
+
+    def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
+        """The checkpoint to go on from, in the folder of its stage.
+
+        Raises:
+            ValueError: when there is none where one was asked for.
+        """
+        if not resume_from_checkpoint:
+            return None
+        if resume_from_checkpoint is not True:
+            checkpoint = Path(resume_from_checkpoint)
+            if not is_complete(checkpoint, self.args.world_size):
+                raise ValueError(
+                    f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one."
+                )
+            return checkpoint
+        for stage in (ADAPT, ADVERSARIAL_FINETUNE):
+            if checkpoint := newest_complete_checkpoint(self._stage_folder(stage), self.args.world_size):
+                return checkpoint
+        raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}; start without resuming.")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if self._has_native_checkpoints():
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._has_native_checkpoints():
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _has_native_checkpoints(self) -> bool:
+        """Whether checkpoints are whole `save_pretrained` folders, which the Trainer would load only in part."""
+        return not (_is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
+        if broken:
+            raise FloatingPointError(
+                f"{broken[0]} is not finite after step {self.state.global_step}; nothing was saved. {self._last_good_checkpoint()}"
+            )
+        super()._save_checkpoint(model, trial)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {self.state.global_step} of {self.stage}. {self._last_good_checkpoint()}"
+            )
+        return loss
+
+    def _last_good_checkpoint(self) -> str:
+        checkpoint = newest_complete_checkpoint(self.args.output_dir, self.args.world_size)
+        return f"Lower the learning rate and resume from {checkpoint or 'the start: no checkpoint was written yet'}."
+
+    def _check_disk_space(self) -> None:
+        """Refuses to start when one checkpoint (weights and two moments per weight) cannot be stored.
+
+        Raises:
+            OSError: names the space that is there and that is needed.
+        """
+        if self.args.save_strategy == SaveStrategy.NO:
+            return
+        needed = 3 * sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+        free = shutil.disk_usage(self.args.output_dir).free
+        if free < needed:
+            raise OSError(
+                f"{self.args.output_dir} has {free / 2**20:.0f} MiB free, one checkpoint needs about {needed / 2**20:.0f} "
+                "MiB: free some space or choose another output_dir."
+            )
+
+    def _read_redundant_layers(self) -> list[str]:
+        path = Path(self.args.output_dir) / LAYER_ROBUSTNESS_FILE
+        if not path.exists():
+            raise ValueError(f"{path} is missing: call assess_layers() first, or name the redundant_layers.")
+        return json.loads(path.read_text())["redundant_layers"]
+
+    def _write_layer_robustness(self, contributions: dict[str, float], samples: int) -> None:
+        record = {
+            "method": self.args.layer_assessment,
+            "adversary": ASSESSMENT_ADVERSARY,
+            "samples": samples,
+            "redundant_layers": self._redundant_layers,
+            "contributions": contributions,
+        }
+        (Path(self.args.output_dir) / LAYER_ROBUSTNESS_FILE).write_text(json.dumps(record, indent=2))
+
+    def _pixel_model(self, model: nn.Module) -> PixelModel:
+        return PixelModel(self.accelerator.unwrap_model(model, keep_torch_compile=False), self.processing_class)
+
+    def _add_to_log(self, **terms: Tensor) -> None:
+        for name, value in terms.items():
+            self._log_sums[name] = self._log_sums[name] + value.detach()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the stage, and to training logs the mean of each loss term and accuracy since the last one."""
+        if self.stage is not None:
+            logs["stage"] = self.stage
+        if "loss" in logs and self._log_count:
+            for name, value in self._log_sums.items():
+                logs[name] = gather(value / self._log_count).mean().item()
+            self._log_sums.clear()
+            self._log_count = 0
+        super().log(logs, start_time)
+
+
+@dataclass
+class AccumulatedBatch:
+    """Logits of all micro-batches of one update, without gradients: what a micro-batch's own rows are related to."""
+
+    benign: list[Tensor]
+    adversarial: list[Tensor]
+    labels: list[Tensor]
+
+    def add(self, benign: Tensor, adversarial: Tensor, labels: Tensor) -> None:
+        self.benign.append(benign)
+        self.adversarial.append(adversarial)
+        self.labels.append(labels)
+
+    def with_own(self, index: int, benign: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All rows, those of one micro-batch replaced by ones with gradients."""
+        return (
+            torch.cat([*self.benign[:index], benign, *self.benign[index + 1 :]]),
+            torch.cat([*self.adversarial[:index], adversarial, *self.adversarial[index + 1 :]]),
+            torch.cat(self.labels),
+        )
+
+
+class SaveLastStep(TrainerCallback):
+    """Writes a checkpoint at the last step, so that a run killed after a stage does not repeat it."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH):
+            control.should_save = True
+        return control

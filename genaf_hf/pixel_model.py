@@ -1,0 +1,93 @@
+"""The one place that owns normalisation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+ROUNDING = 1e-3
+
+
+class PixelModel(nn.Module):
+    """An image classifier seen from its pixels: images in [0, 1] go in, what the processor does to pixel values is inside.
+
+    Attacks and evaluation see a model only through this class, so that an `eps` always means pixels. It shares its
+    weights with `model`.
+
+    Args:
+        model: a `transformers` image classifier, also wrapped by PEFT.
+        processor: its image processor; only the normalisation is read (`do_rescale`, `do_normalize`, `image_mean`,
+            `image_std`).
+
+    Raises:
+        ValueError: when the processor rescales to something else than [0, 1].
+    """
+
+    def __init__(self, model: nn.Module, processor):
+        super().__init__()
+        self.model = model
+        mean, std = pixel_statistics(processor)
+        device = next(model.parameters()).device
+        self.register_buffer("mean", torch.tensor(mean, device=device).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, device=device).view(1, -1, 1, 1), persistent=False)
+
+    def to_pixel_values(self, images: Tensor) -> Tensor:
+        """Normalises images in [0, 1], shape (n, 3, h, w)."""
+        return (images - self.mean) / self.std
+
+    def to_images(self, pixel_values: Tensor) -> Tensor:
+        """Undoes the processor's normalisation: the images in [0, 1].
+
+        Raises:
+            ValueError: when the result is not finite or outside [0, 1] by more than rounding.
+        """
+        images = pixel_values * self.std + self.mean
+        low, high = images.amin().item(), images.amax().item()
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise ValueError(
+                f"The images span [{low:.4g}, {high:.4g}] after the processor's normalisation is undone, expected "
+                "[0, 1]: prepare them with the image processor that was given, and with no other normalisation."
+            )
+        return images.clamp(0, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes), in float32 or wider also under autocast."""
+        return at_least_float32(self.model(pixel_values=self.to_pixel_values(images)).logits)
+
+    def hidden_states(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Activations from the embeddings (index 0) to the last layer: tokens (n, t, d) or feature maps (n, d, h, w)."""
+        return self.model(pixel_values=self.to_pixel_values(images), output_hidden_states=True).hidden_states
+
+
+def pixel_statistics(processor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by which an image processor normalises images in [0, 1].
+
+    Raises:
+        ValueError: when it rescales 8-bit pixels to something else than [0, 1].
+    """
+    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-3:
+        raise ValueError(
+            f"The image processor has do_rescale={processor.do_rescale} and rescale_factor="
+            f"{processor.rescale_factor}, expected 1/255, which maps 8-bit pixels to [0, 1]."
+        )
+    if not processor.do_normalize:
+        return [0.0], [1.0]
+    return list(processor.image_mean), list(processor.image_std)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Widens half precision, leaves float32 and float64 as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts every submodule into eval mode and gives each its own mode back."""
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, training in modes:
+            submodule.training = training

@@ -1,0 +1,124 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from PIL import Image as PILImage
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTModel,
+)
+
+from genaf_hf import GenAFConfig, load_encoder, with_pixel_values
+
+CLASSES = ["red", "green", "blue"]
+SIDE = 8
+TINY_VIT = {
+    "image_size": SIDE,
+    "patch_size": 4,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+
+
+def colored_images(count: int, seed: int) -> Dataset:
+    """Noisy images of three colours, in turn: easy to learn, hard enough to attack."""
+    generator = np.random.default_rng(seed)
+    labels = [i % len(CLASSES) for i in range(count)]
+    pixels = generator.integers(0, 120, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        image[..., label] += 100
+    features = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
+    return Dataset.from_dict(
+        {"image": [PILImage.fromarray(each) for each in pixels], "label": labels}, features=features
+    )
+
+
+@pytest.fixture(scope="session")
+def dataset() -> DatasetDict:
+    return DatasetDict(
+        {"train": colored_images(48, 0), "validation": colored_images(12, 1), "test": colored_images(18, 2)}
+    )
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory) -> dict[str, str]:
+    """Folders of tiny public encoders by family, made with fixed seeds."""
+    root = tmp_path_factory.mktemp("encoders")
+    makers = {
+        "mae": lambda: ViTMAEForPreTraining(
+            ViTMAEConfig(
+                **TINY_VIT,
+                decoder_hidden_size=8,
+                decoder_num_hidden_layers=1,
+                decoder_num_attention_heads=2,
+                decoder_intermediate_size=16,
+            )
+        ),
+        "dino": lambda: ViTModel(ViTConfig(**TINY_VIT)),
+        "resnet": lambda: ResNetForImageClassification(
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=5)
+        ),
+    }
+    folders = {}
+    for family, make in makers.items():
+        torch.manual_seed(0)
+        folder = root / family
+        make().save_pretrained(folder)
+        ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+        folders[family] = str(folder)
+    return folders
+
+
+@pytest.fixture
+def vit(encoders):
+    """A fresh tiny ViT classifier with its processor."""
+    torch.manual_seed(0)
+    return load_encoder(encoders["dino"], CLASSES)
+
+
+@pytest.fixture
+def resnet(encoders):
+    """A fresh tiny ResNet classifier (with BatchNorm) with its processor."""
+    torch.manual_seed(0)
+    return load_encoder(encoders["resnet"], CLASSES)
+
+
+@pytest.fixture
+def pixels(dataset, vit):
+    """The dataset's splits as pixel values."""
+    return {split: with_pixel_values(part, vit[1]) for split, part in dataset.items()}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A function that makes a small configuration, changed by keyword."""
+
+    def make(**changes) -> GenAFConfig:
+        settings = {
+            "output_dir": str(tmp_path / "run"),
+            "max_steps": 6,
+            "adapt_max_steps": 4,
+            "per_device_train_batch_size": 8,
+            "steps": 2,
+            "assessment_samples": 16,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
+        return GenAFConfig(**{**settings, **changes})
+
+    return make
