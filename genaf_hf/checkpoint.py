@@ -1,9 +1,11 @@
 """Checkpoints that training can be resumed from."""
 
 import json
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -11,19 +13,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from genaf_hf.encoders import quiet_transformers
 
 
-def newest_complete_checkpoint(folder: str | Path, world_size: int = 1) -> Path | None:
-    """The checkpoint with the most steps among those written to the end; None without one.
+def newest_complete_checkpoint(*folders: str | Path, world_size: int = 1) -> Path | None:
+    """The checkpoint that was finished last among those in some folders; None without one.
 
     The Trainer writes a checkpoint file by file and `trainer_state.json` last (other processes their random states), so
     that a run killed meanwhile leaves a folder without a readable one.
     """
-    candidates = [
-        path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()
-    ]
-    for path in sorted(candidates, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
-        if is_complete(path, world_size):
-            return path
-    return None
+    checkpoints = [path for folder in folders for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
+    complete = [path for path in checkpoints if is_complete(path, world_size)]
+    return max(complete, key=lambda path: (path / TRAINER_STATE_NAME).stat().st_mtime_ns, default=None)
 
 
 def is_complete(checkpoint: Path, world_size: int = 1) -> bool:
@@ -61,3 +59,18 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
     if any(wrong.values()):
         raise ValueError(f"The checkpoint {checkpoint} does not fit the model: {wrong}.")
     model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def check_disk_space(folder: str | Path, model: nn.Module) -> None:
+    """Refuses a folder that cannot take one checkpoint: the weights and two moments for each.
+
+    Raises:
+        OSError: names the space that is there and that is needed.
+    """
+    needed = 3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder} has {free / 2**20:.0f} MiB free, one checkpoint needs about {needed / 2**20:.0f} MiB: free some "
+            "space or choose another output_dir."
+        )

@@ -34,15 +34,18 @@ def set_defaults(parser: HfArgumentParser, path: Path) -> None:
     """Takes a YAML file's values as the defaults of the flags of these names.
 
     Raises:
-        ValueError: when the file is missing, no mapping, or has unknown keys.
+        ValueError: when the file is missing, no YAML, no mapping, or has unknown keys.
     """
     if not path.exists():
         raise ValueError(f"There is no configuration file {path}.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, expected names and values of flags.")
-    actions = {action.dest: action for action in parser._actions}
-    if unknown := sorted(values.keys() - actions.keys()):
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    if unknown := sorted(values.keys() - actions.keys(), key=str):
         raise ValueError(f"{path} has the unknown key {unknown[0]}; --help lists the known ones.")
     for name in values:
         actions[name].required = False

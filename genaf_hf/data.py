@@ -6,10 +6,12 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from PIL import Image as PILImage
+from PIL import ImageOps
 from tqdm import tqdm
 
 from genaf_hf.digits import digits
@@ -17,6 +19,8 @@ from genaf_hf.digits import digits
 logger = logging.getLogger(__name__)
 
 DIGITS = "digits"
+IN_MEMORY_BYTES = 2 * 2**30
+DECODED_AT_ONCE = 256
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
@@ -66,15 +70,26 @@ def load_images(
 
     chosen = DatasetDict({role: raw[split] for role, split in splits.items()})
     for role, dataset in chosen.items():
+        where = f'split "{splits[role]}" of "{name_or_path}"'
         if len(dataset) == 0:
+            raise ValueError(f"The {where} is empty; name another with --{role}_split.")
+        for column in (image_column, label_column):
+            if column not in dataset.column_names:
+                raise ValueError(f'The {where} has no column "{column}", only {", ".join(dataset.column_names)}.')
+        if dataset.features[label_column] != chosen["train"].features[label_column]:
             raise ValueError(
-                f'The split "{splits[role]}" of "{name_or_path}" is empty; name another with --{role}_split.'
+                f'The {where} has other labels than "{splits["train"]}": {dataset.features[label_column]} instead of '
+                f"{chosen['train'].features[label_column]}."
             )
     chosen = chosen.select_columns([image_column, label_column])
     for column, name in ((image_column, "image"), (label_column, "label")):
         if column != name:
             chosen = chosen.rename_column(column, name)
-    chosen = with_class_labels(chosen).cast_column("image", Image(decode=False))
+    try:
+        chosen = with_class_labels(chosen).cast_column("image", Image(decode=False))
+    except (NotImplementedError, TypeError) as error:
+        held = chosen["train"].features["image"]
+        raise ValueError(f'The column "{image_column}" holds {held}, expected images.') from error
     for role, dataset in chosen.items():
         check_labels(dataset, f'split "{splits[role]}" of "{name_or_path}"')
         check_images_decode(dataset, f'split "{splits[role]}" of "{name_or_path}"')
@@ -92,15 +107,18 @@ def read_dataset(name_or_path: str, *, config_name=None, revision=None, token=No
     try:
         if (Path(name_or_path) / "dataset_dict.json").exists():
             return load_from_disk(name_or_path)
+        if (Path(name_or_path) / "state.json").exists():
+            return DatasetDict(train=load_from_disk(name_or_path))
         return load_dataset(name_or_path, config_name, revision=revision, token=token)
     except DatasetNotFoundError as error:
         raise ValueError(
             f'There is no dataset "{name_or_path}", neither as a local folder nor on the Hub; check its spelling, and '
-            "`hf auth login` if it is private or gated."
+            f"`hf auth login` if it is private or gated ({str(error).strip().splitlines()[0].rstrip('.')})."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise ValueError(
-            f'The dataset "{name_or_path}" cannot be loaded: {str(error).strip().splitlines()[0]}'
+            f'The dataset "{name_or_path}" cannot be loaded: {str(reason).strip().splitlines()[0]}'
         ) from error
 
 
@@ -117,6 +135,8 @@ def choose_splits(raw: DatasetDict, named: dict[str, str | None]) -> dict[str, s
             raise ValueError(f'There is no split "{name}"; the dataset has {", ".join(raw)}.')
         if candidates:
             chosen[role] = candidates[0]
+    if len(set(chosen.values())) < len(chosen):
+        raise ValueError(f"One split has several roles: {chosen}; train, validation and test must differ.")
     if "train" not in chosen:
         raise ValueError(f"There is no split to train on among {', '.join(raw)}; name one with --train_split.")
     if "test" not in chosen and "validation" in chosen:
@@ -194,17 +214,23 @@ def check_images_decode(dataset: Dataset, where: str) -> None:
     for index, encoded in enumerate(tqdm(dataset["image"], desc=f"Reading the {where}", leave=False)):
         try:
             to_rgb(encoded)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
             name = encoded["path"] if encoded and encoded.get("path") else f"number {index}"
             raise ValueError(f"Image {name} in the {where} cannot be read: {error}.") from error
 
 
 def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDict:
-    """Holds validation and test out of train where they are missing, stratified, by a fixed seed."""
+    """Holds validation and test out of train where they are missing, stratified, by a fixed seed.
+
+    Raises:
+        ValueError: when train is too small for that, or the share no share.
+    """
     splits = DatasetDict(splits)
     for role in ("test", "validation"):
         if role in splits:
             continue
+        if not 0 < share < 1:
+            raise ValueError(f"held_out_share is {share}, expected a share in (0, 1).")
         rarest = min(Counter(splits["train"]["label"]).values())
         size = round(share * len(splits["train"]))
         classes = len(set(splits["train"]["label"]))
@@ -223,26 +249,62 @@ def stratified_subset(dataset: Dataset, count: int | None, seed: int) -> Dataset
     """At most `count` images, with the class shares of the whole, by a fixed seed; `None` keeps all."""
     if count is None or count >= len(dataset):
         return dataset
-    return dataset.train_test_split(train_size=count, seed=seed, stratify_by_column="label")["train"]
+    if count < 1:
+        raise ValueError(f"The subset is to have {count} images, expected at least 1.")
+    labels = np.asarray(dataset["label"])
+    order = np.random.default_rng(seed).permutation(len(labels))
+    places = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        places[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return dataset.select(order[np.argsort(places[order], kind="stable")[:count]])
 
 
 def to_rgb(image) -> PILImage.Image:
-    """An 8-bit RGB image from encoded bytes, a file or a PIL image; greyscale, palette, alpha and CMYK are converted.
+    """An 8-bit RGB image, upright, from encoded bytes, a file or a PIL image; other 8-bit modes are converted.
 
     Raises:
         ValueError: for other pixels than 8-bit ones.
         OSError: when the file is broken.
     """
+    if image is None:
+        raise ValueError("it is missing")
     if isinstance(image, dict):
         image = PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
     if image.mode not in EIGHT_BIT_MODES:
         raise ValueError(f'its mode is "{image.mode}", expected 8 bits per channel')
-    return image.convert("RGB")
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def with_pixel_values(dataset: Dataset, processor) -> Dataset:
-    """A view of the dataset that yields `pixel_values` (3, h, w) and `labels`, decoded when they are read."""
-    return dataset.with_transform(partial(to_pixel_values, processor=processor))
+def with_pixel_values(dataset: Dataset, processor) -> torch.utils.data.Dataset:
+    """The dataset as `pixel_values` (3, h, w) and `labels`; an index gives one image, a slice a batch.
+
+    What fits into 2 GiB is decoded once and kept, anything larger is decoded when it is read.
+
+    Raises:
+        ValueError: when there is no image.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The dataset has no image.")
+    decoded = dataset.with_transform(partial(to_pixel_values, processor=processor))
+    if len(dataset) * decoded[0]["pixel_values"].nbytes > IN_MEMORY_BYTES:
+        return decoded
+    starts = tqdm(range(0, len(dataset), DECODED_AT_ONCE), desc="Decoding images", leave=False)
+    batches = [decoded[start : start + DECODED_AT_ONCE] for start in starts]
+    return InMemoryDataset({name: torch.cat([batch[name] for batch in batches]) for name in batches[0]})
+
+
+class InMemoryDataset(torch.utils.data.Dataset):
+    """Tensors by name, all with one row per image."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: int | slice) -> dict[str, torch.Tensor]:
+        return {name: tensor[index] for name, tensor in self.tensors.items()}
 
 
 def to_pixel_values(examples: dict, processor) -> dict[str, torch.Tensor]:

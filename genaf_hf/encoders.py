@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -14,7 +16,9 @@ from transformers import (
     PreTrainedModel,
     ViTConfig,
 )
+from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import extract_commit_hash
 
 logger = logging.getLogger(__name__)
 
@@ -56,23 +60,30 @@ def load_encoder(
     try:
         source = AutoConfig.from_pretrained(model_name_or_path, **hub)
         processor = AutoImageProcessor.from_pretrained(model_name_or_path, **hub)
+        commit = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
     except (OSError, ValueError) as error:
         raise ValueError(
             f'"{model_name_or_path}" has no configuration and image processor that transformers can load, neither as a '
-            f"local folder nor on the Hub; check its spelling, and `hf auth login` if it is private. ({first_line(error)})"
+            f"local folder nor on the Hub; check its spelling, and `hf auth login` if it is private "
+            f"({first_line(error)})."
         ) from error
     config = classifier_config(source, labels)
     check_image_size(config, processor)
 
-    with quiet_transformers():
-        model, loading = AutoModelForImageClassification.from_pretrained(
-            model_name_or_path,
-            config=config,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            attn_implementation=attn_implementation,
-            **hub,
-        )
+    try:
+        with quiet_transformers():
+            model, loading = AutoModelForImageClassification.from_pretrained(
+                model_name_or_path,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                attn_implementation=attn_implementation,
+                **hub,
+            )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}') from error
+    model.config._commit_hash = commit
     new = {*loading["missing_keys"], *(mismatch[0] for mismatch in loading["mismatched_keys"])}
     names = {name for name, _ in model.named_parameters()}
     head = {name for name in names if in_head(name)}
@@ -81,6 +92,8 @@ def load_encoder(
     if not head & new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
         reset_head(model)
         new |= head
+    if unexplained := sorted(new - head):
+        logger.warning("%s lacks weights of its encoder, these are new: %s", model_name_or_path, ", ".join(unexplained))
     logger.info(
         "New weights in %s: %s", type(model).__name__, ", ".join(sorted(new)) or "none, its head fits the labels"
     )
@@ -150,7 +163,8 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    first, *rest = str(error).strip().split("\n")
+    return f"{first} {rest[0]}" if first.endswith(":") and rest else first
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.encoders import parameter_count
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.provenance import model_source
 from genaf_hf.report import CLEAN, Measurement, RobustnessReport
 
 PACKAGES = ("genaf_hf", "torch", "transformers", "datasets", "accelerate")
@@ -52,6 +53,7 @@ def evaluate_robustness(
     """
     if len(dataset) == 0:
         raise ValueError("The dataset to evaluate on is empty.")
+    attack_settings = {name: settings(name, attack) for name, attack in attacks.items()}
     state = PartialState()
     mine = range(state.process_index, len(dataset), state.num_processes)
     correct = {}
@@ -64,7 +66,7 @@ def evaluate_robustness(
             model=name,
             attack=attack,
             knowledge="nothing" if attack == CLEAN else knowledge(attacks[attack]),
-            settings={} if attack == CLEAN else settings(attacks[attack]),
+            settings=attack_settings.get(attack, {}),
             correct=correct[name][column],
             count=len(dataset),
         )
@@ -109,20 +111,31 @@ def knowledge(attack: UniversalPerturbation | Callable) -> str:
     return "public encoder" if isinstance(attack, UniversalPerturbation) else "model"
 
 
-def settings(attack: UniversalPerturbation | partial) -> dict:
-    """What the attack was run with."""
+def settings(name: str, attack: UniversalPerturbation | partial) -> dict:
+    """What an attack is run with, for the report.
+
+    Raises:
+        ValueError: when the attack does not tell, or not in plain values.
+    """
     if isinstance(attack, UniversalPerturbation):
         return {"norm": "linf", **attack.provenance}
+    if not isinstance(attack, partial) or not {"eps", "steps"} <= attack.keywords.keys():
+        raise ValueError(
+            f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
+            "eps=..., steps=...), so that the report can say what it was run with."
+        )
+    if odd := [key for key, value in attack.keywords.items() if not isinstance(value, str | int | float | None)]:
+        raise ValueError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
     return {"attack": attack.func.__name__, "norm": "linf", **attack.keywords}
 
 
 def describe(model: PixelModel) -> dict:
     """Where a model came from and what it is."""
-    config = model.model.config
+    source, revision = model_source(model.model.config)
     return {
         "class": type(model.model).__name__,
-        "source": config.name_or_path or None,
-        "revision": getattr(config, "_commit_hash", None),
+        "source": source,
+        "revision": revision,
         "parameters": parameter_count(model.model),
     }
 

@@ -92,7 +92,7 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
 def attacker(report: RobustnessReport, attack: str) -> str:
     """What the attacker knew, in a few words for an axis."""
     knowledge = report.measurement(next(iter(report.models)), attack).knowledge
-    return "no attack" if knowledge == "nothing" else f"knows the {knowledge}"
+    return "no attack" if knowledge == "nothing" else f"knows the\n{knowledge}"
 
 
 def predictions(model: PixelModel, images: Tensor) -> list[int]:

@@ -1,5 +1,6 @@
 """Settings of Gen-AF."""
 
+import math
 from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
@@ -49,9 +50,9 @@ class GenAFConfig(TrainingArguments):
     preset: str | None = field(
         default=None,
         metadata={
-            "help": '"paper" sets the authors\' values for every field that is left at its default: Adam 1e-4 and 5e-3, '
-            "weight decay 8e-4, decay 0.96 per epoch, batch 256, 50 epochs, eps 0.03, 10 steps of 0.007, no random start, "
-            "regularization summed over the batch at weight 20, ascent assessment."
+            "help": '"paper" sets the authors\' values for every field that has its default value: Adam 1e-4 and 5e-3, '
+            "weight decay 8e-4, decay 0.96 per epoch, batch 256 per device, 50 epochs, eps 0.03, 10 steps of 0.007, no "
+            "random start, regularization summed over a batch of 256 at weight 20, ascent assessment."
         },
     )
     learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the encoder in stage 1."})
@@ -94,8 +95,8 @@ class GenAFConfig(TrainingArguments):
     layer_assessment: str = field(
         default="first_order",
         metadata={
-            "help": "How a layer's contribution to robustness is found: one backward pass for all layers, or the paper's "
-            "ascent for each layer.",
+            "help": "How a layer's contribution to robustness is found: one backward pass for all layers, or the "
+            "paper's ascent for each layer.",
             "choices": list(ASSESSMENTS),
         },
     )
@@ -124,11 +125,11 @@ class GenAFConfig(TrainingArguments):
 
     def _check_genaf_settings(self) -> None:
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
-        for name in ("head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
-            if not getattr(self, name) > 0:
+        for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
-        for name in ("genetic_weight", "adapt_epochs"):
-            if not getattr(self, name) >= 0:
+        for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         if not 0 <= self.eps_warmup_ratio <= 1:
             raise ValueError(f"eps_warmup_ratio is {self.eps_warmup_ratio}, expected a share in [0, 1].")

@@ -3,28 +3,31 @@
 import copy
 import json
 import logging
-import math
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, gather, set_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer import _is_peft_model
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 
 from genaf_hf.attacks.pgd import pgd
-from genaf_hf.checkpoint import is_complete, load_weights, newest_complete_checkpoint, read_state
-from genaf_hf.distributed import gather_rows
+from genaf_hf.checkpoint import (
+    check_disk_space,
+    is_complete,
+    load_weights,
+    newest_complete_checkpoint,
+    read_state,
+)
 from genaf_hf.encoders import in_head
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genetic_regularization import genetic_regularization
+from genaf_hf.global_batch import AccumulatedBatch, gather_rows
 from genaf_hf.layers import freeze_modules, layer_robustness, most_redundant, only_trainable
 from genaf_hf.pixel_model import PixelModel, at_least_float32, evaluating
 
@@ -35,15 +38,15 @@ ADVERSARIAL_FINETUNE = "adversarial_finetune"
 ADAPT = "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
 LAYER_ROBUSTNESS_FILE = "layer_robustness.json"
-ASSESSMENT_ADVERSARY = {"eps": 8 / 255, "steps": 10, "step_size": 2 / 255}
+ASSESSMENT_STEPS = 10
 
 
 class GenAFTrainer(Trainer):
     """Hardens an image classifier made from a public encoder.
 
-    `train()` is the method: `adversarial_finetune()`, `assess_layers()`, `adapt()`; each can be called alone. Takes what
-    `Trainer` takes; `processing_class` is the image processor that made the datasets' `pixel_values`. Checkpoints of
-    the two stages lie in `adversarial_finetune/` and `adapt/` of the output folder.
+    `train()` is the method: `adversarial_finetune()`, `assess_layers()`, `adapt()`; each can be called alone. Takes
+    what `Trainer` takes; `processing_class` is the image processor that made the datasets' `pixel_values`. Checkpoints
+    of the two stages lie in `adversarial_finetune/` and `adapt/` of the output folder.
 
     Evaluation reports `eval_clean_accuracy` and `eval_robust_accuracy`, the latter under the training adversary.
 
@@ -62,7 +65,9 @@ class GenAFTrainer(Trainer):
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
         super().__init__(model, args, **kwargs)
-        self.add_callback(SaveLastStep())
+        if args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
+            self.accelerator.dataloader_config.data_seed = args.seed
+        self._given_optimizer_and_scheduler = self.optimizer, self.lr_scheduler
         self.stage: str | None = None
         self._redundant_layers: list[str] | None = None
         self._accumulated: AccumulatedBatch | None = None
@@ -75,7 +80,6 @@ class GenAFTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """Both stages. `resume_from_checkpoint` is a checkpoint of either, or True for the newest complete one."""
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
-        self._check_disk_space()
         history, steps, metrics = [], 0, {}
         if checkpoint is None or checkpoint.parent.name != ADAPT:
             output = self.adversarial_finetune(checkpoint, **kwargs)
@@ -85,7 +89,10 @@ class GenAFTrainer(Trainer):
                 return output
             self.assess_layers()
         else:
-            history = read_state(newest_complete_checkpoint(self._stage_folder(ADVERSARIAL_FINETUNE))).log_history
+            finished = newest_complete_checkpoint(
+                self._stage_folder(ADVERSARIAL_FINETUNE), world_size=self.args.world_size
+            )
+            history = read_state(finished).log_history if finished else []
         output = self.adapt(resume_from_checkpoint=checkpoint, **kwargs)
         self.state.log_history = history + self.state.log_history
         metrics |= {f"{ADAPT}_{name}": value for name, value in output.metrics.items()}
@@ -97,7 +104,7 @@ class GenAFTrainer(Trainer):
             return self._train_stage(resume_from_checkpoint, **kwargs)
 
     def adversarial_finetune(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> TrainOutput:
-        """Stage 1: all weights on adversarial images, with the genetic regularization, encoder and head at own rates."""
+        """Stage 1: all weights on adversarial images with the genetic regularization, encoder and head at own rates."""
         with self._stage(ADVERSARIAL_FINETUNE):
             return self._train_stage(resume_from_checkpoint, **kwargs)
 
@@ -118,7 +125,7 @@ class GenAFTrainer(Trainer):
             batch = self._prepare_inputs(batch)
             clean = model.to_images(batch["pixel_values"])
             seeds = range(start, start + len(clean))
-            images.append(pgd(model, clean, batch["labels"], **ASSESSMENT_ADVERSARY, seeds=seeds))
+            images.append(pgd(model, clean, batch["labels"], **self._assessment_adversary(), seeds=seeds))
             labels.append(batch["labels"])
         contributions = layer_robustness(model, torch.cat(images), torch.cat(labels), method=self.args.layer_assessment)
         [contributions] = broadcast_object_list([contributions])
@@ -146,10 +153,11 @@ class GenAFTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Stage 1: cross-entropy on adversarial images + weight * regularization. Otherwise clean cross-entropy."""
+        if model.training:
+            freeze_modules(self.accelerator.unwrap_model(model))
         if not model.training or self.stage != ADVERSARIAL_FINETUNE:
-            if model.training:
-                freeze_modules(self.accelerator.unwrap_model(model))
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            # Without the item count the loss is a mean, which the Trainer divides by the number of micro-batches.
+            return super().compute_loss(model, inputs, return_outputs)
 
         labels, micro_batch = inputs["labels"], inputs.get("micro_batch", 0)
         adversarial = inputs.get("adversarial_pixel_values")
@@ -178,28 +186,36 @@ class GenAFTrainer(Trainer):
         pixel_model = self._pixel_model(model)
         images, labels = pixel_model.to_images(inputs["pixel_values"]), inputs["labels"]
         first = (micro_batch * self.args.world_size + self.args.process_index) * len(labels)
-        step_seed = (self.args.seed * 1_000_003 + self.state.global_step) << 20
+        step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**43) << 20
         with self.accelerator.autocast():
             adversarial = pgd(
                 pixel_model,
                 images,
                 labels,
-                **self._adversary(),
+                **self._adversary(self._eps_share()),
                 seeds=range(step_seed + first, step_seed + first + len(labels)),
             )
         return pixel_model.to_pixel_values(adversarial)
 
-    def _adversary(self) -> dict:
-        """Settings of the training adversary at this step: eps and step size grow over the first part of stage 1."""
+    def _eps_share(self) -> float:
+        """What eps and step size are multiplied by at this step: they grow over the first part of stage 1."""
         ramp = self.args.eps_warmup_ratio * self.state.max_steps
-        share = min(1.0, (self.state.global_step + 1) / ramp) if ramp > 0 and self.model.training else 1.0
+        return min(1.0, (self.state.global_step + 1) / ramp) if ramp > 0 else 1.0
+
+    def _adversary(self, eps_share: float = 1.0) -> dict:
+        """Settings of the training adversary."""
         return {
-            "eps": self.args.eps * share,
+            "eps": self.args.eps * eps_share,
             "steps": self.args.steps,
-            "step_size": self.args.step_size * share,
+            "step_size": self.args.step_size * eps_share,
             "norm": self.args.norm,
             "random_start": self.args.random_start,
         }
+
+    def _assessment_adversary(self) -> dict:
+        """The paper's PGD-10 with random start, at the eps of training (theirs: 8/255, in steps of 2/255)."""
+        eps = self.args.eps
+        return {"eps": eps, "steps": ASSESSMENT_STEPS, "step_size": eps / 4, "norm": self.args.norm}
 
     def _regularization(self, benign: Tensor, adversarial: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
         """The regularization over the global batch: all processes' rows, and all micro-batches' under accumulation."""
@@ -213,16 +229,17 @@ class GenAFTrainer(Trainer):
         """Under gradient accumulation, crafts all micro-batches first, because the regularization relates them."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._accumulated = None
+        if self.stage == ADVERSARIAL_FINETUNE and len(batches) > 1:
+            batches = [{**self._prepare_inputs(batch), "micro_batch": index} for index, batch in enumerate(batches)]
         if self.stage == ADVERSARIAL_FINETUNE and len(batches) > 1 and self.args.genetic_weight > 0:
-            batches = [self._prepare_inputs(dict(batch)) for batch in batches]
             accumulated = AccumulatedBatch([], [], [])
             model = self._pixel_model(self.model)
-            for index, batch in enumerate(batches):
-                adversarial = self._craft(self.model, batch, index)
+            for batch in batches:
+                adversarial = self._craft(self.model, batch, batch["micro_batch"])
                 with evaluating(model), torch.no_grad(), self.accelerator.autocast():
                     logits = at_least_float32(model.model(torch.cat([batch["pixel_values"], adversarial])).logits)
                 accumulated.add(*(gather(half) for half in logits.chunk(2)), gather(batch["labels"]))
-                batch |= {"micro_batch": index, "adversarial_pixel_values": adversarial}
+                batch["adversarial_pixel_values"] = adversarial
             self._accumulated = accumulated
         return batches, num_items
 
@@ -234,11 +251,16 @@ class GenAFTrainer(Trainer):
             inputs = self._prepare_inputs(inputs)
             pixel_model = self._pixel_model(model)
             images = pixel_model.to_images(inputs["pixel_values"])
+            batch = len(self._correct.get("clean", [])) * self.args.world_size + self.args.process_index
+            first = batch * self.args.eval_batch_size
             with self.accelerator.autocast():
-                adversarial = pgd(pixel_model, images, labels, **self._adversary())
+                adversarial = pgd(
+                    pixel_model, images, labels, **self._adversary(), seeds=range(first, first + len(labels))
+                )
                 with torch.no_grad():
                     adversarial_logits = pixel_model(adversarial)
-            for name, values in (("clean", logits), ("robust", adversarial_logits)):
+            clean_logits = logits[0] if isinstance(logits, tuple) else logits
+            for name, values in (("clean", clean_logits), ("robust", adversarial_logits)):
                 correct = self.accelerator.gather_for_metrics(values.argmax(1) == labels)
                 self._correct.setdefault(name, []).append(correct)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
@@ -265,14 +287,15 @@ class GenAFTrainer(Trainer):
             if parameter.requires_grad:
                 groups[in_head(name), name in decayed].append(parameter)
         head_learning_rate = self.args.learning_rate if self.stage == ADAPT else self.args.head_learning_rate
-        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+        optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+        if optimizer_class is torch.optim.AdamW and not self.args.decoupled_weight_decay:
+            optimizer_class = torch.optim.Adam  # AdamW sets its groups to decoupled whenever a state is loaded
         self.optimizer = optimizer_class(
             [
                 {
                     "params": parameters,
                     "lr": head_learning_rate if head else self.args.learning_rate,
                     "weight_decay": self.args.weight_decay if decay else 0.0,
-                    "decoupled_weight_decay": self.args.decoupled_weight_decay,
                 }
                 for (head, decay), parameters in sorted(groups.items())
             ],
@@ -281,21 +304,25 @@ class GenAFTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """The schedule of the arguments, or a decay per epoch."""
-        if self.lr_scheduler is None and self.args.epoch_decay < 1:
-            steps_per_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                self.optimizer if optimizer is None else optimizer,
-                lambda step: self.args.epoch_decay ** (step // steps_per_epoch),
-            )
-            self._created_lr_scheduler = True
+        """The schedule of the arguments, times the decay per epoch."""
+        if self.lr_scheduler is None and self.args.epoch_decay != 1:
+            decay, schedule = self.args.epoch_decay, super().create_scheduler(num_training_steps, optimizer)
+            if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+                raise ValueError(
+                    f"lr_scheduler_type is {self.args.lr_scheduler_type}, which takes no epoch_decay: leave one out."
+                )
+            _, steps_per_epoch, *_ = self.set_initial_training_values(self.args, self.get_train_dataloader())
+            schedule.lr_lambdas = [
+                lambda step, factor=factor: factor(step) * decay ** (step // steps_per_epoch)
+                for factor in schedule.lr_lambdas
+            ]
         return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- stages, checkpoints and logs ----
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:
-        """Gives the Trainer the arguments, the folder and, for stage 2, the fresh optimizer of one stage."""
+        """Gives the Trainer the arguments, the folder and the optimizer of one stage, nothing left of the last one."""
         whole_run = self.args
         self.stage, self.args = stage, copy.copy(whole_run)
         self.args.output_dir = str(self._stage_folder(stage))
@@ -303,7 +330,10 @@ class GenAFTrainer(Trainer):
             self.args.learning_rate = whole_run.adapt_learning_rate
             self.args.num_train_epochs = whole_run.adapt_epochs
             self.args.max_steps = whole_run.adapt_max_steps
-            self.optimizer, self.lr_scheduler = None, None
+        self.optimizer, self.lr_scheduler = (None, None) if stage == ADAPT else self._given_optimizer_and_scheduler
+        self._created_lr_scheduler = False
+        self._log_sums.clear()
+        self._log_count = 0
         self.model_wrapped = self.model
         set_seed(whole_run.seed, device_specific=True)
         try:
@@ -313,18 +343,27 @@ class GenAFTrainer(Trainer):
 
     def _train_stage(self, resume_from_checkpoint: str | Path | None, **kwargs) -> TrainOutput:
         """Trains, resumes, or, where the checkpoint is of the last step already, only loads the result."""
+        if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
+            check_disk_space(Path(self.args.output_dir).parent, self.model)
         if resume_from_checkpoint is None:
-            return super().train(**kwargs)
+            return self._train_and_measure(**kwargs)
         state = read_state(resume_from_checkpoint)
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
         if state.global_step < max_steps:
-            return super().train(resume_from_checkpoint=str(resume_from_checkpoint), **kwargs)
+            return self._train_and_measure(resume_from_checkpoint=str(resume_from_checkpoint), **kwargs)
         self.state = state
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
         else:
             self._load_from_checkpoint(str(resume_from_checkpoint))
         return TrainOutput(state.global_step, 0.0, {})
+
+    def _train_and_measure(self, **kwargs) -> TrainOutput:
+        """Trains a stage and, where training did not, evaluates what came out of it."""
+        output = super().train(**kwargs)
+        if self.eval_dataset is not None and self.args.eval_strategy == IntervalStrategy.NO:
+            self.evaluate()
+        return output
 
     def _stage_folder(self, stage: str) -> Path:
         folder = Path(self.args.output_dir)
@@ -345,10 +384,14 @@ class GenAFTrainer(Trainer):
                     f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one."
                 )
             return checkpoint
-        for stage in (ADAPT, ADVERSARIAL_FINETUNE):
-            if checkpoint := newest_complete_checkpoint(self._stage_folder(stage), self.args.world_size):
-                return checkpoint
-        raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}; start without resuming.")
+        stages = (ADVERSARIAL_FINETUNE, ADAPT)
+        checkpoint = newest_complete_checkpoint(*map(self._stage_folder, stages), world_size=self.args.world_size)
+        if checkpoint is None:
+            raise ValueError(
+                f"There is no complete checkpoint of {self.args.world_size} process(es) in {self.args.output_dir}; "
+                "start without resuming."
+            )
+        return checkpoint
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if self._has_native_checkpoints():
@@ -370,7 +413,8 @@ class GenAFTrainer(Trainer):
         broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
         if broken:
             raise FloatingPointError(
-                f"{broken[0]} is not finite after step {self.state.global_step}; nothing was saved. {self._last_good_checkpoint()}"
+                f"{broken[0]} is not finite after step {self.state.global_step}, nothing was saved. "
+                f"{self._last_good_checkpoint()}"
             )
         super()._save_checkpoint(model, trial)
 
@@ -378,29 +422,14 @@ class GenAFTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not loss.isfinite():
             raise FloatingPointError(
-                f"The loss is {loss.item()} at step {self.state.global_step} of {self.stage}. {self._last_good_checkpoint()}"
+                f"The loss is {loss.item()} at step {self.state.global_step} of {self.stage}. "
+                f"{self._last_good_checkpoint()}"
             )
         return loss
 
     def _last_good_checkpoint(self) -> str:
-        checkpoint = newest_complete_checkpoint(self.args.output_dir, self.args.world_size)
+        checkpoint = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
         return f"Lower the learning rate and resume from {checkpoint or 'the start: no checkpoint was written yet'}."
-
-    def _check_disk_space(self) -> None:
-        """Refuses to start when one checkpoint (weights and two moments per weight) cannot be stored.
-
-        Raises:
-            OSError: names the space that is there and that is needed.
-        """
-        if self.args.save_strategy == SaveStrategy.NO:
-            return
-        needed = 3 * sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
-        free = shutil.disk_usage(self.args.output_dir).free
-        if free < needed:
-            raise OSError(
-                f"{self.args.output_dir} has {free / 2**20:.0f} MiB free, one checkpoint needs about {needed / 2**20:.0f} "
-                "MiB: free some space or choose another output_dir."
-            )
 
     def _read_redundant_layers(self) -> list[str]:
         path = Path(self.args.output_dir) / LAYER_ROBUSTNESS_FILE
@@ -411,7 +440,7 @@ class GenAFTrainer(Trainer):
     def _write_layer_robustness(self, contributions: dict[str, float], samples: int) -> None:
         record = {
             "method": self.args.layer_assessment,
-            "adversary": ASSESSMENT_ADVERSARY,
+            "adversary": self._assessment_adversary(),
             "samples": samples,
             "redundant_layers": self._redundant_layers,
             "contributions": contributions,
@@ -435,34 +464,3 @@ class GenAFTrainer(Trainer):
             self._log_sums.clear()
             self._log_count = 0
         super().log(logs, start_time)
-
-
-@dataclass
-class AccumulatedBatch:
-    """Logits of all micro-batches of one update, without gradients: what a micro-batch's own rows are related to."""
-
-    benign: list[Tensor]
-    adversarial: list[Tensor]
-    labels: list[Tensor]
-
-    def add(self, benign: Tensor, adversarial: Tensor, labels: Tensor) -> None:
-        self.benign.append(benign)
-        self.adversarial.append(adversarial)
-        self.labels.append(labels)
-
-    def with_own(self, index: int, benign: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All rows, those of one micro-batch replaced by ones with gradients."""
-        return (
-            torch.cat([*self.benign[:index], benign, *self.benign[index + 1 :]]),
-            torch.cat([*self.adversarial[:index], adversarial, *self.adversarial[index + 1 :]]),
-            torch.cat(self.labels),
-        )
-
-
-class SaveLastStep(TrainerCallback):
-    """Writes a checkpoint at the last step, so that a run killed after a stage does not repeat it."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps and args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH):
-            control.should_save = True
-        return control

@@ -31,7 +31,7 @@ def affinities(distances: Tensor) -> Tensor:
 def genetic_regularization(
     logits: Tensor, target_logits: Tensor, labels: Tensor, sample_weight: Tensor, *, reduction: str = "mean"
 ) -> Tensor:
-    """Divergence between the sample relations in `logits` and those in `target_logits`, the latter mended by the labels.
+    """Divergence of the sample relations in `logits` from those in `target_logits`, the latter mended by the labels.
 
     The relation of a pair is its cosine distance. In the target, pairs with a large weight (badly classified ones) are
     pulled towards what the labels say, distance 0 within a class and 2 across classes; the others keep their relation.

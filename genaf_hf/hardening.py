@@ -11,26 +11,29 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import DatasetDict
-from torch import Tensor
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
-from genaf_hf.attacks import l4a, pgd
+from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
+from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.checkpoint import newest_complete_checkpoint
-from genaf_hf.data import load_images, stratified_subset, with_pixel_values
+from genaf_hf.data import load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_encoder
 from genaf_hf.evaluation import evaluate_robustness
-from genaf_hf.figures import draw_overview
+from genaf_hf.figures import SHOWN, draw_overview
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genaf_trainer import ADAPT, ADVERSARIAL_FINETUNE, STAGES, STANDARD_FINETUNE, GenAFTrainer
+from genaf_hf.hub import publish, published_name
 from genaf_hf.model_card import model_card
 from genaf_hf.pixel_model import PixelModel
+from genaf_hf.provenance import public_name
 from genaf_hf.report import RobustnessReport
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED_RUN = "unfinished_run.json"
 UNDEFENDED, HARDENED = "undefended", "hardened"
+PICTURE = "overview.png"
 SURROGATE_IMAGES = 2048
 
 
@@ -67,6 +70,11 @@ class HardeningArguments:
     )
     pgd_steps: int = field(default=20, metadata={"help": "Steps of PGD in the report."})
 
+    def __post_init__(self):
+        for eps, steps in ((self.dae_eps, self.dae_steps), (self.pgd_eps, self.pgd_steps)):
+            eps = 8 / 255 if eps is None else eps
+            check_attack_settings(eps=eps, steps=steps, step_size=eps / max(steps, 1))
+
 
 def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessReport:
     """Fine-tunes an undefended and a hardened model from one encoder, attacks both, and writes everything down.
@@ -78,6 +86,50 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     Raises:
         ValueError: for input that cannot be worked with, before any work.
     """
+    data = load_data(arguments)
+    torch.manual_seed(config.seed)
+    encoder, processor = load_encoder(
+        arguments.model_name_or_path,
+        data["train"].features["label"].names,
+        revision=arguments.model_revision,
+        attn_implementation=arguments.attn_implementation,
+    )
+    pixels = {split: with_pixel_values(dataset, processor) for split, dataset in data.items()}
+    model_name = Path(config.output_dir).resolve().name
+    if config.push_to_hub and PartialState().is_main_process:
+        model_name = published_name(config.output_dir, config.hub_model_id, token=config.hub_token)
+
+    models = fine_tune(encoder, processor, pixels, config, resume=claim_output_dir(arguments, config))
+    public_encoder = PixelModel(encoder.to(config.device), processor)
+    attacks = craft_attacks(arguments, config, public_encoder, data["train"], processor)
+    report = evaluate_robustness(
+        models,
+        pixels["test"],
+        attacks,
+        batch_size=config.per_device_eval_batch_size,
+        seed=config.seed,
+        dataset_info={
+            "name": public_name(arguments.dataset_name),
+            "config": arguments.dataset_config_name,
+            "revision": arguments.dataset_revision,
+            "split": arguments.test_split or "test",
+        },
+    )
+    if PartialState().is_main_process:
+        folder = Path(config.output_dir)
+        write_results(folder, models, processor, attacks["l4a"], report, data["test"])
+        base_model = None if Path(arguments.model_name_or_path).exists() else arguments.model_name_or_path
+        model_card(report, model_name=model_name, base_model=base_model, picture=PICTURE).save(folder / "README.md")
+        release_output_dir(folder)
+        if config.push_to_hub:
+            place = publish(folder, config.hub_model_id, token=config.hub_token, private=config.hub_private_repo)
+            logger.info("Pushed to %s", place)
+    PartialState().wait_for_everyone()
+    return report
+
+
+def load_data(arguments: HardeningArguments) -> DatasetDict:
+    """The checked splits, cut to the sizes that were asked for."""
     data = load_images(
         arguments.dataset_name,
         config_name=arguments.dataset_config_name,
@@ -89,97 +141,81 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         held_out_share=arguments.held_out_share,
         revision=arguments.dataset_revision,
     )
-    data = DatasetDict(
+    return DatasetDict(
         train=stratified_subset(data["train"], arguments.max_train_samples, seed=0),
         validation=stratified_subset(data["validation"], arguments.max_eval_samples, seed=0),
         test=stratified_subset(data["test"], arguments.max_eval_samples, seed=0),
     )
-    class_names = data["train"].features["label"].names
-    torch.manual_seed(config.seed)
-    encoder, processor = load_encoder(
-        arguments.model_name_or_path,
-        class_names,
-        revision=arguments.model_revision,
-        attn_implementation=arguments.attn_implementation,
-    )
-    pixels = {split: with_pixel_values(dataset, processor) for split, dataset in data.items()}
-    resume = claim_output_dir(arguments, config)
 
-    def trainer(model: PreTrainedModel) -> GenAFTrainer:
+
+def fine_tune(
+    encoder: PreTrainedModel, processor, pixels: dict, config: GenAFConfig, *, resume: bool
+) -> dict[str, PixelModel]:
+    """The undefended and the hardened model, both from the same encoder and the same fresh head."""
+    config = copy.copy(config)
+    config.push_to_hub = False
+
+    def trainer() -> GenAFTrainer:
         return GenAFTrainer(
-            model=model,
+            model=copy.deepcopy(encoder),
             args=copy.copy(config),
             train_dataset=pixels["train"],
             eval_dataset=pixels["validation"],
             processing_class=processor,
         )
 
-    undefended = trainer(copy.deepcopy(encoder))
-    undefended.standard_finetune(newest_checkpoint(config, STANDARD_FINETUNE) if resume else None)
-    hardened = trainer(copy.deepcopy(encoder))
-    began = any(newest_checkpoint(config, stage) for stage in (ADVERSARIAL_FINETUNE, ADAPT))
+    logger.info("Training on %d process(es), %s", config.world_size, config.device)
+    folder = Path(config.output_dir)
+    newest = partial(newest_complete_checkpoint, world_size=config.world_size)
+    undefended, hardened = trainer(), trainer()
+    undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if resume else None)
+    began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
     hardened.train(resume_from_checkpoint=resume and began)
-
-    device = config.device
-    models = {
-        UNDEFENDED: PixelModel(undefended.model, processor).to(device),
-        HARDENED: PixelModel(hardened.model, processor).to(device),
+    return {
+        name: PixelModel(trained.model, processor).to(config.device)
+        for name, trained in ((UNDEFENDED, undefended), (HARDENED, hardened))
     }
-    public_encoder = PixelModel(encoder.to(device), processor)
-    surrogate = stratified_subset(data["train"], SURROGATE_IMAGES, seed=0)
+
+
+def craft_attacks(
+    arguments: HardeningArguments, config: GenAFConfig, encoder: PixelModel, train: Dataset, processor
+) -> dict[str, UniversalPerturbation | partial]:
+    """A perturbation crafted on the public encoder and training images without labels, and PGD on the model itself."""
+    surrogate = stratified_subset(train, SURROGATE_IMAGES, seed=0)
+    images = encoder.to_images(with_pixel_values(surrogate, processor)[:]["pixel_values"].to(config.device))
     perturbation = l4a(
-        public_encoder,
-        all_images(public_encoder, with_pixel_values(surrogate, processor)),
+        encoder,
+        images,
         eps=arguments.dae_eps or config.eps,
         steps=arguments.dae_steps,
         seed=config.seed,
-        data=f"{len(surrogate)} images of {arguments.dataset_name}, split train, without labels",
+        data=f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
     )
-    pgd_eps = arguments.pgd_eps or config.eps
-    attacks = {
+    eps, steps = arguments.pgd_eps or config.eps, arguments.pgd_steps
+    return {
         "l4a": perturbation,
-        "pgd": partial(
-            pgd, eps=pgd_eps, steps=arguments.pgd_steps, step_size=2.5 * pgd_eps / arguments.pgd_steps, norm=config.norm
-        ),
+        "pgd": partial(pgd, eps=eps, steps=steps, step_size=2.5 * eps / steps, norm=config.norm),
     }
-    report = evaluate_robustness(
-        models,
-        pixels["test"],
-        attacks,
-        batch_size=config.per_device_eval_batch_size,
-        seed=config.seed,
-        dataset_info={
-            "name": arguments.dataset_name,
-            "config": arguments.dataset_config_name,
-            "revision": arguments.dataset_revision,
-            "split": arguments.test_split or "test",
-        },
-    )
-    if PartialState().is_main_process:
-        folder = Path(config.output_dir)
-        for model, place in ((undefended.model, folder / UNDEFENDED), (hardened.model, folder)):
-            model.save_pretrained(place)
-            processor.save_pretrained(place)
-        perturbation.save_pretrained(folder / "perturbation")
-        report.save(folder / "report.json")
-        shown = with_pixel_values(data["test"], processor)[:8]
-        images = public_encoder.to_images(shown["pixel_values"].to(device))
-        draw_overview(report, models, images, shown["labels"], class_names, perturbation, folder / "overview.png")
-        card = model_card(report, model_name=config.hub_model_id or folder.name, picture="overview.png")
-        card.save(folder / "README.md")
-        release_output_dir(folder)
-    PartialState().wait_for_everyone()
-    return report
 
 
-def all_images(model: PixelModel, dataset, batch_size: int = 256) -> Tensor:
-    """The images of a dataset in [0, 1], (n, 3, h, w), on the model's device."""
-    batches = [dataset[start : start + batch_size]["pixel_values"] for start in range(0, len(dataset), batch_size)]
-    return torch.cat([model.to_images(batch.to(model.mean.device)) for batch in batches])
-
-
-def newest_checkpoint(config: GenAFConfig, stage: str) -> Path | None:
-    return newest_complete_checkpoint(Path(config.output_dir) / stage, config.world_size)
+def write_results(
+    folder: Path,
+    models: dict[str, PixelModel],
+    processor,
+    perturbation: UniversalPerturbation,
+    report: RobustnessReport,
+    test: Dataset,
+) -> None:
+    """Both models, the perturbation, the report and its picture."""
+    for name, place in ((UNDEFENDED, folder / UNDEFENDED), (HARDENED, folder)):
+        models[name].model.save_pretrained(place)
+        processor.save_pretrained(place)
+    perturbation.save_pretrained(folder / "perturbation")
+    report.save(folder / "report.json")
+    shown = to_pixel_values(test[:SHOWN], processor)
+    images = models[HARDENED].to_images(shown["pixel_values"].to(perturbation.delta.device))
+    names = test.features["label"].names
+    draw_overview(report, models, images, shown["labels"], names, perturbation, folder / PICTURE)
 
 
 def claim_output_dir(arguments: HardeningArguments, config: GenAFConfig) -> bool:
@@ -189,7 +225,9 @@ def claim_output_dir(arguments: HardeningArguments, config: GenAFConfig) -> bool
         ValueError: when it holds one with other settings; names them.
     """
     path = Path(config.output_dir) / UNFINISHED_RUN
-    now = json.loads(json.dumps({**asdict(arguments), **config.to_dict()}))
+    settings = {**asdict(arguments), **config.to_dict()}
+    sharing = ("push_to_hub", "hub_")
+    now = json.loads(json.dumps({name: value for name, value in settings.items() if not name.startswith(sharing)}))
     [before] = broadcast_object_list([json.loads(path.read_text()) if path.exists() else None])
     if before is None:
         if PartialState().is_main_process:

@@ -26,8 +26,9 @@ def layer_robustness(
     """How far the loss on adversarial images can be raised by moving one layer's weight W within radius * ||W||_F.
 
     `"ascent"` is the paper's: for each layer alone, gradient ascent on the mean cross-entropy, projected after each
-    pass; the contribution is the highest loss seen minus the original one. `"first_order"` is its estimate from one
-    backward pass for all layers: inside a small ball the loss rises by about radius * ||W||_F * ||gradient||_F.
+    pass; the contribution is the highest loss seen minus the original one. `"first_order"` estimates what that ascent
+    finds from one backward pass for all layers: the loss rises by about the gradient's norm times the way that the
+    weight goes, which ends at the ball or after steps * learning_rate * ||gradient||_F.
 
     Args:
         model: the model, left as it was.
@@ -35,7 +36,7 @@ def layer_robustness(
         labels: (n,) class ids.
         method: `"first_order"` or `"ascent"`.
         radius: of the ball, relative to the weight's Frobenius norm.
-        steps: passes over all images per layer, for `"ascent"`.
+        steps: passes of the ascent over all images.
         learning_rate: of the ascent.
         batch_size: images per forward pass.
 
@@ -54,7 +55,7 @@ def layer_robustness(
         if method == "first_order":
             _, gradients = loss_and_gradients(model, batches, list(weights.values()))
             return {
-                name: radius * (weight.norm() * gradient.norm()).item()
+                name: first_order_rise(weight, gradient, radius, steps * learning_rate)
                 for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             }
         return {name: ascend(model, batches, weight, radius, steps, learning_rate) for name, weight in weights.items()}
@@ -79,6 +80,12 @@ def loss_and_gradients(model: PixelModel, batches: list, weights: list[Tensor]) 
         for gradient, part in zip(gradients, torch.autograd.grad(loss, weights), strict=True):
             gradient += part
     return total, gradients
+
+
+def first_order_rise(weight: Tensor, gradient: Tensor, radius: float, reach: float) -> float:
+    """The rise of the loss along the gradient, to the edge of the ball or as far as the ascent goes."""
+    slope = gradient.norm()
+    return (slope * torch.minimum(radius * weight.norm(), reach * slope)).item()
 
 
 def ascend(
@@ -132,7 +139,9 @@ def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
 
 
 def freeze_modules(model: nn.Module) -> None:
-    """Puts every module that has parameters or buffers, none of them trainable, into eval mode (BatchNorm statistics)."""
+    """Puts modules that own parameters or buffers, none of them trainable, into eval mode, for BatchNorm's sake."""
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return
     for module in model.modules():
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if own and not any(tensor.requires_grad for tensor in own):

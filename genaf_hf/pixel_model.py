@@ -10,7 +10,7 @@ ROUNDING = 1e-3
 
 
 class PixelModel(nn.Module):
-    """An image classifier seen from its pixels: images in [0, 1] go in, what the processor does to pixel values is inside.
+    """An image classifier seen from its pixels: images in [0, 1] go in, the processor's normalisation is inside.
 
     Attacks and evaluation see a model only through this class, so that an `eps` always means pixels. It shares its
     weights with `model`.
@@ -56,7 +56,7 @@ class PixelModel(nn.Module):
         return at_least_float32(self.model(pixel_values=self.to_pixel_values(images)).logits)
 
     def hidden_states(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Activations from the embeddings (index 0) to the last layer: tokens (n, t, d) or feature maps (n, d, h, w)."""
+        """Activations from the embeddings (index 0) to the last layer, (n, tokens, d) or feature maps (n, d, h, w)."""
         return self.model(pixel_values=self.to_pixel_values(images), output_hidden_states=True).hidden_states
 
 

@@ -48,7 +48,7 @@ def initialize_positions(model: ViTMAEForPreTraining) -> None:
     `transformers` 5.23 leaves both at zero, so that the autoencoder cannot tell patches apart and learns nothing.
     """
     encoder, decoder = model.vit.embeddings, model.decoder
-    side = int(encoder.num_patches**0.5)
+    side = round((encoder.position_embeddings.shape[1] - 1) ** 0.5)
     with torch.no_grad():
         for positions in (encoder.position_embeddings, decoder.decoder_pos_embed):
             values = build_2d_sinusoidal_position_embedding(

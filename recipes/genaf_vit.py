@@ -24,6 +24,7 @@ DEFAULT_ENCODER = "digits-vit-mae"
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     arguments, config = parse_arguments((HardeningArguments, GenAFConfig), DEFAULT_CONFIG)
     if arguments.model_name_or_path == DEFAULT_ENCODER:
         pretrain_digits_encoder(config.use_cpu)
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 def pretrain_digits_encoder(use_cpu: bool) -> None:
-    """The default public encoder: a ViT of 4 layers of width 64 on patches of 2 x 2 pixels, pre-trained without labels."""
+    """The default public encoder: a ViT of 4 layers of width 64 on patches of 2 x 2 pixels, trained without labels."""
     set_seed(0)
     pretrain_mae(
         load_images(DIGITS)["train"],

@@ -6,6 +6,7 @@ from torch import Tensor
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings, check_images
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.provenance import model_source
 
 
 def l4a(
@@ -30,7 +31,7 @@ def l4a(
         eps: radius of the L-inf ball in pixel units.
         steps: number of sign-gradient steps, each on a fresh random batch.
         step_size: in pixel units, default eps / 50.
-        layer: index into the encoder's hidden states; 0 is the embeddings, 1 the first block or stage.
+        layer: index into the encoder's hidden states; 0 is the embeddings or the stem, 1 the first block or stage.
         batch_size: images per step.
         seed: of the uniform start and of the batches.
         data: a name for the images, kept in the provenance.
@@ -44,6 +45,8 @@ def l4a(
     step_size = eps / 50 if step_size is None else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size)
     check_images(images)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1.")
     generator = torch.Generator().manual_seed(seed)
     delta = torch.empty(images.shape[1:]).uniform_(-eps, eps, generator=generator).to(images)
     with evaluating(encoder), torch.enable_grad():
@@ -56,7 +59,7 @@ def l4a(
             activations = encoder.hidden_states((batch + delta).clamp(0, 1))[layer]
             (gradient,) = torch.autograd.grad(activations.square().mean(), delta)
             delta = (delta.detach() + step_size * gradient.sign()).clamp(-eps, eps)
-    config = encoder.model.config
+    source, revision = model_source(encoder.model.config)
     return UniversalPerturbation(
         delta=delta,
         attack="l4a",
@@ -64,8 +67,8 @@ def l4a(
         steps=steps,
         step_size=step_size,
         seed=seed,
-        encoder=config.name_or_path or None,
-        encoder_revision=getattr(config, "_commit_hash", None),
+        encoder=source,
+        encoder_revision=revision,
         data=data,
         objective=f"mean squared activation of hidden state {layer}",
     )

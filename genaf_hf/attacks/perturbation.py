@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FILE_NAME = "perturbation.safetensors"
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +25,13 @@ class UniversalPerturbation:
         steps: number of gradient steps.
         step_size: length of a step in pixel units.
         seed: of the start and of the batches.
-        encoder: Hub id or folder of the encoder it was crafted on, the surrogate.
+        encoder: Hub id or name of the folder of the encoder it was crafted on, the surrogate.
         encoder_revision: commit of the encoder on the Hub.
         data: the images the attacker used.
         objective: what was raised, in words.
+
+    Raises:
+        ValueError: when `delta` is no (3, h, w), not finite or larger than `eps`.
     """
 
     delta: Tensor
@@ -40,6 +44,14 @@ class UniversalPerturbation:
     encoder_revision: str | None = None
     data: str | None = None
     objective: str | None = None
+
+    def __post_init__(self):
+        largest = self.delta.abs().amax().item()
+        if self.delta.ndim != 3 or not largest <= self.eps + ROUNDING:
+            raise ValueError(
+                f"The perturbation has shape {tuple(self.delta.shape)} and reaches {largest:.4g}, expected (3, h, w) "
+                f"and at most eps = {self.eps:.4g}."
+            )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Attacked images (n, 3, h, w) in [0, 1].

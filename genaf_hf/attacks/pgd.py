@@ -59,7 +59,7 @@ def pgd(
         adversarial = project(images + random_in_ball(images, eps, norm, seeds), images, eps, norm, lower, upper)
     with evaluating(model), torch.enable_grad():
         for _ in range(steps):
-            adversarial.requires_grad_()
+            adversarial = adversarial.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(model(adversarial), labels), adversarial)
             adversarial = adversarial.detach() + step_size * steepest_ascent(gradient, norm)
             adversarial = project(adversarial, images, eps, norm, lower, upper)
@@ -113,9 +113,9 @@ def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str
         raise ValueError(f"eps is {eps}, expected a value in (0, 1): it is in pixel units, for example 8/255.")
     if norm == "l2" and not 0 < eps < float("inf"):
         raise ValueError(f"eps is {eps}, expected a positive length in pixel units, for example 0.5.")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}, expected at least 1.")
-    if not step_size > 0:
+    if steps != int(steps) or steps < 1:
+        raise ValueError(f"steps is {steps}, expected a whole number, at least 1.")
+    if not 0 < step_size < float("inf"):
         raise ValueError(f"step_size is {step_size}, expected a positive length in pixel units, for example eps / 4.")
 
 
@@ -125,7 +125,7 @@ def check_images(images: Tensor) -> None:
     Raises:
         ValueError: names what was found.
     """
-    if images.ndim != 4 or not images.is_floating_point():
+    if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
         raise ValueError(f"images are {images.dtype} of shape {tuple(images.shape)}, expected floats (n, 3, h, w).")
     low, high = images.amin().item(), images.amax().item()
     if not (low >= 0 and high <= 1):

@@ -1,0 +1,14 @@
+"""Where models and data come from, told without anybody's paths."""
+
+from pathlib import Path
+
+
+def public_name(name_or_path: str) -> str:
+    """A Hub id as it is, and a local folder by its name alone."""
+    path = Path(name_or_path)
+    return path.resolve().name if path.is_absolute() or path.exists() else name_or_path
+
+
+def model_source(config) -> tuple[str | None, str | None]:
+    """Name and commit of the checkpoint that a `transformers` model was loaded from, None where not known."""
+    return public_name(config.name_or_path) if config.name_or_path else None, getattr(config, "_commit_hash", None)

@@ -1,0 +1,352 @@
+"""A Hub on localhost for tests: models and datasets in memory, for the real clients, by the standard library alone.
+
+    with LocalHub({"hf_token": "someone"}) as hub:
+        subprocess.run(command, env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"})
+    hub.repositories["models", "someone/tiny"].files()
+
+`HF_ENDPOINT` has to be set before `huggingface_hub` is imported, hence the processes.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+LFS_SUFFIXES = (".bin", ".parquet", ".png", ".pt", ".safetensors")
+PARTS = {"KIND": "(models|datasets)", "DATASETS": "(?:(datasets)/)?", "ID": "([^/]+/[^/]+?)", "REV": "([^/]+)"}
+ROUTES = []
+
+
+class LocalHub:
+    """Serves while it is open.
+
+    Attributes:
+        endpoint: what `HF_ENDPOINT` is to be.
+        users: names by token; each may write below its own name.
+        repositories: by kind ("models" or "datasets") and id.
+        lfs: large files by their SHA-256.
+        uploads: (where, content) of all that was ever sent: bodies of requests, and the files that were committed.
+    """
+
+    def __init__(self, users: dict[str, str]):
+        self.users = users
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.lfs: dict[str, bytes] = {}
+        self.uploads: list[tuple[str, bytes]] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfThis", (Handler,), {"hub": self}))
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self) -> "LocalHub":
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def add(self, kind: str, repo_id: str, access: str = "public") -> "Repository":
+        return self.repositories.setdefault((kind, repo_id), Repository(kind, repo_id, access))
+
+    def uploads_with(self, text: str) -> list[str]:
+        """Where a text was sent to."""
+        return [where for where, content in self.uploads if text.encode() in content]
+
+
+@dataclass
+class Repository:
+    """Files by path for each commit, and branches by name.
+
+    Attributes:
+        access: "public", "private" (only its owner knows of it) or "gated" (only its owner reads files).
+    """
+
+    kind: str
+    id: str
+    access: str = "public"
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.add_commit("main", {})
+
+    @property
+    def owner(self) -> str:
+        return self.id.split("/")[0]
+
+    @property
+    def path(self) -> str:
+        return f"/{self.id}" if self.kind == "models" else f"/{self.kind}/{self.id}"
+
+    def add_commit(self, branch: str, files: dict[str, bytes]) -> str:
+        commit = hashlib.sha1(f"{self.path}/{len(self.commits)}".encode()).hexdigest()
+        self.commits[commit] = files
+        self.branches[branch] = commit
+        return commit
+
+    def commit(self, revision: str = "main") -> str:
+        """The commit that a branch, or a commit's own name, stands for."""
+        commit = self.branches.get(revision, revision)
+        if commit not in self.commits:
+            raise Refusal(404, "RevisionNotFound")
+        return commit
+
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        return self.commits[self.commit(revision)]
+
+    def tags(self) -> list[str]:
+        """What the card's metadata lists, and what it names as library and task."""
+        _, metadata, *_ = [*self.files().get("README.md", b"").decode().split("---\n"), ""]
+        return re.findall(r"^(?:- |library_name: |pipeline_tag: )(\S+)$", metadata, re.MULTILINE)
+
+
+# ---- requests and replies ----
+
+
+@dataclass
+class Reply:
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Refusal(Exception):  # noqa: N818
+    """Ends a request with an error, which clients know by its code or else by its status."""
+
+    def __init__(self, status: int, code: str = "", message: str = ""):
+        headers = {"X-Error-Code": code} if code else {}
+        self.reply = Reply(status=status, headers={**headers, "X-Error-Message": message or code})
+
+
+@dataclass
+class Request:
+    hub: LocalHub
+    method: str
+    path: str
+    query: dict[str, str]
+    user: str | None
+    body: bytes
+
+    def json(self) -> dict:
+        return json.loads(self.body)
+
+    def repository(self, kind: str, repo_id: str, *, read: bool = False, write: bool = False) -> Repository:
+        """A repository that this user may see, or read, or write."""
+        found = self.hub.repositories.get((kind or "models", repo_id))
+        owned = found is not None and found.owner == self.user
+        if found is None or (found.access == "private" and not owned):
+            raise Refusal(404 if self.user else 401, "RepoNotFound")
+        if found.access == "gated" and read and not owned:
+            raise Refusal(403 if self.user else 401, "GatedRepo")
+        if write and not owned:
+            raise Refusal(403 if self.user else 401, message="You have no right to write here")
+        return found
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    hub: LocalHub
+
+    def handle_request(self) -> None:
+        address = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.hub.uploads.append((f"{self.command} {self.path}", body))
+        try:
+            query = dict(parse_qsl(address.query))
+            reply = answer(Request(self.hub, self.command, address.path, query, self.user(), body))
+        except Refusal as refusal:
+            reply = refusal.reply
+        self.send_response(reply.status)
+        for name, value in {**reply.headers, "Content-Length": len(reply.body)}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = handle_request  # noqa: N815
+
+    def user(self) -> str | None:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and token not in self.hub.users:
+            raise Refusal(401, message="Invalid credentials in Authorization header")
+        return self.hub.users.get(token)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+def on(method: str, pattern: str):
+    """Registers the answer to requests; the groups of the pattern, with `PARTS` filled in, become its arguments."""
+    for name, expression in PARTS.items():
+        pattern = pattern.replace(name, expression)
+
+    def register(function):
+        ROUTES.append((method, re.compile(pattern), function))
+        return function
+
+    return register
+
+
+def answer(request: Request) -> Reply:
+    for method, pattern, function in ROUTES:
+        found = pattern.fullmatch(request.path)
+        if found and method == request.method.replace("HEAD", "GET"):
+            reply = function(request, *(unquote(group or "") for group in found.groups()))
+            return reply if isinstance(reply, Reply) else Reply(json.dumps(reply).encode())
+    raise Refusal(404, message=f"There is no {request.method} {request.path}")
+
+
+def git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# ---- users and repositories ----
+
+
+@on("GET", "/api/whoami-v2")
+def whoami(request: Request) -> dict:
+    if request.user is None:
+        raise Refusal(401, message="Invalid username or password.")
+    return {"type": "user", "name": request.user, "orgs": []}
+
+
+@on("POST", "/api/repos/create")
+def create(request: Request) -> Reply:
+    wanted = request.json()
+    if request.user is None or wanted["organization"] not in (None, request.user):
+        raise Refusal(403 if request.user else 401, message="You have no right to create a repository here")
+    kind, repo_id = f"{wanted.get('type', 'model')}s", f"{request.user}/{wanted['name']}"
+    known = (kind, repo_id) in request.hub.repositories
+    repository = request.hub.add(kind, repo_id, wanted.get("visibility", "public"))
+    return Reply(json.dumps({"url": request.hub.endpoint + repository.path}).encode(), 409 if known else 200)
+
+
+@on("POST", "/api/KIND/ID/branch/REV")
+def create_branch(request: Request, kind: str, repo_id: str, branch: str) -> dict:
+    repository = request.repository(kind, repo_id, write=True)
+    if branch in repository.branches:
+        raise Refusal(409, message=f"There is a branch {branch}")
+    repository.branches[branch] = repository.commit(request.json().get("startingPoint", "main"))
+    return {}
+
+
+@on("GET", "/api/KIND/ID(?:/revision/REV)?")
+def repository_info(request: Request, kind: str, repo_id: str, revision: str) -> dict:
+    repository = request.repository(kind, repo_id)
+    files = repository.files(revision or "main")
+    return {
+        "id": repository.id,
+        "sha": repository.commit(revision or "main"),
+        "private": repository.access == "private",
+        "tags": repository.tags(),
+        "siblings": [{"rfilename": path} for path in files],
+    }
+
+
+@on("GET", "/api/KIND")
+def listing(request: Request, kind: str) -> list[dict]:
+    query = request.query
+    found = [
+        repository_info(request, kind, each.id, "main")
+        for each in request.hub.repositories.values()
+        if (each.kind, each.owner) == (kind, query.get("author", each.owner))
+        and (each.access != "private" or each.owner == request.user)
+        and query.get("search", "").lower() in each.id.lower()
+        and query.get("filter", "") in ("", *each.tags())
+    ]
+    return found[: int(query.get("limit", len(found)))]
+
+
+# ---- reading files ----
+
+
+@on("GET", "/api/KIND/ID/tree/REV(?:/(.+))?")
+def tree(request: Request, kind: str, repo_id: str, revision: str, folder: str) -> list[dict]:
+    files = request.repository(kind, repo_id, read=True).files(revision)
+    start = f"{folder}/" if folder else ""
+    entries = {}
+    for path, content in files.items():
+        for slash in re.finditer("/", path):
+            entries[path[: slash.start()]] = {"type": "directory", "oid": git_hash(path.encode())}
+        entries[path] = {"type": "file", "oid": git_hash(content), "size": len(content)}
+        if path.endswith(LFS_SUFFIXES):
+            entries[path]["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
+    found = [{"path": path, **entry} for path, entry in entries.items() if path.startswith(start)]
+    if folder and not found:
+        raise Refusal(404, "EntryNotFound")
+    return [each for each in found if request.query.get("recursive") == "true" or "/" not in each["path"][len(start) :]]
+
+
+@on("GET", "/DATASETSID/resolve/REV/(.+)")
+def resolve(request: Request, kind: str, repo_id: str, revision: str, path: str) -> Reply:
+    repository = request.repository(kind, repo_id, read=True)
+    content = repository.files(revision).get(path)
+    headers = {"X-Repo-Commit": repository.commit(revision)}
+    if content is None:
+        raise Refusal(404, "EntryNotFound")
+    if path.endswith(LFS_SUFFIXES):
+        headers |= {"X-Linked-ETag": f'"{sha256(content)}"', "X-Linked-Size": str(len(content))}
+    return Reply(content, headers={**headers, "ETag": f'"{git_hash(content)}"'})
+
+
+# ---- writing files ----
+
+
+@on("POST", "/api/validate-yaml")
+def validate_card(request: Request) -> dict:
+    return {"errors": [], "warnings": []}
+
+
+@on("POST", "/api/KIND/ID/preupload/REV")
+def preupload(request: Request, kind: str, repo_id: str, revision: str) -> dict:
+    """Says which files are sent as large ones before the commit, and which within it."""
+    request.repository(kind, repo_id, write=True).commit(revision)
+    paths = [file["path"] for file in request.json()["files"]]
+    modes = {path: "lfs" if path.endswith(LFS_SUFFIXES) else "regular" for path in paths}
+    return {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]}
+
+
+@on("POST", r"/DATASETSID\.git/info/lfs/objects/batch")
+def lfs_batch(request: Request, kind: str, repo_id: str) -> dict:
+    """Says where to send the large files that are not here yet."""
+    request.repository(kind, repo_id, write=True)
+    objects = [{"oid": each["oid"], "size": each["size"]} for each in request.json()["objects"]]
+    for each in objects:
+        if each["oid"] not in request.hub.lfs:
+            each["actions"] = {"upload": {"href": f"{request.hub.endpoint}/lfs/{each['oid']}"}}
+    return {"transfer": "basic", "objects": objects}
+
+
+@on("PUT", "/lfs/(.+)")
+def lfs_upload(request: Request, oid: str) -> dict:
+    if sha256(request.body) != oid:
+        raise Refusal(400, message="The content has another SHA-256")
+    request.hub.lfs[oid] = request.body
+    return {}
+
+
+@on("POST", "/api/KIND/ID/commit/REV")
+def commit(request: Request, kind: str, repo_id: str, branch: str) -> dict:
+    repository = request.repository(kind, repo_id, write=True)
+    files = dict(repository.files(branch))
+    for key, value in ((line["key"], line["value"]) for line in map(json.loads, request.body.splitlines())):
+        if key == "header" and value.get("parentCommit") not in (None, repository.commit(branch)):
+            raise Refusal(412, message="There was another commit since")
+        if key == "deletedFile":
+            del files[value["path"]]
+        if key == "deletedFolder":
+            files = {path: content for path, content in files.items() if not path.startswith(value["path"])}
+        if key in ("file", "lfsFile"):
+            content = base64.b64decode(value["content"]) if key == "file" else request.hub.lfs[value["oid"]]
+            files[value["path"]] = content
+            request.hub.uploads.append((f"{kind}/{repo_id}/{value['path']}", content))
+    oid = repository.add_commit(branch, files)
+    return {"commitUrl": f"{request.hub.endpoint}{repository.path}/commit/{oid}", "commitOid": oid}

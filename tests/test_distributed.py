@@ -1,0 +1,68 @@
+"""Two processes compute what one does on the same global batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from train_tiny import FULL_BATCH, ODD, evaluation_counts, robustness_counts, tiny_trainer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> dict:
+    """What two processes made."""
+    folder = tmp_path_factory.mktemp("two")
+    script = Path(__file__).with_name("train_tiny.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launcher, "--master_port", str(free_port()), script, "distributed", folder]
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert run.returncode == 0, run.stderr
+    results = json.loads((folder / "results.json").read_text())
+    assert results["world_size"] == 2
+    return {**results, "weights": torch.load(folder / "weights.pt")}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A trainer of one process after both stages."""
+    trainer = tiny_trainer(tmp_path_factory.mktemp("one"), **FULL_BATCH)
+    trainer.train()
+    assert trainer.args.world_size == 1
+    return trainer
+
+
+@pytest.mark.parametrize("batches", ["half", "quarter"])
+def test_weights_of_both_stages_are_those_of_one_process(one, two, batches):
+    torch.testing.assert_close(two["weights"][batches], dict(one.model.state_dict()), rtol=0, atol=1e-9)
+
+
+def test_gradient_through_gather_rows_is_that_of_one_process(two):
+    assert two["gradient_error"] < 1e-15
+
+
+def test_evaluation_counts_are_those_of_one_process(one, two):
+    counts = evaluation_counts(one)
+    assert two["evaluation"] == pytest.approx(counts, abs=1e-9)
+    assert 0 < counts["robust"] < counts["clean"] <= ODD
+
+
+def test_robustness_counts_are_those_of_one_process(one, two):
+    clean, attacked = robustness_counts(one)
+    assert two["robustness"] == [clean, attacked]
+    assert 0 < attacked < clean <= ODD
+
+
+def test_interrupted_run_of_two_processes_resumes_to_the_bit(two):
+    assert two["resumed_to"] == 5

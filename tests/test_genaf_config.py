@@ -1,0 +1,210 @@
+import dataclasses
+import json
+import math
+
+import pytest
+from transformers import HfArgumentParser, TrainingArguments
+
+from genaf_hf import GenAFConfig
+
+# The authors' settings as they are in their code; their loss sums over a batch of 256 where ours takes the mean.
+AUTHORS = {
+    "learning_rate": 1e-4,
+    "head_learning_rate": 5e-3,
+    "weight_decay": 8e-4,
+    "decoupled_weight_decay": False,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "epoch_decay": 0.96,
+    "max_grad_norm": 0,
+    "per_device_train_batch_size": 256,
+    "num_train_epochs": 50,
+    "eps": 0.03,
+    "steps": 10,
+    "step_size": 0.007,
+    "norm": "linf",
+    "random_start": False,
+    "eps_warmup_ratio": 0,
+    "genetic_weight": 5120,
+    "redundant_share": 0.2,
+    "layer_assessment": "ascent",
+    "adapt_learning_rate": 1e-3,
+}
+
+
+@pytest.fixture
+def make(tmp_path):
+    return lambda **changes: GenAFConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **changes)
+
+
+def test_defaults_are_valid_training_arguments(make):
+    config = make()
+    assert isinstance(config, TrainingArguments)
+    assert config.eps == 8 / 255
+    assert config.preset is None
+    assert not config.remove_unused_columns
+
+
+def test_the_default_step_size_follows_eps_and_steps(make):
+    assert make().step_size == pytest.approx(2.5 * (8 / 255) / 10)
+    assert make(eps=0.2, steps=4).step_size == pytest.approx(0.125)
+    assert make(eps=0.2, steps=4, step_size=0.01).step_size == 0.01
+
+
+def test_the_paper_preset_sets_the_authors_values(make):
+    config = make(preset="paper")
+    assert {name: getattr(config, name) for name in AUTHORS} == AUTHORS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 3e-4),
+        ("eps", 0.05),
+        ("step_size", 0.001),
+        ("steps", 3),
+        ("per_device_train_batch_size", 16),
+        ("num_train_epochs", 2.0),
+        ("genetic_weight", 1.0),
+        ("lr_scheduler_type", "cosine"),
+        ("epoch_decay", 0.5),
+        ("max_grad_norm", 2.0),
+    ],
+)
+def test_explicit_values_win_over_the_preset(make, name, value):
+    config = make(preset="paper", **{name: value})
+    assert {each: getattr(config, each) for each in AUTHORS} == {**AUTHORS, name: value}
+
+
+@pytest.mark.parametrize("preset", ["Paper", "", "none"])
+def test_an_unknown_preset_is_refused(make, preset):
+    with pytest.raises(ValueError, match=f'preset is "{preset}", expected one of paper'):
+        make(preset=preset)
+
+
+def test_every_field_of_ours_has_a_help_text():
+    theirs = {each.name: each.default for each in dataclasses.fields(TrainingArguments)}
+    ours = [
+        each
+        for each in dataclasses.fields(GenAFConfig)
+        if each.name not in theirs or each.default != theirs[each.name] or each.name in GenAFConfig.__annotations__
+    ]
+    assert len(ours) >= 20
+    for each in ours:
+        text = each.metadata.get("help", "")
+        assert text.endswith("."), each.name
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("eps", [0, 1, -0.1, 8, NAN]),
+        ("steps", [0, -2]),
+        ("step_size", [0, -0.1, NAN]),
+        ("norm", ["l1", "Linf"]),
+        ("head_learning_rate", [0, -1e-3, NAN]),
+        ("adapt_learning_rate", [0, -1e-3, NAN]),
+        ("epoch_decay", [0, -1, NAN]),
+        ("assessment_samples", [0, -5]),
+        ("genetic_weight", [-1, NAN]),
+        ("adapt_epochs", [-1, NAN]),
+        ("eps_warmup_ratio", [-0.1, 1.5, NAN]),
+        ("redundant_share", [0, -0.2, 1.5, NAN]),
+        ("layer_assessment", ["gradient"]),
+    ],
+)
+def test_each_bad_value_is_refused_by_its_name(make, name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f'^{name} is "?{value}"?, expected') as refusal:
+            make(**{name: value})
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"eps": 3.0, "norm": "l2"},
+        {"genetic_weight": 0},
+        {"adapt_epochs": 0},
+        {"eps_warmup_ratio": 1},
+        {"redundant_share": 1},
+    ],
+)
+def test_values_at_the_edge_are_taken(make, changes):
+    config = make(**changes)
+    assert {name: getattr(config, name) for name in changes} == changes
+
+
+FLAGS = {
+    "learning_rate": 1e-3,
+    "head_learning_rate": 2e-3,
+    "weight_decay": 0.1,
+    "decoupled_weight_decay": False,
+    "warmup_steps": 7.0,
+    "epoch_decay": 0.9,
+    "eps": 0.5,
+    "steps": 3,
+    "step_size": 0.25,
+    "norm": "l2",
+    "random_start": False,
+    "eps_warmup_ratio": 0.1,
+    "genetic_weight": 0.5,
+    "redundant_share": 0.4,
+    "layer_assessment": "ascent",
+    "assessment_samples": 64,
+    "adapt_epochs": 0.5,
+    "adapt_max_steps": 9,
+    "adapt_learning_rate": 3e-5,
+}
+
+
+def parse(tmp_path, *flags) -> GenAFConfig:
+    [config] = HfArgumentParser(GenAFConfig).parse_args_into_dataclasses(["--output_dir", str(tmp_path), *flags])
+    return config
+
+
+def test_flags_set_every_field_of_ours(tmp_path):
+    ours = {*GenAFConfig.__annotations__} - {"preset", "remove_unused_columns"}
+    assert FLAGS.keys() == ours
+    words = [word for name, value in FLAGS.items() for word in (f"--{name}", str(value))]
+    config = parse(tmp_path, *words, "--use_cpu", "--report_to", "none")
+    assert {name: getattr(config, name) for name in FLAGS} == FLAGS
+
+
+def test_without_flags_the_defaults_are_those_of_python(tmp_path, make):
+    parsed = parse(tmp_path, "--use_cpu", "--report_to", "none")
+    assert {name: getattr(parsed, name) for name in FLAGS} == {name: getattr(make(), name) for name in FLAGS}
+
+
+def test_switches_that_are_on_have_a_flag_that_turns_them_off(tmp_path):
+    config = parse(tmp_path, "--no_random_start", "--no_decoupled_weight_decay", "--use_cpu")
+    assert not config.random_start
+    assert not config.decoupled_weight_decay
+
+
+def test_the_preset_is_a_flag_and_flags_win(tmp_path):
+    config = parse(tmp_path, "--preset", "paper", "--steps", "2", "--use_cpu")
+    assert (config.eps, config.steps, config.step_size) == (0.03, 2, 0.007)
+
+
+@pytest.mark.parametrize("words", [["--norm", "l1"], ["--layer_assessment", "gradient"], ["--eps", "big"]])
+def test_flags_that_cannot_be_are_refused_with_their_name(tmp_path, words, capsys):
+    with pytest.raises(SystemExit):
+        parse(tmp_path, *words)
+    assert f"argument {words[0]}" in capsys.readouterr().err
+
+
+def test_help_is_shown(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(tmp_path, "--help")
+    assert "--genetic_weight" in capsys.readouterr().out
+
+
+def test_the_settings_can_be_written_as_json_and_read_back(make):
+    config = make(eps=0.1, norm="l2", preset="paper")
+    written = json.loads(config.to_json_string())
+    again = GenAFConfig(**{name: written[name] for name in (*FLAGS, "preset", "output_dir", "use_cpu")})
+    assert {name: getattr(again, name) for name in FLAGS} == {name: getattr(config, name) for name in FLAGS}

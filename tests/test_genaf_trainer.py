@@ -1,0 +1,682 @@
+"""The two stages, their losses, rates, logs and checkpoints, in one process."""
+
+import copy
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import functional as F
+from train_tiny import ODD, PROCESSOR, copied_weights, tiny_model, tiny_trainer
+from transformers import TrainerCallback, TrainingArguments
+
+from genaf_hf import GenAFTrainer, PixelModel, genetic_regularization, pgd
+from genaf_hf.checkpoint import load_weights, newest_complete_checkpoint
+from genaf_hf.encoders import in_head
+
+ADVERSARY = {"eps": 0.1, "steps": 3, "step_size": 0.05}
+
+
+class Recorder(TrainerCallback):
+    """Keeps what a run passes through: events, rates by step, the gradients before the first step."""
+
+    def __init__(self):
+        self.events, self.groups, self.gradients = [], [], None
+
+    def on_step_end(self, args, state, control, optimizer, **kwargs):
+        self.events.append("step_end")
+        self.groups.append([{**group, "params": list(group["params"])} for group in optimizer.param_groups])
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        if self.gradients is None:
+            self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    def on_log(self, args, state, control, **kwargs):
+        self.events.append("log")
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.events.append("evaluate")
+
+    def on_save(self, args, state, control, **kwargs):
+        self.events.append("save")
+
+
+def image_trainer(pair, pixels, arguments, **kwargs) -> GenAFTrainer:
+    """A trainer on PNG images that are decoded by a transform, as in the recipes."""
+    model, processor = pair
+    return GenAFTrainer(
+        model,
+        arguments,
+        processing_class=processor,
+        train_dataset=pixels["train"],
+        eval_dataset=pixels["validation"],
+        **kwargs,
+    )
+
+
+def batch_of(rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.stack([row["pixel_values"] for row in rows]), torch.stack([row["labels"] for row in rows])
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, tensor in after.items() if not torch.equal(before[name], tensor)}
+
+
+# ---- rates ----
+
+
+def test_encoder_and_head_have_their_own_rates_on_one_schedule(tmp_path):
+    recorder = Recorder()
+    trainer = tiny_trainer(
+        tmp_path, learning_rate=2e-3, head_learning_rate=5e-3, warmup_steps=2, max_steps=5, callbacks=[recorder]
+    )
+    trainer.adversarial_finetune()
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    grouped = [names[parameter] for group in recorder.groups[0] for parameter in group["params"]]
+    assert sorted(grouped) == sorted(names.values())
+    for step, groups in enumerate(recorder.groups, start=1):
+        share = min(step / 2, (5 - step) / 3)
+        for group in groups:
+            (head,) = {in_head(names[parameter]) for parameter in group["params"]}
+            assert group["lr"] == pytest.approx((5e-3 if head else 2e-3) * share, rel=1e-12)
+            assert group["weight_decay"] in (0, 0.05)
+            matrices = {names[p].endswith("weight") and "norm" not in names[p] for p in group["params"] if p.ndim < 3}
+            assert matrices <= {group["weight_decay"] > 0}
+
+
+def test_stage_2_has_one_rate(tmp_path):
+    recorder = Recorder()
+    trainer = tiny_trainer(
+        tmp_path, adapt_learning_rate=7e-4, lr_scheduler_type="constant", warmup_steps=0, callbacks=[recorder]
+    )
+    trainer.adapt(["classifier.weight", "vit.layers.0.mlp.fc1.weight"])
+    assert [group["lr"] for groups in recorder.groups for group in groups] == [7e-4] * 10
+
+
+def test_decay_per_epoch_is_on_top_of_the_schedule(tmp_path):
+    recorder = Recorder()
+    tiny_trainer(
+        tmp_path, learning_rate=2e-3, warmup_steps=0, epoch_decay=0.5, max_steps=5, callbacks=[recorder]
+    ).adversarial_finetune()
+    encoder = [min(group["lr"] / group["initial_lr"] for group in groups) for groups in recorder.groups]
+    assert encoder == pytest.approx([0.8, 0.6, 0.4 / 2, 0.2 / 2, 0])
+
+
+def test_decay_counts_the_epochs_that_drop_the_last_batch(tmp_path):
+    recorder = Recorder()
+    tiny_trainer(
+        tmp_path,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        epoch_decay=0.5,
+        dataloader_drop_last=True,
+        callbacks=[recorder],
+    ).adversarial_finetune()
+    assert [groups[0]["lr"] / groups[0]["initial_lr"] for groups in recorder.groups] == [1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_paper_preset_is_adam_with_a_decay_per_epoch(tmp_path):
+    recorder = Recorder()
+    trainer = tiny_trainer(
+        tmp_path,
+        preset="paper",
+        learning_rate=5e-4,  # the default, so that the preset sets it
+        adapt_learning_rate=1e-4,
+        per_device_train_batch_size=10,
+        max_steps=8,
+        callbacks=[recorder],
+    )
+    start = copy.deepcopy(trainer.model)
+    trainer.adversarial_finetune()
+    for step, groups in enumerate(recorder.groups, start=1):
+        assert {group["initial_lr"] for group in groups} == {1e-4, 5e-3}
+        for group in groups:
+            assert group["decoupled_weight_decay"] is False
+            assert group["weight_decay"] in (0, 8e-4)
+            assert group["lr"] == pytest.approx(group["initial_lr"] * 0.96 ** (step // 3), rel=1e-12)
+    assert trainer.args.genetic_weight == 20 * 256
+
+    again = tiny_trainer(
+        tmp_path,
+        model=start,
+        preset="paper",
+        learning_rate=5e-4,
+        per_device_train_batch_size=10,
+        max_steps=1,
+    )
+    expected = copy.deepcopy(start)
+    for name, parameter in expected.named_parameters():
+        parameter.grad = recorder.gradients[name]
+    decayed = set(again.get_decay_parameter_names(expected))
+    torch.optim.Adam(
+        [
+            {"params": [p], "lr": 5e-3 if in_head(name) else 1e-4, "weight_decay": 8e-4 if name in decayed else 0}
+            for name, p in expected.named_parameters()
+        ]
+    ).step()
+    again.adversarial_finetune()
+    torch.testing.assert_close(again.model.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-7)
+
+
+def test_optimizer_class_that_is_given_keeps_the_rates(tmp_path):
+    trainer = tiny_trainer(tmp_path, optimizer_cls_and_kwargs=(torch.optim.SGD, {"momentum": 0.5}))
+    trainer.adversarial_finetune()
+    assert isinstance(trainer.optimizer.optimizer, torch.optim.SGD)
+    assert {(group["initial_lr"], group["momentum"]) for group in trainer.optimizer.param_groups} == {
+        (3e-3, 0.5),
+        (1e-3, 0.5),
+    }
+
+
+def test_optimizer_that_is_given_is_that_of_stage_1(tmp_path):
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    recorder = Recorder()
+    trainer = tiny_trainer(tmp_path, model=model, optimizers=(optimizer, schedule), callbacks=[recorder])
+    trainer.train()
+    assert [groups[0]["lr"] for groups in recorder.groups[:5]] == [0.5] * 5
+    assert all(group["initial_lr"] == 3e-3 for groups in recorder.groups[5:] for group in groups)
+
+
+def test_schedule_that_takes_no_decay_per_epoch_is_refused(tmp_path):
+    trainer = tiny_trainer(
+        tmp_path,
+        epoch_decay=0.5,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        eval_strategy="steps",
+        metric_for_best_model="loss",
+    )
+    with pytest.raises(ValueError, match="which takes no epoch_decay"):
+        trainer.train()
+
+
+# ---- what the stages change ----
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_stage_1_moves_every_parameter(request, pixels, config, family):
+    pair = request.getfixturevalue(family)
+    before = copied_weights(pair[0])
+    image_trainer(pair, pixels, config(max_steps=3)).adversarial_finetune()
+    assert changed(before, copied_weights(pair[0])) == before.keys()
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_stage_2_changes_the_chosen_weights_and_not_a_bit_else(request, pixels, config, family):
+    pair = request.getfixturevalue(family)
+    trainer = image_trainer(pair, pixels, config(layer_assessment="first_order", redundant_share=0.3))
+    trainer.adversarial_finetune()
+    contributions = trainer.assess_layers()
+    before = copied_weights(pair[0])
+    trainer.adapt()
+    chosen = sorted(contributions, key=contributions.get)[: int(0.3 * len(contributions))]
+    assert len(chosen) >= 1
+    assert changed(before, copied_weights(pair[0])) == set(chosen)
+    assert all(parameter.requires_grad for parameter in pair[0].parameters())
+
+
+def test_both_stages_run_as_train_and_give_their_logs_and_steps(tmp_path):
+    trainer = tiny_trainer(tmp_path, logging_steps=1)
+    output = trainer.train()
+    assert output.global_step == 10
+    assert {"adversarial_finetune_train_loss", "adapt_train_loss"} <= output.metrics.keys()
+    logged = [log["stage"] for log in trainer.state.log_history if "loss" in log]
+    assert logged == ["adversarial_finetune"] * 5 + ["adapt"] * 5
+    assert (tmp_path / "layer_robustness.json").exists()
+
+
+def test_stage_2_can_be_left_out(tmp_path):
+    trainer = tiny_trainer(tmp_path, adapt_max_steps=-1, adapt_epochs=0)
+    assert trainer.train().global_step == 5
+    assert not (tmp_path / "layer_robustness.json").exists()
+
+
+def test_second_training_has_all_weights_again(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    trainer.train()
+    before = copied_weights(trainer.model)
+    trainer.adversarial_finetune()
+    assert changed(before, copied_weights(trainer.model)) == before.keys()
+
+
+def test_standard_finetuning_is_clean_cross_entropy_on_all_weights(tmp_path):
+    recorder = Recorder()
+    trainer = tiny_trainer(
+        tmp_path,
+        dtype=torch.float64,
+        images=24,
+        per_device_train_batch_size=24,
+        max_steps=1,
+        max_grad_norm=0,
+        logging_steps=1,
+        callbacks=[recorder],
+    )
+    model = copy.deepcopy(trainer.model)
+    trainer.standard_finetune()
+    pixel_values, labels = batch_of(trainer.train_dataset)
+    F.cross_entropy(model(pixel_values).logits, labels).backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    torch.testing.assert_close(recorder.gradients, expected, rtol=0, atol=1e-12)
+    assert trainer.state.log_history[0]["stage"] == "standard_finetune"
+    assert "adversarial_loss" not in trainer.state.log_history[0]
+
+
+def test_baseline_then_method_in_one_trainer_starts_a_fresh_optimizer(tmp_path):
+    trainer = tiny_trainer(tmp_path / "both")
+    trainer.standard_finetune()
+    alone = tiny_trainer(tmp_path / "alone", model=copy.deepcopy(trainer.model))
+    trainer.adversarial_finetune()
+    alone.adversarial_finetune()
+    torch.testing.assert_close(copied_weights(trainer.model), copied_weights(alone.model), rtol=0, atol=0)
+
+
+# ---- the loss of stage 1 ----
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradient_of_a_step_is_that_of_the_formula(tmp_path, smoothing):
+    recorder = Recorder()
+    trainer = tiny_trainer(
+        tmp_path,
+        dtype=torch.float64,
+        images=24,
+        per_device_train_batch_size=24,
+        max_steps=1,
+        max_grad_norm=0,
+        random_start=False,
+        eps_warmup_ratio=0,
+        genetic_weight=7.0,
+        label_smoothing_factor=smoothing,
+        logging_steps=1,
+        callbacks=[recorder],
+        **ADVERSARY,
+    )
+    model = copy.deepcopy(trainer.model)
+    trainer.adversarial_finetune()
+
+    pixel_values, labels = batch_of(trainer.train_dataset)
+    pixel_model = PixelModel(model, PROCESSOR)
+    images = pixel_model.to_images(pixel_values)
+    adversarial = pgd(pixel_model, images, labels, **ADVERSARY, random_start=False)
+    benign_logits, adversarial_logits = pixel_model(images), pixel_model(adversarial)
+    sample_weight = F.cross_entropy(benign_logits, labels, reduction="none")
+    regularization = genetic_regularization(benign_logits, adversarial_logits, labels, sample_weight)
+    adversarial_loss = F.cross_entropy(adversarial_logits, labels, label_smoothing=smoothing)
+    loss = adversarial_loss + 7 * regularization
+    loss.backward()
+
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
+    torch.testing.assert_close(recorder.gradients, expected, rtol=0, atol=1e-12)
+    log = trainer.state.log_history[0]
+    assert log["loss"] == pytest.approx(loss.item(), abs=1e-6)  # the Trainer adds losses up in float32
+    assert log["adversarial_loss"] == pytest.approx(adversarial_loss.item(), abs=1e-12)
+    assert log["genetic_regularization"] == pytest.approx(regularization.item(), abs=1e-12)
+    assert log["clean_accuracy"] == pytest.approx((benign_logits.argmax(1) == labels).double().mean().item())
+    assert log["robust_accuracy"] == pytest.approx((adversarial_logits.argmax(1) == labels).double().mean().item())
+
+
+def training_images(trainer: GenAFTrainer) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Clean and adversarial images of every training step."""
+    seen = []
+
+    def keep(module, args, kwargs):
+        if module.training:
+            seen.append((kwargs["pixel_values"] / 2 + 0.5).chunk(2))
+
+    hook = trainer.model.register_forward_pre_hook(keep, with_kwargs=True)
+    trainer.adversarial_finetune()
+    hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("changes", [{}, {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}])
+def test_radius_grows_over_the_warm_up(tmp_path, changes):
+    trainer = tiny_trainer(
+        tmp_path,
+        max_steps=8,
+        images=24,
+        eps=0.1,
+        steps=1,
+        step_size=0.1,
+        random_start=False,
+        eps_warmup_ratio=0.5,
+        eval_strategy="steps",
+        eval_steps=2,
+        **changes,
+    )
+    trainer.model.eval()
+    sizes = [(adversarial - clean).abs().max().item() for clean, adversarial in training_images(trainer)]
+    repeats = len(sizes) // 8
+    assert sizes == pytest.approx([size for size in (0.025, 0.05, 0.075, *[0.1] * 5) for _ in range(repeats)], abs=1e-6)
+
+
+def test_random_starts_differ_between_steps_rows_and_seeds(tmp_path):
+    def starts(seed: int) -> list[torch.Tensor]:
+        changes = {"images": 24, "per_device_train_batch_size": 24, "data_seed": 0, "max_steps": 2}
+        trainer = tiny_trainer(tmp_path, eps=0.1, steps=1, step_size=1e-9, eps_warmup_ratio=0, seed=seed, **changes)
+        return [adversarial - clean for clean, adversarial in training_images(trainer)]
+
+    first, second = starts(42)
+    assert torch.equal(starts(42)[0], first)
+    for other in (second, starts(43)[0], starts(20_250_101)[0], first.flip(0)):
+        assert (other - first).abs().mean() > 0.02
+
+
+def test_normalisation_that_is_not_the_processors_is_refused(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    for row in trainer.train_dataset:
+        row["pixel_values"] = row["pixel_values"] * 2
+    with pytest.raises(ValueError, match="after the processor's normalisation is undone"):
+        trainer.train()
+
+
+# ---- logs and evaluation ----
+
+
+def test_training_logs_name_the_stage_and_the_terms_of_its_loss(vit, pixels, config):
+    trainer = image_trainer(vit, pixels, config(logging_steps=2))
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    terms = {"adversarial_loss", "genetic_regularization", "clean_accuracy", "robust_accuracy"}
+    assert [log["stage"] for log in logs] == ["adversarial_finetune"] * 3 + ["adapt"] * 2
+    assert all(terms <= log.keys() for log in logs[:3])
+    assert not any(terms & log.keys() for log in logs[3:])
+    assert all(
+        log["loss"] == pytest.approx(log["adversarial_loss"] + 20 * log["genetic_regularization"], abs=1e-5)
+        for log in logs[:3]
+    )
+
+
+def test_terms_that_stage_1_did_not_log_are_not_logged_by_stage_2(tmp_path):
+    trainer = tiny_trainer(tmp_path, max_steps=3, adapt_max_steps=4, logging_steps=4)
+    trainer.train()
+    (log,) = [log for log in trainer.state.log_history if "loss" in log]
+    assert log["stage"] == "adapt"
+    assert "adversarial_loss" not in log
+
+
+def test_evaluation_counts_are_those_by_hand(tmp_path):
+    seen = []
+
+    def compute_metrics(prediction):
+        seen.append(prediction)
+        return {"predictions": len(prediction.predictions)}
+
+    recorder = Recorder()
+    trainer = tiny_trainer(
+        tmp_path,
+        per_device_eval_batch_size=ODD,
+        learning_rate=1e-2,
+        max_steps=10,
+        compute_metrics=compute_metrics,
+        callbacks=[recorder],
+        **ADVERSARY,
+    )
+    trainer.adversarial_finetune()
+    metrics = trainer.evaluate()
+
+    pixel_values, labels = batch_of(trainer.eval_dataset)
+    model = PixelModel(trainer.model.eval(), PROCESSOR)
+    images = model.to_images(pixel_values)
+    adversarial = pgd(model, images, labels, **ADVERSARY)
+    clean, robust = ((model(each).argmax(1) == labels).sum().item() for each in (images, adversarial))
+    assert metrics["eval_clean_accuracy"] == clean / ODD
+    assert metrics["eval_robust_accuracy"] == robust / ODD
+    assert 0 < robust < clean
+    assert metrics["eval_predictions"] == ODD
+    assert (seen[0].predictions.argmax(1) == labels.numpy()).sum() == clean
+    np.testing.assert_array_equal(seen[0].label_ids, labels.numpy())
+    assert recorder.events == ["step_end"] * 10 + ["log", "log", "evaluate"] + ["log", "evaluate"]
+
+
+def test_evaluation_leaves_gradients_and_weights_alone(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    before = copied_weights(trainer.model)
+    trainer.evaluate()
+    assert changed(before, copied_weights(trainer.model)) == set()
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_evaluating_during_training_does_not_change_the_training(tmp_path):
+    final = []
+    for changes in ({}, {"eval_strategy": "steps", "eval_steps": 1}):
+        trainer = tiny_trainer(tmp_path, **changes)
+        trainer.train()
+        final.append(copied_weights(trainer.model))
+    torch.testing.assert_close(*final, rtol=0, atol=0)
+
+
+def test_evaluation_of_a_model_that_returns_hidden_states(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    plain = trainer.evaluate()
+    trainer.model.config.output_hidden_states = True
+    verbose = trainer.evaluate()
+    for name in ("eval_clean_accuracy", "eval_robust_accuracy"):
+        assert verbose[name] == plain[name]
+
+
+def test_prediction_without_labels_gives_logits(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    rows = [{"pixel_values": row["pixel_values"]} for row in trainer.eval_dataset]
+    output = trainer.predict(rows)
+    expected = trainer.model(torch.stack([row["pixel_values"] for row in rows])).logits.detach().numpy()
+    np.testing.assert_allclose(output.predictions, expected, atol=1e-6)
+    assert "test_robust_accuracy" not in output.metrics
+
+
+# ---- checkpoints ----
+
+
+@pytest.mark.parametrize("metric", ["score", "robust_accuracy"])
+def test_best_model_is_loaded_at_the_end(tmp_path, metric):
+    scores = iter([0.1, 0.9, 0.2])
+    settings = {
+        "max_steps": 6,
+        "learning_rate": 1e-2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "compute_metrics": lambda prediction: {"score": next(scores)},
+    }
+    trainer = tiny_trainer(tmp_path, **settings)
+    trainer.adversarial_finetune()
+    best = Path(trainer.state.best_model_checkpoint)
+    measured = {log["step"]: log[f"eval_{metric}"] for log in trainer.state.log_history if f"eval_{metric}" in log}
+    assert best.name == f"checkpoint-{max(measured, key=measured.get)}"
+    saved = type(trainer.model).from_pretrained(best)
+    torch.testing.assert_close(copied_weights(trainer.model), copied_weights(saved), rtol=0, atol=0)
+    for other in {"checkpoint-2", "checkpoint-4", "checkpoint-6"} - {best.name}:
+        weights = copied_weights(type(trainer.model).from_pretrained(best.with_name(other)))
+        assert changed(weights, copied_weights(trainer.model)) == weights.keys()
+
+    finished = tiny_trainer(tmp_path, **settings)
+    finished.adversarial_finetune(resume_from_checkpoint=best.with_name("checkpoint-6"))
+    torch.testing.assert_close(copied_weights(finished.model), copied_weights(saved), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_checkpoints_of_the_stages_lie_apart_with_the_last_step_and_the_processor(tmp_path, strategy):
+    tiny_trainer(tmp_path, save_strategy=strategy, save_steps=3).train()
+    for stage in ("adversarial_finetune", "adapt"):
+        assert sorted(path.name for path in (tmp_path / stage).iterdir()) == ["checkpoint-3", "checkpoint-5"]
+        assert (tmp_path / stage / "checkpoint-5/preprocessor_config.json").exists()
+
+
+class Poison(TrainerCallback):
+    """Makes one weight NaN before a step, or after it."""
+
+    def __init__(self, event: str, step: int):
+        setattr(self, event, self.poison)
+        self.step = step
+
+    def poison(self, args, state, control, model, **kwargs):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("event", "step", "message"),
+    [
+        ("on_step_begin", 3, "The loss is nan at step 3 of adversarial_finetune.*resume from .*checkpoint-2"),
+        ("on_step_begin", 0, "The loss is nan at step 0 of adversarial_finetune.*no checkpoint was written yet"),
+        ("on_step_end", 4, "is not finite after step 4, nothing was saved.*resume from .*checkpoint-2"),
+    ],
+)
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, event, step, message):
+    callbacks = [Poison(event, step)]
+    trainer = tiny_trainer(tmp_path, save_strategy="steps", save_steps=2, callbacks=callbacks)
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.train()
+    checkpoint = newest_complete_checkpoint(tmp_path / "adversarial_finetune")
+    if step == 0:
+        assert checkpoint is None
+        return
+    assert checkpoint.name == "checkpoint-2"
+    model = tiny_model()
+    load_weights(model, checkpoint)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    trainer = tiny_trainer(tmp_path, save_strategy="steps", save_steps=2)
+    assert trainer.train(resume_from_checkpoint=True).global_step == 10
+
+
+def test_full_disk_is_refused_before_any_step(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30, 2**10))
+    recorder = Recorder()
+    trainer = tiny_trainer(tmp_path, save_strategy="steps", callbacks=[recorder])
+    sentence = r"has 0 MiB free, one checkpoint needs about \d+ MiB: free some space or choose another output_dir\."
+    with pytest.raises(OSError, match=sentence):
+        trainer.train()
+    assert recorder.events == []
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- accumulation, precision, memory, adapters ----
+
+
+@pytest.mark.parametrize(
+    ("stage", "genetic_weight"),
+    [("standard_finetune", 20.0), ("adversarial_finetune", 20.0), ("adversarial_finetune", 0.0), ("adapt", 20.0)],
+)
+def test_accumulated_micro_batches_are_one_batch(tmp_path, stage, genetic_weight):
+    final = []
+    for micro_batches in (1, 2, 4):
+        trainer = tiny_trainer(
+            tmp_path,
+            dtype=torch.float64,
+            images=24,
+            per_device_train_batch_size=8 // micro_batches,
+            gradient_accumulation_steps=micro_batches,
+            genetic_weight=genetic_weight,
+            optim="sgd",
+            learning_rate=0.1,
+            head_learning_rate=0.1,
+            adapt_learning_rate=0.1,
+        )
+        arguments = {"redundant_layers": ["vit.layers.0.mlp.fc1.weight"]} if stage == "adapt" else {}
+        start = copied_weights(trainer.model)
+        getattr(trainer, stage)(**arguments)
+        assert changed(start, copied_weights(trainer.model))
+        final.append(copied_weights(trainer.model))
+    torch.testing.assert_close(final[1], final[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(final[2], final[0], rtol=0, atol=1e-9)
+
+
+def test_activation_checkpointing_gives_the_same_weights(tmp_path):
+    final = []
+    for checkpointing in (False, True):
+        trainer = tiny_trainer(tmp_path, dropout=0.1, activation_checkpointing=checkpointing)
+        trainer.train()
+        assert trainer.model.is_activation_checkpointing == checkpointing
+        final.append(copied_weights(trainer.model))
+    torch.testing.assert_close(*final, rtol=0, atol=1e-6)
+
+
+def test_bf16_trains_both_stages_in_autocast(tmp_path):
+    dtypes = set()
+    trainer = tiny_trainer(tmp_path, bf16=True, logging_steps=1)
+    trainer.model.vit.layers[0].mlp.fc1.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
+    before = copied_weights(trainer.model)
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert dtypes == {torch.bfloat16}
+    assert changed(before, copied_weights(trainer.model)) == before.keys()
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+    assert 0 <= metrics["eval_robust_accuracy"] <= metrics["eval_clean_accuracy"] <= 1
+
+
+def lora_model(model: torch.nn.Module, targets: list[str]) -> torch.nn.Module:
+    torch.manual_seed(0)
+    settings = LoraConfig(r=2, target_modules=targets, modules_to_save=["classifier"], init_lora_weights=False)
+    return get_peft_model(model, settings)
+
+
+def test_lora_adapters_train_in_both_stages_and_resume(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "per_device_eval_batch_size": ODD}
+    trainer = tiny_trainer(tmp_path, model=lora_model(tiny_model(), ["q_proj", "v_proj"]), **settings)
+    before = copied_weights(trainer.model)
+    trainable = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    trainer.adversarial_finetune()
+    after_stage_1 = copied_weights(trainer.model)
+    assert changed(before, after_stage_1) == trainable
+    contributions = trainer.assess_layers()
+    trainer.adapt()
+    assert contributions.keys() == {name for name in trainable if name.endswith("weight")}
+    assert changed(after_stage_1, copied_weights(trainer.model)) <= contributions.keys()
+    assert changed(after_stage_1, copied_weights(trainer.model))
+    assert trainer.evaluate().keys() >= {"eval_clean_accuracy", "eval_robust_accuracy"}
+
+    again = tiny_trainer(tmp_path, model=lora_model(tiny_model(), ["q_proj", "v_proj"]), **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "adversarial_finetune/checkpoint-2"))
+    torch.testing.assert_close(copied_weights(again.model), copied_weights(trainer.model), rtol=0, atol=0)
+
+
+def test_saved_adapters_of_a_resnet_are_the_trained_model(resnet, pixels, config, tmp_path):
+    base = copy.deepcopy(resnet[0])
+    trainer = image_trainer((lora_model(resnet[0], ["convolution"]), resnet[1]), pixels, config())
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    torch.testing.assert_close(copied_weights(loaded), copied_weights(trainer.model), rtol=0, atol=0)
+
+
+# ---- what is refused ----
+
+
+def test_constructor_refuses_what_it_cannot_honour(vit, config):
+    model, processor = vit
+    arguments = TrainingArguments(output_dir=config().output_dir, use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match="args is a TrainingArguments, expected a GenAFConfig"):
+        GenAFTrainer(model, arguments, processing_class=processor)
+    with pytest.raises(ValueError, match="args is a NoneType, expected a GenAFConfig"):
+        GenAFTrainer(model, processing_class=processor)
+    with pytest.raises(ValueError, match="processing_class is missing, expected the image processor"):
+        GenAFTrainer(model, config())
+    with pytest.raises(ValueError, match=r"compute_loss_func is given, .*leave it out"):
+        GenAFTrainer(model, config(), processing_class=processor, compute_loss_func=F.cross_entropy)
+
+
+def test_stage_2_without_an_assessment_or_with_an_unknown_layer_is_refused(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    with pytest.raises(ValueError, match=r"layer_robustness.json is missing: call assess_layers\(\) first"):
+        trainer.adapt()
+    with pytest.raises(ValueError, match=r'"head" is no parameter of the model; the last ones are .*classifier.bias'):
+        trainer.adapt(["head"])
+
+
+def test_stage_2_reads_the_layers_that_another_process_assessed(tmp_path):
+    contributions = tiny_trainer(tmp_path).assess_layers()
+    trainer = tiny_trainer(tmp_path)
+    before = copied_weights(trainer.model)
+    trainer.adapt()
+    chosen = sorted(contributions, key=contributions.get)[: len(contributions) // 5]
+    assert changed(before, copied_weights(trainer.model)) == set(chosen)

@@ -1,0 +1,208 @@
+import pytest
+import torch
+from torch import nn
+from traces import leave_gradients_and_modes, leaves_no_trace
+
+from genaf_hf import PixelModel, pgd
+from genaf_hf.attacks.pgd import random_in_ball
+
+SETTINGS = {"eps": 0.1, "steps": 3, "step_size": 0.05}
+
+
+class LinearModel(nn.Module):
+    """Logits (0, w . x): the loss of class 0 rises along w everywhere."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, images):
+        score = (images * self.weight).flatten(1).sum(1)
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+@pytest.fixture
+def linear():
+    generator = torch.Generator().manual_seed(0)
+    return LinearModel(torch.randn(3, 4, 4, generator=generator, dtype=torch.float64) * 0.1)
+
+
+def random_images(count, side=8, dtype=torch.float32):
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+def test_linf_reaches_the_optimum_of_a_linear_model(linear, random_start):
+    images, labels = random_images(5, 4, torch.float64), torch.zeros(5, dtype=torch.long)
+    adversarial = pgd(linear, images, labels, eps=0.3, steps=20, step_size=0.1, random_start=random_start)
+    optimum = (images + 0.3 * linear.weight.sign()).clamp(0, 1)
+    torch.testing.assert_close(adversarial, optimum.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+def test_l2_reaches_the_optimum_of_a_linear_model(linear, random_start):
+    images, labels = torch.full((5, 3, 4, 4), 0.5, dtype=torch.float64), torch.zeros(5, dtype=torch.long)
+    settings = {"eps": 0.4, "steps": 60, "step_size": 0.4, "norm": "l2"}
+    adversarial = pgd(linear, images, labels, **settings, random_start=random_start)
+    optimum = images + 0.4 * linear.weight / linear.weight.norm()
+    torch.testing.assert_close(adversarial, optimum.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("norm", "order"), [("linf", torch.inf), ("l2", 2)])
+def test_steps_inside_the_ball_have_the_length_that_was_asked_for(linear, norm, order):
+    images, labels = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+    settings = {"eps": 0.4, "step_size": 0.05, "norm": norm, "random_start": False}
+    for steps in (1, 3):
+        shift = pgd(linear, images, labels, steps=steps, **settings) - images
+        lengths = shift.flatten(1).norm(dim=1, p=order)
+        torch.testing.assert_close(lengths, torch.full_like(lengths, 0.05 * steps), rtol=0, atol=1e-12)
+
+
+def test_the_given_loss_is_raised(linear):
+    images, labels = random_images(2, 4, torch.float64), torch.zeros(2, dtype=torch.long)
+    lowered = pgd(linear, images, labels, eps=0.3, steps=9, step_size=0.1, loss=lambda logits, _: -logits[:, 1].sum())
+    torch.testing.assert_close(lowered, (images - 0.3 * linear.weight.sign()).clamp(0, 1).detach())
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("linf", 0.9), ("l2", 0.5), ("l2", 20.0)])
+def test_adversarial_images_stay_in_the_ball_and_in_the_unit_range(vit, norm, eps, random_start, steps):
+    images = random_images(3)
+    images[0], images[1] = 0.0, 1.0
+    adversarial = pgd(
+        PixelModel(*vit),
+        images,
+        torch.tensor([0, 1, 2]),
+        eps=eps,
+        steps=steps,
+        step_size=eps,
+        norm=norm,
+        random_start=random_start,
+    )
+    lengths = (adversarial - images).flatten(1).norm(dim=1, p={"linf": torch.inf, "l2": 2}[norm])
+    assert adversarial.shape == images.shape
+    assert adversarial.amin() >= 0
+    assert adversarial.amax() <= 1
+    assert (lengths <= eps + 1e-6).all()
+    assert (lengths > 0).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_random_starts_fill_the_ball(norm):
+    starts = random_in_ball(torch.zeros(2000, 1, 1, 2), 0.5, norm, range(2000)).flatten(1)
+    lengths = starts.norm(dim=1, p={"linf": torch.inf, "l2": 2}[norm])
+    assert lengths.max() <= 0.5 + 1e-6
+    # In two dimensions the inner ball of half the radius has a quarter of the area, in both norms.
+    assert (lengths < 0.25).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert starts.mean(0).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_the_attack_leaves_no_trace(family, norm, random_start, request):
+    model = PixelModel(*request.getfixturevalue(family))
+    images, labels = random_images(3), torch.tensor([0, 1, 2])
+    contents = images.clone()
+    leave_gradients_and_modes(model)
+    with leaves_no_trace(model):
+        adversarial = pgd(model, images, labels, **SETTINGS, norm=norm, random_start=random_start)
+    assert torch.equal(images, contents)
+    assert not images.requires_grad
+    assert not adversarial.requires_grad
+    assert adversarial.data_ptr() != images.data_ptr()
+
+
+def test_images_that_record_gradients_keep_doing_so(vit):
+    images = random_images(3).requires_grad_()
+    adversarial = pgd(PixelModel(*vit), images, torch.tensor([0, 1, 2]), **SETTINGS)
+    assert images.requires_grad
+    assert images.grad is None
+    assert not adversarial.requires_grad
+
+
+def test_the_model_is_attacked_in_eval_mode_and_under_no_grad(resnet):
+    model, images, labels = PixelModel(*resnet), random_images(4), torch.tensor([0, 1, 2, 0])
+    expected = pgd(model.eval(), images, labels, **SETTINGS)
+    with torch.no_grad(), leaves_no_trace(model.train()):
+        attacked = pgd(model, images, labels, **SETTINGS)
+    assert torch.equal(attacked, expected)
+
+
+def test_the_mode_comes_back_after_an_error(vit):
+    model = PixelModel(*vit).train()
+    with leaves_no_trace(model), pytest.raises(ValueError):  # noqa: PT011
+        pgd(model, random_images(2), torch.tensor([0, 1, 2]), **SETTINGS)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_an_image_depends_on_its_own_seed_only(family, norm, request):
+    model = PixelModel(*request.getfixturevalue(family)).double()
+    images, labels, seeds = random_images(4, dtype=torch.float64), torch.tensor([0, 1, 2, 0]), [7, 3, 10**12, 4]
+    together = pgd(model, images, labels, **SETTINGS, norm=norm, seeds=seeds)
+    alone = [pgd(model, images[[i]], labels[[i]], **SETTINGS, norm=norm, seeds=[seeds[i]]) for i in range(len(images))]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-9)
+
+
+def test_seeds_count_up_from_zero_by_default_and_matter(vit):
+    model, images, labels = PixelModel(*vit), random_images(3), torch.tensor([0, 1, 2])
+    default = pgd(model, images, labels, **SETTINGS)
+    assert torch.equal(default, pgd(model, images, labels, **SETTINGS, seeds=range(3)))
+    assert not torch.equal(default, pgd(model, images, labels, **SETTINGS, seeds=range(1, 4)))
+
+
+def test_the_attack_raises_the_loss(vit):
+    model, images, labels = PixelModel(*vit), random_images(8), torch.arange(8) % 3
+    adversarial = pgd(model, images, labels, **SETTINGS)
+    with torch.no_grad():
+        clean, attacked = (nn.functional.cross_entropy(model(each), labels) for each in (images, adversarial))
+    assert attacked > clean
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"eps": 0}, "eps is 0,"),
+        ({"eps": 1}, "eps is 1,"),
+        ({"eps": -0.1}, "eps is -0.1,"),
+        ({"eps": 8}, "eps is 8,"),
+        ({"eps": float("nan")}, "eps is nan,"),
+        ({"eps": 0, "norm": "l2"}, "eps is 0,"),
+        ({"eps": float("inf"), "norm": "l2"}, "eps is inf,"),
+        ({"eps": float("nan"), "norm": "l2"}, "eps is nan,"),
+        ({"steps": 0}, "steps is 0,"),
+        ({"steps": -1}, "steps is -1,"),
+        ({"step_size": 0}, "step_size is 0,"),
+        ({"step_size": -0.5}, "step_size is -0.5,"),
+        ({"step_size": float("nan")}, "step_size is nan,"),
+        ({"norm": "l1"}, 'norm is "l1",'),
+    ],
+)
+def test_settings_outside_their_range_are_refused(vit, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        pgd(PixelModel(*vit), random_images(1), torch.tensor([0]), **{**SETTINGS, **change})
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.full((1, 3, 8, 8), 1.5), r"\[1.5, 1.5\]"),
+        (torch.full((1, 3, 8, 8), -0.25), r"\[-0.25, -0.25\]"),
+        (torch.full((1, 3, 8, 8), torch.nan), r"\[nan, nan\]"),
+        (torch.full((1, 3, 8, 8), torch.inf), r"\[inf, inf\]"),
+        (torch.zeros(3, 8, 8), r"\(3, 8, 8\)"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "torch.uint8"),
+    ],
+)
+def test_images_outside_their_range_are_refused(vit, images, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        pgd(PixelModel(*vit), images, torch.tensor([0]), **SETTINGS)
+
+
+def test_one_nan_pixel_is_refused(vit):
+    images = random_images(2)
+    images[1, 2, 3, 4] = torch.nan
+    with pytest.raises(ValueError, match="nan"):
+        pgd(PixelModel(*vit), images, torch.tensor([0, 1]), **SETTINGS)

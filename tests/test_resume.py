@@ -1,0 +1,145 @@
+"""Runs that are killed with SIGKILL end, once resumed, with the weights of a run that was not."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from train_tiny import copied_weights, tiny_model, tiny_trainer
+
+from genaf_hf.checkpoint import load_weights, newest_complete_checkpoint
+
+PLAIN = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+ACCUMULATED = {**PLAIN, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+SETTINGS = {"plain": PLAIN, "accumulated": ACCUMULATED}
+# Where a run is killed, and its newest complete checkpoint then. A stage has five steps, an epoch three.
+KILLS = {
+    "stage_1": ("adversarial_finetune", "on_step_end", 3, "plain", "adversarial_finetune/checkpoint-2"),
+    "stage_1_accumulated": (
+        "adversarial_finetune",
+        "on_step_end",
+        5,
+        "accumulated",
+        "adversarial_finetune/checkpoint-4",
+    ),
+    "stage_1_saving": ("adversarial_finetune", "while_saving", 4, "plain", "adversarial_finetune/checkpoint-2"),
+    "stage_1_finished": ("adversarial_finetune", "on_train_end", 5, "plain", "adversarial_finetune/checkpoint-5"),
+    "stage_2_unsaved": ("adapt", "on_step_end", 1, "plain", "adversarial_finetune/checkpoint-5"),
+    "stage_2_accumulated": ("adapt", "on_step_end", 3, "accumulated", "adapt/checkpoint-2"),
+    "stage_2_saving": ("adapt", "while_saving", 4, "plain", "adapt/checkpoint-2"),
+    "stage_2_finished": ("adapt", "on_train_end", 5, "plain", "adapt/checkpoint-5"),
+}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> dict[str, Path]:
+    """Output folders of the killed runs."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in KILLS}
+    jobs = [
+        {"folder": str(folders[name]), "kill": kill, "settings": SETTINGS[settings]}
+        for name, (*kill, settings, _) in KILLS.items()
+    ]
+    script = Path(__file__).with_name("train_tiny.py")
+    run = subprocess.run([sys.executable, script, json.dumps(jobs)], capture_output=True, text=True)
+    ended_by = [line for line in run.stdout.splitlines() if line.isdigit()]
+    assert ended_by == [str(int(signal.SIGKILL))] * len(jobs), run.stderr
+    return folders
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict:
+    """Final weights and training logs of whole runs by the name of their settings."""
+    results = {}
+    for name, settings in SETTINGS.items():
+        trainer = tiny_trainer(tmp_path_factory.mktemp(name), **settings)
+        trainer.train()
+        results[name] = copied_weights(trainer.model), losses(trainer)
+    return results
+
+
+def losses(trainer) -> list[tuple]:
+    return [(log["stage"], log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_killed_run_resumes_to_the_bit(killed, uninterrupted, name):
+    stage, event, _, settings, resumes_from = KILLS[name]
+    checkpoint = killed[name] / resumes_from
+    assert newest_complete_checkpoint(checkpoint.parent) == checkpoint
+    assert (killed[name] / stage / "checkpoint-4/model.safetensors").exists() == (
+        event in ("while_saving", "on_train_end") or "checkpoint-4" in resumes_from
+    )
+
+    trainer = tiny_trainer(killed[name], **SETTINGS[settings])
+    output = trainer.train(resume_from_checkpoint=True)
+
+    weights, logged = uninterrupted[settings]
+    torch.testing.assert_close(copied_weights(trainer.model), weights, rtol=0, atol=0)
+    assert losses(trainer) == logged
+    assert trainer.state.global_step == 5
+    assert output.global_step == (10 if resumes_from.startswith("adversarial_finetune") else 5)
+
+
+def test_run_resumes_from_a_named_checkpoint(killed, uninterrupted, tmp_path):
+    shutil.copytree(killed["stage_2_finished"], tmp_path / "run")
+    trainer = tiny_trainer(tmp_path / "run", **PLAIN)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run/adversarial_finetune/checkpoint-4"))
+    torch.testing.assert_close(copied_weights(trainer.model), uninterrupted["plain"][0], rtol=0, atol=0)
+
+
+def test_another_seed_trains_otherwise(uninterrupted, tmp_path):
+    trainer = tiny_trainer(tmp_path, seed=20_250_101, **PLAIN)
+    trainer.train()
+    assert losses(trainer) != uninterrupted["plain"][1]
+
+
+def test_nothing_to_resume_from_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no complete checkpoint of 1 process.* in .*start without resuming"):
+        tiny_trainer(tmp_path, **PLAIN).train(resume_from_checkpoint=True)
+
+
+def test_named_checkpoint_that_is_half_written_is_refused(killed, tmp_path):
+    folder = tmp_path / "adapt/checkpoint-5"
+    shutil.copytree(killed["stage_2_finished"] / "adapt/checkpoint-5", folder)
+    (folder / "trainer_state.json").write_text('{"best_global_step": null, "epo')
+    with pytest.raises(ValueError, match="checkpoint-5 is no complete checkpoint; resume_from_checkpoint=True finds"):
+        tiny_trainer(tmp_path, **PLAIN).train(resume_from_checkpoint=str(folder))
+
+
+def test_half_written_checkpoints_are_not_the_newest(tmp_path):
+    for step, files in {2: ["trainer_state.json", "rng_state.pth"], 10: ["rng_state.pth"]}.items():
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for name in files:
+            (tmp_path / f"checkpoint-{step}" / name).write_text("{}")
+    (tmp_path / "checkpoint-best").mkdir()
+    assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert newest_complete_checkpoint(tmp_path, world_size=2) is None
+    (tmp_path / "checkpoint-10/trainer_state.json").write_text('{"global')
+    assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    (tmp_path / "checkpoint-10/trainer_state.json").write_text("{}")
+    assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_every_weight_is_loaded(tmp_path):
+    model = tiny_model()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    loaded = tiny_model()
+    load_weights(loaded, tmp_path)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path, resnet):
+    resnet[0].save_pretrained(tmp_path / "resnet")
+    tiny_model().save_pretrained(tmp_path / "broken")
+    (tmp_path / "broken/model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"resnet does not fit the model: .*missing_keys"):
+        load_weights(tiny_model(), tmp_path / "resnet")
+    for name in ("broken", "nowhere"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            load_weights(tiny_model(), tmp_path / name)
