@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -128,18 +129,18 @@ def choose_splits(raw: DatasetDict, named: dict[str, str | None]) -> dict[str, s
     Raises:
         ValueError: when a named split, or any to train on, is missing.
     """
-    chosen = {}
-    for role, name in named.items():
-        candidates = [name] if name else [known for known in SPLITS[role] if known in raw]
-        if name and name not in raw:
+    chosen = {role: name for role, name in named.items() if name}
+    for name in chosen.values():
+        if name not in raw:
             raise ValueError(f'There is no split "{name}"; the dataset has {", ".join(raw)}.')
-        if candidates:
-            chosen[role] = candidates[0]
     if len(set(chosen.values())) < len(chosen):
         raise ValueError(f"One split has several roles: {chosen}; train, validation and test must differ.")
+    for role in SPLITS.keys() - chosen.keys():
+        if free := [known for known in SPLITS[role] if known in raw and known not in chosen.values()]:
+            chosen[role] = free[0]
     if "train" not in chosen:
         raise ValueError(f"There is no split to train on among {', '.join(raw)}; name one with --train_split.")
-    if "test" not in chosen and "validation" in chosen:
+    if "test" not in chosen and "validation" in chosen and not named["validation"]:
         chosen["test"] = chosen.pop("validation")
     return chosen
 
@@ -214,7 +215,7 @@ def check_images_decode(dataset: Dataset, where: str) -> None:
     for index, encoded in enumerate(tqdm(dataset["image"], desc=f"Reading the {where}", leave=False)):
         try:
             to_rgb(encoded)
-        except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, RuntimeError, PILImage.DecompressionBombError) as error:
             name = encoded["path"] if encoded and encoded.get("path") else f"number {index}"
             raise ValueError(f"Image {name} in the {where} cannot be read: {error}.") from error
 
@@ -243,6 +244,12 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
         splits["train"], splits[role] = parts["train"], parts["test"]
         logger.info("No %s split: %d images held out of train by seed %d", role, len(parts["test"]), seed)
     return splits
+
+
+def commit(dataset: Dataset) -> str | None:
+    """The commit on the Hub that a dataset was downloaded from, None where there is none."""
+    found = [re.search(r"@([0-9a-f]{40})/", source) for source in dataset.info.download_checksums or ()]
+    return next((match[1] for match in found if match), None)
 
 
 def stratified_subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from PIL import Image as PILImage
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -57,16 +58,7 @@ def load_encoder(
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels are {labels}, expected at least two different class names.")
     hub = {"revision": revision, "token": token}
-    try:
-        source = AutoConfig.from_pretrained(model_name_or_path, **hub)
-        processor = AutoImageProcessor.from_pretrained(model_name_or_path, **hub)
-        commit = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f'"{model_name_or_path}" has no configuration and image processor that transformers can load, neither as a '
-            f"local folder nor on the Hub; check its spelling, and `hf auth login` if it is private "
-            f"({first_line(error)})."
-        ) from error
+    source, processor = load_configuration(model_name_or_path, **hub)
     config = classifier_config(source, labels)
     check_image_size(config, processor)
 
@@ -83,7 +75,7 @@ def load_encoder(
             )
     except (OSError, SafetensorError) as error:
         raise ValueError(f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}') from error
-    model.config._commit_hash = commit
+    model.config._commit_hash = source._commit_hash
     new = {*loading["missing_keys"], *(mismatch[0] for mismatch in loading["mismatched_keys"])}
     names = {name for name, _ in model.named_parameters()}
     head = {name for name in names if in_head(name)}
@@ -98,6 +90,28 @@ def load_encoder(
         "New weights in %s: %s", type(model).__name__, ", ".join(sorted(new)) or "none, its head fits the labels"
     )
     return model, processor
+
+
+def load_configuration(
+    model_name_or_path: str, *, revision: str | None = None, token: str | bool | None = None
+) -> tuple[PreTrainedConfig, object]:
+    """Configuration, with the commit it is from, and image processor of a checkpoint.
+
+    Raises:
+        ValueError: when there are none.
+    """
+    hub = {"revision": revision, "token": token}
+    try:
+        config = AutoConfig.from_pretrained(model_name_or_path, **hub)
+        processor = AutoImageProcessor.from_pretrained(model_name_or_path, **hub)
+        config._commit_hash = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'"{model_name_or_path}" has no configuration and image processor that transformers can load, neither as a '
+            f"local folder nor on the Hub; check its spelling, and `hf auth login` if it is private "
+            f"({first_line(error)})."
+        ) from error
+    return config, processor
 
 
 def classifier_config(source: PreTrainedConfig, labels: Sequence[str]) -> PreTrainedConfig:
@@ -122,27 +136,24 @@ def classifier_config(source: PreTrainedConfig, labels: Sequence[str]) -> PreTra
 
 
 def check_image_size(config: PreTrainedConfig, processor) -> None:
-    """Refuses a processor that makes images of another size than the encoder takes.
+    """Refuses a processor that makes images of varying size, or of another size than the encoder takes.
 
     Raises:
-        ValueError: names both sizes.
+        ValueError: names the sizes.
     """
-    expected = getattr(config, "image_size", None)
-    if expected is None:
-        return
-    made = image_size(processor)
+    wide, high = PILImage.new("RGB", (80, 50)), PILImage.new("RGB", (50, 80))
+    made, other = (tuple(processor(image, return_tensors="pt")["pixel_values"].shape[-2:]) for image in (wide, high))
+    if made != other:
+        raise ValueError(
+            f"The image processor makes images of {made[0]} x {made[1]} pixels from a wide one and {other[0]} x "
+            f"{other[1]} from a high one: use a processor that resizes to a height and a width, or crops."
+        )
+    expected = getattr(config, "image_size", None) or made
     if made != ((expected, expected) if isinstance(expected, int) else tuple(expected)):
         raise ValueError(
             f"The image processor makes images of {made[0]} x {made[1]} pixels, the encoder takes {expected}: "
             "use the processor that was published with it."
         )
-
-
-def image_size(processor) -> tuple[int, int]:
-    """Height and width of the images that a processor makes."""
-    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    side = size.get("shortest_edge")
-    return (size.get("height", side), size.get("width", side))
 
 
 def in_head(parameter_name: str) -> bool:

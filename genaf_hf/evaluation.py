@@ -119,14 +119,14 @@ def settings(name: str, attack: UniversalPerturbation | partial) -> dict:
     """
     if isinstance(attack, UniversalPerturbation):
         return {"norm": "linf", **attack.provenance}
-    if not isinstance(attack, partial) or not {"eps", "steps"} <= attack.keywords.keys():
+    if not isinstance(attack, partial) or not {"eps", "steps", "norm"} <= attack.keywords.keys():
         raise ValueError(
             f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
-            "eps=..., steps=...), so that the report can say what it was run with."
+            "eps=..., steps=..., norm=...), so that the report can say what it was run with."
         )
     if odd := [key for key, value in attack.keywords.items() if not isinstance(value, str | int | float | None)]:
         raise ValueError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
-    return {"attack": attack.func.__name__, "norm": "linf", **attack.keywords}
+    return {"attack": attack.func.__name__, **attack.keywords}
 
 
 def describe(model: PixelModel) -> dict:

@@ -51,7 +51,7 @@ def draw_overview(
         show_image(axes[0][column], images[column])
         show_image(axes[1][column], amplified)
         show_image(axes[2][column], attacked[column])
-        axes[0][column].set_title(class_names[labels[column]], fontsize=10)
+        axes[0][column].set_title(class_names[labels[column]], fontsize=10, parse_math=False)
     for row, text in enumerate(("image", f"perturbation\n(eps {perturbation.eps:.3g}, amplified)", "attacked")):
         axes[row][0].set_ylabel(text, fontsize=9)
     for line, (name, model) in enumerate(models.items()):
@@ -61,7 +61,7 @@ def draw_overview(
             text = f"{name}: {class_names[predicted[column]]}" if column == 0 else class_names[predicted[column]]
             axes[2][column].text(
                 0.5 if column else 1.0, -0.12 - 0.17 * line, text, color=color, fontsize=9,
-                ha="center" if column else "right", va="top", transform=axes[2][column].transAxes,
+                ha="center" if column else "right", va="top", transform=axes[2][column].transAxes, parse_math=False,
             )  # fmt: skip
     gallery.suptitle(f"One {perturbation.attack} perturbation, crafted on the public encoder alone", fontsize=11)
     draw_accuracies(chart.subplots(), report)

@@ -110,8 +110,9 @@ class GenAFConfig(TrainingArguments):
     def __post_init__(self):
         if self.preset is not None:
             self._apply_preset()
+        check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
         if self.step_size is None:
-            self.step_size = 2.5 * self.eps / max(self.steps, 1)
+            self.step_size = 2.5 * self.eps / self.steps
         super().__post_init__()
         self._check_genaf_settings()
 
@@ -131,6 +132,8 @@ class GenAFConfig(TrainingArguments):
         for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
+        if not isinstance(self.assessment_samples, int):
+            raise ValueError(f"assessment_samples is {self.assessment_samples}, expected a whole number.")
         if not 0 <= self.eps_warmup_ratio <= 1:
             raise ValueError(f"eps_warmup_ratio is {self.eps_warmup_ratio}, expected a share in [0, 1].")
         if not 0 < self.redundant_share <= 1:

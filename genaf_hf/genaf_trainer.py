@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Trainer
 from transformers.trainer import _is_peft_model
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput, has_length
 
 from genaf_hf.attacks.pgd import pgd
 from genaf_hf.checkpoint import (
@@ -28,7 +28,7 @@ from genaf_hf.encoders import in_head
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genetic_regularization import genetic_regularization
 from genaf_hf.global_batch import AccumulatedBatch, gather_rows
-from genaf_hf.layers import freeze_modules, layer_robustness, most_redundant, only_trainable
+from genaf_hf.layers import freeze_modules, layer_robustness, layer_weights, most_redundant, only_trainable
 from genaf_hf.pixel_model import PixelModel, at_least_float32, evaluating
 
 logger = logging.getLogger(__name__)
@@ -57,14 +57,16 @@ class GenAFTrainer(Trainer):
     args: GenAFConfig
     loss_is_scaled_for_ga = False
 
-    def __init__(self, model=None, args: GenAFConfig | None = None, **kwargs):
+    def __init__(self, model=None, args: GenAFConfig | None = None, *others, **kwargs):
         if not isinstance(args, GenAFConfig):
             raise ValueError(f"args is a {type(args).__name__}, expected a GenAFConfig.")
         if kwargs.get("processing_class") is None:
             raise ValueError("processing_class is missing, expected the image processor that made the pixel_values.")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
-        super().__init__(model, args, **kwargs)
+        if kwargs.get("model_init") is not None:
+            raise ValueError("model_init is given, but stage 2 goes on with stage 1's model: pass the model itself.")
+        super().__init__(model, args, *others, **kwargs)
         if args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = args.seed
         self._given_optimizer_and_scheduler = self.optimizer, self.lr_scheduler
@@ -80,12 +82,17 @@ class GenAFTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """Both stages. `resume_from_checkpoint` is a checkpoint of either, or True for the newest complete one."""
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
+        if adapts and not has_length(self.train_dataset):
+            raise ValueError("train_dataset has no length, but layers are assessed on a sample of it: use a sized one.")
+        if adapts and not layer_weights(self.model):
+            raise ValueError("The model has no trainable linear or convolutional layer to adapt: set adapt_epochs=0.")
         history, steps, metrics = [], 0, {}
         if checkpoint is None or checkpoint.parent.name != ADAPT:
             output = self.adversarial_finetune(checkpoint, **kwargs)
             history, steps, checkpoint = self.state.log_history, output.global_step, None
             metrics = {f"{ADVERSARIAL_FINETUNE}_{name}": value for name, value in output.metrics.items()}
-            if self.args.adapt_epochs == 0 and self.args.adapt_max_steps <= 0:
+            if not adapts:
                 return output
             self.assess_layers()
         else:
@@ -157,17 +164,19 @@ class GenAFTrainer(Trainer):
             freeze_modules(self.accelerator.unwrap_model(model))
         if not model.training or self.stage != ADVERSARIAL_FINETUNE:
             # Without the item count the loss is a mean, which the Trainer divides by the number of micro-batches.
-            return super().compute_loss(model, inputs, return_outputs)
+            share = inputs.pop("share", 1.0)
+            loss = super().compute_loss(model, inputs, return_outputs)
+            return (loss[0] * share, loss[1]) if return_outputs else loss * share
 
-        labels, micro_batch = inputs["labels"], inputs.get("micro_batch", 0)
+        labels, micro_batch, share = inputs["labels"], inputs.get("micro_batch", 0), inputs.get("share", 1.0)
         adversarial = inputs.get("adversarial_pixel_values")
         if adversarial is None:
-            adversarial = self._craft(model, inputs, micro_batch)
+            adversarial = self._craft(model, inputs)
         outputs = model(pixel_values=torch.cat([inputs["pixel_values"], adversarial]))
         benign_logits, adversarial_logits = at_least_float32(outputs.logits).chunk(2)
 
         adversarial_loss = F.cross_entropy(adversarial_logits, labels, label_smoothing=self.args.label_smoothing_factor)
-        loss = adversarial_loss
+        loss = adversarial_loss * share
         if self.args.genetic_weight > 0:
             regularization = self._regularization(benign_logits, adversarial_logits, labels, micro_batch)
             # The Trainer divides by the number of micro-batches; the regularization is of all of them already.
@@ -181,12 +190,12 @@ class GenAFTrainer(Trainer):
         self._log_count += 1
         return (loss, outputs) if return_outputs else loss
 
-    def _craft(self, model, inputs, micro_batch: int) -> Tensor:
+    def _craft(self, model, inputs) -> Tensor:
         """Adversarial pixel values of a batch, crafted through the unwrapped model."""
         pixel_model = self._pixel_model(model)
         images, labels = pixel_model.to_images(inputs["pixel_values"]), inputs["labels"]
-        first = (micro_batch * self.args.world_size + self.args.process_index) * len(labels)
-        step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**43) << 20
+        first = inputs.get("first_row", 0) * self.args.world_size + self.args.process_index * len(labels)
+        step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
         with self.accelerator.autocast():
             adversarial = pgd(
                 pixel_model,
@@ -226,16 +235,25 @@ class GenAFTrainer(Trainer):
         return genetic_regularization(benign, adversarial, labels, sample_weight)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Under gradient accumulation, crafts all micro-batches first, because the regularization relates them."""
+        """Under gradient accumulation, crafts all micro-batches first, because the regularization relates them.
+
+        A micro-batch's `share` is its number of rows by the mean number, so that a short one counts for less. Its
+        logits are related to those of the others in eval mode: exact without dropout and BatchNorm.
+        """
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._accumulated = None
-        if self.stage == ADVERSARIAL_FINETUNE and len(batches) > 1:
-            batches = [{**self._prepare_inputs(batch), "micro_batch": index} for index, batch in enumerate(batches)]
+        if len(batches) > 1:
+            batches = [self._prepare_inputs(batch) for batch in batches]
+            rows = [len(batch["labels"]) for batch in batches]
+            for index, batch in enumerate(batches):
+                batch["share"] = rows[index] * len(rows) / sum(rows)
+                if self.stage == ADVERSARIAL_FINETUNE:
+                    batch |= {"micro_batch": index, "first_row": sum(rows[:index])}
         if self.stage == ADVERSARIAL_FINETUNE and len(batches) > 1 and self.args.genetic_weight > 0:
             accumulated = AccumulatedBatch([], [], [])
             model = self._pixel_model(self.model)
             for batch in batches:
-                adversarial = self._craft(self.model, batch, batch["micro_batch"])
+                adversarial = self._craft(self.model, batch)
                 with evaluating(model), torch.no_grad(), self.accelerator.autocast():
                     logits = at_least_float32(model.model(torch.cat([batch["pixel_values"], adversarial])).logits)
                 accumulated.add(*(gather(half) for half in logits.chunk(2)), gather(batch["labels"]))
@@ -366,8 +384,7 @@ class GenAFTrainer(Trainer):
         return output
 
     def _stage_folder(self, stage: str) -> Path:
-        folder = Path(self.args.output_dir)
-        return folder if folder.name == stage and self.stage == stage else folder / stage
+        return Path(self.args.output_dir) / stage
 
     def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
         """The checkpoint to go on from, in the folder of its stage.
@@ -378,7 +395,7 @@ class GenAFTrainer(Trainer):
         if not resume_from_checkpoint:
             return None
         if resume_from_checkpoint is not True:
-            checkpoint = Path(resume_from_checkpoint)
+            checkpoint = Path(resume_from_checkpoint).resolve()
             if not is_complete(checkpoint, self.args.world_size):
                 raise ValueError(
                     f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one."

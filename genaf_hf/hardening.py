@@ -17,13 +17,19 @@ from transformers import PreTrainedModel
 from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.checkpoint import newest_complete_checkpoint
-from genaf_hf.data import load_images, stratified_subset, to_pixel_values, with_pixel_values
-from genaf_hf.encoders import load_encoder
+from genaf_hf.data import commit, load_images, stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.encoders import load_configuration, load_encoder
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.figures import SHOWN, draw_overview
 from genaf_hf.genaf_config import GenAFConfig
-from genaf_hf.genaf_trainer import ADAPT, ADVERSARIAL_FINETUNE, STAGES, STANDARD_FINETUNE, GenAFTrainer
-from genaf_hf.hub import publish, published_name
+from genaf_hf.genaf_trainer import (
+    ADAPT,
+    ADVERSARIAL_FINETUNE,
+    LAYER_ROBUSTNESS_FILE,
+    STANDARD_FINETUNE,
+    GenAFTrainer,
+)
+from genaf_hf.hub import open_repository, publish
 from genaf_hf.model_card import model_card
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import public_name
@@ -31,7 +37,8 @@ from genaf_hf.report import RobustnessReport
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED_RUN = "unfinished_run.json"
+UNFINISHED_RUN = "unfinished_run"
+SETTINGS = "settings.json"
 UNDEFENDED, HARDENED = "undefended", "hardened"
 PICTURE = "overview.png"
 SURROGATE_IMAGES = 2048
@@ -61,6 +68,9 @@ class HardeningArguments:
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Validate and report on stratified subsets of this size."}
     )
+    standard_max_steps: int | None = field(
+        default=None, metadata={"help": "Steps of the undefended fine-tune, default those of stage 1."}
+    )
     dae_eps: float | None = field(
         default=None, metadata={"help": "Eps of the universal perturbation in the report, default the training eps."}
     )
@@ -70,36 +80,38 @@ class HardeningArguments:
     )
     pgd_steps: int = field(default=20, metadata={"help": "Steps of PGD in the report."})
 
-    def __post_init__(self):
-        for eps, steps in ((self.dae_eps, self.dae_steps), (self.pgd_eps, self.pgd_steps)):
-            eps = 8 / 255 if eps is None else eps
-            check_attack_settings(eps=eps, steps=steps, step_size=eps / max(steps, 1))
-
 
 def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessReport:
     """Fine-tunes an undefended and a hardened model from one encoder, attacks both, and writes everything down.
 
     `config.output_dir` then holds the hardened model with its processor and card, `undefended/`, `perturbation/`,
-    `report.json` and `overview.png`. A run that was killed goes on where it was when it is started again with the same
-    settings.
+    `report.json`, `layer_robustness.json` and `overview.png`. A run that was killed goes on where it was when it is
+    started again with the same settings.
 
     Raises:
-        ValueError: for input that cannot be worked with, before any work.
+        ValueError: for input that cannot be worked with, before any training.
     """
-    data = load_data(arguments)
+    check_evaluation(arguments, config)
+    resume = has_unfinished_run(arguments, config)
+    hub = {"revision": arguments.model_revision, "token": config.hub_token}
+    load_configuration(arguments.model_name_or_path, **hub)
+    data = load_data(arguments, config.hub_token)
     torch.manual_seed(config.seed)
     encoder, processor = load_encoder(
         arguments.model_name_or_path,
         data["train"].features["label"].names,
-        revision=arguments.model_revision,
         attn_implementation=arguments.attn_implementation,
+        **hub,
     )
     pixels = {split: with_pixel_values(dataset, processor) for split, dataset in data.items()}
     model_name = Path(config.output_dir).resolve().name
     if config.push_to_hub and PartialState().is_main_process:
-        model_name = published_name(config.output_dir, config.hub_model_id, token=config.hub_token)
+        sharing = {"token": config.hub_token, "private": config.hub_private_repo}
+        model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
+    if not resume:
+        begin_run(arguments, config)
 
-    models = fine_tune(encoder, processor, pixels, config, resume=claim_output_dir(arguments, config))
+    models = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
     public_encoder = PixelModel(encoder.to(config.device), processor)
     attacks = craft_attacks(arguments, config, public_encoder, data["train"], processor)
     report = evaluate_robustness(
@@ -111,8 +123,8 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         dataset_info={
             "name": public_name(arguments.dataset_name),
             "config": arguments.dataset_config_name,
-            "revision": arguments.dataset_revision,
-            "split": arguments.test_split or "test",
+            "revision": commit(data["test"]) or arguments.dataset_revision,
+            "split": str(data["test"].split),
         },
     )
     if PartialState().is_main_process:
@@ -120,15 +132,29 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         write_results(folder, models, processor, attacks["l4a"], report, data["test"])
         base_model = None if Path(arguments.model_name_or_path).exists() else arguments.model_name_or_path
         model_card(report, model_name=model_name, base_model=base_model, picture=PICTURE).save(folder / "README.md")
-        release_output_dir(folder)
         if config.push_to_hub:
-            place = publish(folder, config.hub_model_id, token=config.hub_token, private=config.hub_private_repo)
-            logger.info("Pushed to %s", place)
+            logger.info("Pushed to %s", publish(folder, model_name, revision=config.hub_revision, **sharing))
+        shutil.rmtree(folder / UNFINISHED_RUN)
     PartialState().wait_for_everyone()
     return report
 
 
-def load_data(arguments: HardeningArguments) -> DatasetDict:
+def check_evaluation(arguments: HardeningArguments, config: GenAFConfig) -> None:
+    """Refuses settings of the final attacks that these could not be run with.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if config.norm != "linf" and arguments.dae_eps is None:
+        raise ValueError(f'norm is "{config.norm}" but universal perturbations are bounded in linf: name a --dae_eps.')
+    for eps, steps, norm in (
+        (arguments.dae_eps or config.eps, arguments.dae_steps, "linf"),
+        (arguments.pgd_eps or config.eps, arguments.pgd_steps, config.norm),
+    ):
+        check_attack_settings(eps=eps, steps=steps, step_size=eps, norm=norm)
+
+
+def load_data(arguments: HardeningArguments, token: str | None) -> DatasetDict:
     """The checked splits, cut to the sizes that were asked for."""
     data = load_images(
         arguments.dataset_name,
@@ -140,6 +166,7 @@ def load_data(arguments: HardeningArguments) -> DatasetDict:
         test_split=arguments.test_split,
         held_out_share=arguments.held_out_share,
         revision=arguments.dataset_revision,
+        token=token,
     )
     return DatasetDict(
         train=stratified_subset(data["train"], arguments.max_train_samples, seed=0),
@@ -149,11 +176,18 @@ def load_data(arguments: HardeningArguments) -> DatasetDict:
 
 
 def fine_tune(
-    encoder: PreTrainedModel, processor, pixels: dict, config: GenAFConfig, *, resume: bool
+    encoder: PreTrainedModel,
+    processor,
+    pixels: dict,
+    config: GenAFConfig,
+    standard_max_steps: int | None,
+    *,
+    resume: bool,
 ) -> dict[str, PixelModel]:
     """The undefended and the hardened model, both from the same encoder and the same fresh head."""
+    folder = Path(config.output_dir) / UNFINISHED_RUN
     config = copy.copy(config)
-    config.push_to_hub = False
+    config.output_dir, config.push_to_hub = str(folder), False
 
     def trainer() -> GenAFTrainer:
         return GenAFTrainer(
@@ -165,14 +199,14 @@ def fine_tune(
         )
 
     logger.info("Training on %d process(es), %s", config.world_size, config.device)
-    folder = Path(config.output_dir)
     newest = partial(newest_complete_checkpoint, world_size=config.world_size)
     undefended, hardened = trainer(), trainer()
+    undefended.args.max_steps = standard_max_steps or config.max_steps
     undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if resume else None)
     began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
     hardened.train(resume_from_checkpoint=resume and began)
     return {
-        name: PixelModel(trained.model, processor).to(config.device)
+        name: PixelModel(trained.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False), processor).eval()
         for name, trained in ((UNDEFENDED, undefended), (HARDENED, hardened))
     }
 
@@ -212,41 +246,53 @@ def write_results(
         processor.save_pretrained(place)
     perturbation.save_pretrained(folder / "perturbation")
     report.save(folder / "report.json")
+    if (record := folder / UNFINISHED_RUN / LAYER_ROBUSTNESS_FILE).exists():
+        shutil.copy(record, folder)
     shown = to_pixel_values(test[:SHOWN], processor)
     images = models[HARDENED].to_images(shown["pixel_values"].to(perturbation.delta.device))
     names = test.features["label"].names
     draw_overview(report, models, images, shown["labels"], names, perturbation, folder / PICTURE)
 
 
-def claim_output_dir(arguments: HardeningArguments, config: GenAFConfig) -> bool:
+def settings_of_run(arguments: HardeningArguments, config: GenAFConfig) -> dict:
+    """Everything that a run's result depends on, as JSON gives it back."""
+    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
+    sharing = ("push_to_hub", "hub_")
+    return json.loads(json.dumps({name: value for name, value in settings.items() if not name.startswith(sharing)}))
+
+
+def has_unfinished_run(arguments: HardeningArguments, config: GenAFConfig) -> bool:
     """Whether the output folder holds an unfinished run with these settings, to be gone on with.
 
     Raises:
-        ValueError: when it holds one with other settings; names them.
+        ValueError: when it holds one with other settings, names them; or when it is no folder.
     """
-    path = Path(config.output_dir) / UNFINISHED_RUN
-    settings = {**asdict(arguments), **config.to_dict()}
-    sharing = ("push_to_hub", "hub_")
-    now = json.loads(json.dumps({name: value for name, value in settings.items() if not name.startswith(sharing)}))
+    if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
+        raise ValueError(f"{config.output_dir} is a file, expected a folder or a new name.")
+    folder = Path(config.output_dir) / UNFINISHED_RUN
+    path = folder / SETTINGS
     [before] = broadcast_object_list([json.loads(path.read_text()) if path.exists() else None])
     if before is None:
-        if PartialState().is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(now, indent=2))
         return False
+    now = settings_of_run(arguments, config)
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         details = ", ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in changed)
         raise ValueError(
             f"{config.output_dir} holds an unfinished run with other settings ({details}): choose another output_dir, "
-            f"or delete {path} to start anew."
+            f"or delete {folder} to start anew."
         )
     logger.info("Going on with the unfinished run in %s", config.output_dir)
     return True
 
 
-def release_output_dir(folder: Path) -> None:
-    """Removes what served only to resume the run."""
-    for stage in STAGES:
-        shutil.rmtree(folder / stage, ignore_errors=True)
-    (folder / UNFINISHED_RUN).unlink(missing_ok=True)
+def begin_run(arguments: HardeningArguments, config: GenAFConfig) -> None:
+    """Makes the folder of what serves only to resume the run, with its settings, written whole or not at all."""
+    folder = Path(config.output_dir) / UNFINISHED_RUN
+    if PartialState().is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        draft = folder / f"{SETTINGS}.draft"
+        draft.write_text(json.dumps(settings_of_run(arguments, config), indent=2))
+        draft.rename(folder / SETTINGS)
+    PartialState().wait_for_everyone()

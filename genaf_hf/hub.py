@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 PUBLISHED = (
-    *("README.md", "report.json", "overview.png", "perturbation/perturbation.safetensors"),
+    *("README.md", "report.json", "layer_robustness.json", "overview.png", "perturbation/perturbation.safetensors"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
 )
@@ -32,15 +32,18 @@ def publish(
 
     Returns:
         The address of the commit.
+
+    Raises:
+        ValueError: when the Hub does not let the user write there.
     """
     folder = Path(folder)
     files = [path.relative_to(folder).as_posix() for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
+    repo_id = open_repository(folder, repo_id, token=token, private=private)
     api = HfApi(token=token)
-    repository = api.create_repo(repo_id or folder.resolve().name, private=private, exist_ok=True)
     if revision is not None:
-        api.create_branch(repository.repo_id, branch=revision, exist_ok=True)
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
     commit = api.upload_folder(
-        repo_id=repository.repo_id,
+        repo_id=repo_id,
         folder_path=folder,
         allow_patterns=files,
         revision=revision,
@@ -49,17 +52,17 @@ def publish(
     return str(commit.commit_url)
 
 
-def published_name(folder: str | Path, repo_id: str | None = None, *, token: str | None = None) -> str:
-    """The full id that `publish` uploads to: with the user's own namespace where none is named.
+def open_repository(
+    folder: str | Path, repo_id: str | None = None, *, token: str | None = None, private: bool | None = None
+) -> str:
+    """Makes the repository that `publish` uploads to, if it is not there, and gives its full id.
 
     Raises:
-        ValueError: when the Hub does not know the user.
+        ValueError: when the Hub does not let the user write there.
     """
     name = repo_id or Path(folder).resolve().name
-    if "/" in name:
-        return name
     try:
-        return f"{HfApi(token=token).whoami()['name']}/{name}"
+        return HfApi(token=token).create_repo(name, private=private, exist_ok=True).repo_id
     except OSError as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(f'The Hub does not say who would own "{name}"; see `hf auth login` ({reason}).') from error
+        raise ValueError(f'The Hub does not let you write to "{name}"; see `hf auth login` ({reason}).') from error

@@ -77,7 +77,8 @@ def loss_and_gradients(model: PixelModel, batches: list, weights: list[Tensor]) 
     for images, labels in batches:
         loss = F.cross_entropy(model(images), labels, reduction="sum") / count
         total += loss.item()
-        for gradient, part in zip(gradients, torch.autograd.grad(loss, weights), strict=True):
+        parts = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient += part
     return total, gradients
 

@@ -1,6 +1,7 @@
 """The model card of a hardened model, rendered from its report."""
 
 import html
+import json
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -38,9 +39,11 @@ def model_card(
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        model_name=plain(model_name),
+        title=plain(model_name),
+        quoted_name=json.dumps(model_name),
+        surrogates=surrogates(report),
         verdict=verdict(report, subject, references),
-        table=report.table(),
+        table=report.table(plain),
         picture=picture,
         dataset={name: plain(value) for name, value in report.dataset.items() if value is not None},
         environment={name: plain(value) for name, value in report.environment.items()},
@@ -53,10 +56,21 @@ def verdict(report: RobustnessReport, subject: str, references: list[str]) -> st
     """One sentence: what the hardened model keeps, clean and under each attack, beside the undefended one."""
     parts = []
     for attack in report.attacks:
-        condition = "on clean images" if attack == CLEAN else f"under {attack}"
-        numbers = [f"{report.measurement(name, attack).accuracy:.1%} ({name})" for name in (subject, *references)]
+        condition = "on clean images" if attack == CLEAN else f"under {plain(attack)}"
+        found = [(report.measurement(name, attack).accuracy, plain(name)) for name in (subject, *references)]
+        numbers = [f"{accuracy:.1%} ({name})" for accuracy, name in found]
         parts.append(f"{' against '.join(numbers)} {condition}")
     return f"Accuracy is {'; '.join(parts)}."
+
+
+def surrogates(report: RobustnessReport) -> list[str]:
+    """What each perturbation on a public encoder was crafted on and with."""
+    found = [report.measurement(next(iter(report.models)), attack) for attack in report.attacks]
+    return [
+        f"{plain(each.attack)} on {plain(each.settings['encoder'])} with {plain(each.settings['data'])}"
+        for each in found
+        if each.settings.get("encoder") and each.settings.get("data")
+    ]
 
 
 def plain(value) -> str:

@@ -1,6 +1,7 @@
 """What an evaluation found, as a value that tables, pictures and cards read."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -82,14 +83,20 @@ class RobustnessReport:
                 return each
         raise KeyError(f'the report has no "{attack}" for "{model}"')
 
-    def table(self) -> str:
-        """A Markdown table: a row per attack, a column per model, accuracies with 95 % interval and count."""
-        rows = [["attack", "attacker knows", "eps", "steps", *self.models]]
+    def table(self, text: Callable[[str], str] = str) -> str:
+        """A Markdown table: a row per attack, a column per model, accuracies with 95 % interval and count.
+
+        Args:
+            text: what names pass through, to be escaped where the table is to be rendered.
+        """
+        rows = [["attack", "attacker knows", "norm", "eps", "steps", *map(text, self.models)]]
         for attack in self.attacks:
             found = [self.measurement(model, attack) for model in self.models]
             settings = found[0].settings
-            eps, steps = (f"{settings['eps']:.4g}", settings["steps"]) if attack != CLEAN else ("-", "-")
-            rows.append([attack, found[0].knowledge, eps, str(steps), *map(str, found)])
+            norm, eps, steps = "-", "-", "-"
+            if attack != CLEAN:
+                norm, eps, steps = settings["norm"], f"{settings['eps']:.4g}", settings["steps"]
+            rows.append([text(attack), text(found[0].knowledge), norm, eps, str(steps), *map(str, found)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

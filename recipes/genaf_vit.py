@@ -8,6 +8,7 @@ that is pre-trained on them first and kept for the next run.
 """
 
 import logging
+import sys
 from pathlib import Path
 
 from transformers import TrainingArguments, ViTImageProcessor, ViTMAEConfig, set_seed
@@ -25,10 +26,14 @@ DEFAULT_ENCODER = "digits-vit-mae"
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    arguments, config = parse_arguments((HardeningArguments, GenAFConfig), DEFAULT_CONFIG)
-    if arguments.model_name_or_path == DEFAULT_ENCODER:
-        pretrain_digits_encoder(config.use_cpu)
-    report = harden(arguments, config)
+    try:
+        arguments, config = parse_arguments((HardeningArguments, GenAFConfig), DEFAULT_CONFIG)
+        if arguments.model_name_or_path == DEFAULT_ENCODER:
+            pretrain_digits_encoder(config.use_cpu)
+        report = harden(arguments, config)
+    except (ValueError, OSError, FloatingPointError) as error:
+        logging.debug("", exc_info=error)
+        sys.exit(f"\n{error}")
     if config.process_index == 0:
         print(f"\n{report.table()}\n\nModel, report, card and picture are in {config.output_dir}.")
 

@@ -101,7 +101,7 @@ NAN = math.nan
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("eps", [0, 1, -0.1, 8, NAN]),
+        ("eps", [0, 1.5, -0.1, 8, NAN, "0.1"]),
         ("steps", [0, -2]),
         ("step_size", [0, -0.1, NAN]),
         ("norm", ["l1", "Linf"]),

@@ -14,7 +14,7 @@ from local_hub import LocalHub
 
 from genaf_hf import GenAFConfig
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.hardening import HardeningArguments, claim_output_dir, harden
+from genaf_hf.hardening import HardeningArguments, begin_run, harden
 from genaf_hf.provenance import public_name
 from genaf_hf.report import RobustnessReport
 
@@ -23,7 +23,7 @@ TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
 USER = "planted-user-of-this-machine"
 PUBLISHED = {
     *("README.md", "config.json", "model.safetensors", "overview.png", "preprocessor_config.json", "report.json"),
-    "perturbation/perturbation.safetensors",
+    *("layer_robustness.json", "perturbation/perturbation.safetensors"),
 }
 NOT_OURS = (".env", "holiday.png", "notes.md", "optimizer.pt", "secrets.json", "training_args.bin")
 QUICK = {
@@ -89,7 +89,7 @@ REFUSED = {
 BY_HAND = """
 import json, sys
 from genaf_hf import load_encoder, load_images
-from genaf_hf.hub import publish, published_name
+from genaf_hf.hub import open_repository, publish
 
 encoder, refused = sys.argv[1], json.loads(sys.argv[2])
 
@@ -99,7 +99,7 @@ def refusal(function, *arguments, **settings):
     except ValueError as error:
         return str(error)
 
-messages = {"push": refusal(published_name, encoder, token="hf_wrong")}
+messages = {"push": refusal(open_repository, encoder, token="hf_wrong")}
 for name, settings in refused.items():
     repo_id = settings.pop("repo_id")
     messages[f"encoder, {name}"] = refusal(load_encoder, repo_id, ["a", "b"], **settings)
@@ -218,8 +218,8 @@ def test_a_run_on_local_folders_tells_their_names_only(dataset, encoders, tmp_pa
     dataset.save_to_disk(tmp_path / "colours")
     config = GenAFConfig(output_dir=str(tmp_path / "run"), hub_token=TOKEN, disable_tqdm=True, **QUICK)
     arguments = HardeningArguments(encoders["mae"], str(tmp_path / "colours"), **QUICK_ATTACKS)
-    claim_output_dir(arguments, config)
-    assert TOKEN not in (tmp_path / "run/unfinished_run.json").read_text()
+    begin_run(arguments, config)
+    assert TOKEN not in (tmp_path / "run/unfinished_run/settings.json").read_text()
 
     report = harden(arguments, config)
     assert report.dataset["name"] == "colours"

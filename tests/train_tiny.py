@@ -136,7 +136,7 @@ def evaluation_counts(trainer: GenAFTrainer) -> dict[str, float]:
 
 def robustness_counts(trainer: GenAFTrainer) -> list[int]:
     """Correct answers that `evaluate_robustness` reports, clean and attacked."""
-    attack = partial(pgd, eps=16 / 255, steps=3, step_size=8 / 255)
+    attack = partial(pgd, eps=16 / 255, steps=3, step_size=8 / 255, norm="linf")
     model = PixelModel(trainer.model, PROCESSOR)
     report = evaluate_robustness({"tiny": model}, trainer.eval_dataset, {"pgd": attack}, batch_size=3)
     return [measurement.correct for measurement in report.measurements]

@@ -1,0 +1,106 @@
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import colored_images
+from datasets import ClassLabel, DatasetDict
+
+from genaf_hf import GenAFConfig
+from genaf_hf.hardening import HardeningArguments, harden
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
+QUICK = {
+    "max_steps": 6,
+    "adapt_max_steps": 4,
+    "steps": 2,
+    "save_steps": 2,
+    "dae_steps": 3,
+    "pgd_steps": 2,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture
+def command(dataset, encoders, tmp_path):
+    """The recipe on tiny data, as a function of the output folder and changed flags."""
+    dataset.save_to_disk(tmp_path / "colours")
+
+    def make(output_dir: Path, **changes) -> list[str]:
+        settings = {
+            "model_name_or_path": encoders["mae"],
+            "dataset_name": tmp_path / "colours",
+            "output_dir": output_dir,
+        }
+        flags = {**settings, **QUICK, "report_to": "none", **changes}
+        return [
+            sys.executable,
+            str(RECIPE),
+            *(word for name, value in flags.items() for word in (f"--{name}", str(value))),
+        ]
+
+    return make
+
+
+def start_and_kill(command: list[str], sign: Path) -> None:
+    """Starts a run and kills it as soon as a file is there."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not sign.exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), check=True, capture_output=True)
+    assert not (whole / "unfinished_run").exists()
+
+    stages = killed / "unfinished_run"
+    start_and_kill(command(killed, seed=1), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
+    refused = subprocess.run(command(killed), capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "unfinished run with other settings (seed was 1 and is 42)" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+    (stages / "settings.json").unlink()
+    start_and_kill(command(killed), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
+    subprocess.run(command(killed), check=True, capture_output=True)
+    assert not stages.exists()
+    for file in ("model.safetensors", "undefended/model.safetensors", "layer_robustness.json"):
+        assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
+        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
+        ({"dae_eps": 2}, "eps is 2.0, expected a value in"),
+        ({"norm": "l2"}, "name a --dae_eps"),
+    ],
+)
+def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(command, tmp_path, changes, sentence):
+    refused = subprocess.run(command(tmp_path / "run", **changes), capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert sentence in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_names_are_no_markup(encoders, tmp_path):
+    names = ["$a_$", '"> <script>', "*b* | c"]
+    data = DatasetDict({split: colored_images(18, seed) for seed, split in enumerate(("train", "validation", "test"))})
+    data = data.cast_column("label", ClassLabel(names=names))
+    data.save_to_disk(tmp_path / "odd | names")
+    settings = {name: value for name, value in QUICK.items() if name not in ("dae_steps", "pgd_steps")}
+    config = GenAFConfig(output_dir=str(tmp_path / "run"), report_to="none", disable_tqdm=True, **settings)
+    report = harden(
+        HardeningArguments(encoders["mae"], str(tmp_path / "odd | names"), dae_steps=2, pgd_steps=2), config
+    )
+    assert report.measurement("hardened", "clean").count == 18
+    assert "odd \\| names" in (tmp_path / "run/README.md").read_text()
+    assert (tmp_path / "run/overview.png").stat().st_size > 10_000
