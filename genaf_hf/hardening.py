@@ -75,6 +75,9 @@ class HardeningArguments:
         default=None, metadata={"help": "Eps of the universal perturbation in the report, default the training eps."}
     )
     dae_steps: int = field(default=500, metadata={"help": "Steps by which the universal perturbation is crafted."})
+    dae_layer: int = field(
+        default=1, metadata={"help": "Hidden state that the perturbation raises; 0 is the embeddings or the stem."}
+    )
     pgd_eps: float | None = field(
         default=None, metadata={"help": "Eps of PGD in the report, default the training eps."}
     )
@@ -222,6 +225,7 @@ def craft_attacks(
         images,
         eps=arguments.dae_eps or config.eps,
         steps=arguments.dae_steps,
+        layer=arguments.dae_layer,
         seed=config.seed,
         data=f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
     )
