@@ -88,7 +88,7 @@ class RobustnessReport:
         for attack in self.attacks:
             found = [self.measurement(model, attack) for model in self.models]
             settings = found[0].settings
-            eps, steps = (f"{settings['eps']:.4g}", settings["steps"]) if attack != CLEAN else ("-", "-")
+            eps, steps = (f"{settings['eps']:.4g}", settings.get("steps") or "-") if attack != CLEAN else ("-", "-")
             rows.append([attack, found[0].knowledge, eps, str(steps), *map(str, found)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
