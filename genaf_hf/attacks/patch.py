@@ -63,8 +63,8 @@ def paste(images: Tensor, patch: Tensor, corners: Sequence[tuple[int, int]]) -> 
     """Images (n, 3, h, w) with the patch (3, k, l) at each one's own (top, left)."""
     height, width = patch.shape[1:]
     covered = images.clone()
-    for image, (top, left) in zip(covered, corners, strict=True):
-        image[:, top : top + height, left : left + width] = patch.to(images)
+    for row, (top, left) in enumerate(corners):
+        covered[row, :, top : top + height, left : left + width] = patch.to(images)
     return covered
 
 

@@ -30,7 +30,8 @@ def uap(
     """A universal perturbation made of DeepFool's steps across the boundaries of a linear probe.
 
     From no perturbation on, each image whose prediction is still the clean one adds the smallest step that changes it;
-    the sum is projected into the L-inf ball. The attacker has labels for images of his own, and trains the probe.
+    the sum is projected into the L-inf ball. Of the sums after each pass over the images and at the end, the one that
+    changes most predictions is kept. The attacker has labels for images of his own, and trains the probe on them.
 
     Args:
         labels: (n,) class ids of the attacker's images, of at least two classes.
@@ -48,43 +49,55 @@ def uap(
     if deepfool_steps < 1:
         raise ValueError(f"deepfool_steps is {deepfool_steps}, expected at least 1.")
     probe = LinearProbe(encoder, images, labels)
-    delta = torch.zeros(images.shape[1:], device=encoder.mean.device)
-    batches = random_batches(encoder, (images,), 1, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    best = delta = torch.zeros(images.shape[1:], device=encoder.mean.device)
+    highest = -1.0
     with evaluating(encoder), torch.enable_grad():
-        for (image,) in islice(batches, steps):
-            with torch.no_grad():
-                clean, now = (probe(each).argmax() for each in (image, attacked(image, delta)))
-            if clean == now:
-                step = deepfool(probe, attacked(image, delta), deepfool_steps)
-                delta = (delta + (1 + OVERSHOOT) * step).clamp(-eps, eps)
+        clean = predictions(probe, images, delta)
+        visits = islice(random_batches(encoder, (images, clean), 1, generator), steps)
+        for visited, (image, prediction) in enumerate(visits, start=1):
+            shift = deepfool(probe, attacked(image, delta), prediction, deepfool_steps)
+            delta = (delta + (1 + OVERSHOOT) * shift).clamp(-eps, eps)
+            if visited % len(images) == 0 or visited == steps:
+                fooled = (predictions(probe, images, delta) != clean).float().mean().item()
+                if fooled > highest:
+                    best, highest = delta, fooled
     words = "share of images whose prediction by a linear probe changes"
-    return crafted(encoder, delta, "uap", words, eps=eps, steps=steps, seed=seed, data=data)
+    return crafted(encoder, best, "uap", words, eps=eps, steps=steps, seed=seed, data=data)
 
 
-def deepfool(model: Callable[[Tensor], Tensor], image: Tensor, steps: int) -> Tensor:
+def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor, batch_size: int = 64) -> Tensor:
+    """Predicted classes of images with the perturbation, (n,)."""
+    with torch.no_grad():
+        batches = (batch.to(delta.device) for batch in images.split(batch_size))
+        return torch.cat([model(attacked(batch, delta)).argmax(1) for batch in batches])
+
+
+def deepfool(model: Callable[[Tensor], Tensor], image: Tensor, prediction: Tensor, steps: int) -> Tensor:
     """The shift to the nearest decision boundary in L2 (DeepFool, Moosavi-Dezfooli et al., CVPR 2016).
 
-    Each step goes to the nearest boundary of the model's linearisation, until the prediction changes.
+    Each step goes to the nearest boundary of the model's linearisation, until the prediction is another one.
 
     Args:
         model: images in [0, 1] to logits.
         image: (1, 3, h, w) in [0, 1].
+        prediction: (1,) the class to get away from.
         steps: at most so many.
 
     Returns:
-        (3, h, w).
+        (3, h, w), zero where the prediction is another one already.
     """
-    shift, predicted = torch.zeros_like(image), model(image).argmax()
+    shift = torch.zeros_like(image)
     for _ in range(steps):
         candidate = (image + (1 + OVERSHOOT) * shift).requires_grad_()
         (logits,) = model(candidate)
-        if logits.argmax() != predicted:
+        if logits.argmax() != prediction:
             break
-        gaps = logits - logits[predicted]
+        gaps = logits - logits[prediction]
         slopes = torch.stack([torch.autograd.grad(gap, candidate, retain_graph=True)[0] for gap in gaps])
         lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
         distances = gaps.detach().abs() / lengths
-        distances[predicted] = torch.inf
+        distances[prediction] = torch.inf
         nearest = distances.argmin()
         shift = shift + (distances[nearest] + 1e-4) * slopes[nearest] / lengths[nearest]
     return shift[0]
