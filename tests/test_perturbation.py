@@ -168,13 +168,13 @@ def test_a_patch_covers_its_place_and_nothing_else(patch):
 
 
 def test_a_random_place_depends_on_the_images_seed_alone(patch):
-    images, anywhere = torch.rand(40, 3, 8, 8), UniversalPatch(patch.delta, attack="advencoder-pat", eps=1.0)
-    attacked = anywhere(images, seeds=range(10, 50))
+    images, anywhere = torch.rand(400, 3, 8, 8), UniversalPatch(patch.delta, attack="advencoder-pat", eps=1.0)
+    attacked = anywhere(images, seeds=range(10, 410))
     assert torch.equal(attacked[7:8], anywhere(images[7:8], seeds=[17]))
     covered = (attacked == 0.25).all(1)
     assert (covered.sum(dim=(1, 2)) == 9).all()
     assert covered.any(0).all()
-    assert torch.equal(anywhere(images), anywhere(images, seeds=range(40)))
+    assert torch.equal(anywhere(images), anywhere(images, seeds=range(400)))
 
 
 def test_a_patch_comes_back_as_one(patch, tmp_path):
