@@ -193,8 +193,7 @@ class UniversalPerturbation:
                 kind = kinds[file.metadata().get("kind", "UniversalPerturbation")]
                 return kind(delta=file.get_tensor("delta"), **json.loads(file.metadata()["provenance"]))
         except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise ValueError(f"{path} is not a universal perturbation saved by genaf_hf: {reason}.") from error
+            raise ValueError(f"{path} is not a universal perturbation saved by genaf_hf: {reason(error)}.") from error
 
     @classmethod
     def from_published(
@@ -228,7 +227,11 @@ class UniversalPerturbation:
                 data=None,
             )
         except Exception as error:  # a hostile file can raise anything
-            reason = str(error).strip().split("\n")[0].rstrip(".")
             raise ValueError(
-                f"{public_name(str(path))} is not a published universal perturbation: {reason}."
+                f"{public_name(str(path))} is not a published universal perturbation: {reason(error)}."
             ) from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
