@@ -1,4 +1,4 @@
-"""AdvEncoder (Zhou et al., ICCV 2023, https://arxiv.org/abs/2307.10562)."""
+"""AdvEncoder (Zhou et al., ICCV 2023, https://arxiv.org/abs/2307.12280)."""
 
 from collections.abc import Callable
 

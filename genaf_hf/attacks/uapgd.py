@@ -1,4 +1,4 @@
-"""UAPGD (Deng & Karam, ICIP 2020, https://arxiv.org/abs/2101.01081) over a linear probe."""
+"""UAPGD (Deng & Karam, ICIP 2020) over a linear probe."""
 
 import torch
 from torch import Tensor
