@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 
 import torch
 from accelerate import PartialState
@@ -14,7 +15,8 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.attacks.registry import attack_name
 from genaf_hf.encoders import parameter_count
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source
@@ -40,7 +42,8 @@ def evaluate_robustness(
         models: by the names that the report will use. All take the same images.
         dataset: yields `pixel_values` and `labels`, as `with_pixel_values` makes it.
         attacks: by name, either a `UniversalPerturbation` or `functools.partial` of a per-image attack with its
-            settings, called as `attack(model, images, labels, seeds=...)`.
+            settings, as `ATTACKS[name].configure()` makes it, called as `attack(model, images, labels, seeds=...)`,
+            or without labels where the attack is registered not to need them.
         batch_size: images at a time.
         seed: image i of the dataset starts from seed + i.
         dataset_info: name, split and revision, for the report.
@@ -98,9 +101,10 @@ def count_correct(
                 if attack is None:
                     attacked = images
                 elif isinstance(attack, UniversalPerturbation):
-                    attacked = attack(images)
+                    attacked = attack(images, seeds=batch_seeds)
                 else:
-                    attacked = attack(model, images, labels, seeds=batch_seeds)
+                    given = {"model": model, "images": images, "labels": labels}
+                    attacked = attack(*(given[name] for name in needs(attack)), seeds=batch_seeds)
                 with torch.no_grad():
                     counts[attack_name] += (model(attacked).argmax(1) == labels).sum().item()
     return counts
@@ -111,6 +115,12 @@ def knowledge(attack: UniversalPerturbation | Callable) -> str:
     return "public encoder" if isinstance(attack, UniversalPerturbation) else "model"
 
 
+def needs(attack: partial) -> tuple[str, ...]:
+    """What a per-image attack is called with."""
+    registered = ATTACKS.get(attack_name(attack.func))
+    return registered.needs if registered else ("model", "images", "labels")
+
+
 def settings(name: str, attack: UniversalPerturbation | partial) -> dict:
     """What an attack is run with, for the report.
 
@@ -119,14 +129,15 @@ def settings(name: str, attack: UniversalPerturbation | partial) -> dict:
     """
     if isinstance(attack, UniversalPerturbation):
         return {"norm": "linf", **attack.provenance}
-    if not isinstance(attack, partial) or not {"eps", "steps", "norm"} <= attack.keywords.keys():
+    wanted = {"eps", "steps", "norm"} & signature(getattr(attack, "func", attack)).parameters.keys()
+    if not isinstance(attack, partial) or not wanted <= attack.keywords.keys():
         raise ValueError(
             f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
             "eps=..., steps=..., norm=...), so that the report can say what it was run with."
         )
     if odd := [key for key, value in attack.keywords.items() if not isinstance(value, str | int | float | None)]:
         raise ValueError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
-    return {"attack": attack.func.__name__, **attack.keywords}
+    return {"attack": attack_name(attack.func), "norm": "linf", **attack.keywords}
 
 
 def describe(model: PixelModel) -> dict:

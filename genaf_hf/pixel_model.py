@@ -6,6 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from genaf_hf.encoders import HEAD, image_size
+from genaf_hf.partial_forward import input_of, outputs_of, producers_of
+
 ROUNDING = 1e-3
 
 
@@ -18,7 +21,10 @@ class PixelModel(nn.Module):
     Args:
         model: a `transformers` image classifier, also wrapped by PEFT.
         processor: its image processor; only the normalisation is read (`do_rescale`, `do_normalize`, `image_mean`,
-            `image_std`).
+            `image_std`) and the size of its images.
+
+    Attributes:
+        image_size: height and width of the images that the processor makes.
 
     Raises:
         ValueError: when the processor rescales to something else than [0, 1].
@@ -27,6 +33,8 @@ class PixelModel(nn.Module):
     def __init__(self, model: nn.Module, processor):
         super().__init__()
         self.model = model
+        self.image_size = image_size(processor)
+        self._layer_names: list[str] = []
         mean, std = pixel_statistics(processor)
         device = next(model.parameters()).device
         self.register_buffer("mean", torch.tensor(mean, device=device).view(1, -1, 1, 1), persistent=False)
@@ -55,9 +63,52 @@ class PixelModel(nn.Module):
         """Logits (n, classes), in float32 or wider also under autocast."""
         return at_least_float32(self.model(pixel_values=self.to_pixel_values(images)).logits)
 
-    def hidden_states(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Activations from the embeddings (index 0) to the last layer, (n, tokens, d) or feature maps (n, d, h, w)."""
-        return self.model(pixel_values=self.to_pixel_values(images), output_hidden_states=True).hidden_states
+    def features(self, images: Tensor) -> Tensor:
+        """What the classification head reads, (n, d), in float32 or wider; the head itself is not run."""
+        head = getattr(self.model, HEAD)
+        read = input_of(head, lambda: self.model(pixel_values=self.to_pixel_values(images)))
+        return at_least_float32(read.flatten(1))
+
+    def hidden_states(self, images: Tensor, up_to: int | str | None = None) -> tuple[Tensor, ...]:
+        """Activations from the embeddings (index 0) to the last layer, (n, tokens, d) or feature maps (n, d, h, w).
+
+        Args:
+            images: (n, 3, h, w) in [0, 1].
+            up_to: the last one wanted, by index or by name (see `layer_names`); no layer above it is run.
+
+        Raises:
+            ValueError: when there is no such layer.
+        """
+        if up_to is None:
+            return self.model(pixel_values=self.to_pixel_values(images), output_hidden_states=True).hidden_states
+        names = self.layer_names(images)[: self.layer_index(up_to, images) + 1]
+        modules = [self.model.get_submodule(name) for name in names]
+        return outputs_of(modules, lambda: self.model(pixel_values=self.to_pixel_values(images)))
+
+    def layer_names(self, images: Tensor) -> list[str]:
+        """Names of the submodules of `model` that put out the hidden states, e.g. `vit.embeddings`, `vit.layers.0`.
+
+        The first call follows one of the images through the whole encoder, later ones remember.
+        """
+        if not self._layer_names:
+            with evaluating(self), torch.no_grad():
+                self._layer_names = producers_of(self.model, lambda: self.hidden_states(images[:1]))
+        return self._layer_names
+
+    def layer_index(self, layer: int | str, images: Tensor) -> int:
+        """Index of a hidden state that is given by index or by name.
+
+        Raises:
+            ValueError: when there is no such layer; lists them.
+        """
+        names = self.layer_names(images)
+        index = names.index(layer) if layer in names else layer
+        if index not in range(len(names)):
+            raise ValueError(
+                f"layer is {layer}, expected 0 to {len(names) - 1}, the hidden states of this encoder, or the name of "
+                f"one: {', '.join(names)}."
+            )
+        return index
 
 
 def pixel_statistics(processor) -> tuple[list[float], list[float]]:

@@ -95,7 +95,7 @@ class RobustnessReport:
             settings = found[0].settings
             norm, eps, steps = "-", "-", "-"
             if attack != CLEAN:
-                norm, eps, steps = settings["norm"], f"{settings['eps']:.4g}", settings["steps"]
+                norm, eps, steps = settings["norm"], f"{settings['eps']:.4g}", settings.get("steps") or "-"
             rows.append([text(attack), text(found[0].knowledge), norm, eps, str(steps), *map(str, found)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [

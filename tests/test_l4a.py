@@ -80,6 +80,7 @@ def test_the_provenance_says_how_it_was_crafted(vit, encoders, images):
         "encoder_revision": None,
         "data": "12 random images",
         "objective": "mean squared activation of hidden state 1",
+        "resized_from": None,
     }
 
 

@@ -1,8 +1,14 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from local_hub import LocalHub
 from safetensors.torch import load_file, save_file
 
 from genaf_hf import UniversalPerturbation
+from genaf_hf.attacks import UniversalPatch
 
 FILE = "perturbation.safetensors"
 
@@ -97,6 +103,25 @@ def foreign_provenance(file, whole):
     save_file({"delta": torch.zeros(3, 8, 8)}, file, {"provenance": "[1, 2]"})
 
 
+KNOWN = '{"attack": "l4a", "eps": 0.1}'
+
+
+def no_image(file, whole):
+    save_file({"delta": torch.zeros(3, 0, 8)}, file, {"provenance": KNOWN})
+
+
+def whole_numbers(file, whole):
+    save_file({"delta": torch.zeros(3, 8, 8, dtype=torch.int64)}, file, {"provenance": KNOWN})
+
+
+def unknown_kind(file, whole):
+    save_file({"delta": torch.zeros(3, 8, 8)}, file, {"provenance": KNOWN, "kind": "Path"})
+
+
+def nested_provenance(file, whole):
+    save_file({"delta": torch.zeros(3, 8, 8)}, file, {"provenance": "[" * 100_000})
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -111,6 +136,10 @@ def foreign_provenance(file, whole):
         broken_provenance,
         incomplete_provenance,
         foreign_provenance,
+        no_image,
+        whole_numbers,
+        unknown_kind,
+        nested_provenance,
     ],
 )
 def test_what_is_no_perturbation_is_refused_by_one_sentence(perturbation, tmp_path, damage):
@@ -120,3 +149,156 @@ def test_what_is_no_perturbation_is_refused_by_one_sentence(perturbation, tmp_pa
         UniversalPerturbation.from_pretrained(tmp_path)
     assert str(tmp_path / FILE) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+# ---- patches ----
+
+
+@pytest.fixture
+def patch():
+    return UniversalPatch(torch.full((3, 3, 3), 0.25), attack="advencoder-pat", eps=1.0, top=1, left=5)
+
+
+def test_a_patch_covers_its_place_and_nothing_else(patch):
+    images = torch.rand(4, 3, 8, 8)
+    attacked = patch(images)
+    assert (attacked[:, :, 1:4, 5:8] == 0.25).all()
+    attacked[:, :, 1:4, 5:8] = images[:, :, 1:4, 5:8]
+    assert torch.equal(attacked, images)
+
+
+def test_a_random_place_depends_on_the_images_seed_alone(patch):
+    images, anywhere = torch.rand(400, 3, 8, 8), UniversalPatch(patch.delta, attack="advencoder-pat", eps=1.0)
+    attacked = anywhere(images, seeds=range(10, 410))
+    assert torch.equal(attacked[7:8], anywhere(images[7:8], seeds=[17]))
+    covered = (attacked == 0.25).all(1)
+    assert (covered.sum(dim=(1, 2)) == 9).all()
+    assert covered.any(0).all()
+    assert torch.equal(anywhere(images), anywhere(images, seeds=range(400)))
+
+
+def test_a_patch_comes_back_as_one(patch, tmp_path):
+    patch.save_pretrained(tmp_path)
+    loaded = UniversalPerturbation.from_pretrained(tmp_path)
+    assert type(loaded) is UniversalPatch
+    assert torch.equal(loaded.delta, patch.delta)
+    assert loaded.provenance == patch.provenance
+
+
+@pytest.mark.parametrize("place", [{"top": None, "left": None}, {"top": 1, "left": 5}])
+def test_a_patch_larger_than_the_images_is_refused(patch, place):
+    small = UniversalPatch(patch.delta, attack="advencoder-pat", eps=1.0, **place)
+    with pytest.raises(ValueError, match=r"A patch of 3 x 3 pixels at top \d, left \d does not fit"):
+        small(torch.rand(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("change", [{"top": -1}, {"top": None}, {"eps": 0.1}, {"delta": torch.full((3, 3, 3), 1.5)}])
+def test_a_patch_that_makes_no_sense_is_refused(patch, change):
+    with pytest.raises(ValueError, match="The patch"):
+        UniversalPatch(**{**vars(patch), **change})
+
+
+# ---- published files ----
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_published_file_is_read(perturbation, tmp_path, batched):
+    tensor = perturbation.delta.clone()[None] if batched else perturbation.delta.clone()
+    torch.save(tensor.requires_grad_(), tmp_path / "published.pt")
+    loaded = UniversalPerturbation.from_published(tmp_path / "published.pt", attack="std", encoder="simclr")
+    assert torch.equal(loaded.delta, perturbation.delta)
+    assert not loaded.delta.requires_grad
+    assert loaded.eps == perturbation.delta.abs().max().item()
+    assert (loaded.attack, loaded.encoder, loaded.steps) == ("std", "simclr", None)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("hostile",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Hostile(),
+        {"delta": torch.zeros(3, 8, 8)},
+        torch.zeros(2, 3, 8, 8),
+        torch.zeros(()),
+        torch.zeros(3, 0, 8),
+        torch.zeros(1).expand(3, 10**6, 10**6),
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+        torch.full((3, 8, 8), torch.nan),
+        torch.zeros(3, 8, 8).to_sparse(),
+        None,
+    ],
+    ids=str,
+)
+def test_a_published_file_that_is_hostile_or_something_else_is_refused_by_one_sentence(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "published.pt")
+    with pytest.raises(ValueError, match=r"published.pt is not a published universal perturbation: .+\.") as refusal:
+        UniversalPerturbation.from_published(tmp_path / "published.pt", attack="l4a")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "hostile").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no pickle", b"PK\x03\x04 no archive"])
+def test_a_published_file_that_is_missing_or_broken_is_refused(tmp_path, content):
+    path = tmp_path / "published.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"published.pt is not a published universal perturbation: .+\.") as refusal:
+        UniversalPerturbation.from_published(path, attack="l4a")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_published_one_larger_than_its_eps_is_refused(perturbation, tmp_path):
+    torch.save(perturbation.delta, tmp_path / "published.pt")
+    with pytest.raises(ValueError, match=r"at most eps = 0.05"):
+        UniversalPerturbation.from_published(tmp_path / "published.pt", attack="l4a", eps=0.05)
+
+
+def test_resizing_warns_and_is_remembered(perturbation, caplog):
+    larger = perturbation.resize(16, 12)
+    assert "8 x 8 pixels is resized to 16 x 12, which weakens it" in caplog.text
+    assert larger.delta.shape == (3, 16, 12)
+    assert larger.delta.abs().max() <= perturbation.eps
+    assert larger.provenance == {**perturbation.provenance, "resized_from": "8 x 8"}
+    assert larger.resize(4, 4).resized_from == "8 x 8"
+
+
+# ---- the Hub ----
+
+SHARE = """
+import sys
+from genaf_hf import UniversalPerturbation
+made = UniversalPerturbation.from_pretrained(sys.argv[1])
+made.push_to_hub("someone/alone")
+made.push_to_hub("someone/model", subfolder="perturbation", revision="second")
+for place in ({}, {"subfolder": "perturbation", "revision": "second"}):
+    found = UniversalPerturbation.from_pretrained("someone/" + ("model" if place else "alone"), **place)
+    assert found.delta.equal(made.delta) and found.provenance == made.provenance
+try:
+    UniversalPerturbation.from_pretrained("someone/nothing")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_sharing_on_the_hub_keeps_everything(perturbation, tmp_path):
+    perturbation.save_pretrained(tmp_path / "made")
+    with LocalHub({"hf_token": "someone"}) as hub:
+        variables = {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": "hf_token",
+        }
+        command = [sys.executable, "-c", SHARE, str(tmp_path / "made")]
+        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert FILE in hub.repositories["models", "someone/alone"].files()
+        assert f"perturbation/{FILE}" in hub.repositories["models", "someone/model"].files("second")
+    assert "someone/nothing/perturbation.safetensors is not a universal perturbation saved by genaf_hf: " in done.stdout
+    assert len(done.stdout.strip().splitlines()) == 1

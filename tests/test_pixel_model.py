@@ -1,5 +1,6 @@
 import pytest
 import torch
+from traces import leaves_no_trace
 from transformers import ViTImageProcessor
 
 from genaf_hf import PixelModel
@@ -114,3 +115,40 @@ def test_evaluating_gives_each_module_its_own_mode_back_after_an_error(resnet):
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert {name: module.training for name, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_features_are_what_the_head_reads(family, request):
+    pixel_model, images = PixelModel(*request.getfixturevalue(family)).eval(), torch.rand(2, 3, 8, 8)
+    head = pixel_model.model.classifier
+    with torch.no_grad():
+        features = pixel_model.features(images)
+        torch.testing.assert_close(head(features), pixel_model(images))
+    assert features.shape == (2, 16)
+    assert not head._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("vit", ["vit.embeddings", "vit.layers.0", "vit.layers.1"]),
+        ("resnet", ["resnet.embedder", "resnet.encoder.stages.0", "resnet.encoder.stages.1"]),
+    ],
+)
+def test_reading_up_to_a_layer_runs_none_above_it(family, names, request):
+    pixel_model, images = PixelModel(*request.getfixturevalue(family)).train(), torch.rand(2, 3, 8, 8)
+    with leaves_no_trace(pixel_model):
+        assert pixel_model.layer_names(images) == names
+    pixel_model.eval()
+    every_state = pixel_model.hidden_states(images)
+    called = []
+    for name, module in pixel_model.model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+    for index, layer in enumerate(names):
+        called.clear()
+        states = pixel_model.hidden_states(images, up_to=layer)
+        assert len(states) == index + 1
+        assert all(torch.equal(*pair) for pair in zip(states, every_state, strict=False))
+        assert layer in called
+        assert not [name for name in called if name.startswith((*names[index + 1 :], "classifier", "vit.layernorm"))]
+    assert not any(module._forward_hooks for name, module in pixel_model.model.named_modules() if name in names[:1])

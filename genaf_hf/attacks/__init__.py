@@ -1,7 +1,42 @@
 """Attacks, one paper a file."""
 
-from genaf_hf.attacks.l4a import l4a
+from genaf_hf.attacks.advencoder import advencoder_pat, advencoder_per
+from genaf_hf.attacks.autoattack import autoattack
+from genaf_hf.attacks.feature_pgd import feature_pgd
+from genaf_hf.attacks.fff import fff
+from genaf_hf.attacks.fgsm import fgsm
+from genaf_hf.attacks.l4a import l4a, l4a_fuse, l4a_ugs
+from genaf_hf.attacks.mi_fgsm import mi_fgsm
+from genaf_hf.attacks.n_fgsm import n_fgsm
+from genaf_hf.attacks.patch import UniversalPatch
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import pgd
+from genaf_hf.attacks.registry import ATTACKS, Attack, register_attack
+from genaf_hf.attacks.ssp import ssp
+from genaf_hf.attacks.std import std
+from genaf_hf.attacks.uap import uap
+from genaf_hf.attacks.uapgd import uapgd
 
-__all__ = ["UniversalPerturbation", "l4a", "pgd"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "UniversalPatch",
+    "UniversalPerturbation",
+    "advencoder_pat",
+    "advencoder_per",
+    "autoattack",
+    "feature_pgd",
+    "fff",
+    "fgsm",
+    "l4a",
+    "l4a_fuse",
+    "l4a_ugs",
+    "mi_fgsm",
+    "n_fgsm",
+    "pgd",
+    "register_attack",
+    "ssp",
+    "std",
+    "uap",
+    "uapgd",
+]

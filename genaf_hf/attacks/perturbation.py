@@ -1,14 +1,25 @@
 """Universal perturbations: one perturbation for every image."""
 
 import json
-from dataclasses import dataclass
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from huggingface_hub import HfApi, hf_hub_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
+
+from genaf_hf.provenance import public_name
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "perturbation.safetensors"
+LARGEST_SIDE = 8192
 ROUNDING = 1e-6
 
 
@@ -22,13 +33,14 @@ class UniversalPerturbation:
         delta: (3, h, w) in pixel units, no larger than `eps`.
         attack: name of the attack, e.g. `"l4a"`.
         eps: radius of the L-inf ball in pixel units.
-        steps: number of gradient steps.
+        steps: number of gradient steps. This and what follows is None where it is not known, or there is no such thing.
         step_size: length of a step in pixel units.
         seed: of the start and of the batches.
         encoder: Hub id or name of the folder of the encoder it was crafted on, the surrogate.
         encoder_revision: commit of the encoder on the Hub.
         data: the images the attacker used.
         objective: what was raised, in words.
+        resized_from: the size it was crafted with, e.g. `"224 x 224"`, when `resize` changed it.
 
     Raises:
         ValueError: when `delta` is no (3, h, w), not finite or larger than `eps`.
@@ -37,24 +49,44 @@ class UniversalPerturbation:
     delta: Tensor
     attack: str
     eps: float
-    steps: int
-    step_size: float
-    seed: int
+    steps: int | None = None
+    step_size: float | None = None
+    seed: int | None = None
     encoder: str | None = None
     encoder_revision: str | None = None
     data: str | None = None
     objective: str | None = None
+    resized_from: str | None = None
 
     def __post_init__(self):
+        self.check_shape()
         largest = self.delta.abs().amax().item()
-        if self.delta.ndim != 3 or not largest <= self.eps + ROUNDING:
+        if not largest <= self.eps + ROUNDING:
             raise ValueError(
                 f"The perturbation has shape {tuple(self.delta.shape)} and reaches {largest:.4g}, expected (3, h, w) "
                 f"and at most eps = {self.eps:.4g}."
             )
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def check_shape(self) -> None:
+        """Refuses what is no image.
+
+        Raises:
+            ValueError: names the shape.
+        """
+        shape = tuple(self.delta.shape)
+        if (
+            len(shape) != 3
+            or not all(1 <= side <= LARGEST_SIDE for side in shape)
+            or not self.delta.is_floating_point()
+        ):
+            raise ValueError(f"The perturbation is {self.delta.dtype} of shape {shape}, expected floats (3, h, w).")
+
+    def __call__(self, images: Tensor, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Attacked images (n, 3, h, w) in [0, 1].
+
+        Args:
+            images: (n, 3, h, w) in [0, 1].
+            seeds: one per image, as every attack takes them; not used, nothing is random.
 
         Raises:
             ValueError: when the images have another size than the perturbation.
@@ -71,24 +103,135 @@ class UniversalPerturbation:
         """Everything but the perturbation itself."""
         return {name: value for name, value in vars(self).items() if name != "delta"}
 
+    def resize(self, height: int, width: int) -> "UniversalPerturbation":
+        """The same in another size, by bilinear interpolation. It is weaker than one that is crafted in that size."""
+        before = " x ".join(map(str, self.delta.shape[1:]))
+        logger.warning(
+            "A perturbation of %s pixels is resized to %d x %d, which weakens it: an accuracy under it says less than "
+            "under one that is crafted in that size.",
+            *(before, height, width),
+        )
+        delta = F.interpolate(self.delta[None], (height, width), mode="bilinear", antialias=True, align_corners=False)
+        return replace(self, delta=delta[0], resized_from=self.resized_from or before)
+
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Writes `perturbation.safetensors`; the provenance is in its header."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {"delta": self.delta.cpu().contiguous()}, folder / FILE_NAME, {"provenance": json.dumps(self.provenance)}
-        )
+        header = {"kind": type(self).__name__, "provenance": json.dumps(self.provenance)}
+        save_file({"delta": self.delta.cpu().contiguous()}, folder / FILE_NAME, header)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        subfolder: str | None = None,
+        token: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes.
+
+        Args:
+            repo_id: where to. Made if it is not there.
+            subfolder: of the repository, e.g. `"perturbation"` beside a model.
+            token: default the one of `hf auth login`.
+            private: whether a new repository is private.
+            revision: branch to upload to. Made if it is not there.
+
+        Returns:
+            The address of the commit.
+        """
+        api = HfApi(token=token)
+        repository = api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repository.repo_id, branch=revision, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            commit = api.upload_folder(
+                repo_id=repository.repo_id,
+                folder_path=folder,
+                path_in_repo=subfolder,
+                revision=revision,
+                commit_message=f"A universal perturbation ({self.attack})",
+            )
+        return str(commit.commit_url)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "UniversalPerturbation":
-        """Reads what `save_pretrained` wrote.
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> "UniversalPerturbation":
+        """Reads what `save_pretrained` or `push_to_hub` wrote.
+
+        Args:
+            name_or_path: local folder or Hub id.
+            subfolder: of either, e.g. `"perturbation"` beside a model.
+            revision: branch, tag or commit on the Hub.
+            token: for private and gated repositories.
+
+        Returns:
+            The perturbation, or the `UniversalPatch` if it was one.
 
         Raises:
             ValueError: when the file is missing, broken, or no perturbation.
         """
-        path = Path(directory) / FILE_NAME
+        path = Path(name_or_path, subfolder or "", FILE_NAME)
         try:
+            if not Path(name_or_path).is_dir():
+                path = hf_hub_download(
+                    str(name_or_path), FILE_NAME, subfolder=subfolder, revision=revision, token=token
+                )
             with safe_open(path, framework="pt") as file:
-                return cls(delta=file.get_tensor("delta"), **json.loads(file.metadata()["provenance"]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a universal perturbation saved by genaf_hf: {error}.") from error
+                kinds = {
+                    kind.__name__: kind for kind in (UniversalPerturbation, *UniversalPerturbation.__subclasses__())
+                }
+                kind = kinds[file.metadata().get("kind", "UniversalPerturbation")]
+                return kind(delta=file.get_tensor("delta"), **json.loads(file.metadata()["provenance"]))
+        except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a universal perturbation saved by genaf_hf: {reason(error)}.") from error
+
+    @classmethod
+    def from_published(
+        cls, path: str | Path, *, attack: str, eps: float | None = None, encoder: str | None = None
+    ) -> "UniversalPerturbation":
+        """Reads a `.pt` file that others published, a tensor (3, h, w) or (1, 3, h, w) in pixel units.
+
+        Nothing in it is executed.
+
+        Args:
+            path: the file.
+            attack: what it was crafted with, e.g. `"l4a"`.
+            eps: radius of the L-inf ball in pixel units, default the largest value in it.
+            encoder: what it was crafted on.
+
+        Raises:
+            ValueError: when the file is missing, broken, or no such tensor.
+        """
+        try:
+            delta = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(delta, Tensor) or delta.layout != torch.strided or delta.is_quantized:
+                raise ValueError(f"it holds a {type(delta).__name__}")
+            if delta.ndim == 4 and len(delta) == 1:
+                delta = delta[0]
+            largest = cls(delta=delta.detach(), attack=attack, eps=float("inf")).delta.abs().amax().item()
+            return cls(
+                delta=delta.detach().float().clone(),
+                attack=attack,
+                eps=largest if eps is None else eps,
+                encoder=encoder,
+                data=None,
+            )
+        except Exception as error:  # a hostile file can raise anything
+            raise ValueError(
+                f"{public_name(str(path))} is not a published universal perturbation: {reason(error)}."
+            ) from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_hf.attacks.registry import register_attack
 from genaf_hf.pixel_model import evaluating
 
 NORMS = ("linf", "l2")
+SEEDS = 2**24  # between restarts; torch uses the lower 32 bits of a seed
 
 
+@register_attack("model", "images", "labels", eps=8 / 255, steps=20)
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -18,9 +21,10 @@ def pgd(
     *,
     eps: float,
     steps: int,
-    step_size: float,
+    step_size: float | None = None,
     norm: str = "linf",
     random_start: bool = True,
+    restarts: int = 1,
     seeds: Sequence[int] | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Tensor:
@@ -35,9 +39,11 @@ def pgd(
         labels: (n,) class ids.
         eps: radius of the ball in pixel units, e.g. 8/255 for linf.
         steps: number of gradient steps.
-        step_size: length of a step in the norm, in pixel units.
+        step_size: length of a step in the norm, in pixel units, default 2.5 * eps / steps.
         norm: `"linf"` or `"l2"`.
         random_start: begin at a uniformly drawn point of the ball instead of its centre.
+        restarts: from so many random starts; for each image the misclassified result of the highest loss is kept, or
+            where none is misclassified, the one of the highest loss.
         seeds: one per image, default 0 to n - 1. An image's start depends on its seed alone, not on the batch, the
             number of processes, or the images beside it.
         loss: what is raised, called as `loss(logits, labels)`.
@@ -48,22 +54,60 @@ def pgd(
     Raises:
         ValueError: for a setting or an image outside its range.
     """
+    step_size = 2.5 * eps / steps if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     check_images(images)
+    if restarts != int(restarts) or restarts < 1 or (restarts > 1 and not random_start):
+        raise ValueError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
     images = images.detach()
-    lower, upper = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
     seeds = range(len(images)) if seeds is None else seeds
 
-    adversarial = images
-    if random_start:
-        adversarial = project(images + random_in_ball(images, eps, norm, seeds), images, eps, norm, lower, upper)
+    def objective(adversarial: Tensor) -> Tensor:
+        return loss(model(adversarial), labels)
+
+    best, best_rank = images, None
     with evaluating(model), torch.enable_grad():
-        for _ in range(steps):
-            adversarial = adversarial.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(loss(model(adversarial), labels), adversarial)
-            adversarial = adversarial.detach() + step_size * steepest_ascent(gradient, norm)
-            adversarial = project(adversarial, images, eps, norm, lower, upper)
+        for restart in range(restarts):
+            start = images
+            if random_start:
+                start = images + random_in_ball(images, eps, norm, [seed + restart * SEEDS for seed in seeds])
+            found = ascend(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)
+            if restarts == 1:
+                return found
+            rank = success(model, found, labels, loss)
+            better = torch.ones_like(rank, dtype=torch.bool) if best_rank is None else rank > best_rank
+            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            best_rank = rank if best_rank is None else torch.maximum(rank, best_rank)
+    return best
+
+
+def ascend(
+    objective: Callable[[Tensor], Tensor],
+    images: Tensor,
+    start: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    norm: str,
+) -> Tensor:
+    """Raises `objective(adversarial)` by projected steps of steepest ascent; `start` is projected first."""
+    lower, upper = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    adversarial = project(start, images, eps, norm, lower, upper)
+    for _ in range(steps):
+        adversarial = adversarial.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(adversarial), adversarial)
+        adversarial = adversarial.detach() + step_size * steepest_ascent(gradient, norm)
+        adversarial = project(adversarial, images, eps, norm, lower, upper)
     return adversarial
+
+
+def success(model: nn.Module, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """How far an attack got, per image: the loss, and more than any correctly classified image's if misclassified."""
+    with torch.no_grad():
+        logits = model(images)
+        losses = torch.stack([loss(row[None], label[None]) for row, label in zip(logits, labels, strict=True)])
+    return losses.sigmoid() + (logits.argmax(1) != labels)
 
 
 def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:

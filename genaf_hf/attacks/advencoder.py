@@ -1,0 +1,239 @@
+"""AdvEncoder (Zhou et al., ICCV 2023, https://arxiv.org/abs/2307.12280)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_hf.attacks.patch import UniversalPatch, paste, random_corners
+from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted
+from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.provenance import model_source
+
+NOISE = 100
+OBJECTIVE = "InfoNCE of clean and attacked features, high frequencies, small distance"
+
+
+@register_attack("encoder", "images", eps=10 / 255, steps=500)
+def advencoder_per(
+    encoder: PixelModel,
+    images: Tensor,
+    *,
+    eps: float,
+    steps: int = 500,
+    learning_rate: float = 2e-4,
+    width: int = 1024,
+    batch_size: int = 256,
+    seed: int = 0,
+    data: str | None = None,
+) -> UniversalPerturbation:
+    """A universal perturbation from a generator that pulls the features of attacked images off those of clean ones.
+
+    Args:
+        eps: radius of the L-inf ball in pixel units.
+        steps: of Adam on the generator's weights, one random batch each.
+        learning_rate: of Adam.
+        width: channels of the generator's first layer.
+        batch_size: images per step, at least 2: the others of a batch are an image's negatives.
+        encoder, images, seed, data: as for `l4a`. The seed is also that of the generator.
+
+    Returns:
+        The perturbation, with its provenance.
+
+    Raises:
+        ValueError: for a setting or an image outside its range.
+    """
+    check_settings(images, eps=eps, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
+    generator = seeded_generator(images.shape[-2:], width, seed).to(encoder.mean.device)
+
+    def perturb(batch: Tensor) -> Tensor:
+        return attacked(batch, generator().clamp(-eps, eps))
+
+    random = torch.Generator().manual_seed(seed)
+    train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
+    delta = generator().detach().clamp(-eps, eps)
+    return crafted(encoder, delta, "advencoder-per", OBJECTIVE, eps=eps, steps=steps, seed=seed, data=data)
+
+
+@register_attack("encoder", "images", steps=500)
+def advencoder_pat(
+    encoder: PixelModel,
+    images: Tensor,
+    *,
+    area: float = 0.03,
+    place: str = "random",
+    steps: int = 500,
+    learning_rate: float = 2e-4,
+    width: int = 1024,
+    batch_size: int = 256,
+    seed: int = 0,
+    data: str | None = None,
+) -> UniversalPatch:
+    """A square patch, universal, from the same generator and for the same loss as `advencoder_per`.
+
+    Args:
+        area: share of the image that the patch covers.
+        place: `"random"`, another for each image, or `"fixed"`, the lower right corner.
+        encoder, images, steps, learning_rate, width, batch_size, seed, data: as for `advencoder_per`.
+
+    Returns:
+        The patch, with its provenance.
+
+    Raises:
+        ValueError: for a setting or an image outside its range, or a patch of no pixel or larger than the images.
+    """
+    check_settings(images, eps=0.5, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
+    if place not in ("random", "fixed"):
+        raise ValueError(f'place is "{place}", expected random or fixed.')
+    height, wide = images.shape[-2:]
+    side = round((area * height * wide) ** 0.5) if 0 < area <= 1 else 0
+    if not 1 <= side <= min(height, wide):
+        raise ValueError(
+            f"area is {area}, a patch of {side} pixels a side in images of {height} x {wide}; expected a share in "
+            "(0, 1] that is at least a pixel and fits."
+        )
+    generator = seeded_generator((side, side), width, seed).to(encoder.mean.device)
+    corner = (height - side, wide - side)
+    random = torch.Generator().manual_seed(seed)
+
+    def pixels() -> Tensor:
+        return ((generator() + 1) / 2).clamp(0, 1)
+
+    def perturb(batch: Tensor) -> Tensor:
+        if place == "fixed":
+            return paste(batch, pixels(), [corner] * len(batch))
+        return paste(batch, pixels(), random_corners(batch, side, [random] * len(batch)))
+
+    train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
+    source, revision = model_source(encoder.model.config)
+    top, left = corner if place == "fixed" else (None, None)
+    return UniversalPatch(
+        delta=pixels().detach(),
+        attack="advencoder-pat",
+        eps=1.0,
+        steps=steps,
+        seed=seed,
+        encoder=source,
+        encoder_revision=revision,
+        data=data,
+        objective=OBJECTIVE,
+        top=top,
+        left=left,
+    )
+
+
+class Generator(nn.Module):
+    """Makes one perturbation of fixed noise.
+
+    As the authors', it doubles the side from 4 on while it halves the channels, and mixes what it makes of several
+    noises by a convolution over them; with 64 pixels it is theirs. For other sizes it has as many layers as are
+    needed, and the middle is cut out. The number of noises is its own, not that of the images in a batch.
+
+    Args:
+        size: height and width of the perturbation.
+        width: channels of the first layer.
+        noises: how many are mixed.
+    """
+
+    def __init__(self, size: tuple[int, int], width: int = 1024, noises: int = 16):
+        super().__init__()
+        self.size = size
+        doublings = max(1, (max(size) - 1).bit_length() - 2)
+        widths = [max(width >> i, 1) for i in range(doublings)]
+        layers: list[nn.Module] = []
+        for i, (channels, wanted) in enumerate(zip([NOISE, *widths], widths, strict=False)):
+            stride, padding = (1, 0) if i == 0 else (2, 1)
+            layers += [
+                nn.ConvTranspose2d(channels, wanted, 4, stride, padding, bias=False),
+                nn.BatchNorm2d(wanted),
+                nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1, bias=False), nn.Tanh())
+        self.mix = nn.Conv2d(noises, 1, 3, padding=1)
+        self.register_buffer("noise", torch.randn(noises, NOISE, 1, 1))
+
+    def forward(self) -> Tensor:
+        """(3, h, w)."""
+        made = self.mix(self.layers(self.noise).transpose(0, 1))[:, 0]
+        top, left = ((have - want) // 2 for have, want in zip(made.shape[1:], self.size, strict=True))
+        return made[:, top : top + self.size[0], left : left + self.size[1]]
+
+
+def seeded_generator(size: tuple[int, int], width: int, seed: int) -> Generator:
+    """A generator whose weights and noise depend on the seed alone; the caller's random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return Generator(tuple(size), width)
+
+
+def train(
+    generator: Generator,
+    encoder: PixelModel,
+    images: Tensor,
+    perturb: Callable[[Tensor], Tensor],
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+    random: torch.Generator,
+) -> None:
+    """Minimises AdvEncoder's loss over the generator's weights."""
+    weights = list(generator.parameters())
+    optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
+    with evaluating(encoder), torch.enable_grad():
+        for _ in range(steps):
+            chosen = torch.randperm(len(images), generator=random)[:batch_size]  # none twice: it would be a negative
+            batch = images[chosen.to(images.device)].to(encoder.mean.device)
+            with torch.no_grad():
+                clean = encoder.features(batch)
+            changed = perturb(batch)
+            loss = advencoder_loss(batch, changed, clean, encoder.features(changed))
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight.grad = gradient
+            optimizer.step()
+
+
+def advencoder_loss(images: Tensor, changed: Tensor, clean_features: Tensor, features: Tensor) -> Tensor:
+    """-5 InfoNCE(f(x), f(x')) + MSE(x', x) - MSE(H(x), H(x')), to be minimised."""
+    return (
+        -5 * info_nce(clean_features, features)
+        + F.mse_loss(changed, images)
+        - F.mse_loss(high_pass(images), high_pass(changed))
+    )
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float = 0.1) -> Tensor:
+    """Mean of -log softmax(cos(q_i, k_j) / temperature) at j = i, for two (n, d); the negatives are the batch's."""
+    similarities = F.normalize(queries) @ F.normalize(keys).T / temperature
+    return F.cross_entropy(similarities, torch.arange(len(queries), device=queries.device))
+
+
+def high_pass(images: Tensor, radius: float | None = None) -> Tensor:
+    """Images (n, 3, h, w) without the frequencies below `radius` cycles per image.
+
+    The default is an eighth of the shorter side: at 64 pixels the authors' 8.
+    """
+    height, width = images.shape[-2:]
+    radius = min(height, width) / 8 if radius is None else radius
+    vertical = torch.fft.fftfreq(height, 1 / height, device=images.device)
+    horizontal = torch.fft.fftfreq(width, 1 / width, device=images.device)
+    kept = vertical[:, None].square() + horizontal.square() >= radius**2
+    return torch.fft.ifft2(torch.fft.fft2(images) * kept).real
+
+
+def check_settings(images: Tensor, *, eps: float, steps: int, learning_rate: float, batch_size: int) -> None:
+    """Refuses what AdvEncoder cannot run with.
+
+    Raises:
+        ValueError: names what was found.
+    """
+    check_universal_settings(images, eps=eps, steps=steps, step_size=eps, batch_size=batch_size)
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate is {learning_rate}, expected a positive number, for example 2e-4.")
+    if batch_size < 2 or len(images) < 2:
+        raise ValueError(
+            f"There are {len(images)} images in batches of {batch_size}, expected at least 2 of both: the other images "
+            "of a batch are an image's negatives."
+        )

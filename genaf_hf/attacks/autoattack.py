@@ -1,0 +1,73 @@
+"""AutoAttack (Croce & Hein, ICML 2020, https://arxiv.org/abs/2003.01690), by the authors' own package."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from genaf_hf.attacks.pgd import check_attack_settings, check_images
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.layers import only_trainable
+from genaf_hf.pixel_model import PixelModel, evaluating
+
+logger = logging.getLogger(__name__)
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+WITHOUT_DLR = ("apgd-ce", "fab-t", "square")
+NORMS = {"linf": "Linf", "l2": "L2"}
+TARGETS = 9
+
+
+@register_attack("model", "images", "labels", eps=8 / 255)
+def autoattack(
+    model: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    batch_size: int = 250,
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
+    """Adversarial images by the standard version: APGD-CE, APGD-T, FAB-T and Square, each on what is left.
+
+    APGD-T's loss needs four classes. With fewer the others are run, and the log says so. With fewer than ten classes
+    the targeted attacks go through all the wrong ones, instead of nine.
+
+    Args:
+        batch_size: images at a time.
+        seeds: the first one seeds the package, which draws for a whole batch at once.
+        model, images, labels, eps, norm: as for `pgd`.
+
+    Returns:
+        (n, 3, h, w) in [0, 1], at most `eps` away from `images`; an image that withstands all is as it was.
+
+    Raises:
+        ImportError: when the package is not installed.
+        ValueError: for a setting or an image outside its range.
+    """
+    check_attack_settings(eps=eps, steps=1, step_size=eps, norm=norm)
+    check_images(images)
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError as error:
+        raise ImportError("AutoAttack is not installed: pip install 'genaf_hf[autoattack]'.") from error
+    seed = 0 if seeds is None else int(seeds[0])
+    devices = [images.device] if images.is_cuda else []
+    with evaluating(model), only_trainable(model, []), torch.random.fork_rng(devices):
+        with torch.no_grad():
+            classes = model(images[:1]).shape[1]
+        attacks = STANDARD if classes >= 4 else WITHOUT_DLR
+        if attacks != STANDARD:
+            logger.warning(
+                "AutoAttack's standard version needs at least 4 classes, this model has %d: %s are run, apgd-t is not.",
+                *(classes, ", ".join(attacks)),
+            )
+        authors = AutoAttack(
+            model, norm=NORMS[norm], eps=eps, version="custom", attacks=list(attacks), seed=seed, device=images.device
+        )
+        authors.apgd.n_restarts = authors.fab.n_restarts = authors.apgd_targeted.n_restarts = 1
+        authors.apgd_targeted.n_target_classes = authors.fab.n_target_classes = min(TARGETS, classes - 1)
+        adversarial, _ = authors.run_standard_evaluation(images.detach(), labels, batch_size=batch_size)
+    return adversarial

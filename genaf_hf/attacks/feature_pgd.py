@@ -1,0 +1,49 @@
+"""PGD in feature space, without labels (as in Kim et al., NeurIPS 2020, https://arxiv.org/abs/2006.07589)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from genaf_hf.attacks.pgd import ascend, check_attack_settings, check_images, random_in_ball
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.pixel_model import PixelModel, evaluating
+
+
+@register_attack("model", "images", eps=8 / 255, steps=20)
+def feature_pgd(
+    model: PixelModel,
+    images: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float | None = None,
+    norm: str = "linf",
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
+    """Adversarial images whose features are far from the clean ones: maximises ||f(x') - f(x)||^2 from a random start.
+
+    Args:
+        model: its features are attacked, its head is not used.
+        images, eps, steps, step_size, norm, seeds: as for `pgd`.
+
+    Returns:
+        (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
+
+    Raises:
+        ValueError: for a setting or an image outside its range.
+    """
+    step_size = 2.5 * eps / steps if step_size is None and steps else step_size
+    check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
+    check_images(images)
+    images = images.detach()
+    start = images + random_in_ball(images, eps, norm, range(len(images)) if seeds is None else seeds)
+    with evaluating(model):
+        with torch.no_grad():
+            clean = model.features(images)
+
+        def objective(adversarial: Tensor) -> Tensor:
+            return (model.features(adversarial) - clean).square().sum()
+
+        with torch.enable_grad():
+            return ascend(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)

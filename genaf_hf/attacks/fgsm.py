@@ -1,0 +1,35 @@
+"""Fast gradient sign method (Goodfellow et al., ICLR 2015, https://arxiv.org/abs/1412.6572)."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_hf.attacks.pgd import pgd
+from genaf_hf.attacks.registry import register_attack
+
+
+@register_attack("model", "images", "labels", eps=8 / 255)
+def fgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    seeds: Sequence[int] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> Tensor:
+    """Adversarial images by one step of length `eps` from the images themselves.
+
+    Args:
+        seeds: not used, nothing is random.
+        model, images, labels, eps, norm, loss: as for `pgd`.
+
+    Returns:
+        (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
+
+    Raises:
+        ValueError: for a setting or an image outside its range.
+    """
+    return pgd(model, images, labels, eps=eps, steps=1, step_size=eps, norm=norm, random_start=False, loss=loss)

@@ -1,0 +1,65 @@
+"""A linear classifier on an encoder's features, for attackers who have labels for their own images."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_hf.pixel_model import PixelModel, evaluating
+
+
+class LinearProbe(nn.Module):
+    """Multinomial logistic regression on the standardised features of an encoder, fitted to the optimum.
+
+    The encoder is left as it was, and called in the mode that it is in.
+
+    Args:
+        encoder: whose features are read.
+        images: (n, 3, h, w) in [0, 1].
+        labels: (n,) class ids, any; they are numbered anew by their order in `classes`.
+        weight_decay: of the weights, half its value times their sum of squares is added to the mean cross-entropy.
+        batch_size: images per forward pass.
+
+    Attributes:
+        classes: the class ids, sorted.
+
+    Raises:
+        ValueError: when the labels are not one per image, or of fewer than two classes.
+    """
+
+    def __init__(
+        self, encoder: PixelModel, images: Tensor, labels: Tensor, *, weight_decay: float = 1e-3, batch_size: int = 64
+    ):
+        super().__init__()
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({len(images)},), one per image.")
+        self.encoder = encoder
+        device = encoder.mean.device
+        with evaluating(encoder), torch.no_grad():
+            features = torch.cat([encoder.features(batch.to(device)) for batch in images.split(batch_size)])
+        self.classes, targets = labels.to(device).unique(return_inverse=True)
+        if len(self.classes) < 2:
+            raise ValueError("The labels are of one class only; a probe needs at least two.")
+        self.mean, self.scale = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
+        features = (features - self.mean) / self.scale
+        weight = features.new_zeros(len(self.classes), features.shape[1], requires_grad=True)
+        bias = features.new_zeros(len(self.classes), requires_grad=True)
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = F.cross_entropy(F.linear(features, weight, bias), targets)
+            value = value + weight_decay / 2 * weight.square().sum()
+            value.backward()
+            return value
+
+        with torch.enable_grad():
+            optimizer.step(loss)
+        self.weight, self.bias = weight.detach(), bias.detach()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+        return F.linear((self.encoder.features(images) - self.mean) / self.scale, self.weight, self.bias)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Columns of the logits that belong to class ids."""
+        return torch.searchsorted(self.classes, labels.to(self.classes.device))

@@ -1,0 +1,56 @@
+"""MI-FGSM (Dong et al., CVPR 2018, https://arxiv.org/abs/1710.06081)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_hf.attacks.pgd import check_attack_settings, check_images
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.pixel_model import evaluating
+
+
+@register_attack("model", "images", "labels", eps=8 / 255, steps=10)
+def mi_fgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float | None = None,
+    decay: float = 1.0,
+    seeds: Sequence[int] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> Tensor:
+    """Adversarial images by sign steps along accumulated gradients: g <- decay * g + gradient / ||gradient||_1.
+
+    Args:
+        step_size: in pixel units, default eps / steps.
+        decay: of the accumulated gradient; with 0 these are the steps of PGD from the images themselves.
+        seeds: not used, nothing is random.
+        model, images, labels, eps, steps, loss: as for `pgd`, L-inf.
+
+    Returns:
+        (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
+
+    Raises:
+        ValueError: for a setting or an image outside its range.
+    """
+    step_size = eps / steps if step_size is None and steps else step_size
+    check_attack_settings(eps=eps, steps=steps, step_size=step_size)
+    check_images(images)
+    if not 0 <= decay < float("inf"):
+        raise ValueError(f"decay is {decay}, expected 0 or more, for example 1.")
+    adversarial = images = images.detach()
+    lower, upper = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    accumulated = torch.zeros_like(images)
+    with evaluating(model), torch.enable_grad():
+        for _ in range(steps):
+            adversarial = adversarial.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(model(adversarial), labels), adversarial)
+            length = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+            accumulated = decay * accumulated + gradient / length
+            adversarial = (adversarial.detach() + step_size * accumulated.sign()).clamp(lower, upper)
+    return adversarial

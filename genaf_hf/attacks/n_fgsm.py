@@ -1,0 +1,55 @@
+"""N-FGSM (de Jorge et al., NeurIPS 2022, https://arxiv.org/abs/2202.01181)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_hf.attacks.pgd import check_attack_settings, check_images, random_in_ball
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.pixel_model import evaluating
+
+
+@register_attack("model", "images", "labels", eps=8 / 255, within_eps=True)
+def n_fgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    noise: float = 2.0,
+    step: float = 1.25,
+    within_eps: bool = False,
+    seeds: Sequence[int] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> Tensor:
+    """Adversarial images by one sign step of step * eps from uniform noise of noise * eps, as made for training.
+
+    The paper does not clip to the ball of radius `eps`, so that images end up to (noise + step) * eps away.
+
+    Args:
+        noise: radius of the noise in units of `eps`.
+        step: length of the step in units of `eps`.
+        within_eps: clip to the ball in the end, which an attack has to that is to be compared with others.
+        model, images, labels, eps, seeds, loss: as for `pgd`, L-inf.
+
+    Returns:
+        (n, 3, h, w) in [0, 1].
+
+    Raises:
+        ValueError: for a setting or an image outside its range.
+    """
+    check_attack_settings(eps=eps, steps=1, step_size=step * eps)
+    check_images(images)
+    if not 0 < noise < float("inf"):
+        raise ValueError(f"noise is {noise}, expected a positive multiple of eps, for example 2.")
+    images = images.detach()
+    seeds = range(len(images)) if seeds is None else seeds
+    noisy = (images + random_in_ball(images, noise * eps, "linf", seeds)).clamp(0, 1).requires_grad_()
+    with evaluating(model), torch.enable_grad():
+        (gradient,) = torch.autograd.grad(loss(model(noisy), labels), noisy)
+    adversarial = noisy.detach() + step * eps * gradient.sign()
+    if within_eps:
+        adversarial = adversarial.clamp(images - eps, images + eps)
+    return adversarial.clamp(0, 1)

@@ -1,0 +1,103 @@
+"""Universal adversarial perturbations (Moosavi-Dezfooli et al., CVPR 2017, https://arxiv.org/abs/1610.08401)."""
+
+from collections.abc import Callable
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, random_batches
+from genaf_hf.pixel_model import PixelModel, evaluating
+
+OVERSHOOT = 0.02
+
+
+@register_attack("encoder", "images", "labels", eps=0.05, steps=500)
+def uap(
+    encoder: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 500,
+    deepfool_steps: int = 10,
+    seed: int = 0,
+    data: str | None = None,
+) -> UniversalPerturbation:
+    """A universal perturbation made of DeepFool's steps across the boundaries of a linear probe.
+
+    From no perturbation on, each image whose prediction is still the clean one adds the smallest step that changes it;
+    the sum is projected into the L-inf ball. Of the sums after each pass over the images and at the end, the one that
+    changes most predictions is kept. The attacker has labels for images of his own, and trains the probe on them.
+
+    Args:
+        labels: (n,) class ids of the attacker's images, of at least two classes.
+        steps: images that are visited, drawn at random.
+        deepfool_steps: at most so many for one image.
+        encoder, images, eps, seed, data: as for `l4a`.
+
+    Returns:
+        The perturbation, with its provenance.
+
+    Raises:
+        ValueError: for a setting, an image or a label outside its range.
+    """
+    check_universal_settings(images, eps=eps, steps=steps, step_size=eps, batch_size=1)
+    if deepfool_steps < 1:
+        raise ValueError(f"deepfool_steps is {deepfool_steps}, expected at least 1.")
+    probe = LinearProbe(encoder, images, labels)
+    generator = torch.Generator().manual_seed(seed)
+    best = delta = torch.zeros(images.shape[1:], device=encoder.mean.device)
+    highest = -1.0
+    with evaluating(encoder), torch.enable_grad():
+        clean = predictions(probe, images, delta)
+        visits = islice(random_batches(encoder, (images, clean), 1, generator), steps)
+        for visited, (image, prediction) in enumerate(visits, start=1):
+            shift = deepfool(probe, attacked(image, delta), prediction, deepfool_steps)
+            delta = (delta + (1 + OVERSHOOT) * shift).clamp(-eps, eps)
+            if visited % len(images) == 0 or visited == steps:
+                fooled = (predictions(probe, images, delta) != clean).float().mean().item()
+                if fooled > highest:
+                    best, highest = delta, fooled
+    words = "share of images whose prediction by a linear probe changes"
+    return crafted(encoder, best, "uap", words, eps=eps, steps=steps, seed=seed, data=data)
+
+
+def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor, batch_size: int = 64) -> Tensor:
+    """Predicted classes of images with the perturbation, (n,)."""
+    with torch.no_grad():
+        batches = (batch.to(delta.device) for batch in images.split(batch_size))
+        return torch.cat([model(attacked(batch, delta)).argmax(1) for batch in batches])
+
+
+def deepfool(model: Callable[[Tensor], Tensor], image: Tensor, prediction: Tensor, steps: int) -> Tensor:
+    """The shift to the nearest decision boundary in L2 (DeepFool, Moosavi-Dezfooli et al., CVPR 2016).
+
+    Each step goes to the nearest boundary of the model's linearisation, until the prediction is another one.
+
+    Args:
+        model: images in [0, 1] to logits.
+        image: (1, 3, h, w) in [0, 1].
+        prediction: (1,) the class to get away from.
+        steps: at most so many.
+
+    Returns:
+        (3, h, w), zero where the prediction is another one already.
+    """
+    shift = torch.zeros_like(image)
+    for _ in range(steps):
+        candidate = (image + (1 + OVERSHOOT) * shift).requires_grad_()
+        (logits,) = model(candidate)
+        if logits.argmax() != prediction:
+            break
+        gaps = logits - logits[prediction]
+        slopes = torch.stack([torch.autograd.grad(gap, candidate, retain_graph=True)[0] for gap in gaps])
+        lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
+        distances = gaps.detach().abs() / lengths
+        distances[prediction] = torch.inf
+        nearest = distances.argmin()
+        shift = shift + (distances[nearest] + 1e-4) * slopes[nearest] / lengths[nearest]
+    return shift[0]

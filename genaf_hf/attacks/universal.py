@@ -1,0 +1,121 @@
+"""What the universal attacks on an encoder share: random batches, and sign-gradient ascent of one perturbation."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.pgd import check_attack_settings, check_images
+from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.provenance import model_source
+
+
+def ascend(
+    encoder: PixelModel,
+    objective: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable,
+    delta: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    momentum: float = 0.0,
+) -> Tensor:
+    """Raises `objective(delta, batch)` by sign-gradient steps, one batch each, in the L-inf ball of radius `eps`.
+
+    Args:
+        encoder: what the objective reads; in eval mode meanwhile, and left as it was.
+        objective: of the perturbation and a batch, a scalar.
+        batches: at least as many as there are steps.
+        delta: (3, h, w) to start from.
+        eps, steps, step_size: as for `l4a`.
+        momentum: decay of the accumulated gradient, each one divided by its L1 norm; 0 for none.
+
+    Returns:
+        (3, h, w), at most `eps`.
+    """
+    velocity = torch.zeros_like(delta)
+    with evaluating(encoder), torch.enable_grad():
+        for batch in islice(batches, steps):
+            delta.requires_grad_()
+            (gradient,) = torch.autograd.grad(objective(delta, batch), delta)
+            velocity = momentum * velocity + gradient / gradient.abs().sum().clamp(min=1e-12) if momentum else gradient
+            delta = (delta.detach() + step_size * velocity.sign()).clamp(-eps, eps)
+    return delta.detach()
+
+
+def attacked(images: Tensor, delta: Tensor) -> Tensor:
+    """Images with the perturbation, in [0, 1]."""
+    return (images + delta).clamp(0, 1)
+
+
+def random_start(encoder: PixelModel, shape: tuple[int, ...], eps: float, generator: torch.Generator) -> Tensor:
+    """A uniform point of the L-inf ball, on the encoder's device."""
+    return torch.empty(shape).uniform_(-eps, eps, generator=generator).to(encoder.mean.device)
+
+
+def random_batches(
+    encoder: PixelModel, tensors: tuple[Tensor, ...], batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """Endless batches of rows drawn at random, the same ones of each tensor, on the encoder's device."""
+    while True:
+        rows = torch.randint(len(tensors[0]), (batch_size,), generator=generator)
+        yield tuple(tensor[rows.to(tensor.device)].to(encoder.mean.device) for tensor in tensors)
+
+
+def raise_objective(
+    encoder: PixelModel,
+    images: Tensor,
+    objective: Callable[[Tensor, Tensor], Tensor],
+    *,
+    attack: str,
+    words: str,
+    eps: float,
+    steps: int,
+    step_size: float | None,
+    batch_size: int,
+    seed: int,
+    data: str | None,
+) -> UniversalPerturbation:
+    """The perturbation that raises `objective(delta, images)` over random batches, from a uniform random start.
+
+    Raises:
+        ValueError: for a setting or an image outside its range.
+    """
+    step_size = default_step_size(eps, step_size)
+    check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    delta = random_start(encoder, images.shape[1:], eps, generator)
+    batches = (batch for (batch,) in random_batches(encoder, (images,), batch_size, generator))
+    delta = ascend(encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size)
+    return crafted(encoder, delta, attack, words, eps=eps, steps=steps, step_size=step_size, seed=seed, data=data)
+
+
+def crafted(encoder: PixelModel, delta: Tensor, attack: str, objective: str, **settings) -> UniversalPerturbation:
+    """A perturbation with its provenance."""
+    source, revision = model_source(encoder.model.config)
+    return UniversalPerturbation(
+        delta=delta, attack=attack, encoder=source, encoder_revision=revision, objective=objective, **settings
+    )
+
+
+def default_step_size(eps: float, step_size: float | None) -> float:
+    return eps / 50 if step_size is None else step_size
+
+
+def check_universal_settings(
+    images: Tensor, *, eps: float, steps: int, step_size: float, batch_size: int, labels: Tensor | None = None
+) -> None:
+    """Refuses settings and images that no universal attack can run with.
+
+    Raises:
+        ValueError: names what was found.
+    """
+    check_attack_settings(eps=eps, steps=steps, step_size=step_size)
+    check_images(images)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1.")
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"There are {len(labels)} labels for {len(images)} images.")

@@ -1,0 +1,79 @@
+"""Reading activations out of a forward pass, which goes no further than to the last one that is wanted."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from torch import Tensor, nn
+
+
+class Done(Exception):  # noqa: N818
+    """Ends a forward pass when all that was wanted is there."""
+
+
+def input_of(module: nn.Module, forward: Callable) -> Tensor:
+    """What `module` is given by `forward()`; neither the module nor what follows is run."""
+    found = []
+
+    def hook(_, inputs):
+        found.append(inputs[0])
+        raise Done
+
+    with removing([module.register_forward_pre_hook(hook)]), suppress(Done):
+        forward()
+    return found[0]
+
+
+def outputs_of(modules: Sequence[nn.Module], forward: Callable) -> tuple[Tensor, ...]:
+    """What `modules`, given in their order in `forward()`, put out; what follows the last one is not run."""
+    found = []
+
+    def hook(_, inputs, output):
+        found.append(first_tensor(output))
+        if len(found) == len(modules):
+            raise Done
+
+    with removing([module.register_forward_hook(hook) for module in modules]), suppress(Done):
+        forward()
+    return tuple(found)
+
+
+def producers_of(model: nn.Module, forward: Callable[[], Sequence[Tensor]]) -> list[str]:
+    """Names of the submodules that put out the tensors which `forward()` returns, the outermost ones.
+
+    Raises:
+        ValueError: when one of the tensors is no submodule's output.
+    """
+    produced = []
+
+    def remember(name: str) -> Callable:
+        def hook(_, inputs, output):
+            output = first_tensor(output)
+            if not any(each is output for each in inputs):  # as it is in nn.Identity, which makes nothing
+                produced.append((name, output))
+
+        return hook
+
+    with removing([module.register_forward_hook(remember(name)) for name, module in model.named_modules() if name]):
+        tensors = forward()
+    names = [next((name for name, output in reversed(produced) if output is each), None) for each in tensors]
+    if None in names:
+        raise ValueError(
+            f"Activation {names.index(None)} of this {type(model).__name__} is no submodule's output, so that the "
+            "forward pass cannot be stopped there."
+        )
+    return names
+
+
+def first_tensor(output):
+    """A module's output, or the first part of one that has several."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def removing(hooks: Sequence) -> Iterator[None]:
+    """Removes hooks at the end."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,343 @@
+"""What holds for every attack on the public encoder, and what is particular to each."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+from traces import leave_gradients_and_modes, leaves_no_trace
+
+from genaf_hf import PixelModel, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, UniversalPatch, advencoder_pat, fff, l4a, l4a_fuse, l4a_ugs, ssp, std, uap, uapgd
+from genaf_hf.attacks.advencoder import Generator, advencoder_per, high_pass, info_nce, seeded_generator
+from genaf_hf.attacks.fff import log_energy
+from genaf_hf.attacks.l4a import gaussian_images
+from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.attacks.uap import deepfool
+
+EPS = 0.1
+UNIVERSAL = [name for name, attack in ATTACKS.items() if attack.universal]
+BOUNDED = [name for name in UNIVERSAL if name != "advencoder-pat"]
+
+
+@pytest.fixture
+def images():
+    return torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def labels():
+    return torch.arange(12) % 3
+
+
+def craft(name, encoder, images, labels, **settings):
+    """An attack with small settings."""
+    given = {"encoder": encoder, "images": images, "labels": labels}
+    attack = ATTACKS[name]
+    small = {"steps": 3, **({} if name == "advencoder-pat" else {"eps": EPS})}
+    small |= {"width": 16} if name.startswith("advencoder") else {}
+    return attack.configure(**{**small, **settings})(*(given[each] for each in attack.needs))
+
+
+# ---- what holds for all ----
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+@pytest.mark.parametrize("name", UNIVERSAL)
+def test_it_leaves_no_trace(name, family, images, labels, request):
+    encoder = PixelModel(*request.getfixturevalue(family))
+    contents = images.clone()
+    leave_gradients_and_modes(encoder)
+    with leaves_no_trace(encoder):
+        crafted = craft(name, encoder, images, labels)
+    assert torch.equal(images, contents)
+    assert not crafted.delta.requires_grad
+
+
+@pytest.mark.parametrize("name", UNIVERSAL)
+def test_the_same_seed_gives_the_same_perturbation_another_another(name, vit, images, labels):
+    encoder = PixelModel(*vit)
+    first, again, other = (craft(name, encoder, images, labels, seed=seed).delta for seed in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_it_stays_inside_eps_and_says_what_it_is(name, vit, images, labels):
+    crafted = craft(name, PixelModel(*vit), images, labels, steps=8)
+    assert crafted.delta.shape == (3, 8, 8)
+    assert 0 < crafted.delta.abs().max() <= torch.tensor(EPS)
+    assert (crafted.attack, crafted.eps, crafted.steps, crafted.seed, crafted.encoder) == (name, EPS, 8, 0, "dino")
+    assert crafted.objective
+
+
+@pytest.mark.parametrize("name", UNIVERSAL)
+def test_no_head_is_needed(name, vit, images, labels):
+    encoder = PixelModel(*vit)
+    with_head = craft(name, encoder, images, labels).delta
+    with torch.no_grad():
+        encoder.model.classifier.weight.fill_(torch.nan)
+    assert torch.equal(craft(name, encoder, images, labels).delta, with_head)
+
+
+def hidden(encoder, images, delta, layer=1):
+    return encoder.hidden_states((images + delta).clamp(0, 1))[layer]
+
+
+def features(encoder, images, delta):
+    return encoder.features((images + delta).clamp(0, 1))
+
+
+def probed(encoder, images, labels, delta):
+    return LinearProbe(encoder, images, labels)((images + delta).clamp(0, 1)).argmax(1)
+
+
+OBJECTIVES = {
+    "l4a": lambda encoder, images, labels, delta: hidden(encoder, images, delta).square().mean(),
+    "l4a-fuse": lambda encoder, images, labels, delta: (
+        hidden(encoder, images, delta, 1).square().mean() + hidden(encoder, images, delta, 2).square().mean()
+    ),
+    "l4a-ugs": lambda encoder, images, labels, delta: hidden(encoder, images / 10 + 0.45, delta).square().mean(),
+    "std": lambda encoder, images, labels, delta: -hidden(encoder, images, delta).flatten(1).std(dim=1).mean(),
+    "ssp": lambda encoder, images, labels, delta: F.mse_loss(
+        hidden(encoder, images, delta).square(), hidden(encoder, images, 0).square()
+    ),
+    "fff": lambda encoder, images, labels, delta: log_energy(encoder.hidden_states(encoder.mean + delta)),
+    "uapgd": lambda encoder, images, labels, delta: F.cross_entropy(
+        LinearProbe(encoder, images, labels)((images + delta).clamp(0, 1)), labels
+    ),
+    "uap": lambda encoder, images, labels, delta: (
+        (probed(encoder, images, labels, delta) != probed(encoder, images, labels, 0)).float().mean()
+    ),
+    "advencoder-per": lambda encoder, images, labels, delta: info_nce(
+        features(encoder, images, 0), features(encoder, images, delta)
+    ),
+}
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+@pytest.mark.parametrize("name", BOUNDED)
+def test_it_raises_its_objective_above_its_start_and_above_noise_of_the_same_size(
+    name, family, images, labels, request
+):
+    encoder = PixelModel(*request.getfixturevalue(family)).eval()
+    settings = {"learning_rate": 5e-3} if name == "advencoder-per" else {}
+    crafted = craft(name, encoder, images, labels, steps=240 if name == "uap" else 60, **settings)
+    start = craft(name, encoder, images, labels, steps=1, **settings)
+    generator = torch.Generator().manual_seed(3)
+    noises = [EPS * torch.randn(3, 8, 8, generator=generator).sign() for _ in range(10)]
+    reached, before, *by_noise = (
+        OBJECTIVES[name](encoder, images, labels, delta).item() for delta in (crafted.delta, start.delta, *noises)
+    )
+    assert reached > before
+    assert reached > max(by_noise)
+
+
+@pytest.mark.parametrize("name", ["l4a", "l4a-fuse", "l4a-ugs", "std", "ssp"])
+def test_no_layer_above_the_one_that_is_read_is_run(name, encoders, images, labels, vit):
+    encoder = PixelModel(*vit)
+    settings = {"layers": (0, 1)} if name == "l4a-fuse" else {"layer": 1}
+    craft(name, encoder, images, labels, steps=1, **settings)  # finds the layers' names
+    calls = []
+    for each, module in encoder.model.named_modules():
+        module.register_forward_hook(lambda *_, each=each: calls.append(each))
+    craft(name, encoder, images, labels, **settings)
+    assert "vit.layers.0.attention" in calls
+    assert not [call for call in calls if call.startswith(("vit.layers.1", "vit.layernorm", "classifier"))]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"eps": 0}, "eps is 0,"), ({"eps": 12}, "eps is 12,"), ({"steps": 0}, "steps is 0,")],
+)
+@pytest.mark.parametrize("name", BOUNDED)
+def test_settings_outside_their_range_are_refused(name, vit, images, labels, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        craft(name, PixelModel(*vit), images, labels, **change)
+
+
+@pytest.mark.parametrize("name", [name for name in UNIVERSAL if name != "fff"])
+def test_images_that_are_normalised_already_are_refused(name, vit, images, labels):
+    with pytest.raises(ValueError, match=r"images span \[-"):
+        craft(name, PixelModel(*vit), images - 0.5, labels)
+
+
+@pytest.mark.parametrize("layer", [-1, 3, "vit.layers.7"])
+@pytest.mark.parametrize("attack", [l4a, l4a_ugs, std, ssp, partial(l4a_fuse, layers=(0, 1))])
+def test_an_unknown_layer_is_refused(attack, layer, vit, images):
+    encoder = PixelModel(*vit).train()
+    chosen = {"layers": (0, layer)} if isinstance(attack, partial) else {"layer": layer}
+    with leaves_no_trace(encoder), pytest.raises(ValueError, match=f"layer is {layer}, expected 0 to 2"):
+        attack(encoder, images, eps=EPS, steps=1, **chosen)
+
+
+def test_a_layer_can_be_named(vit, images):
+    encoder = PixelModel(*vit)
+    by_name, by_index = (l4a(encoder, images, eps=EPS, steps=3, layer=layer) for layer in ("vit.layers.0", 1))
+    assert torch.equal(by_name.delta, by_index.delta)
+    assert by_name.objective == "mean squared activation of hidden state vit.layers.0"
+
+
+# ---- L4A ----
+
+
+def test_gaussian_images_are_redrawn_every_twenty_steps():
+    drawn = gaussian_images((64, 3, 16, 16), torch.Generator().manual_seed(0))
+    first = [next(drawn) for _ in range(20)]
+    second = next(drawn)
+    assert all(each is first[0] for each in first)
+    assert not torch.equal(second, first[0])
+    means, deviations = second.mean(dim=(2, 3)), second.std(dim=(2, 3))
+    assert 0.38 < means.min() < 0.42 < 0.58 < means.max() < 0.62
+    assert 0.04 < deviations.min() < 0.06 < 0.09 < deviations.max() < 0.115
+
+
+def test_fusing_with_weight_zero_is_the_plain_attack_on_the_first_layer(vit, images):
+    encoder = PixelModel(*vit)
+    fused = l4a_fuse(encoder, images, eps=EPS, steps=4, layers=(1, 2), weight=0.0)
+    assert torch.equal(fused.delta, l4a(encoder, images, eps=EPS, steps=4, layer=1).delta)
+
+
+# ---- FFF ----
+
+
+def test_fast_feature_fool_needs_no_data(vit):
+    crafted = fff(PixelModel(*vit), eps=EPS, steps=3)
+    assert ATTACKS["fff"].needs == ("encoder",)
+    assert crafted.delta.shape == (3, 8, 8)
+    assert crafted.data == "none"
+
+
+def test_its_objective_by_hand():
+    states = (torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+    assert log_energy(states).item() == pytest.approx(math.log(5 / 2) + math.log(2 / 2))
+
+
+# ---- UAP and UAPGD ----
+
+
+def test_the_probe_learns_what_the_features_hold(vit, dataset, pixels):
+    encoder, batch = PixelModel(*vit), pixels["train"][:]
+    images, labels = encoder.to_images(batch["pixel_values"]), batch["labels"] * 10 + 5
+    leave_gradients_and_modes(encoder)
+    with leaves_no_trace(encoder):
+        probe = LinearProbe(encoder, images, labels)
+    assert probe.classes.tolist() == [5, 15, 25]
+    assert (probe.eval()(images).argmax(1) == probe.targets(labels)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("attack", [uap, uapgd])
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [(torch.zeros(12, dtype=torch.long), "one class only"), (torch.zeros(5, dtype=torch.long), r"shape \(5,\)")],
+)
+def test_labels_that_no_probe_can_be_trained_on_are_refused(attack, labels, sentence, vit, images):
+    with pytest.raises(ValueError, match=sentence):
+        attack(PixelModel(*vit), images, labels, eps=EPS, steps=1)
+
+
+def test_deepfool_finds_the_nearest_boundary_of_a_linear_model():
+    weight = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 3.0, 4.0]])
+    bias = torch.tensor([1.0, 0.0, 0.0])
+
+    def model(image):
+        return image.flatten(1) @ weight.T + bias
+
+    image = torch.tensor([0.5, 0.01, 0.0]).view(1, 3, 1, 1)
+    shift = deepfool(model, image, torch.tensor([0]), 10).flatten()
+    # Class 1 is 0.5 / 1 away, class 2 is 0.97 / 5 = 0.194 away, in the direction (0, 0.6, 0.8).
+    torch.testing.assert_close(shift, 0.1941 * torch.tensor([0.0, 0.6, 0.8]), rtol=0, atol=1e-6)
+
+
+# ---- AdvEncoder ----
+
+
+def test_info_nce_by_hand():
+    queries = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+    keys = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    # cosines: (0.7071, 0), (0.7071, 1); over tau 0.5: (1.4142, 0), (1.4142, 2)
+    expected = (math.log(1 + math.exp(-math.sqrt(2))) + math.log(1 + math.exp(math.sqrt(2) - 2))) / 2
+    assert info_nce(queries, keys, temperature=0.5).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_high_pass_by_hand():
+    positions = torch.arange(16) * 2 * math.pi / 16
+    slow, fast = torch.cos(positions), torch.cos(3 * positions)
+    image = (0.5 + slow + fast).expand(1, 3, 16, 16)
+    torch.testing.assert_close(high_pass(image, radius=2), fast.expand(1, 3, 16, 16), rtol=0, atol=1e-5)
+    torch.testing.assert_close(high_pass(image, radius=3), fast.expand(1, 3, 16, 16), rtol=0, atol=1e-5)
+    torch.testing.assert_close(high_pass(image, radius=3.1), torch.zeros(1, 3, 16, 16), rtol=0, atol=1e-5)
+    assert torch.equal(high_pass(image), high_pass(image, radius=2))
+
+
+def test_the_generator_is_the_authors_at_64_pixels():
+    with torch.device("meta"):
+        generator = Generator((64, 64))
+    kernels = [tuple(layer.weight.shape) for layer in generator.layers if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert kernels == [(100, 1024, 4, 4), (1024, 512, 4, 4), (512, 256, 4, 4), (256, 128, 4, 4), (128, 3, 4, 4)]
+    assert generator().shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (11, 11), (32, 32), (33, 20), (224, 224)])
+def test_the_generator_makes_any_size(size):
+    assert seeded_generator(size, 8, 0)().shape == (3, *size)
+
+
+def test_the_generator_by_hand():
+    generator = Generator((8, 8), width=1, noises=2)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.fill_(1.0)
+        generator.mix.weight.zero_()
+        generator.mix.weight[0, :, 1, 1] = torch.tensor([2.0, -1.0])
+        generator.mix.bias.fill_(0.25)
+        generator.noise[0], generator.noise[1] = 1.0, -1.0
+    # The first layer sums a noise to +-100 everywhere, normalised +-1 plus the bias 1: 2 and 0. The second sums four
+    # of the first one's pixels, two at an edge, one in a corner: 8, 4 and 2, after tanh 2 tanh(.) - tanh(0) + 0.25.
+    made = generator().detach()
+    assert made.shape == (3, 8, 8)
+    assert made[0, 3, 3].item() == pytest.approx(2 * math.tanh(8) + 0.25, abs=1e-4)
+    assert made[1, 0, 3].item() == pytest.approx(2 * math.tanh(4) + 0.25, abs=1e-4)
+    assert made[2, 7, 0].item() == pytest.approx(2 * math.tanh(2) + 0.25, abs=1e-4)
+
+
+def test_batches_of_one_have_no_negatives(vit, images):
+    with pytest.raises(ValueError, match="negatives"):
+        advencoder_per(PixelModel(*vit), images, eps=EPS, steps=1, batch_size=1)
+
+
+@pytest.mark.parametrize("place", ["fixed", "random"])
+def test_the_patch_pulls_the_features_apart_more_than_a_random_one(place, vit, images):
+    encoder = PixelModel(*vit).eval()
+    patch = advencoder_pat(encoder, images, area=0.2, place=place, steps=60, width=16, learning_rate=5e-3)
+    assert patch.delta.shape == (3, 4, 4)
+    assert (patch.top, patch.left) == ((4, 4) if place == "fixed" else (None, None))
+    generator = torch.Generator().manual_seed(0)
+
+    def apart(delta):
+        other = UniversalPatch(delta=delta, attack="random", eps=1.0, top=patch.top, left=patch.left)
+        return info_nce(encoder.features(images), encoder.features(other(images))).item()
+
+    assert apart(patch.delta) > max(apart(torch.rand(3, 4, 4, generator=generator)) for _ in range(10))
+
+
+def test_the_patch_covers_three_percent_of_64_pixels(resnet):
+    images = torch.rand(2, 3, 64, 64)
+    assert advencoder_pat(PixelModel(*resnet), images, steps=1, width=8).delta.shape == (3, 11, 11)
+
+
+@pytest.mark.parametrize("area", [0, -1, 1e-4, 1.5, float("nan")])
+def test_a_patch_that_does_not_fit_is_refused(vit, images, area):
+    with pytest.raises(ValueError, match="area is"):
+        advencoder_pat(PixelModel(*vit), images, area=area, steps=1)
+
+
+def test_an_unknown_place_is_refused(vit, images):
+    with pytest.raises(ValueError, match='place is "left", expected random or fixed'):
+        advencoder_pat(PixelModel(*vit), images, place="left", steps=1)
+
+
+def test_every_universal_attack_returns_a_perturbation(vit, images, labels):
+    for name in UNIVERSAL:
+        assert isinstance(craft(name, PixelModel(*vit), images, labels, steps=1), UniversalPerturbation)
