@@ -141,8 +141,7 @@ def check_image_size(config: PreTrainedConfig, processor) -> None:
     Raises:
         ValueError: names the sizes.
     """
-    wide, high = PILImage.new("RGB", (80, 50)), PILImage.new("RGB", (50, 80))
-    made, other = (tuple(processor(image, return_tensors="pt")["pixel_values"].shape[-2:]) for image in (wide, high))
+    made, other = image_sizes(processor)
     if made != other:
         raise ValueError(
             f"The image processor makes images of {made[0]} x {made[1]} pixels from a wide one and {other[0]} x "
@@ -154,6 +153,13 @@ def check_image_size(config: PreTrainedConfig, processor) -> None:
             f"The image processor makes images of {made[0]} x {made[1]} pixels, the encoder takes {expected}: "
             "use the processor that was published with it."
         )
+
+
+def image_sizes(processor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of what a processor makes of a wide image and of a high one."""
+    images = PILImage.new("RGB", (80, 50)), PILImage.new("RGB", (50, 80))
+    wide, high = (tuple(processor(image, return_tensors="pt")["pixel_values"].shape[-2:]) for image in images)
+    return wide, high
 
 
 def in_head(parameter_name: str) -> bool:

@@ -129,15 +129,17 @@ def settings(name: str, attack: UniversalPerturbation | partial) -> dict:
     """
     if isinstance(attack, UniversalPerturbation):
         return {"norm": "linf", **attack.provenance}
-    wanted = {"eps", "steps", "norm"} & signature(getattr(attack, "func", attack)).parameters.keys()
+    parameters = signature(getattr(attack, "func", attack)).parameters
+    wanted = {"eps", "steps"} & parameters.keys()
     if not isinstance(attack, partial) or not wanted <= attack.keywords.keys():
         raise ValueError(
             f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
-            "eps=..., steps=..., norm=...), so that the report can say what it was run with."
+            "eps=..., steps=...), so that the report can say what it was run with."
         )
     if odd := [key for key, value in attack.keywords.items() if not isinstance(value, str | int | float | None)]:
         raise ValueError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
-    return {"attack": attack_name(attack.func), "norm": "linf", **attack.keywords}
+    norm = parameters["norm"].default if "norm" in parameters else "linf"
+    return {"attack": attack_name(attack.func), "norm": norm, **attack.keywords}
 
 
 def describe(model: PixelModel) -> dict:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from genaf_hf.encoders import HEAD, image_size
+from genaf_hf.encoders import HEAD, image_sizes
 from genaf_hf.partial_forward import input_of, outputs_of, producers_of
 
 ROUNDING = 1e-3
@@ -23,9 +23,6 @@ class PixelModel(nn.Module):
         processor: its image processor; only the normalisation is read (`do_rescale`, `do_normalize`, `image_mean`,
             `image_std`) and the size of its images.
 
-    Attributes:
-        image_size: height and width of the images that the processor makes.
-
     Raises:
         ValueError: when the processor rescales to something else than [0, 1].
     """
@@ -33,12 +30,17 @@ class PixelModel(nn.Module):
     def __init__(self, model: nn.Module, processor):
         super().__init__()
         self.model = model
-        self.image_size = image_size(processor)
+        self.processor = processor
         self._layer_names: list[str] = []
         mean, std = pixel_statistics(processor)
         device = next(model.parameters()).device
         self.register_buffer("mean", torch.tensor(mean, device=device).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, device=device).view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the processor makes."""
+        return image_sizes(self.processor)[0]
 
     def to_pixel_values(self, images: Tensor) -> Tensor:
         """Normalises images in [0, 1], shape (n, 3, h, w)."""

@@ -268,4 +268,4 @@ def test_what_the_hub_refuses_is_refused_in_one_sentence(by_hand, kind, name):
 
 
 def test_a_push_without_a_valid_token_is_refused(by_hand):
-    assert by_hand["messages"]["push"].startswith('The Hub does not say who would own "dino"; see `hf auth login` (')
+    assert by_hand["messages"]["push"].startswith('The Hub does not let you write to "dino"; see `hf auth login` (')

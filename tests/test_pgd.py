@@ -165,7 +165,7 @@ def test_the_attack_raises_the_loss(vit):
     ("change", "sentence"),
     [
         ({"eps": 0}, "eps is 0,"),
-        ({"eps": 1}, "eps is 1,"),
+        ({"eps": 1.01}, "eps is 1.01,"),
         ({"eps": -0.1}, "eps is -0.1,"),
         ({"eps": 8}, "eps is 8,"),
         ({"eps": float("nan")}, "eps is nan,"),

@@ -97,10 +97,18 @@ def test_a_truncated_report_is_refused(report):
 def test_the_table_has_a_row_for_each_attack_and_a_column_for_each_model(report):
     lines = report.table().splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["attack", "attacker knows", "eps", "steps", "undefended", "hardened"]
+    assert cells[0] == ["attack", "attacker knows", "norm", "eps", "steps", "undefended", "hardened"]
     assert set("".join(cells[1])) == {"-"}
-    assert cells[2] == ["clean", "nothing", "-", "-", "90.0% [59.6%, 98.2%] (9/10)", "80.0% [49.0%, 94.3%] (8/10)"]
-    assert cells[3] == ["pgd", "model", "0.03137", "20", "10.0% [1.8%, 40.4%] (1/10)", "50.0% [23.7%, 76.3%] (5/10)"]
+    assert cells[2] == ["clean", "nothing", "-", "-", "-", "90.0% [59.6%, 98.2%] (9/10)", "80.0% [49.0%, 94.3%] (8/10)"]
+    assert cells[3] == [
+        "pgd",
+        "model",
+        "linf",
+        "0.03137",
+        "20",
+        "10.0% [1.8%, 40.4%] (1/10)",
+        "50.0% [23.7%, 76.3%] (5/10)",
+    ]
     assert len(lines) == 4
     assert len({tuple(index for index, sign in enumerate(line) if sign == "|") for line in lines}) == 1
 

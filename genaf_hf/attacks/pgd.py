@@ -153,16 +153,15 @@ def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str
     """
     if norm not in NORMS:
         raise ValueError(f'norm is "{norm}", expected one of {", ".join(NORMS)}.')
-    for name, value in (("eps", eps), ("steps", steps), ("step_size", step_size)):
-        if not isinstance(value, int | float):
-            raise ValueError(f"{name} is {value!r}, expected a number.")
+    if not isinstance(eps, int | float):
+        raise ValueError(f'eps is "{eps}", expected a number.')
     if norm == "linf" and not 0 < eps <= 1:
         raise ValueError(f"eps is {eps}, expected a value in (0, 1]: it is in pixel units, for example 8/255.")
     if norm == "l2" and not 0 < eps < float("inf"):
         raise ValueError(f"eps is {eps}, expected a positive length in pixel units, for example 0.5.")
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps}, expected a whole number, at least 1.")
-    if not 0 < step_size < float("inf"):
+    if not isinstance(step_size, int | float) or not 0 < step_size < float("inf"):
         raise ValueError(f"step_size is {step_size}, expected a positive length in pixel units, for example eps / 4.")
 
 
