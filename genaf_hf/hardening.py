@@ -127,7 +127,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             "name": public_name(arguments.dataset_name),
             "config": arguments.dataset_config_name,
             "revision": commit(data["test"]) or arguments.dataset_revision,
-            "split": str(data["test"].split),
+            "split": str(data["test"].split or "test"),
         },
     )
     if PartialState().is_main_process:
