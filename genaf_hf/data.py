@@ -4,6 +4,7 @@ import io
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from genaf_hf.digits import digits
+from genaf_hf.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +116,11 @@ def read_dataset(name_or_path: str, *, config_name=None, revision=None, token=No
     except DatasetNotFoundError as error:
         raise ValueError(
             f'There is no dataset "{name_or_path}", neither as a local folder nor on the Hub; check its spelling, and '
-            f"`hf auth login` if it is private or gated ({str(error).strip().splitlines()[0].rstrip('.')})."
+            f"`hf auth login` if it is private or gated ({first_line(error)})."
         ) from error
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise ValueError(
-            f'The dataset "{name_or_path}" cannot be loaded: {str(reason).strip().splitlines()[0]}'
-        ) from error
+        raise ValueError(f'The dataset "{name_or_path}" cannot be loaded: {first_line(reason)}.') from error
 
 
 def choose_splits(raw: DatasetDict, named: dict[str, str | None]) -> dict[str, str]:
@@ -256,15 +256,24 @@ def stratified_subset(dataset: Dataset, count: int | None, seed: int) -> Dataset
     """At most `count` images, with the class shares of the whole, by a fixed seed; `None` keeps all."""
     if count is None or count >= len(dataset):
         return dataset
+    return dataset.select(stratified_rows(dataset["label"], count, seed))
+
+
+def stratified_rows(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
+    """At most `count` rows, with the class shares of the whole, by a fixed seed.
+
+    Raises:
+        ValueError: for a count below 1.
+    """
     if count < 1:
         raise ValueError(f"The subset is to have {count} images, expected at least 1.")
-    labels = np.asarray(dataset["label"])
+    labels = np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(labels))
     places = np.empty(len(labels))
     for label in np.unique(labels):
         rows = order[labels[order] == label]
         places[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return dataset.select(order[np.argsort(places[order], kind="stable")[:count]])
+    return order[np.argsort(places[order], kind="stable")[:count]]
 
 
 def to_rgb(image) -> PILImage.Image:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from PIL import Image as PILImage
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -21,9 +20,10 @@ from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import extract_commit_hash
 
-logger = logging.getLogger(__name__)
+from genaf_hf.errors import first_line
+from genaf_hf.pixel_model import HEAD, image_sizes
 
-HEAD = "classifier"
+logger = logging.getLogger(__name__)
 
 
 def load_encoder(
@@ -74,7 +74,7 @@ def load_encoder(
                 **hub,
             )
     except (OSError, SafetensorError) as error:
-        raise ValueError(f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}') from error
+        raise ValueError(f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}.') from error
     model.config._commit_hash = source._commit_hash
     new = {*loading["missing_keys"], *(mismatch[0] for mismatch in loading["mismatched_keys"])}
     names = {name for name, _ in model.named_parameters()}
@@ -90,6 +90,35 @@ def load_encoder(
         "New weights in %s: %s", type(model).__name__, ", ".join(sorted(new)) or "none, its head fits the labels"
     )
     return model, processor
+
+
+def load_classifier(
+    model_name_or_path: str, *, revision: str | None = None, token: str | bool | None = None
+) -> tuple[PreTrainedModel, object]:
+    """A trained image classifier as it is, and its image processor.
+
+    Raises:
+        ValueError: when there is no such checkpoint, it is no classifier, or lacks weights.
+    """
+    hub = {"revision": revision, "token": token}
+    config, processor = load_configuration(model_name_or_path, **hub)
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise ValueError(f'"{model_name_or_path}" is a "{config.model_type}", expected an image classifier.')
+    check_image_size(config, processor)
+    try:
+        with quiet_transformers():
+            model, loading = AutoModelForImageClassification.from_pretrained(
+                model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **hub
+            )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}') from error
+    model.config._commit_hash = config._commit_hash
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(
+            f'"{model_name_or_path}" lacks {len(missing)} weights of a {type(model).__name__}, for example '
+            f"{missing[0]}: expected a trained classifier, not an encoder alone."
+        )
+    return model.eval(), processor
 
 
 def load_configuration(
@@ -155,13 +184,6 @@ def check_image_size(config: PreTrainedConfig, processor) -> None:
         )
 
 
-def image_sizes(processor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of what a processor makes of a wide image and of a high one."""
-    images = PILImage.new("RGB", (80, 50)), PILImage.new("RGB", (50, 80))
-    wide, high = (tuple(processor(image, return_tensors="pt")["pixel_values"].shape[-2:]) for image in images)
-    return wide, high
-
-
 def in_head(parameter_name: str) -> bool:
     """Whether a parameter belongs to the classification head; every other one is the encoder's."""
     return HEAD in parameter_name.split(".")
@@ -177,11 +199,6 @@ def reset_head(model: PreTrainedModel) -> None:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def first_line(error: Exception) -> str:
-    first, *rest = str(error).strip().split("\n")
-    return f"{first} {rest[0]}" if first.endswith(":") and rest else first
 
 
 @contextmanager

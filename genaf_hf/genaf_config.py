@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 
-from genaf_hf.attacks.pgd import NORMS, check_attack_settings
+from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
 
 ASSESSMENTS = ("first_order", "ascent")
 
@@ -112,7 +112,7 @@ class GenAFConfig(TrainingArguments):
             self._apply_preset()
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
         if self.step_size is None:
-            self.step_size = 2.5 * self.eps / self.steps
+            self.step_size = default_step_size(self.eps, self.steps)
         super().__post_init__()
         self._check_genaf_settings()
 

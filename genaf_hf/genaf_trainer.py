@@ -24,11 +24,11 @@ from genaf_hf.checkpoint import (
     newest_complete_checkpoint,
     read_state,
 )
-from genaf_hf.encoders import in_head
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genetic_regularization import genetic_regularization
 from genaf_hf.global_batch import AccumulatedBatch, gather_rows
 from genaf_hf.layers import freeze_modules, layer_robustness, layer_weights, most_redundant, only_trainable
+from genaf_hf.optimization import decay_per_epoch, parameter_groups
 from genaf_hf.pixel_model import PixelModel, at_least_float32, evaluating
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ class GenAFTrainer(Trainer):
 
     `train()` is the method: `adversarial_finetune()`, `assess_layers()`, `adapt()`; each can be called alone. Takes
     what `Trainer` takes; `processing_class` is the image processor that made the datasets' `pixel_values`. Checkpoints
-    of the two stages lie in `adversarial_finetune/` and `adapt/` of the output folder.
+    of the two stages lie in `adversarial_finetune/` and `adapt/` of the output folder; each stage can be resumed from
+    one of its own, or with `resume_from_checkpoint=True` from its newest complete one.
 
     Evaluation reports `eval_clean_accuracy` and `eval_robust_accuracy`, the latter under the training adversary.
 
@@ -79,9 +80,9 @@ class GenAFTrainer(Trainer):
 
     # ---- the method ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """Both stages. `resume_from_checkpoint` is a checkpoint of either, or True for the newest complete one."""
-        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        checkpoint = self._find_checkpoint(resume_from_checkpoint, ADVERSARIAL_FINETUNE, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
         if adapts and not has_length(self.train_dataset):
             raise ValueError("train_dataset has no length, but layers are assessed on a sample of it: use a sized one.")
@@ -105,15 +106,13 @@ class GenAFTrainer(Trainer):
         metrics |= {f"{ADAPT}_{name}": value for name, value in output.metrics.items()}
         return TrainOutput(steps + output.global_step, output.training_loss, metrics)
 
-    def standard_finetune(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> TrainOutput:
+    def standard_finetune(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """The undefended baseline: all weights on clean images, with the optimizer and the schedule of stage 1."""
-        with self._stage(STANDARD_FINETUNE):
-            return self._train_stage(resume_from_checkpoint, **kwargs)
+        return self._train_stage(STANDARD_FINETUNE, resume_from_checkpoint, **kwargs)
 
-    def adversarial_finetune(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> TrainOutput:
+    def adversarial_finetune(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """Stage 1: all weights on adversarial images with the genetic regularization, encoder and head at own rates."""
-        with self._stage(ADVERSARIAL_FINETUNE):
-            return self._train_stage(resume_from_checkpoint, **kwargs)
+        return self._train_stage(ADVERSARIAL_FINETUNE, resume_from_checkpoint, **kwargs)
 
     def assess_layers(self) -> dict[str, float]:
         """Each layer's contribution to robustness on adversarial training images; picks the layers for `adapt`.
@@ -142,7 +141,10 @@ class GenAFTrainer(Trainer):
         return contributions
 
     def adapt(
-        self, redundant_layers: list[str] | None = None, resume_from_checkpoint: str | Path | None = None, **kwargs
+        self,
+        redundant_layers: list[str] | None = None,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        **kwargs,
     ) -> TrainOutput:
         """Stage 2: only the weights of the most redundant layers, on clean images; everything else is frozen.
 
@@ -153,8 +155,8 @@ class GenAFTrainer(Trainer):
             self._redundant_layers = list(redundant_layers)
         if self._redundant_layers is None:
             self._redundant_layers = self._read_redundant_layers()
-        with self._stage(ADAPT), only_trainable(self.model, self._redundant_layers):
-            return self._train_stage(resume_from_checkpoint, **kwargs)
+        with only_trainable(self.model, self._redundant_layers):
+            return self._train_stage(ADAPT, resume_from_checkpoint, **kwargs)
 
     # ---- losses ----
 
@@ -237,8 +239,7 @@ class GenAFTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Under gradient accumulation, crafts all micro-batches first, because the regularization relates them.
 
-        A micro-batch's `share` is its number of rows by the mean number, so that a short one counts for less. Its
-        logits are related to those of the others in eval mode: exact without dropout and BatchNorm.
+        A micro-batch's `share` is its number of rows by the mean number, so that a short one counts for less.
         """
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._accumulated = None
@@ -249,17 +250,24 @@ class GenAFTrainer(Trainer):
                 batch["share"] = rows[index] * len(rows) / sum(rows)
                 if self.stage == ADVERSARIAL_FINETUNE:
                     batch |= {"micro_batch": index, "first_row": sum(rows[:index])}
-        if self.stage == ADVERSARIAL_FINETUNE and len(batches) > 1 and self.args.genetic_weight > 0:
-            accumulated = AccumulatedBatch([], [], [])
-            model = self._pixel_model(self.model)
-            for batch in batches:
-                adversarial = self._craft(self.model, batch)
-                with evaluating(model), torch.no_grad(), self.accelerator.autocast():
-                    logits = at_least_float32(model.model(torch.cat([batch["pixel_values"], adversarial])).logits)
-                accumulated.add(*(gather(half) for half in logits.chunk(2)), gather(batch["labels"]))
-                batch["adversarial_pixel_values"] = adversarial
-            self._accumulated = accumulated
+            if self.stage == ADVERSARIAL_FINETUNE and self.args.genetic_weight > 0:
+                self._accumulated = self._craft_together(batches)
         return batches, num_items
+
+    def _craft_together(self, batches: list[dict]) -> AccumulatedBatch:
+        """Gives each micro-batch its adversarial pixel values; returns the logits of all.
+
+        They are those of eval mode, which a micro-batch's own are related to: exact without dropout and BatchNorm.
+        """
+        accumulated = AccumulatedBatch([], [], [])
+        model = self._pixel_model(self.model)
+        for batch in batches:
+            adversarial = self._craft(self.model, batch)
+            with evaluating(model), torch.no_grad(), self.accelerator.autocast():
+                logits = at_least_float32(model.model(torch.cat([batch["pixel_values"], adversarial])).logits)
+            accumulated.add(*(gather(half) for half in logits.chunk(2)), gather(batch["labels"]))
+            batch["adversarial_pixel_values"] = adversarial
+        return accumulated
 
     # ---- evaluation ----
 
@@ -299,41 +307,25 @@ class GenAFTrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
-        decayed = set(self.get_decay_parameter_names(model))
-        groups = defaultdict(list)
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                groups[in_head(name), name in decayed].append(parameter)
-        head_learning_rate = self.args.learning_rate if self.stage == ADAPT else self.args.head_learning_rate
+        groups = parameter_groups(
+            model,
+            set(self.get_decay_parameter_names(model)),
+            learning_rate=self.args.learning_rate,
+            head_learning_rate=self.args.learning_rate if self.stage == ADAPT else self.args.head_learning_rate,
+            weight_decay=self.args.weight_decay,
+        )
         optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
         if optimizer_class is torch.optim.AdamW and not self.args.decoupled_weight_decay:
             optimizer_class = torch.optim.Adam  # AdamW sets its groups to decoupled whenever a state is loaded
-        self.optimizer = optimizer_class(
-            [
-                {
-                    "params": parameters,
-                    "lr": head_learning_rate if head else self.args.learning_rate,
-                    "weight_decay": self.args.weight_decay if decay else 0.0,
-                }
-                for (head, decay), parameters in sorted(groups.items())
-            ],
-            **settings,
-        )
+        self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """The schedule of the arguments, times the decay per epoch."""
         if self.lr_scheduler is None and self.args.epoch_decay != 1:
-            decay, schedule = self.args.epoch_decay, super().create_scheduler(num_training_steps, optimizer)
-            if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
-                raise ValueError(
-                    f"lr_scheduler_type is {self.args.lr_scheduler_type}, which takes no epoch_decay: leave one out."
-                )
+            schedule = super().create_scheduler(num_training_steps, optimizer)
             _, steps_per_epoch, *_ = self.set_initial_training_values(self.args, self.get_train_dataloader())
-            schedule.lr_lambdas = [
-                lambda step, factor=factor: factor(step) * decay ** (step // steps_per_epoch)
-                for factor in schedule.lr_lambdas
-            ]
+            decay_per_epoch(schedule, self.args.epoch_decay, steps_per_epoch)
         return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- stages, checkpoints and logs ----
@@ -359,21 +351,27 @@ class GenAFTrainer(Trainer):
         finally:
             self.stage, self.args = None, whole_run
 
-    def _train_stage(self, resume_from_checkpoint: str | Path | None, **kwargs) -> TrainOutput:
+    def _train_stage(self, stage: str, resume_from_checkpoint: str | Path | bool | None, **kwargs) -> TrainOutput:
+        """One stage, from where it is resumed to its end."""
+        checkpoint = self._find_checkpoint(resume_from_checkpoint, stage)  # while output_dir is the whole run's
+        with self._stage(stage):
+            return self._train_or_load(checkpoint, **kwargs)
+
+    def _train_or_load(self, checkpoint: Path | None, **kwargs) -> TrainOutput:
         """Trains, resumes, or, where the checkpoint is of the last step already, only loads the result."""
         if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
             check_disk_space(Path(self.args.output_dir).parent, self.model)
-        if resume_from_checkpoint is None:
+        if checkpoint is None:
             return self._train_and_measure(**kwargs)
-        state = read_state(resume_from_checkpoint)
+        state = read_state(checkpoint)
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
         if state.global_step < max_steps:
-            return self._train_and_measure(resume_from_checkpoint=str(resume_from_checkpoint), **kwargs)
+            return self._train_and_measure(resume_from_checkpoint=str(checkpoint), **kwargs)
         self.state = state
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
         else:
-            self._load_from_checkpoint(str(resume_from_checkpoint))
+            self._load_from_checkpoint(str(checkpoint))
         return TrainOutput(state.global_step, 0.0, {})
 
     def _train_and_measure(self, **kwargs) -> TrainOutput:
@@ -386,8 +384,8 @@ class GenAFTrainer(Trainer):
     def _stage_folder(self, stage: str) -> Path:
         return Path(self.args.output_dir) / stage
 
-    def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
-        """The checkpoint to go on from, in the folder of its stage.
+    def _find_checkpoint(self, resume_from_checkpoint: str | Path | bool | None, *stages: str) -> Path | None:
+        """The checkpoint to go on from: the one that was named, or the newest of some stages.
 
         Raises:
             ValueError: when there is none where one was asked for.
@@ -401,12 +399,12 @@ class GenAFTrainer(Trainer):
                     f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one."
                 )
             return checkpoint
-        stages = (ADVERSARIAL_FINETUNE, ADAPT)
-        checkpoint = newest_complete_checkpoint(*map(self._stage_folder, stages), world_size=self.args.world_size)
+        folders = [self._stage_folder(stage) for stage in stages]
+        checkpoint = newest_complete_checkpoint(*folders, world_size=self.args.world_size)
         if checkpoint is None:
             raise ValueError(
-                f"There is no complete checkpoint of {self.args.world_size} process(es) in {self.args.output_dir}; "
-                "start without resuming."
+                f"There is no complete checkpoint of {self.args.world_size} process(es) in "
+                f"{' or '.join(map(str, folders))}; start without resuming."
             )
         return checkpoint
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from genaf_hf.errors import first_line
+
 PUBLISHED = (
     *("README.md", "report.json", "layer_robustness.json", "overview.png", "perturbation/perturbation.safetensors"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
@@ -64,5 +66,6 @@ def open_repository(
     try:
         return HfApi(token=token).create_repo(name, private=private, exist_ok=True).repo_id
     except OSError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(f'The Hub does not let you write to "{name}"; see `hf auth login` ({reason}).') from error
+        raise ValueError(
+            f'The Hub does not let you write to "{name}"; see `hf auth login` ({first_line(error)}).'
+        ) from error

@@ -58,7 +58,10 @@ def layer_robustness(
                 name: first_order_rise(weight, gradient, radius, steps * learning_rate)
                 for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             }
-        return {name: ascend(model, batches, weight, radius, steps, learning_rate) for name, weight in weights.items()}
+        return {
+            name: ascend_weight(model, batches, weight, radius, steps, learning_rate)
+            for name, weight in weights.items()
+        }
 
 
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -89,7 +92,7 @@ def first_order_rise(weight: Tensor, gradient: Tensor, radius: float, reach: flo
     return (slope * torch.minimum(radius * weight.norm(), reach * slope)).item()
 
 
-def ascend(
+def ascend_weight(
     model: PixelModel, batches: list, weight: nn.Parameter, radius: float, steps: int, learning_rate: float
 ) -> float:
     """The paper's contribution of one layer; the weight gets its value back."""

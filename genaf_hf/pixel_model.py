@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from PIL import Image as PILImage
 from torch import Tensor, nn
 
-from genaf_hf.encoders import HEAD, image_sizes
 from genaf_hf.partial_forward import input_of, outputs_of, producers_of
 
+HEAD = "classifier"  # as transformers names it
 ROUNDING = 1e-3
 
 
@@ -127,6 +128,13 @@ def pixel_statistics(processor) -> tuple[list[float], list[float]]:
     if not processor.do_normalize:
         return [0.0], [1.0]
     return list(processor.image_mean), list(processor.image_std)
+
+
+def image_sizes(processor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of what a processor makes of a wide image and of a high one."""
+    images = PILImage.new("RGB", (80, 50)), PILImage.new("RGB", (50, 80))
+    wide, high = (tuple(processor(image, return_tensors="pt")["pixel_values"].shape[-2:]) for image in images)
+    return wide, high
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from train_tiny import copied_weights, tiny_model, tiny_trainer
 
 from genaf_hf.checkpoint import load_weights, newest_complete_checkpoint
+from genaf_hf.genaf_trainer import ADAPT, STAGES
 
 PLAIN = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
 ACCUMULATED = {**PLAIN, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
@@ -97,9 +98,35 @@ def test_another_seed_trains_otherwise(uninterrupted, tmp_path):
     assert losses(trainer) != uninterrupted["plain"][1]
 
 
-def test_nothing_to_resume_from_is_refused(tmp_path):
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_called_alone_resumes_from_its_own_newest_complete_checkpoint(tmp_path, stage):
+    chosen = {ADAPT: {"redundant_layers": ["classifier.weight", "vit.layers.0.mlp.fc1.weight"]}}
+    trainer = tiny_trainer(tmp_path, **PLAIN)
+    getattr(trainer, stage)(**chosen.get(stage, {}))
+    expected, logged = copied_weights(trainer.model), losses(trainer)
+    for other in set(STAGES) - {stage}:  # which leave newer ones
+        getattr(trainer, other)(**chosen.get(other, {}))
+    (tmp_path / stage / "checkpoint-5/trainer_state.json").unlink()
+
+    model = tiny_model(dropout=PLAIN["dropout"])
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    resumed = tiny_trainer(tmp_path, model=model, **PLAIN)
+    getattr(resumed, stage)(**chosen.get(stage, {}), resume_from_checkpoint=True)
+    torch.testing.assert_close(copied_weights(resumed.model), expected, rtol=0, atol=0)
+    assert losses(resumed) == logged
+
+
+@pytest.mark.parametrize("method", ["train", "standard_finetune", "adversarial_finetune"])
+def test_nothing_to_resume_from_is_refused(tmp_path, method):
     with pytest.raises(ValueError, match=r"There is no complete checkpoint of 1 process.* in .*start without resuming"):
-        tiny_trainer(tmp_path, **PLAIN).train(resume_from_checkpoint=True)
+        getattr(tiny_trainer(tmp_path, **PLAIN), method)(resume_from_checkpoint=True)
+
+
+def test_stage_2_does_not_resume_from_stage_1(killed, tmp_path):
+    shutil.copytree(killed["stage_1_finished"] / "adversarial_finetune", tmp_path / "adversarial_finetune")
+    with pytest.raises(ValueError, match=r"There is no complete checkpoint of 1 process.* in .*adapt; start without"):
+        tiny_trainer(tmp_path, **PLAIN).adapt(["classifier.weight"], resume_from_checkpoint=True)
 
 
 def test_named_checkpoint_that_is_half_written_is_refused(killed, tmp_path):

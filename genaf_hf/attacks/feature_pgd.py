@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.pgd import ascend, check_attack_settings, check_images, random_in_ball
+from genaf_hf.attacks.pgd import (
+    ascend_images,
+    check_attack_settings,
+    check_images,
+    default_step_size,
+    random_in_ball,
+)
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.pixel_model import PixelModel, evaluating
 
@@ -33,7 +39,7 @@ def feature_pgd(
     Raises:
         ValueError: for a setting or an image outside its range.
     """
-    step_size = 2.5 * eps / steps if step_size is None and steps else step_size
+    step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     check_images(images)
     images = images.detach()
@@ -46,4 +52,4 @@ def feature_pgd(
             return (model.features(adversarial) - clean).square().sum()
 
         with torch.enable_grad():
-            return ascend(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)
+            return ascend_images(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)

@@ -8,14 +8,14 @@ from torch import Tensor
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import (
-    ascend,
+    ascend_perturbation,
     attacked,
     check_universal_settings,
     crafted,
-    default_step_size,
     raise_objective,
     random_batches,
     random_start,
+    universal_step_size,
 )
 from genaf_hf.pixel_model import PixelModel
 
@@ -153,7 +153,7 @@ def l4a_ugs(
     Raises:
         ValueError: for a setting or an image outside its range, or an unknown layer.
     """
-    step_size = default_step_size(eps, step_size)
+    step_size = universal_step_size(eps, step_size)
     check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
 
     def low(batch: Tensor, delta: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def l4a_ugs(
     delta = random_start(encoder, images.shape[1:], eps, generator)
     noise = gaussian_images((batch_size, *images.shape[1:]), generator)
     batches = ((next(noise).to(real), real) for (real,) in random_batches(encoder, (images,), batch_size, generator))
-    delta = ascend(encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size)
+    delta = ascend_perturbation(encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size)
     words = f"mean squared activation of hidden state {layer} on Gaussian images, and on real ones (weight {weight:g})"
     return crafted(encoder, delta, "l4a-ugs", words, eps=eps, steps=steps, step_size=step_size, seed=seed, data=data)
 

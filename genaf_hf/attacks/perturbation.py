@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from genaf_hf.errors import first_line
 from genaf_hf.provenance import public_name
 
 logger = logging.getLogger(__name__)
@@ -193,7 +194,9 @@ class UniversalPerturbation:
                 kind = kinds[file.metadata().get("kind", "UniversalPerturbation")]
                 return kind(delta=file.get_tensor("delta"), **json.loads(file.metadata()["provenance"]))
         except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a universal perturbation saved by genaf_hf: {reason(error)}.") from error
+            raise ValueError(
+                f"{path} is not a universal perturbation saved by genaf_hf: {first_line(error)}."
+            ) from error
 
     @classmethod
     def from_published(
@@ -228,10 +231,5 @@ class UniversalPerturbation:
             )
         except Exception as error:  # a hostile file can raise anything
             raise ValueError(
-                f"{public_name(str(path))} is not a published universal perturbation: {reason(error)}."
+                f"{public_name(str(path))} is not a published universal perturbation: {first_line(error)}."
             ) from error
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

@@ -54,7 +54,7 @@ def pgd(
     Raises:
         ValueError: for a setting or an image outside its range.
     """
-    step_size = 2.5 * eps / steps if step_size is None and steps else step_size
+    step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     check_images(images)
     if restarts != int(restarts) or restarts < 1 or (restarts > 1 and not random_start):
@@ -71,7 +71,7 @@ def pgd(
             start = images
             if random_start:
                 start = images + random_in_ball(images, eps, norm, [seed + restart * SEEDS for seed in seeds])
-            found = ascend(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)
+            found = ascend_images(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)
             if restarts == 1:
                 return found
             rank = success(model, found, labels, loss)
@@ -81,7 +81,7 @@ def pgd(
     return best
 
 
-def ascend(
+def ascend_images(
     objective: Callable[[Tensor], Tensor],
     images: Tensor,
     start: Tensor,
@@ -143,6 +143,11 @@ def random_in_ball(images: Tensor, eps: float, norm: str, seeds: Sequence[int]) 
 def per_image_l2(values: Tensor) -> Tensor:
     """L2 norm of each image, shape (n, 1, 1, 1)."""
     return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def default_step_size(eps: float, steps: int) -> float:
+    """The paper's: enough to reach the edge of the ball from anywhere in it, with steps to spare to move along it."""
+    return 2.5 * eps / steps
 
 
 def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str = "linf") -> None:

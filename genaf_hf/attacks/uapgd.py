@@ -8,13 +8,13 @@ from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import (
-    ascend,
+    ascend_perturbation,
     attacked,
     check_universal_settings,
     crafted,
-    default_step_size,
     random_batches,
     random_start,
+    universal_step_size,
 )
 from genaf_hf.pixel_model import PixelModel
 
@@ -48,7 +48,7 @@ def uapgd(
     Raises:
         ValueError: for a setting, an image or a label outside its range.
     """
-    step_size = default_step_size(eps, step_size)
+    step_size = universal_step_size(eps, step_size)
     check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
     probe = LinearProbe(encoder, images, labels)
 
@@ -59,6 +59,8 @@ def uapgd(
     generator = torch.Generator().manual_seed(seed)
     delta = random_start(encoder, images.shape[1:], eps, generator)
     batches = random_batches(encoder, (images, probe.targets(labels)), batch_size, generator)
-    delta = ascend(encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size, momentum=momentum)
+    delta = ascend_perturbation(
+        encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size, momentum=momentum
+    )
     words = "cross-entropy of a linear probe"
     return crafted(encoder, delta, "uapgd", words, eps=eps, steps=steps, step_size=step_size, seed=seed, data=data)

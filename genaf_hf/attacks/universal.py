@@ -12,7 +12,7 @@ from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source
 
 
-def ascend(
+def ascend_perturbation(
     encoder: PixelModel,
     objective: Callable[[Tensor, Tensor], Tensor],
     batches: Iterable,
@@ -84,12 +84,12 @@ def raise_objective(
     Raises:
         ValueError: for a setting or an image outside its range.
     """
-    step_size = default_step_size(eps, step_size)
+    step_size = universal_step_size(eps, step_size)
     check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
     generator = torch.Generator().manual_seed(seed)
     delta = random_start(encoder, images.shape[1:], eps, generator)
     batches = (batch for (batch,) in random_batches(encoder, (images,), batch_size, generator))
-    delta = ascend(encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size)
+    delta = ascend_perturbation(encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size)
     return crafted(encoder, delta, attack, words, eps=eps, steps=steps, step_size=step_size, seed=seed, data=data)
 
 
@@ -101,7 +101,8 @@ def crafted(encoder: PixelModel, delta: Tensor, attack: str, objective: str, **s
     )
 
 
-def default_step_size(eps: float, step_size: float | None) -> float:
+def universal_step_size(eps: float, step_size: float | None) -> float:
+    """The one that was given, or eps / 50."""
     return eps / 50 if step_size is None else step_size
 
 

@@ -1,0 +1,11 @@
+"""What errors of other packages say, for a sentence of ours."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its full stop; its kind where it says nothing.
+
+    A line that ends with a colon announces the next one, which is added.
+    """
+    first, *rest = [line for line in str(error).splitlines() if line.strip()] or [""]
+    said = f"{first} {rest[0].strip()}" if first.rstrip().endswith(":") and rest else first
+    return said.strip().rstrip(".") or type(error).__name__

@@ -1,0 +1,70 @@
+"""Which of our modules may know which libraries."""
+
+import ast
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import genaf_hf
+
+ROOT = Path(genaf_hf.__file__).parent
+OF_TRANSFORMERS = {"transformers", "accelerate", "datasets", "peft"}
+KNOW_ONLY_TORCH = [
+    *("genaf_hf.genetic_regularization", "genaf_hf.layers", "genaf_hf.partial_forward", "genaf_hf.pixel_model"),
+    *("genaf_hf.attacks", *(f"genaf_hf.attacks.{path.stem}" for path in sorted((ROOT / "attacks").glob("[!_]*.py")))),
+]
+
+
+def source(module: str) -> Path | None:
+    """The file of a module of ours; None for what is none."""
+    path = ROOT.parent.joinpath(*module.split("."))
+    files = [path.with_suffix(".py"), path / "__init__.py"] if module.split(".")[0] == "genaf_hf" else []
+    return next((file for file in files if file.exists()), None)
+
+
+def imported(module: str) -> set[str]:
+    """Modules of ours and libraries that a module imports, also inside of its functions."""
+    path, found = source(module), set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+    ours = {name for name in found if source(name)}
+    return ours | {name.split(".")[0] for name in found if name.split(".")[0] != "genaf_hf"}
+
+
+def ways_to(libraries: set[str], module: str) -> list[str]:
+    """How a module reaches libraries through modules of ours, beside what `genaf_hf/__init__.py` imports."""
+    ways, seen, waiting = [], {module}, [(module,)]
+    for way in waiting:
+        for name in sorted(imported(way[-1]) - seen):
+            if name in libraries:
+                ways.append(" -> ".join((*way, name)))
+            elif source(name):
+                seen.add(name)
+                waiting.append((*way, name))
+    return ways
+
+
+@pytest.mark.parametrize("module", KNOW_ONLY_TORCH)
+def test_attacks_losses_and_layers_do_not_reach_transformers(module):
+    assert ways_to(OF_TRANSFORMERS, module) == []
+
+
+def test_the_hub_is_known_to_perturbations_alone():
+    assert [module for module in KNOW_ONLY_TORCH if "huggingface_hub" in imported(module)] == [
+        "genaf_hf.attacks.perturbation"
+    ]
+
+
+def test_ways_lead_through_our_modules_and_into_functions():
+    assert ways_to({"transformers"}, "genaf_hf.optimization") == [
+        "genaf_hf.optimization -> genaf_hf.encoders -> transformers"
+    ]
+    assert ways_to({"pyautoattack"}, "genaf_hf.attacks") == [
+        "genaf_hf.attacks -> genaf_hf.attacks.autoattack -> pyautoattack"
+    ]
