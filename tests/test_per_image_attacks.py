@@ -55,7 +55,7 @@ def test_an_image_depends_on_its_own_seed_only(name, vit, images, labels):
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in PER_IMAGE if name != "feature-pgd"])
+@pytest.mark.parametrize("name", [name for name in PER_IMAGE if name not in ("feature-pgd", "square")])
 def test_it_raises_the_loss_above_noise_of_the_same_size(name, vit, images, labels):
     model = PixelModel(*vit).eval()
     adversarial = attack(name, model, images, labels)
@@ -80,7 +80,7 @@ def test_images_that_are_normalised_already_are_refused(name, vit, images, label
         attack(name, PixelModel(*vit), images - 0.5, labels)
 
 
-@pytest.mark.parametrize("name", ["pgd", "mi-fgsm", "feature-pgd"])
+@pytest.mark.parametrize("name", ["pgd", "mi-fgsm", "feature-pgd", "square"])
 def test_no_steps_are_refused(name, vit, images, labels):
     with pytest.raises(ValueError, match="steps is 0,"):
         attack(name, PixelModel(*vit), images, labels, steps=0)
@@ -166,6 +166,8 @@ def test_they_can_be_evaluated_by_name(vit, pixels):
 
 # ---- AutoAttack ----
 
+NO_AUTOATTACK = "pyautoattack is not installed: pip install -c constraints.txt '.[autoattack]'"
+
 
 def four_classes(vit):
     """A classifier of four classes, whose fourth logit is the mean of the others."""
@@ -181,7 +183,7 @@ def four_classes(vit):
 
 @pytest.mark.parametrize("classes", [3, 4])
 def test_autoattack_stays_in_its_set_and_leaves_no_trace(vit, classes, images, caplog):
-    pytest.importorskip("pyautoattack")
+    pytest.importorskip("pyautoattack", reason=NO_AUTOATTACK)
     model = PixelModel(*vit).eval() if classes == 3 else four_classes(vit)
     images = images[2:4]
     with torch.no_grad():
@@ -198,10 +200,20 @@ def test_autoattack_stays_in_its_set_and_leaves_no_trace(vit, classes, images, c
 
 
 def test_autoattack_is_reproducible(vit, images):
-    pytest.importorskip("pyautoattack")
+    pytest.importorskip("pyautoattack", reason=NO_AUTOATTACK)
     model = four_classes(vit)
     labels = model(images).argmax(1)
     first, again = (autoattack(model, images, labels, eps=0.5, seeds=range(6)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert (model(first).argmax(1) != labels).all()
+
+
+def test_autoattack_takes_images_in_any_memory_format(vit, images):
+    pytest.importorskip("pyautoattack", reason=NO_AUTOATTACK)
+    model = four_classes(vit)
+    labels = model(images).argmax(1)
+    channels_last = images.to(memory_format=torch.channels_last)
+    first, again = (autoattack(model, each, labels, eps=8, norm="l2") for each in (images, channels_last))
     assert torch.equal(first, again)
     assert (model(first).argmax(1) != labels).all()
 

@@ -6,14 +6,14 @@ from genaf_hf.attacks import ATTACKS, Attack, fgsm, l4a_fuse, pgd, register_atta
 def test_the_attacks_by_their_names():
     assert {*ATTACKS} == {
         *("advencoder-per", "advencoder-pat", "l4a", "l4a-fuse", "l4a-ugs", "std", "ssp", "fff", "uap", "uapgd"),
-        *("fgsm", "n-fgsm", "mi-fgsm", "pgd", "feature-pgd", "autoattack"),
+        *("fgsm", "n-fgsm", "mi-fgsm", "pgd", "feature-pgd", "square", "autoattack"),
     }
     assert ATTACKS["l4a-fuse"].function is l4a_fuse
     assert {name for name, attack in ATTACKS.items() if "labels" not in attack.needs} == {
         *("advencoder-per", "advencoder-pat", "l4a", "l4a-fuse", "l4a-ugs", "std", "ssp", "fff", "feature-pgd")
     }
     assert {name for name, attack in ATTACKS.items() if not attack.universal} == {
-        *("fgsm", "n-fgsm", "mi-fgsm", "pgd", "feature-pgd", "autoattack")
+        *("fgsm", "n-fgsm", "mi-fgsm", "pgd", "feature-pgd", "square", "autoattack")
     }
 
 

@@ -12,6 +12,7 @@ from genaf_hf.attacks.patch import UniversalPatch
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import pgd
 from genaf_hf.attacks.registry import ATTACKS, Attack, register_attack
+from genaf_hf.attacks.square import square
 from genaf_hf.attacks.ssp import ssp
 from genaf_hf.attacks.std import std
 from genaf_hf.attacks.uap import uap
@@ -35,6 +36,7 @@ __all__ = [
     "n_fgsm",
     "pgd",
     "register_attack",
+    "square",
     "ssp",
     "std",
     "uap",

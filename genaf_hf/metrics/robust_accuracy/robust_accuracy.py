@@ -1,0 +1,61 @@
+"""Share of attacked images that are still classified correctly."""
+
+import datasets
+import evaluate
+from scipy.stats import binomtest
+
+DESCRIPTION = """
+The share of images that a classifier still gets right while they are attacked, with its 95 % Wilson interval.
+"""
+INPUTS = """
+Args:
+    predictions: (n,) class ids that the model gave the attacked images.
+    references: (n,) class ids that are right.
+
+Returns:
+    robust_accuracy: float in [0, 1]; NaN without images.
+    correct: int, how many images were classified correctly.
+    count: int, how many images there were.
+    low, high: floats in [0, 1], the 95 % Wilson interval; 0 and 1 without images.
+
+Examples:
+    >>> metric = evaluate.load("./robust_accuracy")
+    >>> metric.compute(predictions=[0, 1, 2, 2], references=[0, 1, 1, 2])["robust_accuracy"]
+    0.75
+"""
+CITATION = """
+@inproceedings{croce2021robustbench,
+  title={{RobustBench}: a standardized adversarial robustness benchmark},
+  author={Croce, Francesco and Andriushchenko, Maksym and Sehwag, Vikash and Debenedetti, Edoardo and
+          Flammarion, Nicolas and Chiang, Mung and Mittal, Prateek and Hein, Matthias},
+  booktitle={NeurIPS Datasets and Benchmarks Track},
+  year={2021},
+  url={https://arxiv.org/abs/2010.09670}
+}
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(DESCRIPTION, INPUTS)
+class RobustAccuracy(evaluate.Metric):
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            inputs_description=INPUTS,
+            citation=CITATION,
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+            reference_urls=["https://arxiv.org/abs/2010.09670"],
+            license="Apache-2.0",
+        )
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float | int]:
+        correct = sum(given == right for given, right in zip(predictions, references, strict=True))
+        return share("robust_accuracy", "correct", correct, len(references))
+
+
+def share(name: str, hits_name: str, hits: int, count: int) -> dict[str, float | int]:
+    """hits / count with its 95 % Wilson interval; without a count nothing is known."""
+    value, low, high = float("nan"), 0.0, 1.0
+    if count:
+        value = hits / count
+        low, high = map(float, binomtest(hits, count).proportion_ci(0.95, method="wilson"))
+    return {name: value, hits_name: hits, "count": count, "low": low, "high": high}
