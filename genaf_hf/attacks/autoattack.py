@@ -69,5 +69,6 @@ def autoattack(
         )
         authors.apgd.n_restarts = authors.fab.n_restarts = authors.apgd_targeted.n_restarts = 1
         authors.apgd_targeted.n_target_classes = authors.fab.n_target_classes = min(TARGETS, classes - 1)
-        adversarial, _ = authors.run_standard_evaluation(images.detach(), labels, batch_size=batch_size)
+        # The package takes views of the images as rows, which channels-last memory does not give.
+        adversarial, _ = authors.run_standard_evaluation(images.detach().contiguous(), labels, batch_size=batch_size)
     return adversarial
