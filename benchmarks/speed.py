@@ -21,6 +21,7 @@ from genaf_hf import (
     GenAFTrainer,
     PixelModel,
     genetic_regularization,
+    l4a,
     pgd,
 )
 
@@ -46,6 +47,7 @@ def main() -> None:
           f"{torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
     stage_1_step(arguments, images, labels)
     attack_loop(arguments, images, labels)
+    crafting(arguments, images)
 
 
 def stage_1_step(arguments, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -125,6 +127,33 @@ def attack_loop(arguments, images: torch.Tensor, labels: torch.Tensor) -> None:
         seconds = medians({"floor": floor, "pgd": attack}, arguments)
         print(f"  {name}: floor {seconds['floor']:.3f} s, pgd {seconds['pgd']:.3f} s, "
               f"{seconds['pgd'] / seconds['floor'] - 1:+.1%}")  # fmt: skip
+
+
+def crafting(arguments, images: torch.Tensor) -> None:
+    """`l4a` on the first block against its floor: forward to that block and input gradient, as many times."""
+    model = make_model(arguments, "sdpa").eval()
+    pixel_model = PixelModel(model, make_processor(arguments))
+    pixel_model.layer_names(images)
+    settings = {"eps": EPS, "steps": STEPS, "batch_size": len(images)}
+
+    def floor() -> None:
+        for _ in range(STEPS):
+            pixel_values = images.clone().requires_grad_()
+            hidden = model.vit.layers[0](model.vit.embeddings(pixel_values))
+            torch.autograd.grad(hidden.square().mean(), pixel_values)
+
+    def whole() -> None:
+        for _ in range(STEPS):
+            pixel_values = images.clone().requires_grad_()
+            hidden = model(pixel_values, output_hidden_states=True).hidden_states[1]
+            torch.autograd.grad(hidden.square().mean(), pixel_values)
+
+    sides = {"floor": floor, "l4a": lambda: l4a(pixel_model, images, **settings), "whole encoder": whole}
+    seconds = medians(sides, arguments)
+    print("\nL4A on block 1 of the encoder against its floor (forward to block 1 + input gradient)")
+    print(f"  fp32: floor {seconds['floor']:.3f} s, l4a {seconds['l4a']:.3f} s, "
+          f"{seconds['l4a'] / seconds['floor'] - 1:+.1%}; with a forward through the whole encoder "
+          f"{seconds['whole encoder']:.3f} s")  # fmt: skip
 
 
 def medians(sides: dict[str, Callable], arguments) -> dict[str, float]:
