@@ -1,6 +1,6 @@
 """Gen-AF for Hugging Face: vision encoders hardened against downstream-agnostic adversarial examples."""
 
-from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
+from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation, l4a, pgd, register_attack
 from genaf_hf.data import load_images, with_pixel_values
 from genaf_hf.encoders import load_encoder
 from genaf_hf.evaluation import evaluate_robustness
@@ -14,10 +14,12 @@ from genaf_hf.report import RobustnessReport
 __version__ = "0.1.0"
 
 __all__ = [
+    "ATTACKS",
     "GenAFConfig",
     "GenAFTrainer",
     "PixelModel",
     "RobustnessReport",
+    "UniversalPatch",
     "UniversalPerturbation",
     "evaluate_robustness",
     "genetic_regularization",
@@ -27,5 +29,6 @@ __all__ = [
     "load_images",
     "most_redundant",
     "pgd",
+    "register_attack",
     "with_pixel_values",
 ]

@@ -2,135 +2,220 @@
 
 import os
 import platform
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from inspect import signature
+from itertools import chain
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
-from datasets import Dataset
-from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import Dataset, Subset
 
-from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.answers import Answers, answer, feature_bank
+from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
 from genaf_hf.attacks.registry import attack_name
+from genaf_hf.data import stratified_rows
 from genaf_hf.encoders import parameter_count
-from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.journal import Journal
+from genaf_hf.metrics import load_metric
+from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source
-from genaf_hf.report import CLEAN, Measurement, RobustnessReport
+from genaf_hf.report import CLEAN, Check, Measurement, RobustnessReport
+from genaf_hf.self_checks import self_checks
 
 PACKAGES = ("genaf_hf", "torch", "transformers", "datasets", "accelerate")
+CHECKED_IMAGES = 64
+SWEPT_IMAGES = 256
+DEFAULT_EPS = 8 / 255
+ROUNDING = 1e-5
+
+Attack = UniversalPerturbation | Callable | Mapping[str, UniversalPerturbation]
 
 
 def evaluate_robustness(
     models: Mapping[str, PixelModel],
     dataset: Dataset,
-    attacks: Mapping[str, UniversalPerturbation | Callable],
+    attacks: Mapping[str, Attack],
     *,
+    sweep: Sequence[Mapping[str, Attack]] = (),
+    bank: Dataset | None = None,
     batch_size: int = 64,
     seed: int = 0,
     dataset_info: Mapping | None = None,
+    journal: Journal | None = None,
 ) -> RobustnessReport:
-    """Clean accuracy of each model, and its accuracy under each attack.
+    """Clean accuracy of each model, what each attack does to its answers, and whether that can be trusted.
 
     Works under `accelerate launch`: each process takes its share of the images, the counts are those of one process.
 
     Args:
         models: by the names that the report will use. All take the same images.
         dataset: yields `pixel_values` and `labels`, as `with_pixel_values` makes it.
-        attacks: by name, either a `UniversalPerturbation` or `functools.partial` of a per-image attack with its
+        attacks: by name, each a `UniversalPerturbation` crafted on the public encoder; or a mapping of one for each
+            model by its name, crafted on that model itself; or `functools.partial` of a per-image attack with its
             settings, as `ATTACKS[name].configure()` makes it, called as `attack(model, images, labels, seeds=...)`,
             or without labels where the attack is registered not to need them.
+        sweep: the same attacks at other eps, measured on a stratified part of the images.
+        bank: labelled images, as `dataset`, for the nearest-neighbor accuracy of the features.
         batch_size: images at a time.
         seed: image i of the dataset starts from seed + i.
         dataset_info: name, split and revision, for the report.
+        journal: remembers what was measured, so that a killed evaluation goes on where it was.
 
     Returns:
         The report, the same on every process.
 
     Raises:
-        ValueError: when there is no image, or an attack does not fit the images.
+        ValueError: when there is no image, or an attack does not fit the images, or does not say what it is.
     """
     if len(dataset) == 0:
         raise ValueError("The dataset to evaluate on is empty.")
-    attack_settings = {name: settings(name, attack) for name, attack in attacks.items()}
-    state = PartialState()
-    mine = range(state.process_index, len(dataset), state.num_processes)
-    correct = {}
+    for round_of_attacks in (attacks, *sweep):
+        for label, attack in round_of_attacks.items():
+            for name in models:
+                settings(label, attack, name)
+    journal = journal or Journal()
+    parts = []
     for name, model in models.items():
-        counts = count_correct(model, Subset(dataset, mine), attacks, batch_size, [seed + i for i in mine], name)
-        totals = torch.tensor([counts[attack] for attack in (CLEAN, *attacks)], device=state.device)
-        correct[name] = reduce(totals, "sum").tolist()
-    measurements = [
-        Measurement(
-            model=name,
-            attack=attack,
-            knowledge="nothing" if attack == CLEAN else knowledge(attacks[attack]),
-            settings=attack_settings.get(attack, {}),
-            correct=correct[name][column],
-            count=len(dataset),
-        )
-        for name in models
-        for column, attack in enumerate((CLEAN, *attacks))
-    ]
+        neighbors = None if bank is None else feature_bank(model, bank, batch_size=batch_size)
+        ask = partial(answer, model, neighbors=neighbors, batch_size=batch_size, seed=seed)
+        run_checks = partial(check, name, model, dataset, eps=checked_eps(attacks, name), batch_size=batch_size)
+        parts.append(evaluate_model(name, ask, run_checks, dataset, attacks, sweep, journal))
+    measurements, checks, swept = (list(chain.from_iterable(part)) for part in zip(*parts, strict=True))
     return RobustnessReport(
         dataset={**(dataset_info or {}), "count": len(dataset)},
         models={name: describe(model) for name, model in models.items()},
         measurements=measurements,
+        checks=checks,
+        sweep=swept,
         seed=seed,
         environment=environment(),
     )
 
 
-def count_correct(
-    model: PixelModel, dataset, attacks: Mapping[str, Callable], batch_size: int, seeds: list[int], name: str
-) -> Counter:
-    """Correctly classified images, clean and under each attack."""
-    counts: Counter = Counter()
-    device = model.mean.device
-    loader = DataLoader(dataset, batch_size=batch_size)
-    progress = tqdm(loader, desc=f"Attacking the {name} model", disable=not PartialState().is_local_main_process)
-    with evaluating(model):
-        for start, batch in enumerate(progress):
-            images, labels = model.to_images(batch["pixel_values"].to(device)), batch["labels"].to(device)
-            batch_seeds = seeds[start * batch_size :][: len(labels)]
-            for attack_name, attack in {CLEAN: None, **attacks}.items():
-                if attack is None:
-                    attacked = images
-                elif isinstance(attack, UniversalPerturbation):
-                    attacked = attack(images, seeds=batch_seeds)
-                else:
-                    given = {"model": model, "images": images, "labels": labels}
-                    attacked = attack(*(given[name] for name in needs(attack)), seeds=batch_seeds)
-                with torch.no_grad():
-                    counts[attack_name] += (model(attacked).argmax(1) == labels).sum().item()
-    return counts
+def evaluate_model(
+    name: str,
+    ask: Callable,
+    run_checks: Callable,
+    dataset: Dataset,
+    attacks: Mapping[str, Attack],
+    sweep: Sequence[Mapping[str, Attack]],
+    journal: Journal,
+) -> tuple[list[Measurement], list[Check], list[Measurement]]:
+    """Measurements, checks and sweep of one model; `ask` is `answer` and `run_checks` is `check`, with it."""
+
+    def ask_once(step: str, *question, norm: str = "linf") -> Answers:
+        return Answers(
+            **journal.once(f"answers.{name}.{step}", lambda: asdict(ask(*question, norm=norm, title=f"{name}: {step}")))
+        )
+
+    clean = ask_once(CLEAN, dataset)
+    measurements = [measure(name, CLEAN, "nothing", {}, clean, clean)]
+    checks, swept = [], []
+    rows = stratified_rows(clean.labels, SWEPT_IMAGES, seed=0).tolist()
+    for label, attack in attacks.items():
+        known = settings(label, attack, name)
+        attacked = ask_once(label, dataset, for_model(attack, name), norm=known["norm"])
+        measurements.append(measure(name, label, knowledge(attack), known, clean, attacked))
+        checks.append(ball_check(name, label, known, attacked))
+        if any(label in others for others in sweep):
+            swept.append(measure(name, label, knowledge(attack), known, clean.of(rows), attacked.of(rows)))
+    found = journal.once(f"checks.{name}", lambda: run_checks(rows[:CHECKED_IMAGES]))
+    checks += [Check(**each) for each in found]
+    for number, others in enumerate(sweep):
+        for label, attack in others.items():
+            known = settings(label, attack, name)
+            step = f"{label}.sweep-{number}"
+            attacked = ask_once(step, Subset(dataset, rows), for_model(attack, name), norm=known["norm"])
+            swept.append(measure(name, label, knowledge(attack), known, clean.of(rows), attacked))
+    return measurements, checks, swept
 
 
-def knowledge(attack: UniversalPerturbation | Callable) -> str:
+def measure(model: str, attack: str, knowledge: str, settings: dict, clean: Answers, attacked: Answers) -> Measurement:
+    """Counts what an attack did to a model's answers, by the metrics that are shared on the Hub."""
+    of_labels = {"references": clean.labels}
+    accuracy = load_metric("robust_accuracy").compute(predictions=attacked.predictions, **of_labels)
+    success = load_metric("attack_success_rate").compute(
+        predictions=attacked.predictions, clean_predictions=clean.predictions, **of_labels
+    )
+    fooling = load_metric("fooling_rate").compute(predictions=attacked.predictions, references=clean.predictions)
+    neighbors = None
+    if attacked.neighbors is not None:
+        neighbors = load_metric("robust_accuracy").compute(predictions=attacked.neighbors, **of_labels)["correct"]
+    return Measurement(
+        model=model,
+        attack=attack,
+        knowledge=knowledge,
+        settings=settings,
+        correct=accuracy["correct"],
+        count=accuracy["count"],
+        clean_correct=success["count"],
+        fooled=success["fooled"],
+        changed=fooling["changed"],
+        neighbors_correct=neighbors,
+    )
+
+
+def check(
+    name: str, model: PixelModel, dataset: Dataset, rows: list[int], *, eps: float, batch_size: int
+) -> list[dict]:
+    """The self-checks of a model on some of the images, as JSON holds them; every process gets the main one's."""
+    examples = [dataset[row] for row in rows]
+    images = model.to_images(torch.stack([each["pixel_values"] for each in examples]).to(model.mean.device))
+    labels = torch.as_tensor([each["labels"] for each in examples], device=images.device)
+    [found] = broadcast_object_list([self_checks(model, images, labels, eps=eps, name=name, batch_size=batch_size)])
+    return [asdict(each) for each in found]
+
+
+def ball_check(model: str, attack: str, settings: dict, attacked: Answers) -> Check:
+    """Whether an attack kept to what the report says of it."""
+    eps = settings["eps"]
+    inside = attacked.in_range and attacked.shift <= eps + ROUNDING * max(1.0, eps)
+    numbers = {"farthest": attacked.shift, "eps": eps}
+    return Check(model, f"{attack} stays in its ball and in [0, 1]", inside, numbers)
+
+
+def checked_eps(attacks: Mapping[str, Attack], model: str) -> float:
+    """Radius of the L-inf ball for the self-checks: that of a per-image attack, else of a perturbation."""
+    found = [(for_model(attack, model), settings(label, attack, model)) for label, attack in attacks.items()]
+    linf = [pair for pair in found if pair[1]["norm"] == "linf" and not isinstance(pair[0], UniversalPatch)]
+    first = sorted(linf, key=lambda pair: isinstance(pair[0], UniversalPerturbation))[:1]
+    return first[0][1]["eps"] if first else DEFAULT_EPS
+
+
+def for_model(attack: Attack, model: str) -> UniversalPerturbation | Callable:
+    """An attack, or the one that was crafted on this model.
+
+    Raises:
+        ValueError: when none was.
+    """
+    if not isinstance(attack, Mapping):
+        return attack
+    if model not in attack:
+        raise ValueError(f'No attack was crafted on "{model}", only on {", ".join(attack) or "nothing"}.')
+    return attack[model]
+
+
+def knowledge(attack: Attack) -> str:
     """What the attacker knew."""
     return "public encoder" if isinstance(attack, UniversalPerturbation) else "model"
 
 
-def needs(attack: partial) -> tuple[str, ...]:
-    """What a per-image attack is called with."""
-    registered = ATTACKS.get(attack_name(attack.func))
-    return registered.needs if registered else ("model", "images", "labels")
-
-
-def settings(name: str, attack: UniversalPerturbation | partial) -> dict:
-    """What an attack is run with, for the report.
+def settings(name: str, attack: Attack, model: str) -> dict:
+    """What an attack on a model is run with, for the report.
 
     Raises:
-        ValueError: when the attack does not tell, or not in plain values.
+        ValueError: when the attack does not tell, or not in plain values, or was not crafted on the model.
     """
+    crafted_on_model = {"encoder": model} if isinstance(attack, Mapping) else {}
+    attack = for_model(attack, model)
     if isinstance(attack, UniversalPerturbation):
-        return {"norm": "linf", **attack.provenance}
+        return {"norm": "linf", **attack.provenance, **crafted_on_model}
     parameters = signature(getattr(attack, "func", attack)).parameters
-    wanted = {"eps", "steps"} & parameters.keys()
+    wanted = {"eps"} | ({"steps"} & parameters.keys())
     if not isinstance(attack, partial) or not wanted <= attack.keywords.keys():
         raise ValueError(
             f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
@@ -150,6 +235,7 @@ def describe(model: PixelModel) -> dict:
         "source": source,
         "revision": revision,
         "parameters": parameter_count(model.model),
+        "classes": model.model.config.num_labels,
     }
 
 

@@ -1,6 +1,6 @@
 """Pictures of a report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.report import RobustnessReport
+from genaf_hf.report import ADAPTIVE, Rate, RobustnessReport
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -75,9 +75,7 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
     for index, name in enumerate(report.models):
         found = [report.measurement(name, attack) for attack in report.attacks]
         places = [group + (index - (len(report.models) - 1) / 2) * width for group in range(len(found))]
-        heights = [100 * each.accuracy for each in found]
-        below = [100 * (each.accuracy - each.interval[0]) for each in found]
-        above = [100 * (each.interval[1] - each.accuracy) for each in found]
+        heights, below, above = percentages([each.accuracy for each in found])
         bars = axes.bar(places, heights, 0.92 * width, yerr=[below, above], capsize=3, color=COLORS[index], label=name)
         axes.bar_label(bars, fmt="%.0f", label_type="center", color="white", fontsize=9)
     axes.set_xticks(
@@ -87,6 +85,15 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
     axes.set_ylabel(f"accuracy in % of {report.dataset['count']} images")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(report.models))
+
+
+def percentages(rates: Sequence[Rate]) -> tuple[list[float], list[float], list[float]]:
+    """Rates in %, and how far their intervals reach below and above."""
+    return (
+        [100 * rate.value for rate in rates],
+        [100 * (rate.value - rate.interval[0]) for rate in rates],
+        [100 * (rate.interval[1] - rate.value) for rate in rates],
+    )
 
 
 def attacker(report: RobustnessReport, attack: str) -> str:
@@ -104,3 +111,93 @@ def show_image(axes, image: Tensor) -> None:
     axes.imshow(image.permute(1, 2, 0).cpu().numpy(), vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def draw_sweep(report: RobustnessReport, model: str, path: str | Path) -> None:
+    """Accuracy of one model against eps, a line per attack with its 95 % intervals.
+
+    Args:
+        report: with a sweep.
+        model: its name in the report.
+        path: of the PNG file.
+    """
+    swept = [each for each in report.sweep if each.model == model]
+    attacks = list(dict.fromkeys(each.attack for each in swept))
+    figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    families = list(dict.fromkeys(attack.removesuffix(ADAPTIVE) for attack in attacks))
+    for attack in attacks:
+        points = sorted((each for each in swept if each.attack == attack), key=lambda each: each.settings["eps"])
+        rates = [Rate(points[0].clean_correct, points[0].count), *(each.accuracy for each in points)]
+        heights, below, above = percentages(rates)
+        color = f"C{families.index(attack.removesuffix(ADAPTIVE)) % 10}"
+        style = "--" if points[0].knowledge == "model" else "-"
+        eps, norm = [0, *(each.settings["eps"] for each in points)], points[0].settings["norm"]
+        label = attack if norm == "linf" else f"{attack} ({norm})"
+        axes.errorbar(
+            eps, heights, yerr=[below, above], label=label, color=color, linestyle=style, marker="o", markersize=4,
+            capsize=2, elinewidth=0.8,
+        )  # fmt: skip
+    axes.axhline(100 / report.models[model]["classes"], color="gray", linewidth=0.8, linestyle=":", label="chance")
+    axes.set_xlabel("eps, in units of pixels in [0, 1]")
+    axes.set_ylabel(f"accuracy in % of {swept[0].count} images")
+    axes.set_ylim(-2, 102)
+    axes.spines[["top", "right"]].set_visible(False)
+    title = "solid: the attacker knows the public encoder; dashed: the model itself"
+    if any(check.model == model for check in report.failed_checks):
+        title = f"UNRELIABLE, a self-check failed\n{title}"
+    axes.set_title(title, fontsize=9)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_gallery(
+    model: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    attacks: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+    path: str | Path,
+) -> None:
+    """Images, and under each attack the perturbation, amplified, and the attacked image, with what the model says.
+
+    Args:
+        model: whose predictions stand below the images, with their confidence.
+        images: (n, 3, h, w) in [0, 1], of which the first few are shown.
+        labels: (n,) class ids.
+        class_names: by class id.
+        attacks: by name, from images and labels to attacked images.
+        path: of the PNG file.
+    """
+    images, labels = images[:SHOWN], labels[:SHOWN]
+    rows = 1 + 2 * len(attacks)
+    figure, axes = plt.subplots(
+        rows, len(images), figsize=(1.5 * len(images) + 1.2, 1.62 * rows), squeeze=False, layout="constrained"
+    )
+    show_row(axes[0], images, "image")
+    caption_row(axes[0], model, images, labels, class_names)
+    for row, (name, attack) in zip(range(1, rows, 2), attacks.items(), strict=True):
+        attacked = attack(images, labels)
+        shift = attacked - images
+        amplified = shift / (2 * shift.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)) + 0.5
+        show_row(axes[row], amplified, f"{name}\nperturbation,\namplified")
+        show_row(axes[row + 1], attacked, f"{name}\nattacked")
+        caption_row(axes[row + 1], model, attacked, labels, class_names)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+
+
+def show_row(axes: Sequence, images: Tensor, title: str) -> None:
+    for place, image in zip(axes, images, strict=True):
+        show_image(place, image)
+    axes[0].set_ylabel(title, fontsize=8)
+
+
+def caption_row(axes: Sequence, model: PixelModel, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+    """Below each image the prediction and its confidence, green where it is right."""
+    with evaluating(model), torch.no_grad():
+        confidences, predicted = model(images).softmax(1).max(1)
+    for place, confidence, prediction, label in zip(axes, confidences, predicted, labels, strict=True):
+        color = RIGHT if prediction == label else WRONG
+        text = f"{class_names[prediction]} ({confidence:.0%})"
+        place.set_xlabel(text, color=color, fontsize=9, parse_math=False)

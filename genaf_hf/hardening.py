@@ -10,16 +10,15 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
 from genaf_hf.checkpoint import newest_complete_checkpoint
 from genaf_hf.data import commit, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_configuration, load_encoder
-from genaf_hf.evaluation import evaluate_robustness
+from genaf_hf.evaluation import Attack, evaluate_robustness
 from genaf_hf.figures import SHOWN, draw_overview
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genaf_trainer import (
@@ -30,16 +29,17 @@ from genaf_hf.genaf_trainer import (
     GenAFTrainer,
 )
 from genaf_hf.hub import open_repository, publish
+from genaf_hf.journal import Journal
 from genaf_hf.model_card import model_card
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import public_name
-from genaf_hf.report import RobustnessReport
+from genaf_hf.report import ADAPTIVE, RobustnessReport
+from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED_RUN = "unfinished_run"
-SETTINGS = "settings.json"
 UNDEFENDED, HARDENED = "undefended", "hardened"
+L4A = "l4a"
 PICTURE = "overview.png"
 SURROGATE_IMAGES = 2048
 
@@ -95,7 +95,8 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         ValueError: for input that cannot be worked with, before any training.
     """
     check_evaluation(arguments, config)
-    resume = has_unfinished_run(arguments, config)
+    settings = settings_of_run(arguments, config)
+    check_unfinished_run(config.output_dir, settings)
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
     load_configuration(arguments.model_name_or_path, **hub)
     data = load_data(arguments, config.hub_token)
@@ -111,12 +112,11 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     if config.push_to_hub and PartialState().is_main_process:
         sharing = {"token": config.hub_token, "private": config.hub_private_repo}
         model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
-    if not resume:
-        begin_run(arguments, config)
+    resume = begin_or_resume(config.output_dir, settings)
 
     models = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
     public_encoder = PixelModel(encoder.to(config.device), processor)
-    attacks = craft_attacks(arguments, config, public_encoder, data["train"], processor)
+    attacks = craft_attacks(arguments, config, public_encoder, models, data["train"], processor)
     report = evaluate_robustness(
         models,
         pixels["test"],
@@ -129,15 +129,16 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             "revision": commit(data["test"]) or arguments.dataset_revision,
             "split": str(data["test"].split or "test"),
         },
+        journal=Journal(Path(config.output_dir) / UNFINISHED_RUN / "evaluation"),
     )
     if PartialState().is_main_process:
         folder = Path(config.output_dir)
-        write_results(folder, models, processor, attacks["l4a"], report, data["test"])
+        write_results(folder, models, processor, attacks[L4A], report, data["test"])
         base_model = None if Path(arguments.model_name_or_path).exists() else arguments.model_name_or_path
         model_card(report, model_name=model_name, base_model=base_model, picture=PICTURE).save(folder / "README.md")
         if config.push_to_hub:
             logger.info("Pushed to %s", publish(folder, model_name, revision=config.hub_revision, **sharing))
-        shutil.rmtree(folder / UNFINISHED_RUN)
+        end_run(folder)
     PartialState().wait_for_everyone()
     return report
 
@@ -215,14 +216,19 @@ def fine_tune(
 
 
 def craft_attacks(
-    arguments: HardeningArguments, config: GenAFConfig, encoder: PixelModel, train: Dataset, processor
-) -> dict[str, UniversalPerturbation | partial]:
-    """A perturbation crafted on the public encoder and training images without labels, and PGD on the model itself."""
+    arguments: HardeningArguments,
+    config: GenAFConfig,
+    encoder: PixelModel,
+    models: dict[str, PixelModel],
+    train: Dataset,
+    processor,
+) -> dict[str, Attack]:
+    """L4A crafted on the public encoder, and adaptively on each model, from training images without labels; and PGD."""
     surrogate = stratified_subset(train, SURROGATE_IMAGES, seed=0)
     images = encoder.to_images(with_pixel_values(surrogate, processor)[:]["pixel_values"].to(config.device))
-    perturbation = l4a(
-        encoder,
-        images,
+    craft = partial(
+        l4a,
+        images=images,
         eps=arguments.dae_eps or config.eps,
         steps=arguments.dae_steps,
         layer=arguments.dae_layer,
@@ -231,8 +237,9 @@ def craft_attacks(
     )
     eps, steps = arguments.pgd_eps or config.eps, arguments.pgd_steps
     return {
-        "l4a": perturbation,
-        "pgd": partial(pgd, eps=eps, steps=steps, step_size=2.5 * eps / steps, norm=config.norm),
+        L4A: craft(encoder),
+        L4A + ADAPTIVE: {name: craft(model) for name, model in models.items()},
+        "pgd": partial(pgd, eps=eps, steps=steps, step_size=default_step_size(eps, steps), norm=config.norm),
     }
 
 
@@ -263,40 +270,3 @@ def settings_of_run(arguments: HardeningArguments, config: GenAFConfig) -> dict:
     settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
     sharing = ("push_to_hub", "hub_")
     return json.loads(json.dumps({name: value for name, value in settings.items() if not name.startswith(sharing)}))
-
-
-def has_unfinished_run(arguments: HardeningArguments, config: GenAFConfig) -> bool:
-    """Whether the output folder holds an unfinished run with these settings, to be gone on with.
-
-    Raises:
-        ValueError: when it holds one with other settings, names them; or when it is no folder.
-    """
-    if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
-        raise ValueError(f"{config.output_dir} is a file, expected a folder or a new name.")
-    folder = Path(config.output_dir) / UNFINISHED_RUN
-    path = folder / SETTINGS
-    [before] = broadcast_object_list([json.loads(path.read_text()) if path.exists() else None])
-    if before is None:
-        return False
-    now = settings_of_run(arguments, config)
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        details = ", ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in changed)
-        raise ValueError(
-            f"{config.output_dir} holds an unfinished run with other settings ({details}): choose another output_dir, "
-            f"or delete {folder} to start anew."
-        )
-    logger.info("Going on with the unfinished run in %s", config.output_dir)
-    return True
-
-
-def begin_run(arguments: HardeningArguments, config: GenAFConfig) -> None:
-    """Makes the folder of what serves only to resume the run, with its settings, written whole or not at all."""
-    folder = Path(config.output_dir) / UNFINISHED_RUN
-    if PartialState().is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        draft = folder / f"{SETTINGS}.draft"
-        draft.write_text(json.dumps(settings_of_run(arguments, config), indent=2))
-        draft.rename(folder / SETTINGS)
-    PartialState().wait_for_everyone()

@@ -44,6 +44,8 @@ def model_card(
         surrogates=surrogates(report),
         verdict=verdict(report, subject, references),
         table=report.table(plain),
+        checks=[f"{plain(check.model)}, {plain(check)}" for check in report.checks],
+        unreliable=sorted({plain(check.model) for check in report.failed_checks}),
         picture=picture,
         dataset={name: plain(value) for name, value in report.dataset.items() if value is not None},
         environment={name: plain(value) for name, value in report.environment.items()},
@@ -57,8 +59,11 @@ def verdict(report: RobustnessReport, subject: str, references: list[str]) -> st
     parts = []
     for attack in report.attacks:
         condition = "on clean images" if attack == CLEAN else f"under {plain(attack)}"
-        found = [(report.measurement(name, attack).accuracy, plain(name)) for name in (subject, *references)]
-        numbers = [f"{accuracy:.1%} ({name})" for accuracy, name in found]
+        found = [report.measurement(name, attack) for name in (subject, *references)]
+        numbers = [
+            f"{each.accuracy.value:.1%} ({plain(each.model)}{'' if report.is_reliable(each) else ', *unreliable*'})"
+            for each in found
+        ]
         parts.append(f"{' against '.join(numbers)} {condition}")
     return f"Accuracy is {'; '.join(parts)}."
 
@@ -69,7 +74,7 @@ def surrogates(report: RobustnessReport) -> list[str]:
     return [
         f"{plain(each.attack)} on {plain(each.settings['encoder'])} with {plain(each.settings['data'])}"
         for each in found
-        if each.settings.get("encoder") and each.settings.get("data")
+        if each.knowledge == "public encoder" and each.settings.get("encoder") and each.settings.get("data")
     ]
 
 

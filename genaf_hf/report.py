@@ -7,21 +7,57 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CLEAN = "clean"
+ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of images, with its 95 % Wilson interval.
+
+    Attributes:
+        part: images that it holds for.
+        count: images that it could hold for.
+    """
+
+    part: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """In [0, 1]; nan when there is no image."""
+        return self.part / self.count if self.count else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval; everything when there is no image."""
+        if not self.count:
+            return 0.0, 1.0
+        low, high = binomtest(self.part, self.count).proportion_ci(0.95, method="wilson")
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} [{low:.1%}, {high:.1%}] ({self.part}/{self.count})" if self.count else "- (0/0)"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How many images one model classified correctly under one attack.
+    """What one attack did to one model's answers.
 
     Attributes:
         model: the model's name in the report.
-        attack: name of the attack, `"clean"` for none.
+        attack: the attack's name in the report, `"clean"` for none.
         knowledge: what the attacker knew: `"nothing"`, `"public encoder"` or `"model"`.
         settings: eps (pixel units), norm, steps and whatever else the attack was run with.
-        correct: correctly classified images.
+        correct: correctly classified images under the attack.
         count: all images.
+        clean_correct: correctly classified images without any attack.
+        fooled: of those, the ones that are wrong under the attack.
+        changed: images whose prediction is another one under the attack.
+        neighbors_correct: images that a vote of the nearest neighbors in feature space classifies correctly under the
+            attack; None where this was not measured.
     """
 
     model: str
@@ -30,21 +66,56 @@ class Measurement:
     settings: dict
     correct: int
     count: int
+    clean_correct: int
+    fooled: int = 0
+    changed: int = 0
+    neighbors_correct: int | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Share of correct images, in [0, 1]."""
-        return self.correct / self.count
+    def accuracy(self) -> Rate:
+        """Clean or robust accuracy."""
+        return Rate(self.correct, self.count)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the accuracy."""
-        low, high = binomtest(self.correct, self.count).proportion_ci(0.95, method="wilson")
-        return float(low), float(high)
+    def attack_success_rate(self) -> Rate:
+        """Share of the images that are right when clean and wrong under the attack."""
+        return Rate(self.fooled, self.clean_correct)
+
+    @property
+    def decline(self) -> Rate:
+        """(clean - robust accuracy) / clean accuracy: the attack success rate less what the attack sets right."""
+        return Rate(max(0, self.clean_correct - self.correct), self.clean_correct)
+
+    @property
+    def fooling_rate(self) -> Rate:
+        """Share of the images whose prediction changes, right or wrong."""
+        return Rate(self.changed, self.count)
+
+    @property
+    def neighbor_accuracy(self) -> Rate | None:
+        """Accuracy of a vote of the nearest neighbors in feature space."""
+        return None if self.neighbors_correct is None else Rate(self.neighbors_correct, self.count)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test of whether the numbers of a model can be trusted.
+
+    Attributes:
+        model: the model's name in the report.
+        name: of the check, as a statement that ought to be true.
+        passed: whether it was.
+        numbers: what this rests on.
+    """
+
+    model: str
+    name: str
+    passed: bool
+    numbers: dict
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.accuracy:.1%} [{low:.1%}, {high:.1%}] ({self.correct}/{self.count})"
+        numbers = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
+        return f"{'passed' if self.passed else 'FAILED'}: {self.name} ({numbers})"
 
 
 @dataclass(frozen=True)
@@ -55,6 +126,8 @@ class RobustnessReport:
         dataset: name, split, revision and number of the images.
         models: for each model its source, revision, class and number of parameters.
         measurements: one per model and attack.
+        checks: of whether they can be trusted; a model that fails one has *unreliable* robust accuracies.
+        sweep: measurements of the same attacks at other eps, on a part of the images.
         seed: of random starts; image i starts from seed + i.
         environment: versions of the packages, and the hardware.
         schema_version: of this format.
@@ -64,6 +137,8 @@ class RobustnessReport:
     models: dict[str, dict]
     measurements: list[Measurement]
     seed: int
+    checks: list[Check] = field(default_factory=list)
+    sweep: list[Measurement] = field(default_factory=list)
     environment: dict = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -71,6 +146,10 @@ class RobustnessReport:
     def attacks(self) -> list[str]:
         """Names of the attacks in the order in which they were run, `"clean"` first."""
         return list(dict.fromkeys(measurement.attack for measurement in self.measurements))
+
+    @property
+    def failed_checks(self) -> list[Check]:
+        return [check for check in self.checks if not check.passed]
 
     def measurement(self, model: str, attack: str) -> Measurement:
         """What was found for one model under one attack.
@@ -83,6 +162,10 @@ class RobustnessReport:
                 return each
         raise KeyError(f'the report has no "{attack}" for "{model}"')
 
+    def is_reliable(self, measurement: Measurement) -> bool:
+        """Whether the model passed every check; clean accuracy is not in doubt."""
+        return measurement.attack == CLEAN or measurement.model not in {check.model for check in self.failed_checks}
+
     def table(self, text: Callable[[str], str] = str) -> str:
         """A Markdown table: a row per attack, a column per model, accuracies with 95 % interval and count.
 
@@ -92,17 +175,24 @@ class RobustnessReport:
         rows = [["attack", "attacker knows", "norm", "eps", "steps", *map(text, self.models)]]
         for attack in self.attacks:
             found = [self.measurement(model, attack) for model in self.models]
-            settings = found[0].settings
-            norm, eps, steps = "-", "-", "-"
-            if attack != CLEAN:
-                norm, eps, steps = settings["norm"], f"{settings['eps']:.4g}", settings.get("steps") or "-"
-            rows.append([text(attack), text(found[0].knowledge), norm, eps, str(steps), *map(str, found)])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-        ]
-        rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-        return "\n".join([lines[0], rule, *lines[1:]])
+            accuracies = [f"{each.accuracy}{'' if self.is_reliable(each) else ' *unreliable*'}" for each in found]
+            rows.append([text(attack), text(found[0].knowledge), *strength(found[0]), *accuracies])
+        return markdown(rows)
+
+    def details(self, model: str, text: Callable[[str], str] = str) -> str:
+        """A Markdown table of one model: a row per attack, a column per measure, each with 95 % interval and count.
+
+        Args:
+            model: its name in the report.
+            text: as for `table`.
+        """
+        rows = [["attack", "attack success rate", "decline", "fooling rate", "kNN accuracy"]]
+        for each in self.measurements:
+            if each.model == model:
+                attacked = [each.attack_success_rate, each.decline, each.fooling_rate]
+                rates = ["-"] * 3 if each.attack == CLEAN else [str(rate) for rate in attacked]
+                rows.append([text(each.attack), *rates, str(each.neighbor_accuracy or "-")])
+        return markdown(rows)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -118,12 +208,14 @@ class RobustnessReport:
             values = json.loads(text)
             if values["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(
-                    f"its schema_version is {values['schema_version']}, this version reads {SCHEMA_VERSION}"
+                    f"its schema_version is {values['schema_version']}, this version of genaf_hf reads "
+                    f"{SCHEMA_VERSION}; make it again with the command that made it"
                 )
-            values["measurements"] = [Measurement(**each) for each in values["measurements"]]
+            for name, kind in (("measurements", Measurement), ("sweep", Measurement), ("checks", Check)):
+                values[name] = [kind(**each) for each in values[name]]
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"This is not a report of genaf_hf: {error}.") from error
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"This is not a report that genaf_hf can read: {error}.") from error
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
@@ -131,3 +223,21 @@ class RobustnessReport:
     @classmethod
     def load(cls, path: str | Path) -> "RobustnessReport":
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def strength(measurement: Measurement) -> tuple[str, str, str]:
+    """Norm, eps and steps for a table."""
+    if measurement.attack == CLEAN:
+        return "-", "-", "-"
+    settings = measurement.settings
+    return settings["norm"], f"{settings['eps']:.4g}", str(settings.get("steps") or "-")
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table with its first row as the head, and columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *body = (
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([head, rule, *body])

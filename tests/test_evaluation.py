@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -7,8 +8,12 @@ from torch.nn import functional as F
 from torch.utils.data import Subset
 from traces import leave_gradients_and_modes, trace
 
-from genaf_hf import PixelModel, UniversalPerturbation, pgd
-from genaf_hf.evaluation import evaluate_robustness
+from genaf_hf import PixelModel, UniversalPerturbation, evaluation, pgd
+from genaf_hf.answers import Answers, answer
+from genaf_hf.attacks import UniversalPatch
+from genaf_hf.data import stratified_rows
+from genaf_hf.evaluation import checked_eps, evaluate_robustness, measure
+from genaf_hf.journal import Journal
 from genaf_hf.report import RobustnessReport
 
 PGD = {"eps": 0.1, "steps": 3, "step_size": 0.05}
@@ -26,16 +31,19 @@ def model(vit, pixels):
     return model.eval()
 
 
+def perturbation(seed: int, eps: float = 0.2) -> UniversalPerturbation:
+    delta = torch.empty(3, 8, 8).uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
+    return UniversalPerturbation(delta=delta, attack="l4a", eps=eps, steps=7, step_size=0.1, seed=seed)
+
+
 @pytest.fixture
 def attacks():
-    delta = torch.empty(3, 8, 8).uniform_(-0.2, 0.2, generator=torch.Generator().manual_seed(0))
-    perturbation = UniversalPerturbation(delta=delta, attack="l4a", eps=0.2, steps=7, step_size=0.1, seed=0)
-    return {"universal": perturbation, "pgd": partial(pgd, **PGD)}
+    return {"universal": perturbation(0), "pgd": partial(pgd, **PGD)}
 
 
-def by_hand(model, dataset, attacks, seed) -> dict[str, int]:
+def by_hand(model, dataset, attacks, seed) -> dict[str, Counter]:
     """One image at a time."""
-    counts = dict.fromkeys(("clean", *attacks), 0)
+    counts = {name: Counter() for name in ("clean", *attacks)}
     for index in range(len(dataset)):
         image, label = (
             model.to_images(dataset[index]["pixel_values"][None]),
@@ -46,29 +54,38 @@ def by_hand(model, dataset, attacks, seed) -> dict[str, int]:
             "universal": (image + attacks["universal"].delta).clamp(0, 1),
             "pgd": pgd(model, image, label, **PGD, seeds=[seed + index]),
         }
+        clean = model(image).argmax()
         for name, each in attacked.items():
-            counts[name] += int(model(each).argmax() == label)
+            prediction = model(each).argmax()
+            counts[name]["correct"] += int(prediction == label)
+            counts[name]["fooled"] += int(clean == label != prediction)
+            counts[name]["changed"] += int(prediction != clean)
     return counts
 
 
-def counts(report: RobustnessReport, model: str = "model") -> dict[str, int]:
-    return {each.attack: each.correct for each in report.measurements if each.model == model}
+def answered(model, dataset, attack) -> int:
+    """Right answers under an attack."""
+    found = answer(model, dataset, attack)
+    return sum(a == b for a, b in zip(found.predictions, found.labels, strict=True))
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-@pytest.mark.parametrize("seed", [0, 100])
+def counts(report: RobustnessReport, model: str = "model") -> dict[str, Counter]:
+    found = [each for each in report.measurements if each.model == model]
+    return {each.attack: Counter(correct=each.correct, fooled=each.fooled, changed=each.changed) for each in found}
+
+
+@pytest.mark.parametrize(("batch_size", "seed"), [(1, 0), (5, 0), (64, 0), (64, 100)])
 def test_counts_are_those_by_hand_at_any_batch_size(model, pixels, attacks, batch_size, seed):
     report = evaluate_robustness({"model": model}, pixels["test"], attacks, batch_size=batch_size, seed=seed)
     expected = by_hand(model, pixels["test"], attacks, seed)
     assert counts(report) == expected
-    assert {each.count for each in report.measurements} == {18}
+    assert {(each.count, each.clean_correct) for each in report.measurements} == {(18, expected["clean"]["correct"])}
     assert report.seed == seed
     # Worth counting: not all, and fewer under attack.
-    assert expected["pgd"] < expected["clean"]
-    assert 0 < expected["clean"] < 18
+    assert expected["pgd"]["correct"] < expected["clean"]["correct"] < 18
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [2, 7, 64])
 def test_each_image_starts_from_its_own_seed(model, pixels, batch_size):
     used = []
 
@@ -94,11 +111,16 @@ def test_each_image_starts_from_its_own_seed(model, pixels, batch_size):
         (pgd, "expected a UniversalPerturbation or functools.partial"),
         (partial(pgd, eps=0.1), "expected a UniversalPerturbation or functools.partial"),
         (partial(pgd, eps=0.1, steps=1, loss=torch.nn.functional.cross_entropy), "The setting loss of the attack"),
+        (partial(lambda model, images, labels, *, seeds: images), "expected a UniversalPerturbation or functools"),
+        ({"other": perturbation(0)}, 'No attack was crafted on "model", only on other.'),
+        ({}, 'No attack was crafted on "model", only on nothing.'),
     ],
 )
 def test_an_attack_that_a_report_cannot_describe_is_refused_before_any_work(model, pixels, attack, sentence):
     with pytest.raises(ValueError, match=sentence):
         evaluate_robustness({"model": model}, pixels["test"], {"odd": attack})
+    with pytest.raises(ValueError, match=sentence):
+        evaluate_robustness({"model": model}, pixels["test"], {}, sweep=[{"odd": attack}])
 
 
 def test_every_model_is_measured_under_every_attack_in_order(model, resnet, pixels, attacks):
@@ -131,6 +153,7 @@ def test_the_report_says_what_was_measured_with_what(model, pixels, attacks, enc
             "source": "dino",
             "revision": None,
             "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+            "classes": 3,
         }
     }
     assert {"python", "genaf_hf", "torch", "transformers", "datasets", "accelerate", "hardware", "processes"} == set(
@@ -168,3 +191,160 @@ def test_a_perturbation_of_another_size_is_refused_and_the_mode_comes_back(model
     with pytest.raises(ValueError, match=r"\(3, 8, 8\), the perturbation \(3, 16, 16\)"):
         evaluate_robustness({"model": model}, pixels["test"], {"l4a": larger})
     assert all(module.training for module in model.modules())
+
+
+def test_an_attack_crafted_on_each_model_is_used_on_it(model, resnet, pixels):
+    models = {"first": model, "second": PixelModel(*resnet).eval()}
+    own = {name: perturbation(seed, eps=0.5) for seed, name in enumerate(models)}
+    report = evaluate_robustness(models, pixels["test"], {"adaptive": own})
+    for name, each in models.items():
+        found = report.measurement(name, "adaptive")
+        assert found.correct == answered(each, pixels["test"], own[name])
+        assert found.knowledge == "model"
+        assert found.settings == {"norm": "linf", **own[name].provenance, "encoder": name}
+
+
+def test_what_is_counted():
+    """Of five images, two stay right, one is fooled, one is set right, and one is wrong in another way."""
+    clean = Answers([0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [0, 1, 2, 0, 1], 0.0, True)
+    attacked = Answers([0, 1, 2, 0, 1], [0, 1, 0, 0, 2], [0, 2, 2, 0, 0], 0.1, True)
+    found = measure("model", "mine", "model", {}, clean, attacked)
+    assert (found.correct, found.count, found.clean_correct, found.fooled, found.changed) == (3, 5, 3, 1, 3)
+    assert found.neighbors_correct == 3
+    part = measure("model", "mine", "model", {}, clean.of([4, 2]), attacked.of([4, 2]))
+    assert (part.correct, part.count, part.clean_correct, part.fooled, part.changed) == (0, 2, 1, 1, 2)
+    assert part.neighbors_correct == 1
+
+
+def test_a_function_with_the_name_of_a_registered_attack_is_not_taken_for_it(model, pixels):
+    def feature_pgd(model, images, labels, *, eps, seeds):
+        return images if len(labels) == len(images) else None
+
+    report = evaluate_robustness({"model": model}, pixels["test"], {"mine": partial(feature_pgd, eps=0.1)})
+    assert counts(report)["mine"] == counts(report)["clean"]
+
+
+# ---- sweep, neighbors ----
+
+
+def test_the_sweep_holds_every_eps_on_the_same_stratified_part(model, pixels, attacks, monkeypatch):
+    monkeypatch.setattr(evaluation, "SWEPT_IMAGES", 7)
+    weaker = {"universal": perturbation(0, eps=0.1), "pgd": partial(pgd, **{**PGD, "eps": 0.05})}
+    report = evaluate_robustness({"model": model}, pixels["test"], attacks, sweep=[weaker, {"pgd": attacks["pgd"]}])
+    assert [(each.attack, each.settings["eps"]) for each in report.sweep] == [
+        *(("universal", 0.2), ("pgd", 0.1)),
+        *(("universal", 0.1), ("pgd", 0.05)),
+        ("pgd", 0.1),
+    ]
+    rows = stratified_rows(pixels["test"][:]["labels"].tolist(), 7, seed=0).tolist()
+    part = Subset(pixels["test"], rows)
+    clean = by_hand(model, part, attacks, 0)["clean"]["correct"]
+    assert {(each.count, each.clean_correct) for each in report.sweep} == {(7, clean)}
+    assert report.sweep[0].correct == by_hand(model, part, attacks, 0)["universal"]["correct"]
+    assert report.sweep[3].correct == answered(model, part, weaker["pgd"])
+
+
+def test_neighbors_vote_on_attacked_features(model, pixels, attacks):
+    """With a bank of less than 20 images all of them vote, by exp(cosine / 0.07)."""
+    bank = Subset(pixels["train"], range(12))
+    report = evaluate_robustness({"model": model}, pixels["test"], {"universal": attacks["universal"]}, bank=bank)
+    known, test = pixels["train"][:12], pixels["test"][:]
+    with torch.no_grad():
+        features = model.features(model.to_images(known["pixel_values"]))
+        images = model.to_images(test["pixel_values"])
+        expected = []
+        for each in (images, attacks["universal"](images)):
+            cosine = F.cosine_similarity(model.features(each)[:, None], features[None], dim=2)
+            votes = [(cosine[:, known["labels"] == label] / 0.07).exp().sum(1) for label in range(3)]
+            expected.append(int((torch.stack(votes).argmax(0) == test["labels"]).sum()))
+    assert [each.neighbors_correct for each in report.measurements] == expected
+    assert 0 < expected[0] <= 18
+
+
+# ---- checks ----
+
+
+def leave_the_ball(model, images, labels, *, eps, seeds):
+    return (images + 1.01 * eps).clamp(0, 1)
+
+
+def leave_the_range(model, images, labels, *, eps, seeds):
+    return images + eps
+
+
+def stay(model, images, labels, *, eps, seeds):
+    return (images - eps).clamp(0, 1)
+
+
+def leave_the_l2_ball(model, images, labels, *, eps, norm="l2", seeds):
+    return (images + eps / 2).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "passed"), [(stay, True), (leave_the_ball, False), (leave_the_range, False), (leave_the_l2_ball, False)]
+)
+def test_an_attack_that_leaves_its_ball_makes_the_model_unreliable(model, pixels, attack, passed):
+    report = evaluate_robustness({"model": model}, pixels["test"], {"mine": partial(attack, eps=0.3)})
+    [check] = [each for each in report.checks if each.name == "mine stays in its ball and in [0, 1]"]
+    assert check.passed == passed
+    assert check.numbers["eps"] == 0.3
+    assert report.is_reliable(report.measurement("model", "mine")) == passed
+    assert ("*unreliable*" in report.table()) == (not passed)
+
+
+def test_every_model_is_checked(model, resnet, pixels, attacks):
+    report = evaluate_robustness({"first": model, "second": PixelModel(*resnet)}, pixels["test"], attacks)
+    names = [
+        "universal stays in its ball and in [0, 1]",
+        "pgd stays in its ball and in [0, 1]",
+        "the output is deterministic",
+        "gradients are not zero",
+        "more steps help",
+        "a white box beats a black box",
+        "accuracy falls to chance as eps grows",
+    ]
+    assert [(each.model, each.name) for each in report.checks] == [(m, n) for m in ("first", "second") for n in names]
+    assert all(each.passed for each in report.checks)
+
+
+def test_models_are_checked_at_the_eps_of_an_attack_on_single_images():
+    universal, per_image = perturbation(0), partial(pgd, eps=0.1, steps=1)
+    other_norm = partial(pgd, eps=0.5, steps=1, norm="l2")
+    patch = UniversalPatch(torch.zeros(3, 2, 2), attack="advencoder-pat", eps=1)
+    for attacks, eps in (
+        ({"l4a": universal, "l4a-adaptive": {"model": universal}, "pgd": per_image}, 0.1),
+        ({"patch": patch, "l2": other_norm, "l4a": universal}, 0.2),
+        ({"patch": patch, "l2": other_norm}, 8 / 255),
+        ({}, 8 / 255),
+    ):
+        assert checked_eps(attacks, "model") == eps
+
+
+# ---- journal ----
+
+
+def test_an_evaluation_that_was_killed_goes_on_where_it_was(model, pixels, attacks, tmp_path):
+    calls = []
+
+    def die_once(model, images, labels, *, eps, seeds):
+        calls.append(len(images))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return images
+
+    def evaluate(journal: Journal | None) -> RobustnessReport:
+        own = {"none": partial(die_once, eps=0.1), **attacks, "none-2": partial(die_once, eps=0.1)}
+        return evaluate_robustness({"a/../b": model}, pixels["test"], own, batch_size=9, bank=bank, journal=journal)
+
+    bank = Subset(pixels["train"], range(12))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Journal(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(before) == 4  # clean, none, universal and pgd
+    resumed = evaluate(Journal(tmp_path))
+    assert calls == [9] * (2 + 2 + 2)  # none, the part of none-2 that was lost, none-2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert evaluate(Journal(tmp_path)) == resumed
+    assert len(calls) == 6
+    assert evaluate(None) == resumed
+    assert len(calls) == 10

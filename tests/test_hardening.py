@@ -1,12 +1,11 @@
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import colored_images
 from datasets import ClassLabel, DatasetDict
+from processes import start_and_kill
 
 from genaf_hf import GenAFConfig
 from genaf_hf.hardening import HardeningArguments, harden
@@ -44,16 +43,6 @@ def command(dataset, encoders, tmp_path):
     return make
 
 
-def start_and_kill(command: list[str], sign: Path) -> None:
-    """Starts a run and kills it as soon as a file is there."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not sign.exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole), check=True, capture_output=True)
@@ -68,9 +57,10 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
 
     (stages / "settings.json").unlink()
     start_and_kill(command(killed), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
+    start_and_kill(command(killed), stages / "evaluation/answers.undefended.l4a-adaptive.json")
     subprocess.run(command(killed), check=True, capture_output=True)
     assert not stages.exists()
-    for file in ("model.safetensors", "undefended/model.safetensors", "layer_robustness.json"):
+    for file in ("model.safetensors", "undefended/model.safetensors", "layer_robustness.json", "report.json"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
 
 
@@ -102,5 +92,15 @@ def test_class_names_are_no_markup(encoders, tmp_path):
         HardeningArguments(encoders["mae"], str(tmp_path / "odd | names"), dae_steps=2, pgd_steps=2), config
     )
     assert report.measurement("hardened", "clean").count == 18
+    assert report.attacks == ["clean", "l4a", "l4a-adaptive", "pgd"]
+    knowledge = [report.measurement("hardened", attack).knowledge for attack in report.attacks]
+    assert knowledge == ["nothing", "public encoder", "model", "model"]
+    crafted_on = [
+        report.measurement(name, attack).settings["encoder"]
+        for attack in ("l4a", "l4a-adaptive")
+        for name in ("undefended", "hardened")
+    ]
+    assert crafted_on == ["mae", "mae", "undefended", "hardened"]
+    assert len(report.checks) == 2 * (3 + 5)
     assert "odd \\| names" in (tmp_path / "run/README.md").read_text()
     assert (tmp_path / "run/overview.png").stat().st_size > 10_000

@@ -14,9 +14,10 @@ from local_hub import LocalHub
 
 from genaf_hf import GenAFConfig
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.hardening import HardeningArguments, begin_run, harden
+from genaf_hf.hardening import HardeningArguments, harden, settings_of_run
 from genaf_hf.provenance import public_name
 from genaf_hf.report import RobustnessReport
+from genaf_hf.unfinished_run import begin_or_resume
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
@@ -214,11 +215,22 @@ def test_a_stranger_loads_what_was_published(client, hardened):
         assert answer == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=1e-6)
 
 
+def test_a_published_model_is_audited_with_the_encoder_that_its_card_names(client, hub, hardened, place):
+    flags = {"model_name_or_path": "someone/hardened", "dataset_name": "someone/colours", "output_dir": "audit"}
+    flags |= {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "sweep": "2"}
+    client(ROOT / "recipes/audit.py", *(word for name, value in flags.items() for word in (f"--{name}", value)))
+    report = RobustnessReport.load(place / "audit/report.json")
+    model, encoder = (hub.repositories["models", f"someone/{name}"] for name in ("hardened", "encoder"))
+    assert report.models["someone/hardened"]["revision"] == model.commit()
+    crafted = report.measurement("someone/hardened", "l4a").settings
+    assert (crafted["encoder"], crafted["encoder_revision"]) == ("someone/encoder", encoder.commit())
+
+
 def test_a_run_on_local_folders_tells_their_names_only(dataset, encoders, tmp_path):
     dataset.save_to_disk(tmp_path / "colours")
     config = GenAFConfig(output_dir=str(tmp_path / "run"), hub_token=TOKEN, disable_tqdm=True, **QUICK)
     arguments = HardeningArguments(encoders["mae"], str(tmp_path / "colours"), **QUICK_ATTACKS)
-    begin_run(arguments, config)
+    assert not begin_or_resume(config.output_dir, settings_of_run(arguments, config))
     assert TOKEN not in (tmp_path / "run/unfinished_run/settings.json").read_text()
 
     report = harden(arguments, config)

@@ -1,33 +1,66 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
-from genaf_hf.report import Measurement, RobustnessReport
+from genaf_hf.model_card import model_card
+from genaf_hf.report import Check, Measurement, Rate, RobustnessReport
+
+PGD = {"eps": 8 / 255, "steps": 20, "norm": "linf"}
 
 
-def measurement(correct: int, count: int, model="hardened", attack="clean", **settings) -> Measurement:
-    return Measurement(model, attack, "nothing" if attack == "clean" else "model", settings, correct, count)
+def measurement(correct: int, count: int, model="hardened", attack="clean", clean_correct=None, **found) -> Measurement:
+    knowledge, settings = ("nothing", {}) if attack == "clean" else ("model", PGD)
+    return Measurement(
+        model, attack, knowledge, settings, correct, count, correct if clean_correct is None else clean_correct, **found
+    )
 
 
 @pytest.fixture
 def report():
     return RobustnessReport(
         dataset={"name": "digits", "split": "test", "revision": None, "count": 10},
-        models={"undefended": {"class": "ViT", "parameters": 7}, "hardened": {"class": "ViT", "parameters": 7}},
+        models={
+            "undefended": {"class": "ViT", "parameters": 7, "classes": 3},
+            "hardened": {"class": "ViT", "parameters": 7, "classes": 3},
+        },
         measurements=[
             measurement(9, 10, "undefended"),
-            measurement(1, 10, "undefended", "pgd", eps=8 / 255, steps=20, norm="linf"),
-            measurement(8, 10, "hardened"),
-            measurement(5, 10, "hardened", "pgd", eps=8 / 255, steps=20, norm="linf"),
+            measurement(1, 10, "undefended", "pgd", 9, fooled=9, changed=10, neighbors_correct=2),
+            measurement(8, 10, "hardened", neighbors_correct=7),
+            measurement(5, 10, "hardened", "pgd", 8, fooled=4, changed=6, neighbors_correct=0),
         ],
+        checks=[
+            Check("undefended", "gradients are not zero", True, {"images without a gradient": 0}),
+            Check("hardened", "gradients are not zero", True, {"images without a gradient": 0}),
+        ],
+        sweep=[measurement(4, 5, "hardened", "pgd", 5, fooled=1, changed=1)],
         seed=3,
         environment={"torch": "2", "hardware": "CPU"},
     )
 
 
+@pytest.fixture
+def masked(report):
+    """The same, of a hardened model whose gradients are masked."""
+    failed = Check("hardened", "gradients are not zero", False, {"images without a gradient": 10})
+    return dataclasses.replace(report, checks=[report.checks[0], failed])
+
+
+def cells(table: str) -> list[list[str]]:
+    """Of the rows of a Markdown table, without the rule below its head."""
+    head, rule, *body = table.splitlines()
+    assert set(rule) == {"-", "|"}
+    assert len({tuple(index for index, sign in enumerate(line) if sign == "|") for line in (head, rule, *body)}) == 1
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *body)]
+
+
+# ---- numbers ----
+
+
 @pytest.mark.parametrize(
-    ("correct", "count", "low", "high"),
+    ("part", "count", "low", "high"),
     [
         (8, 10, 0.4902, 0.9433),
         (0, 10, 0.0, 0.2775),
@@ -35,31 +68,66 @@ def report():
         (5, 10, 0.2366, 0.7634),
         (81, 263, 0.2553, 0.3662),
         (0, 1, 0.0, 0.7935),
+        (0, 0, 0.0, 1.0),
     ],
 )
-def test_the_interval_is_wilsons(correct, count, low, high):
+def test_the_interval_is_wilsons(part, count, low, high):
     # Textbook values; 81 of 263 is the example of Newcombe, Statistics in Medicine 17, 1998.
-    assert measurement(correct, count).interval == pytest.approx((low, high), abs=5e-5)
-    assert all(type(bound) is float for bound in measurement(correct, count).interval)
+    assert Rate(part, count).interval == pytest.approx((low, high), abs=5e-5)
+    assert all(type(bound) is float for bound in Rate(part, count).interval)
 
 
-def test_a_measurement_reads_well():
-    assert measurement(8, 10).accuracy == 0.8
-    assert str(measurement(8, 10)) == "80.0% [49.0%, 94.3%] (8/10)"
+def test_a_rate_reads_well():
+    assert Rate(8, 10).value == 0.8
+    assert str(Rate(8, 10)) == "80.0% [49.0%, 94.3%] (8/10)"
+    assert math.isnan(Rate(0, 0).value)
+    assert str(Rate(0, 0)) == "- (0/0)"
+
+
+def test_what_an_attack_did_in_numbers():
+    # Of 10 images 8 were right; 4 of these are wrong now and 1 of the others right, so that 5 are; 6 answers changed.
+    found = measurement(5, 10, attack="pgd", clean_correct=8, fooled=4, changed=6, neighbors_correct=3)
+    assert found.accuracy == Rate(5, 10)
+    assert found.attack_success_rate == Rate(4, 8)
+    assert found.decline == Rate(3, 8)
+    assert found.fooling_rate == Rate(6, 10)
+    assert found.neighbor_accuracy == Rate(3, 10)
+
+
+def test_nothing_declines_where_an_attack_helps_and_no_image_is_no_rate():
+    assert measurement(9, 10, attack="pgd", clean_correct=8, fooled=1, changed=3).decline == Rate(0, 8)
+    assert measurement(0, 10, attack="pgd").attack_success_rate == Rate(0, 0)
+    assert measurement(8, 10).neighbor_accuracy is None
+
+
+# ---- JSON ----
 
 
 def test_json_gives_the_report_back(report, tmp_path):
     assert RobustnessReport.from_json(report.to_json()) == report
     report.save(tmp_path / "report.json")
     assert RobustnessReport.load(str(tmp_path / "report.json")) == report
-    assert json.loads((tmp_path / "report.json").read_text())["measurements"][3] == {
+    values = json.loads((tmp_path / "report.json").read_text())
+    assert values["schema_version"] == 2
+    assert values["measurements"][3] == {
         "model": "hardened",
         "attack": "pgd",
         "knowledge": "model",
         "settings": {"eps": 8 / 255, "steps": 20, "norm": "linf"},
         "correct": 5,
         "count": 10,
+        "clean_correct": 8,
+        "fooled": 4,
+        "changed": 6,
+        "neighbors_correct": 0,
     }
+    assert values["checks"][0] == {
+        "model": "undefended",
+        "name": "gradients are not zero",
+        "passed": True,
+        "numbers": {"images without a gradient": 0},
+    }
+    assert [each["count"] for each in values["sweep"]] == [5]
 
 
 def test_names_outside_ascii_survive(report, tmp_path):
@@ -68,49 +136,73 @@ def test_names_outside_ascii_survive(report, tmp_path):
     assert RobustnessReport.load(tmp_path / "report.json") == named
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_a_report_of_another_version_is_refused(report, version):
     values = {**json.loads(report.to_json()), "schema_version": version}
-    with pytest.raises(ValueError, match=f"its schema_version is {version}, this version reads 1") as refusal:
+    sentence = f"its schema_version is {version}, this version of genaf_hf reads 2"
+    with pytest.raises(ValueError, match=sentence) as refusal:
         RobustnessReport.from_json(json.dumps(values))
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"text"', "{}", '{"schema_version": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '"text"', "{}", '{"schema_version": 2}', "[" * 100_000 + "]" * 100_000]
+)
 def test_what_is_no_report_is_refused(text):
-    with pytest.raises(ValueError, match="This is not a report of genaf_hf") as refusal:
+    with pytest.raises(ValueError, match="This is not a report that genaf_hf can read") as refusal:
         RobustnessReport.from_json(text)
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("change", [{"measurements": [{"model": "a"}]}, {"measurements": 3}, {"accuracy": 0.5}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"measurements": [{"model": "a"}]},
+        {"measurements": 3},
+        {"sweep": [{"model": "a"}]},
+        {"checks": [{"passed": True}]},
+        {"accuracy": 0.5},
+    ],
+)
 def test_a_report_with_other_fields_is_refused(report, change):
-    with pytest.raises(ValueError, match="This is not a report of genaf_hf"):
+    with pytest.raises(ValueError, match="This is not a report that genaf_hf can read"):
         RobustnessReport.from_json(json.dumps({**json.loads(report.to_json()), **change}))
 
 
 def test_a_truncated_report_is_refused(report):
-    with pytest.raises(ValueError, match="This is not a report of genaf_hf"):
+    with pytest.raises(ValueError, match="This is not a report that genaf_hf can read"):
         RobustnessReport.from_json(report.to_json()[:-20])
 
 
+# ---- tables ----
+
+
 def test_the_table_has_a_row_for_each_attack_and_a_column_for_each_model(report):
-    lines = report.table().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["attack", "attacker knows", "norm", "eps", "steps", "undefended", "hardened"]
-    assert set("".join(cells[1])) == {"-"}
-    assert cells[2] == ["clean", "nothing", "-", "-", "-", "90.0% [59.6%, 98.2%] (9/10)", "80.0% [49.0%, 94.3%] (8/10)"]
-    assert cells[3] == [
-        "pgd",
-        "model",
-        "linf",
-        "0.03137",
-        "20",
-        "10.0% [1.8%, 40.4%] (1/10)",
-        "50.0% [23.7%, 76.3%] (5/10)",
+    assert cells(report.table()) == [
+        ["attack", "attacker knows", "norm", "eps", "steps", "undefended", "hardened"],
+        ["clean", "nothing", "-", "-", "-", "90.0% [59.6%, 98.2%] (9/10)", "80.0% [49.0%, 94.3%] (8/10)"],
+        ["pgd", "model", "linf", "0.03137", "20", "10.0% [1.8%, 40.4%] (1/10)", "50.0% [23.7%, 76.3%] (5/10)"],
     ]
-    assert len(lines) == 4
-    assert len({tuple(index for index, sign in enumerate(line) if sign == "|") for line in lines}) == 1
+
+
+def test_details_have_a_row_for_each_attack_and_a_column_for_each_measure(report):
+    assert cells(report.details("hardened")) == [
+        ["attack", "attack success rate", "decline", "fooling rate", "kNN accuracy"],
+        ["clean", "-", "-", "-", "70.0% [39.7%, 89.2%] (7/10)"],
+        [
+            "pgd",
+            "50.0% [21.5%, 78.5%] (4/8)",
+            "37.5% [13.7%, 69.4%] (3/8)",
+            "60.0% [31.3%, 83.2%] (6/10)",
+            "0.0% [0.0%, 27.8%] (0/10)",
+        ],
+    ]
+    assert cells(report.details("undefended"))[1] == ["clean", "-", "-", "-", "-"]
+
+
+def test_names_in_tables_can_be_escaped(report):
+    assert cells(report.table(str.upper))[2][:2] == ["PGD", "MODEL"]
+    assert cells(report.details("hardened", str.upper))[2][0] == "PGD"
 
 
 def test_attacks_come_in_the_order_in_which_they_were_run(report):
@@ -121,3 +213,42 @@ def test_measurements_are_found_by_model_and_attack(report):
     assert report.measurement("hardened", "pgd").correct == 5
     with pytest.raises(KeyError, match='no "square" for "hardened"'):
         report.measurement("hardened", "square")
+
+
+# ---- checks ----
+
+
+def test_a_check_reads_well(masked):
+    assert [str(each) for each in masked.checks] == [
+        "passed: gradients are not zero (images without a gradient 0)",
+        "FAILED: gradients are not zero (images without a gradient 10)",
+    ]
+
+
+def test_a_model_that_fails_a_check_is_unreliable_but_for_its_clean_accuracy(report, masked):
+    assert report.failed_checks == []
+    assert all(report.is_reliable(each) for each in report.measurements)
+    assert masked.failed_checks == [masked.checks[1]]
+    assert [each.accuracy for each in masked.measurements if not masked.is_reliable(each)] == [Rate(5, 10)]
+    assert [row[5:] for row in cells(masked.table())[1:]] == [
+        ["90.0% [59.6%, 98.2%] (9/10)", "80.0% [49.0%, 94.3%] (8/10)"],
+        ["10.0% [1.8%, 40.4%] (1/10)", "50.0% [23.7%, 76.3%] (5/10) *unreliable*"],
+    ]
+
+
+def test_the_card_says_whether_the_numbers_can_be_trusted(report, masked):
+    trusted, doubted = (str(model_card(each, model_name="someone/model")) for each in (report, masked))
+    assert "Every check was passed." in trusted
+    assert "unreliable" not in trusted
+    assert "- hardened, passed: gradients are not zero (images without a gradient 0)" in trusted
+    assert "**No: the robust accuracies of hardened are unreliable.**" in doubted
+    assert "50.0% (hardened, *unreliable*) against 10.0% (undefended) under pgd" in doubted
+    assert "80.0% (hardened) against 90.0% (undefended) on clean images" in doubted
+    assert "50.0% [23.7%, 76.3%] (5/10) *unreliable*" in doubted
+    assert "- hardened, FAILED: gradients are not zero (images without a gradient 10)" in doubted
+
+
+def test_a_card_without_checks_does_not_claim_any(report):
+    card = str(model_card(dataclasses.replace(report, checks=[]), model_name="someone/model"))
+    assert "check" not in card
+    assert "## How to load it" in card

@@ -134,12 +134,14 @@ def evaluation_counts(trainer: GenAFTrainer) -> dict[str, float]:
     return {name: metrics[f"eval_{name}_accuracy"] * ODD for name in ("clean", "robust")}
 
 
-def robustness_counts(trainer: GenAFTrainer) -> list[int]:
-    """Correct answers that `evaluate_robustness` reports, clean and attacked."""
+def robustness_counts(trainer: GenAFTrainer) -> list[list[int]]:
+    """What `evaluate_robustness` counts, clean and attacked: correct, fooled, changed, correct by neighbors."""
     attack = partial(pgd, eps=16 / 255, steps=3, step_size=8 / 255, norm="linf")
     model = PixelModel(trainer.model, PROCESSOR)
-    report = evaluate_robustness({"tiny": model}, trainer.eval_dataset, {"pgd": attack}, batch_size=3)
-    return [measurement.correct for measurement in report.measurements]
+    report = evaluate_robustness(
+        {"tiny": model}, trainer.eval_dataset, {"pgd": attack}, bank=trainer.train_dataset, batch_size=3
+    )
+    return [[each.correct, each.fooled, each.changed, each.neighbors_correct] for each in report.measurements]
 
 
 def relations(rows: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,47 @@
+"""What a long piece of work has found so far, so that nothing is done twice when it is killed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+
+class Journal:
+    """Results as JSON files in a folder, one per step, each written whole or not at all.
+
+    Under `accelerate launch` the main process reads and writes, and every process gets the same.
+
+    Args:
+        folder: where the files are; None remembers nothing.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = folder and Path(folder)
+
+    def once(self, step: str, compute: Callable[[], object]):
+        """The result of a step: read if it was computed before, else computed and written down.
+
+        Args:
+            step: its name, any text; the file's is made of it.
+            compute: gives what JSON can hold, the same on every process.
+        """
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{quote(step, safe='')}.json"
+        [found] = broadcast_object_list([json.loads(path.read_text()) if path.exists() else None])
+        if found is None:
+            found = {"result": compute()}
+            if PartialState().is_main_process:
+                write_whole(path, json.dumps(found))
+        return found["result"]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,39 @@
+"""Audits an image classifier against attacks on its public encoder and on itself.
+
+    python recipes/audit.py --model_name_or_path user/model --dataset_name uoft-cs/cifar10 \
+        --attacks l4a,advencoder-per,pgd,autoattack
+
+It needs no training and no change of the model. The public encoder is the base_model of the model's card, or --encoder.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+
+from genaf_hf.audit import AuditArguments, audit
+from genaf_hf.command_line import parse_arguments
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "audit_digits.yaml"
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    try:
+        (arguments,) = parse_arguments((AuditArguments,), DEFAULT_CONFIG)
+        report = audit(arguments)
+    except (ImportError, OSError, ValueError) as error:
+        logging.debug("", exc_info=error)
+        sys.exit(f"\n{error}")
+    if PartialState().is_main_process:
+        print(f"\n{report.table()}\n")
+        for model in report.models:
+            print(f"{report.details(model)}\n")
+        print("\n".join(map(str, report.checks)))
+        print(f"\nReport, pictures and perturbations are in {arguments.output_dir}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,556 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASSES, SIDE, TINY_VIT, colored_images
+from datasets import ClassLabel, DatasetDict
+from processes import run_on_two_processes, start_and_kill
+from torch.nn import functional as F
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+)
+
+from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, with_pixel_values
+from genaf_hf.answers import answer
+from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
+from genaf_hf.audit import AuditArguments, audit, base_model, class_ids
+from genaf_hf.data import stratified_subset
+from genaf_hf.encoders import load_classifier
+from genaf_hf.figures import draw_gallery
+from genaf_hf.report import RobustnessReport
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "audit.py"
+PATCH = {"steps": 1, "width": 8, "batch_size": 4, "area": 0.1}
+QUICK = {"l4a": {"steps": 2}, "advencoder-pat": PATCH, "pgd": {"steps": 2}, "square": {"steps": 5}}
+ALL = "l4a,advencoder-pat,pgd,square"
+STRONG = {"dae_eps": 0.3, "eps": 0.15, "sweep": [0.5, 2.0]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """What is audited, with the caches of the tests beside it."""
+    return tmp_path_factory.mktemp("audit")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(place):
+    """The user's cache of perturbations is not touched, neither by this process nor by others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genaf_hf.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
+        patch.setenv("HF_HOME", str(place / "home"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def images(place, dataset) -> str:
+    dataset.save_to_disk(place / "colours")
+    return str(place / "colours")
+
+
+@pytest.fixture(scope="module")
+def model(place, dataset, encoders) -> str:
+    """The folder of a classifier that is right about most images, with a card that names its encoder."""
+    torch.manual_seed(0)
+    classifier, processor = load_encoder(encoders["dino"], CLASSES)
+    batch = with_pixel_values(dataset["train"], processor)[:]
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
+    for _ in range(2):
+        F.cross_entropy(classifier(pixel_values=batch["pixel_values"]).logits, batch["labels"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for part in (classifier, processor):
+        part.save_pretrained(place / "model")
+    (place / "model/README.md").write_text(f"---\nbase_model: {encoders['dino']}\n---\n# A model\n")
+    return str(place / "model")
+
+
+@pytest.fixture(scope="module")
+def arguments(model, images):
+    """A function that makes arguments of a quick audit, changed by keyword."""
+
+    def make(output_dir, attacks=ALL, **changes) -> AuditArguments:
+        settings = {"attack_settings": {name: QUICK[name] for name in QUICK if name in attacks}, **STRONG}
+        given = {"model_name_or_path": model, "dataset_name": images, **settings, **changes}
+        return AuditArguments(output_dir=str(output_dir), attacks=attacks, **given)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(arguments, place) -> Path:
+    """The folder of an audit with every kind of attack."""
+    audit(arguments(place / "whole"))
+    return place / "whole"
+
+
+@pytest.fixture(scope="module")
+def report(whole) -> RobustnessReport:
+    return RobustnessReport.load(whole / "report.json")
+
+
+def counts(report: RobustnessReport) -> list[tuple]:
+    names = ("attack", "count", "correct", "clean_correct", "fooled", "changed", "neighbors_correct")
+    return [
+        (each.settings.get("eps"), *(getattr(each, name) for name in names))
+        for each in (*report.measurements, *report.sweep)
+    ]
+
+
+def flags(arguments: AuditArguments) -> list[str]:
+    """For the recipe."""
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    return [word for name, values in lists.items() for word in (f"--{name}", *map(str, values))]
+
+
+# ---- what it leaves ----
+
+
+def test_it_leaves_a_report_pictures_and_perturbations(whole):
+    found = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
+    universal = ("l4a", "l4a-adaptive", "advencoder-pat", "advencoder-pat-adaptive")
+    assert found == {
+        *("report.json", "accuracy_by_eps.png", "gallery.png"),
+        *(f"perturbations/{name}/perturbation.safetensors" for name in universal),
+    }
+    for picture in ("accuracy_by_eps.png", "gallery.png"):
+        assert (whole / picture).stat().st_size > 10_000
+
+
+def test_the_report_says_who_knew_what_and_with_which_settings(report, images):
+    assert [(each.attack, each.knowledge) for each in report.measurements] == [
+        ("clean", "nothing"),
+        ("l4a", "public encoder"),
+        ("l4a-adaptive", "model"),
+        ("advencoder-pat", "public encoder"),
+        ("advencoder-pat-adaptive", "model"),
+        ("pgd", "model"),
+        ("square", "model"),
+    ]
+    settings = {each.attack: each.settings for each in report.measurements}
+    shown = {name: (each["norm"], each["eps"], each["steps"]) for name, each in settings.items() if name != "clean"}
+    assert shown == {
+        **dict.fromkeys(("l4a", "l4a-adaptive"), ("linf", 0.3, 2)),
+        **dict.fromkeys(("advencoder-pat", "advencoder-pat-adaptive"), ("linf", 1, 1)),
+        "pgd": ("linf", 0.15, 2),
+        "square": ("linf", 0.15, 5),
+    }
+    assert {name: each["encoder"] for name, each in settings.items() if "encoder" in each} == {
+        **dict.fromkeys(("l4a", "advencoder-pat"), "dino"),
+        **dict.fromkeys(("l4a-adaptive", "advencoder-pat-adaptive"), "model"),
+    }
+    assert settings["l4a"]["data"] == "48 images of colours, split train, without labels"
+    assert report.dataset == {"name": "colours", "config": None, "revision": None, "split": "test", "count": 18}
+    assert report.models["model"]["source"] == "model"
+    assert report.models["model"]["classes"] == 3
+
+
+def test_counts_are_those_of_its_perturbations_and_attacks(report, whole, model, dataset):
+    classifier = PixelModel(*load_classifier(model))
+    pixels = with_pixel_values(dataset["test"], classifier.processor)
+    attacks = {"clean": None}
+    for name in ("l4a", "l4a-adaptive", "advencoder-pat", "advencoder-pat-adaptive"):
+        attacks[name] = UniversalPerturbation.from_pretrained(whole / "perturbations" / name)
+    for name in ("pgd", "square"):
+        attacks[name] = ATTACKS[name].configure(eps=0.15, **QUICK[name])
+    found = {name: answer(classifier, pixels, attack) for name, attack in attacks.items()}
+    correct = {name: sum(map(int.__eq__, each.predictions, each.labels)) for name, each in found.items()}
+    assert {each.attack: each.correct for each in report.measurements} == correct
+    assert correct["pgd"] < correct["clean"]
+    assert isinstance(attacks["advencoder-pat"], UniversalPatch)
+
+
+def test_perturbations_are_crafted_on_the_encoder_and_on_the_model(whole, model, dataset, encoders):
+    on = {
+        "l4a": PixelModel(*load_encoder(encoders["dino"], CLASSES)).eval(),
+        "l4a-adaptive": PixelModel(*load_classifier(model)),
+    }
+    for name, encoder in on.items():
+        images = encoder.to_images(with_pixel_values(dataset["train"], encoder.processor)[:]["pixel_values"])
+        expected = ATTACKS["l4a"].configure(eps=0.3, steps=2)(encoder, images).delta
+        found = UniversalPerturbation.from_pretrained(whole / "perturbations" / name).delta
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        on[name] = found
+    assert not torch.equal(on["l4a"], on["l4a-adaptive"])
+
+
+def test_the_sweep_has_every_factor_of_every_attack_with_an_eps(report):
+    found = {}
+    for each in report.sweep:
+        found.setdefault(each.attack, []).append(each.settings["eps"])
+    assert found == {
+        "l4a": [0.3, 0.15, 0.6],
+        "l4a-adaptive": [0.3, 0.15, 0.6],
+        "pgd": [0.15, 0.075, 0.3],
+        "square": [0.15, 0.075, 0.3],
+    }
+    assert {each.count for each in report.sweep} == {18}
+    by_eps = sorted((each.settings["eps"], each.correct) for each in report.sweep if each.attack == "pgd")
+    assert [correct for _, correct in by_eps] == sorted((correct for _, correct in by_eps), reverse=True)
+
+
+def test_it_is_checked(report):
+    assert len(report.checks) == 6 + 5
+    assert all(each.passed for each in report.checks)
+
+
+def test_nothing_tells_a_path(whole, place, encoders):
+    for path in (each for each in whole.rglob("*") if each.is_file()):
+        for secret in (str(place), encoders["dino"], str(Path.home())):
+            assert secret.encode() not in path.read_bytes(), f"{path} tells {secret}"
+
+
+# ---- what it is given ----
+
+
+def test_the_encoder_can_be_named(arguments, encoders, tmp_path):
+    report = audit(arguments(tmp_path / "out", "l4a,fff", encoder=encoders["mae"], sweep=[]))
+    assert {report.measurement("model", name).settings["encoder"] for name in ("l4a", "fff")} == {"mae"}
+    assert report.measurement("model", "fff").settings["data"] == "none"
+    assert report.sweep == []
+    assert not (tmp_path / "out/accuracy_by_eps.png").exists()
+
+
+def test_attacks_on_the_model_alone_need_no_encoder(arguments, model, tmp_path):
+    shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("README.md"))
+    report = audit(arguments(tmp_path / "out", "fgsm", model_name_or_path=str(tmp_path / "model"), sweep=[]))
+    assert report.attacks == ["clean", "fgsm"]
+
+
+def test_eps_of_one_attack_and_another_norm(arguments, tmp_path):
+    settings = {"pgd": {"norm": "l2", "eps": 4, "steps": 2}, "l4a": {"eps": 0.4, "steps": 1, "seed": 5}}
+    report = audit(arguments(tmp_path / "out", "l4a,pgd", attack_settings=json.dumps(settings), sweep=[4]))
+    assert [(each.attack, each.settings["eps"]) for each in report.sweep] == [
+        *(("l4a", 0.4), ("l4a-adaptive", 0.4), ("pgd", 4)),
+        *(("l4a", 1.0), ("l4a-adaptive", 1.0), ("pgd", 16)),
+    ]
+    assert report.measurement("model", "pgd").settings["norm"] == "l2"
+    assert report.measurement("model", "l4a").settings["seed"] == 5
+    assert report.measurement("model", "l4a-adaptive").settings["seed"] == 5
+
+
+def test_a_limit_is_a_stratified_subset(arguments, dataset, model, tmp_path):
+    report = audit(arguments(tmp_path / "out", "pgd", limit=7, sweep=[]))
+    subset = stratified_subset(dataset["test"], 7, seed=0)
+    assert sorted(subset["label"].count(label) for label in range(3)) == [2, 2, 3]
+    classifier = PixelModel(*load_classifier(model))
+    found = answer(classifier, with_pixel_values(subset, classifier.processor), None)
+    clean = report.measurement("model", "clean")
+    assert (clean.count, clean.correct) == (7, sum(map(int.__eq__, found.predictions, found.labels)))
+    assert report.dataset["count"] == 7
+
+
+@pytest.mark.parametrize("names", [["blue", "red", "green"], ["Blue ", "RED", "green"]])
+def test_classes_are_found_by_name(arguments, report, dataset, names, tmp_path):
+    ids = [names.index(name) for name in sorted(names, key=lambda name: CLASSES.index(name.strip().lower()))]
+    DatasetDict(
+        {
+            split: part.remove_columns("label").add_column(
+                "label", [ids[label] for label in part["label"]], feature=ClassLabel(names=names)
+            )
+            for split, part in dataset.items()
+        }
+    ).save_to_disk(tmp_path / "colours")
+    mapped = audit(arguments(tmp_path / "out", dataset_name=str(tmp_path / "colours")))
+    assert counts(mapped) == counts(report)
+
+
+def test_classes_without_names_are_taken_in_order(arguments, report, model, tmp_path, caplog):
+    classifier, processor = load_classifier(model)
+    classifier.config.id2label = {i: f"LABEL_{i}" for i in range(3)}
+    for part in (classifier, processor):
+        part.save_pretrained(tmp_path / "model")
+    shutil.copy(f"{model}/README.md", tmp_path / "model")
+    found = audit(arguments(tmp_path / "out", model_name_or_path=str(tmp_path / "model")))
+    assert counts(found) == counts(report)
+    assert "The model does not name its classes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_dataset", "ids"),
+    [
+        (["a", "b", "c"], ["c", "a"], [2, 0]),
+        (["tabby cat", "Dog"], ["DOG", "tabby_cat "], [1, 0]),
+        (["A", "a", "b"], ["a", "A"], [1, 0]),  # letters: by case where that is needed
+        (["crane", "crane", "kite"], ["kite"], [2]),
+        (["LABEL_0", "LABEL_1"], ["x", "y"], [0, 1]),
+        (["LABEL_0", "LABEL_1"], ["LABEL_1", "LABEL_0"], [0, 1]),
+    ],
+)
+def test_class_ids(of_model, of_dataset, ids):
+    assert class_ids(of_model, of_dataset) == ids
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_dataset", "odd"),
+    [
+        (["a", "b"], ["a", "c"], "c"),
+        (["crane", "crane", "kite"], ["kite", "crane"], "crane"),
+        (["A", "a"], ["a", "Ä"], "a"),
+        (["cat", "dog"], ["cat", "Cat"], "cat"),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ["x", "y"], "x"),
+    ],
+)
+def test_classes_that_cannot_be_told_are_refused(of_model, of_dataset, odd):
+    with pytest.raises(ValueError, match=f'The model has not exactly one class for "{odd}" of the dataset; it has'):
+        class_ids(of_model, of_dataset)
+
+
+@pytest.mark.parametrize(
+    ("card", "name"),
+    [
+        ("base_model: someone/encoder", "someone/encoder"),
+        ("base_model:\n- someone/encoder", "someone/encoder"),
+        ("base_model: someone/encoder\nmodel-index: broken", "someone/encoder"),
+    ],
+)
+def test_the_base_model_is_read_from_the_card(tmp_path, card, name):
+    (tmp_path / "README.md").write_text(f"---\n{card}\n---\n# Ünïcode\n", encoding="utf-8")
+    assert base_model(str(tmp_path)) == name
+
+
+@pytest.mark.parametrize(
+    ("card", "sentence"),
+    [
+        (None, "names no base_model"),
+        (b"# No front matter", "names no base_model"),
+        (b"---\nlicense: mit\n---\n", "names no base_model"),
+        (b"---\nbase_model: [a/b, c/d]\n---\n", "names a/b, c/d"),
+        (b"---\nbase_model: [1, 2]\n---\n", "names 1, 2"),
+        (b"---\nbase_model: [a\n---\n", "cannot be read (while parsing a flow sequence"),
+        (b"---\n- a\n---\n", "cannot be read (repo card metadata block should be a dict"),
+        (b"\xff\xfe\xfd", "cannot be read ('utf-8' codec can't decode"),
+    ],
+)
+def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sentence):
+    if card is not None:
+        (tmp_path / "README.md").write_bytes(card)
+    with pytest.raises(ValueError, match="with --encoder") as refusal:
+        base_model(str(tmp_path))
+    assert str(refusal.value).startswith(f'The card of "{tmp_path}" {sentence}')
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"attacks": "l4a,pdg"}, 'There is no attack "pdg"; there are .*l4a, l4a-fuse'),
+        ({"attacks": " , "}, 'attacks are " , ", expected different names, separated by commas, of'),
+        ({"attacks": "pgd,pgd"}, 'attacks are "pgd,pgd", expected different names,'),
+        ({"dae_eps": 10}, r"eps is 10, expected a value in \(0, 1\]"),
+        ({"eps": 0}, r"eps is 0, expected a value in \(0, 1\]"),
+        ({"attacks": ["l4a", "pgd"]}, r"attacks are .*, expected different names, separated by"),  # from a YAML file
+        *(
+            ({"sweep": sweep}, rf"sweep is {re.escape(str(sweep))}, expected positive numbers other than 1, such as")
+            for sweep in ([2.0, 1.0], [-2.0], [float("inf")], ["a"], 2.0, None)
+        ),
+        ({"limit": 0}, "limit is 0, expected at least 1 image"),
+        ({"batch_size": 0}, "batch_size is 0, expected at least 1 image"),
+        ({"attack_settings": "{"}, "attack_settings are {, expected JSON such as"),
+        ({"attack_settings": "[1]"}, r"attack_settings are \[1\], expected settings by attack"),
+        ({"attack_settings": {"l4a": 3}}, r"attack_settings are \{'l4a': 3\}, expected settings by attack"),
+        ({"attack_settings": {"std": {}}}, 'attack_settings are for "std", which is not among the attacks l4a,adv'),
+        ({"attack_settings": {"l4a": {"layr": 1}}}, 'l4a has no setting "layr"; it has eps, steps,'),
+        ({"attack_settings": {"l4a": {"steps": 0}}}, "steps is 0, expected a whole number"),
+        ({"attack_settings": {"l4a": {"steps": "9"}}}, 'give l4a the steps "9", expected int'),
+        ({"attack_settings": {"l4a": {"layer": [1]}}}, r"give l4a the layer \[1\], expected int | str"),
+        ({"attack_settings": {"l4a": {"layer": 9}}}, "layer is 9, expected 0 to 2"),
+        ({"attack_settings": {"l4a": {"data": "mine"}}}, "give l4a data, which the audit gives itself"),
+        ({"attack_settings": {"pgd": {"seeds": [1]}}}, "give pgd seeds, which the audit gives itself"),
+        ({"attack_settings": {"pgd": {"loss": "mse"}}}, 'give pgd the loss "mse", expected'),
+        ({"attack_settings": {"pgd": {"norm": "l3"}}}, 'norm is "l3", expected one of linf, l2'),
+        ({"attack_settings": {"pgd": {"step_size": -1}}}, "step_size is -1, expected a positive length"),
+        ({"attack_settings": {"pgd": {"restarts": 0}}}, "restarts is 0, expected"),
+        ({"attack_settings": {"square": {"share": "half"}}}, 'give square the share "half", expected float'),
+        ({"attack_settings": {"square": {"share": 2}}}, "share is 2, expected a share of the pixels"),
+        ({"attack_settings": {"advencoder-pat": {**PATCH, "area": 1.1}}}, "area is 1.1, a patch of 0 pixels a side"),
+        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
+        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
+        ({"encoder": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(arguments, tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        audit(arguments(tmp_path / "out", **changes))
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def odd_models(tmp_path, model, encoders) -> dict[str, str]:
+    """Folders by what is odd about what is there."""
+    folders = {name: str(tmp_path / name) for name in ("large", "other labels", "no card", "teacher")}
+    ViTModel(ViTConfig(**{**TINY_VIT, "image_size": 16})).save_pretrained(folders["large"])
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folders["large"])
+    shutil.copytree(model, folders["no card"], ignore=shutil.ignore_patterns("README.md"))
+    others = ViTConfig(**TINY_VIT, id2label=dict(enumerate(["red", "green", "violet"])))
+    ViTForImageClassification(others).save_pretrained(folders["other labels"])
+    DeiTForImageClassificationWithTeacher(DeiTConfig(**TINY_VIT, num_labels=3)).save_pretrained(folders["teacher"])
+    for name in ("other labels", "teacher"):
+        ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folders[name])
+    return {**folders, "no head": encoders["dino"]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "sentence"),
+    [
+        ("encoder", "large", r"large\" takes images of 16 x 16 pixels, the model .*model\" of 8 x 8"),
+        ("model_name_or_path", "other labels", 'not exactly one class for "blue" of the dataset; it has red, green, v'),
+        ("model_name_or_path", "no card", 'no card" names no base_model: name the public encoder with --encoder'),
+        ("model_name_or_path", "no head", "lacks 2 weights of a ViTForImageClassification"),
+        (
+            "model_name_or_path",
+            "teacher",
+            'ForImageClassificationWithTeacher, expected one with a head by the name "cl',
+        ),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(arguments, odd_models, changed, name, sentence, tmp_path):
+    encoder = {} if name == "no card" else {"encoder": odd_models["no head"]}
+    with pytest.raises(ValueError, match=sentence):
+        audit(arguments(tmp_path / "out", **{**encoder, changed: odd_models[name]}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_its_package_autoattack_is_refused_before_any_work(arguments, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(ImportError, match="AutoAttack is not installed: pip install"):
+        audit(arguments(tmp_path / "out", "l4a,autoattack"))
+    assert not (tmp_path / "out").exists()
+
+
+# ---- going on ----
+
+
+@pytest.fixture
+def mortal():
+    """A registered attack on single images that dies when it is told to, and counts its images."""
+
+    @register_attack("model", "images", eps=0.1)
+    def mortal(model, images, *, eps, seeds):
+        mortal.images += len(images)
+        if mortal.images == mortal.dies_at:
+            raise KeyboardInterrupt
+        return (images + eps).clamp(0, 1)
+
+    mortal.images, mortal.dies_at = 0, None
+    yield mortal
+    del ATTACKS["mortal"]
+
+
+def test_nothing_is_measured_twice_and_nothing_is_mixed(arguments, mortal, model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    settings = {"model_name_or_path": str(tmp_path / "model"), "batch_size": 6}
+    make = lambda **changes: arguments(tmp_path / "out", "l4a,mortal,pgd", **{**settings, **changes})  # noqa: E731
+    mortal.dies_at = 1 + 18 + 12  # tried out on one image, then all, then at a smaller eps
+    with pytest.raises(KeyboardInterrupt):
+        audit(make())
+    for changes, sentence in (
+        ({"eps": 0.14}, "eps was 0.15 and is 0.14"),
+        ({"attack_settings": {"pgd": {"steps": 3}}}, "attack_settings was "),
+    ):
+        with pytest.raises(ValueError, match=f"unfinished run with other settings \\({sentence}"):
+            audit(make(**changes))
+
+    classifier, _ = load_classifier(model)
+    with torch.no_grad():
+        classifier.classifier.bias[0] += 1e-3
+    classifier.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"other settings \(weights of the model was \w+ and is \w+\): choose another"):
+        audit(make())
+    shutil.copytree(model, tmp_path / "model", dirs_exist_ok=True)
+
+    mortal.images, mortal.dies_at = 0, None
+    resumed = audit(make())
+    assert mortal.images == 1 + 18 + 18 + 6  # tried out, at two other eps, in the gallery
+    assert resumed == audit(make())
+    assert mortal.images == 1 + 18 + 18 + 6 + 1 + 3 * 18 + 6
+
+
+def test_a_killed_audit_goes_on_to_the_same_report(arguments, whole, place, tmp_path):
+    out = tmp_path / "whole"
+    command = [sys.executable, RECIPE, *flags(arguments(out, attack_settings=json.dumps(QUICK)))]
+    crafted = {path: path.stat().st_mtime_ns for path in (place / "home/genaf_hf").rglob("*.safetensors")}
+    start_and_kill(command, out / "unfinished_run/answers.model.pgd.json")
+    assert not (out / "report.json").exists()
+    shutil.copytree(out, tmp_path / "killed")
+
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (out / "report.json").read_bytes() == (whole / "report.json").read_bytes()
+    assert not (out / "unfinished_run").exists()
+    report = RobustnessReport.load(out / "report.json")
+    for said in (report.table(), report.details("model"), *map(str, report.checks)):
+        assert said in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (place / "home/genaf_hf").rglob("*.safetensors")} == crafted
+
+    # What was written down is not asked again: an answer that was changed by hand is found in the report.
+    shutil.copytree(tmp_path / "killed", out, dirs_exist_ok=True)
+    path = out / "unfinished_run/answers.model.pgd.json"
+    step = json.loads(path.read_text())
+    step["result"]["predictions"] = step["result"]["labels"]
+    path.write_text(json.dumps(step))
+    forged = audit(arguments(out, attack_settings=json.dumps(QUICK)))
+    assert forged.measurement("model", "pgd").correct == 18 > report.measurement("model", "pgd").correct
+
+
+def test_two_processes_count_what_one_does(arguments, place, tmp_path):
+    """Of 13 images one process has 7, the other 6."""
+    one = audit(arguments(tmp_path / "one", limit=13))
+    given = arguments(tmp_path / "two", attack_settings=json.dumps(QUICK), limit=13)
+    run_on_two_processes(RECIPE, *flags(given), HF_HOME=str(tmp_path / "home"))
+    two = RobustnessReport.load(tmp_path / "two/report.json")
+    assert counts(two) == counts(one)
+    assert [(each.name, each.passed) for each in two.checks] == [(each.name, each.passed) for each in one.checks]
+    assert (one.environment["processes"], two.environment["processes"]) == (1, 2)
+    for name in ("l4a", "advencoder-pat-adaptive"):
+        deltas = [
+            UniversalPerturbation.from_pretrained(tmp_path / out / "perturbations" / name).delta
+            for out in ("one", "two")
+        ]
+        torch.testing.assert_close(*deltas, rtol=0, atol=1e-6)
+
+
+def test_the_recipe_refuses_in_one_sentence(arguments, tmp_path):
+    odd = arguments(tmp_path / "out", attack_settings='{"pgd": {"step": 1}}')
+    refused = subprocess.run([sys.executable, RECIPE, *flags(odd)], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert refused.stderr.strip().startswith('pgd has no setting "step"; it has eps, steps,')
+    assert not (tmp_path / "out").exists()
+
+
+# ---- pictures ----
+
+
+def test_class_names_are_no_markup(vit, pixels, tmp_path):
+    model = PixelModel(*vit)
+    images = model.to_images(pixels["test"][:8]["pixel_values"])
+    attacks = {"none": lambda images, labels: images, "more": lambda images, labels: (images + 0.1).clamp(0, 1)}
+    names = ["$a_$", '"> <script>', "\\frac{a}{ ü |"]
+    draw_gallery(model, images, pixels["test"][:8]["labels"], names, attacks, tmp_path / "gallery.png")
+    assert (tmp_path / "gallery.png").stat().st_size > 10_000
+
+
+def test_an_audit_of_classes_with_odd_names(arguments, model, tmp_path):
+    names = ["$a_$", '"> <script>', "*b* | c"]
+    classifier, processor = load_classifier(model)
+    classifier.config.id2label = dict(enumerate(names))
+    for part in (classifier, processor):
+        part.save_pretrained(tmp_path / "model")
+    data = DatasetDict({split: colored_images(18, seed) for seed, split in enumerate(("train", "validation", "test"))})
+    data.cast_column("label", ClassLabel(names=names)).save_to_disk(tmp_path / "odd | names")
+    given = {"model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "odd | names")}
+    report = audit(arguments(tmp_path / "out", "pgd,square", **given))
+    assert report.dataset["name"] == "odd | names"
+    for picture in ("accuracy_by_eps.png", "gallery.png"):
+        assert (tmp_path / "out" / picture).stat().st_size > 10_000

@@ -1,0 +1,220 @@
+"""Every check fails on a model that was built to fail it, and an honest one passes them all."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from traces import leave_gradients_and_modes, leaves_no_trace
+
+from genaf_hf import PixelModel, evaluate_robustness, figures, pgd
+from genaf_hf.figures import draw_sweep
+from genaf_hf.model_card import model_card
+from genaf_hf.report import RobustnessReport
+from genaf_hf.self_checks import disagreements, self_checks, significantly_more
+
+DETERMINISTIC = "the output is deterministic"
+GRADIENTS = "gradients are not zero"
+MORE_STEPS = "more steps help"
+WHITE_BOX = "a white box beats a black box"
+CHANCE = "accuracy falls to chance as eps grows"
+EPS = 0.2
+
+
+class Colors(nn.Module):
+    """Says which color an image has most of: three logits, linear in the pixels."""
+
+    def __init__(self, defense=lambda images: images):
+        super().__init__()
+        self.defense = defense
+
+    def forward(self, images):
+        return 10 * self.defense(images).mean((2, 3))
+
+
+class Reversed(torch.autograd.Function):
+    """The images, with gradients that point the wrong way."""
+
+    @staticmethod
+    def forward(ctx, images):
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+def rounded(images):
+    """Colors of 3 bits: the classic masked gradient."""
+    return (images * 7).round() / 7
+
+
+def without_gradient(images):
+    return images.detach()
+
+
+def with_infinite_gradient(images):
+    return images + 0 * (images - images.detach()).sqrt()
+
+
+def noisy(images):
+    return images + 0.01 * torch.randn_like(images)
+
+
+def shaded(*shades: float) -> torch.Tensor:
+    """Two images a shade, in which red, green or blue stands out by the shade."""
+    images = torch.full((2 * len(shades), 3, 8, 8), 0.4)
+    for i in range(len(images)):
+        images[i, i % 3] += shades[i // 2]
+    return images
+
+
+def failures(model, images) -> set[str]:
+    checks = self_checks(model, images, torch.arange(len(images)) % 3, eps=EPS, name="model")
+    assert [each.name for each in checks] == [DETERMINISTIC, GRADIENTS, MORE_STEPS, WHITE_BOX, CHANCE]
+    assert {each.model for each in checks} == {"model"}
+    return {each.name for each in checks if not each.passed}
+
+
+@pytest.fixture
+def images():
+    """Twenty: some are fooled by any attack with eps 0.2, some by none."""
+    return shaded(*torch.linspace(0.02, 0.5, 10).tolist())
+
+
+@pytest.mark.parametrize(
+    ("defense", "failed"),
+    [
+        (lambda images: images, set()),
+        (noisy, {DETERMINISTIC}),
+        (rounded, {GRADIENTS, MORE_STEPS, WHITE_BOX, CHANCE}),
+        (without_gradient, {GRADIENTS, MORE_STEPS, WHITE_BOX, CHANCE}),
+        (with_infinite_gradient, {GRADIENTS, MORE_STEPS, WHITE_BOX, CHANCE}),
+        (Reversed.apply, {MORE_STEPS, WHITE_BOX, CHANCE}),
+    ],
+)
+def test_what_a_defense_fails(images, defense, failed):
+    torch.manual_seed(0)
+    assert failures(Colors(defense), images) == failed
+
+
+@pytest.mark.parametrize(("masked", "failed"), [(1, set()), (2, {GRADIENTS})])
+def test_one_image_of_twenty_may_lack_a_gradient(images, masked, failed):
+    def defense(images):
+        """Only gray images, of which there is one for each that is masked, are rounded."""
+        gray = (images.std(1, keepdim=True) == 0).all(dim=(2, 3), keepdim=True)
+        return torch.where(gray, rounded(images), images)
+
+    images[:masked] = 0.4
+    assert failures(Colors(defense), images) == failed
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("eps", [0.01, 0.1, 1.0])
+def test_an_honest_model_passes_every_check(family, trained, eps, pixels, request):
+    model, train = PixelModel(*request.getfixturevalue(family)), pixels["train"][:]
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(20 * trained):
+        F.cross_entropy(model.model(pixel_values=train["pixel_values"]).logits, train["labels"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    images, labels = model.to_images(pixels["test"][:]["pixel_values"]), pixels["test"][:]["labels"]
+    checks = self_checks(model, images, labels, eps=eps, name="model")
+    assert [str(each) for each in checks if not each.passed] == []
+
+
+def test_the_model_is_left_as_it_was(resnet, pixels):
+    model = PixelModel(*resnet)
+    images, labels = model.to_images(pixels["test"][:]["pixel_values"]), pixels["test"][:]["labels"]
+    leave_gradients_and_modes(model)
+    with leaves_no_trace(model):
+        self_checks(model, images, labels, eps=EPS, name="model")
+
+
+def test_results_do_not_depend_on_the_batch_size(images):
+    at_once, in_parts = (
+        self_checks(Colors(), images, torch.arange(20) % 3, eps=EPS, name="model", batch_size=batch_size)
+        for batch_size in (64, 7)
+    )
+    for one, other in zip(at_once, in_parts, strict=True):
+        assert (one.name, one.passed) == (other.name, other.passed)
+        assert one.numbers == pytest.approx(other.numbers, rel=1e-5)
+
+
+def test_each_check_tells_what_it_rests_on(images):
+    found = {each.name: each.numbers for each in self_checks(Colors(), images, torch.arange(20) % 3, eps=EPS, name="m")}
+    # An attack that reaches the corner of the ball brings the colors closer by 2 eps. One step from a random start
+    # leaves each pixel, on average, a quarter of eps short of its side.
+    shades = torch.linspace(0.02, 0.5, 10)
+    reached, started = ((1 + 2 * (-10 * (shades - 2 * part * EPS)).exp()).log().mean().item() for part in (1, 0.75))
+    fooled = {part: 2 * int((shades < 2 * part * EPS).sum()) for part in (1, 0.75)}
+    assert found[MORE_STEPS].pop("loss after 1 step") == pytest.approx(started, rel=0.05)
+    assert found[MORE_STEPS].pop("loss after 20") == pytest.approx(reached, rel=1e-5)
+    assert found[MORE_STEPS] == {
+        "images that only 1 step fools": 0,
+        "images that only 20 fool": fooled[1] - fooled[0.75],
+        "images": 20,
+    }
+    assert 0 <= found[WHITE_BOX].pop("images that only pgd fools") < fooled[1]
+    assert found[WHITE_BOX] == {"images that only square fools": 0, "queries": 300, "images": 20}
+    assert found[DETERMINISTIC] == {"largest difference of two evaluations": 0, "images": 20}
+    assert found[GRADIENTS] == {"images without a gradient": 0, "images": 20}
+    assert found[CHANCE] == {"accuracy at eps 1": 0, "chance": 1 / 3, "images": 20}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    # By Pascal's triangle: 1/16, 1/32, 13/4096 and 8/128 of all ways, of which 5 % are too many.
+    [(4, 0, False), (5, 0, True), (11, 1, True), (6, 1, False), (0, 5, False), (3, 3, False), (0, 0, False)],
+)
+def test_the_sign_test(one, other, expected):
+    assert significantly_more(one, other) is expected
+
+
+def test_disagreements():
+    """The first image both attacks fool, the second none, two only the first attack, one only the second."""
+    assert disagreements([False, True, False, False, True], [False, True, True, True, False]) == (2, 1)
+
+
+# ---- the mark ----
+
+
+class Rounded(PixelModel):
+    """A classifier with a masked gradient."""
+
+    def forward(self, images):
+        return super().forward(rounded(images))
+
+
+@pytest.fixture
+def titles(monkeypatch):
+    """Titles of the pictures that are drawn."""
+    drawn = []
+    close = figures.plt.close
+
+    def remember(figure):
+        drawn.append(figure.axes[0].get_title())
+        close(figure)
+
+    monkeypatch.setattr(figures.plt, "close", remember)
+    return drawn
+
+
+@pytest.mark.parametrize(("kind", "reliable"), [(PixelModel, True), (Rounded, False)])
+def test_an_unreliable_model_is_marked_wherever_its_numbers_stand(vit, pixels, kind, reliable, titles, tmp_path):
+    attacks, weaker = ({"pgd": partial(pgd, eps=eps, steps=2)} for eps in (0.1, 0.05))
+    report = evaluate_robustness({"hardened": kind(*vit).eval()}, pixels["test"], attacks, sweep=[weaker])
+    report = RobustnessReport.from_json(report.to_json())
+    assert [each.name for each in report.failed_checks][:1] == [GRADIENTS] * (not reliable)
+    assert report.is_reliable(report.measurement("hardened", "clean"))
+    assert report.is_reliable(report.measurement("hardened", "pgd")) == reliable
+    _, _, clean, attacked = report.table().splitlines()
+    assert "unreliable" not in clean
+    assert attacked.endswith("*unreliable* |") == (not reliable)
+    card = str(model_card(report, model_name="someone/model"))
+    assert ("**No: the robust accuracies of hardened are unreliable.**" in card) == (not reliable)
+    assert ("Every check was passed." in card) == reliable
+    draw_sweep(report, "hardened", tmp_path / "sweep.png")
+    assert titles[0].startswith("UNRELIABLE, a self-check failed\n") == (not reliable)
