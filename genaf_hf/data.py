@@ -247,9 +247,9 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
 
 
 def commit(dataset: Dataset) -> str | None:
-    """The commit on the Hub that a dataset was downloaded from, None where there is none."""
-    found = [re.search(r"@([0-9a-f]{40})/", source) for source in dataset.info.download_checksums or ()]
-    return next((match[1] for match in found if match), None)
+    """The commit on the Hub that a dataset was downloaded from, None where there is none: the name of its cache."""
+    parts = [part for file in dataset.cache_files for part in Path(file["filename"]).parts]
+    return next((part for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
 
 
 def stratified_subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:

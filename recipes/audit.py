@@ -3,7 +3,10 @@
     python recipes/audit.py --model_name_or_path user/model --dataset_name uoft-cs/cifar10 \
         --attacks l4a,advencoder-per,pgd,autoattack
 
-It needs no training and no change of the model. The public encoder is the base_model of the model's card, or --encoder.
+    python recipes/audit.py
+
+The latter audits the model that recipes/genaf_vit.py makes by default. An audit needs no training and no change of the
+model. The public encoder is the base_model of the model's card, or --encoder.
 """
 
 import logging
@@ -16,6 +19,7 @@ from genaf_hf.audit import AuditArguments, audit
 from genaf_hf.command_line import parse_arguments
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "audit_digits.yaml"
+DEFAULT_MODEL = "digits-vit-genaf"
 
 
 def main() -> None:
@@ -23,6 +27,8 @@ def main() -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         (arguments,) = parse_arguments((AuditArguments,), DEFAULT_CONFIG)
+        if arguments.model_name_or_path == DEFAULT_MODEL and not Path(DEFAULT_MODEL).exists():
+            sys.exit(f"There is no {DEFAULT_MODEL} here yet: accelerate launch recipes/genaf_vit.py makes it.")
         report = audit(arguments)
     except (ImportError, OSError, ValueError) as error:
         logging.debug("", exc_info=error)

@@ -186,7 +186,7 @@ def test_what_was_published_names_its_public_sources(hub, hardened):
     encoder, images = (
         hub.repositories[kind] for kind in (("models", "someone/encoder"), ("datasets", "someone/colours"))
     )
-    assert report.dataset["name"] == images.id
+    assert (report.dataset["name"], report.dataset["revision"]) == (images.id, images.commit())
     for model in report.models.values():
         assert (model["source"], model["revision"]) == (encoder.id, encoder.commit())
     perturbation = UniversalPerturbation.from_pretrained(hardened / "perturbation")
