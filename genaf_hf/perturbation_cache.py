@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -65,7 +66,12 @@ def content(attack: partial, encoder: PixelModel, *data: Tensor) -> str:
     settings = {
         name: value for name, value in config.to_dict().items() if "label" not in name and name != "_name_or_path"
     }
-    words = (version("genaf_hf"), attack_name(attack.func), attack.keywords, model_source(config), settings)
+    parameters = signature(attack.func).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    words = (
+        *(version("genaf_hf"), attack_name(attack.func), {**defaults, **attack.keywords}),
+        *(model_source(config), settings),
+    )
     return digest(words, {**encoder_tensors(encoder), **{f"data {i}": tensor for i, tensor in enumerate(data)}})
 
 

@@ -1,6 +1,6 @@
 import copy
 import shutil
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,16 @@ def test_what_is_the_same_is_crafted_once(counting_attack, encoder, images, tmp_
     [folder] = (tmp_path / "cache").iterdir()
     assert len(folder.name) == 64
     assert [path.name for path in folder.iterdir()] == ["perturbation.safetensors"]
+
+
+def test_a_default_is_a_setting_like_any_other(counting_attack, encoder, images, tmp_path):
+    for attack in (partial(counting_attack, eps=0.1), partial(counting_attack, eps=0.1, seed=0)):
+        crafted_once(attack, encoder, images, LABELS, cache=tmp_path / "cache")
+    assert counting_attack.calls == 1
+    counting_attack.__kwdefaults__["seed"] = 1
+    found = crafted_once(partial(counting_attack, eps=0.1), encoder, images, LABELS, cache=tmp_path / "cache")
+    assert counting_attack.calls == 2
+    assert found.seed == 1
 
 
 def change_weight(encoder):
@@ -163,11 +173,11 @@ def test_what_was_removed_is_crafted_again_also_where_an_audit_was_killed(counti
 
 
 def test_two_audits_may_craft_the_same_at_the_same_time(counting_attack, encoder, images, tmp_path):
+    @wraps(counting_attack)
     def overtaken(encoder, images, labels, *, eps):
         crafted_once(attack, encoder, images, labels, cache=tmp_path)  # saved before this one is
         return counting_attack(encoder, images, labels, eps=eps)
 
-    overtaken.__name__ = counting_attack.__name__
     attack = partial(counting_attack, eps=0.1)
     found = crafted_once(partial(overtaken, eps=0.1), encoder, images, LABELS, cache=tmp_path)
     assert counting_attack.calls == 2
