@@ -2,15 +2,12 @@
 
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
-from inspect import formatannotation, signature
+from inspect import signature
 from pathlib import Path
-from types import UnionType
-from typing import Union, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -22,7 +19,7 @@ from torch import Tensor
 
 from genaf_hf.answers import attack_images
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.audit_arguments import AuditArguments, check_arguments
 from genaf_hf.data import commit, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_classifier, load_encoder
 from genaf_hf.errors import first_line
@@ -38,46 +35,7 @@ from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfin
 logger = logging.getLogger(__name__)
 
 ATTACKER_IMAGES = 2048
-LARGEST_EPS = {"linf": 1.0, "l2": math.inf}
-OURS = ("seeds", "data")  # settings of attacks that the audit gives
 UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack reads
-UNIONS = (Union, UnionType)
-EXAMPLE = '{"l4a": {"layer": 3}}'
-
-
-@dataclass
-class AuditArguments:
-    """Which classifier is audited on which images, and what it is attacked with."""
-
-    model_name_or_path: str = field(metadata={"help": "Image classifier: Hub id or local folder."})
-    dataset_name: str = field(metadata={"help": "Hub id, local folder (also of images in class folders), or digits."})
-    attacks: str = field(
-        default="l4a,pgd,square", metadata={"help": f"Names, separated by commas, of: {', '.join(ATTACKS)}."}
-    )
-    encoder: str | None = field(
-        default=None, metadata={"help": "Public encoder, default the base_model of the model's card."}
-    )
-    output_dir: str = field(default="audit", metadata={"help": "Folder of the report and the pictures."})
-    dae_eps: float = field(default=10 / 255, metadata={"help": "Eps of the attacks on the public encoder."})
-    eps: float = field(default=8 / 255, metadata={"help": "Eps of the task-aware attacks."})
-    attack_settings: dict | str | None = field(
-        default=None, metadata={"help": f"Other settings by attack, as JSON: {EXAMPLE}."}
-    )
-    sweep: list[float] = field(
-        default_factory=lambda: [0.25, 0.5, 2.0, 4.0],
-        metadata={"help": "Factors on the eps for the picture of accuracy against eps."},
-    )
-    limit: int | None = field(default=None, metadata={"help": "Audit on a stratified subset of this size."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
-    encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the encoder."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of class labels; found if there is one."})
-    train_split: str | None = field(default=None, metadata={"help": "Split that the attacker's images are drawn from."})
-    test_split: str | None = field(default=None, metadata={"help": "Split to report."})
-    batch_size: int = field(default=64, metadata={"help": "Images at a time on each process."})
-    seed: int = field(default=0, metadata={"help": "Of the attacks."})
 
 
 def audit(arguments: AuditArguments) -> RobustnessReport:
@@ -141,81 +99,6 @@ def what_was_loaded(model: PixelModel, encoder: PixelModel | None, test: Dataset
         "weights of the encoder": encoder and digest(None, encoder_tensors(encoder))[:16],
         "images": f"{len(test)} of commit {commit(test)}",
     }
-
-
-def check_arguments(arguments: AuditArguments) -> list[dict[str, partial]]:
-    """The attacks at their eps, then at each factor of the sweep.
-
-    Raises:
-        ValueError: for an unknown attack or setting, or a setting out of range.
-    """
-    sweep = arguments.sweep
-    if not isinstance(sweep, list) or not all(map(is_factor, sweep)):
-        raise ValueError(f"sweep is {sweep}, expected positive numbers other than 1, such as [0.5, 2, 4].")
-    for setting in ("limit", "batch_size"):
-        if (value := getattr(arguments, setting)) is not None and value < 1:
-            raise ValueError(f"{setting} is {value}, expected at least 1 image.")
-    return [configure(arguments, factor) for factor in (1, *sweep)]
-
-
-def is_factor(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf and value != 1
-
-
-def attack_names(arguments: AuditArguments) -> list[str]:
-    """The attacks that were asked for.
-
-    Raises:
-        ValueError: when there is none, or one twice.
-    """
-    given = arguments.attacks if isinstance(arguments.attacks, str) else ""
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    if not names or len(set(names)) < len(names):
-        known = ", ".join(ATTACKS)
-        raise ValueError(
-            f'attacks are "{arguments.attacks}", expected different names, separated by commas, of {known}.'
-        )
-    return names
-
-
-def other_settings(arguments: AuditArguments) -> dict[str, dict]:
-    """What `attack_settings` says, by attack.
-
-    Raises:
-        ValueError: when it is no JSON object of objects, or has settings that are unknown or of another kind.
-    """
-    given = arguments.attack_settings or {}
-    try:
-        given = json.loads(given) if isinstance(given, str) else given
-    except json.JSONDecodeError as error:
-        raise ValueError(f"attack_settings are {given}, expected JSON such as {EXAMPLE}.") from error
-    if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
-        raise ValueError(f"attack_settings are {given}, expected settings by attack, such as {EXAMPLE}.")
-    if unknown := [name for name in given if name not in attack_names(arguments)]:
-        raise ValueError(f'attack_settings are for "{unknown[0]}", which is not among the attacks {arguments.attacks}.')
-    for name, settings in given.items():
-        check_kinds(name, settings)
-    return given
-
-
-def check_kinds(attack: str, settings: Mapping) -> None:
-    """Refuses settings of an attack that JSON cannot give, or of another kind than the attack takes.
-
-    Raises:
-        ValueError: names the setting and the kind.
-    """
-    ATTACKS[attack].configure(**settings)
-    hints = get_type_hints(ATTACKS[attack].function)
-    for name, value in settings.items():
-        if name in OURS:
-            raise ValueError(f"attack_settings give {attack} {name}, which the audit gives itself; leave them out.")
-        kind = hints.get(name, object)
-        kinds = {get_origin(each) or each for each in (get_args(kind) if get_origin(kind) in UNIONS else (kind,))}
-        kinds |= {int} if float in kinds else {list} if tuple in kinds else set()
-        if not isinstance(value, tuple(kinds)):
-            raise ValueError(
-                f"attack_settings give {attack} the {name} {json.dumps(value)}, expected {formatannotation(kind)}."
-            )
 
 
 def load_model(arguments: AuditArguments) -> PixelModel:
@@ -326,33 +209,6 @@ def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
         return dataset
     labels = [ids[label] for label in dataset["label"]]
     return dataset.remove_columns("label").add_column("label", labels)
-
-
-def configure(arguments: AuditArguments, factor: float = 1.0) -> dict[str, partial]:
-    """The attacks with their settings, at `factor` times their eps; at another than 1 only those that have an eps.
-
-    Raises:
-        ValueError: for an unknown attack or setting, or a setting out of range.
-    """
-    others = other_settings(arguments)
-    configured = {}
-    for name in attack_names(arguments):
-        attack, given = ATTACKS[name], dict(others.get(name, {}))
-        known = signature(attack.function).parameters
-        if "eps" in known:
-            eps = given.get("eps", arguments.dae_eps if attack.universal else arguments.eps)
-            norm = given.get("norm", "linf")
-            check_attack_settings(eps=eps, steps=1, step_size=1, norm=norm)
-            given["eps"] = min(factor * eps, LARGEST_EPS[norm])
-        elif factor != 1:
-            continue
-        if attack.universal and "seed" in known:
-            given.setdefault("seed", arguments.seed)
-        configured[name] = attack.configure(**given)
-        if "steps" in known:
-            steps = configured[name].keywords.get("steps", known["steps"].default)
-            check_attack_settings(eps=1, steps=steps, step_size=1)
-    return configured
 
 
 def try_out(attacks: Mapping[str, partial], model: PixelModel, image: Tensor) -> None:

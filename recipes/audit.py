@@ -15,7 +15,8 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from genaf_hf.audit import AuditArguments, audit
+from genaf_hf.audit import audit
+from genaf_hf.audit_arguments import AuditArguments
 from genaf_hf.command_line import parse_arguments
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "audit_digits.yaml"

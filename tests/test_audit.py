@@ -23,7 +23,8 @@ from transformers import (
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, with_pixel_values
 from genaf_hf.answers import answer
 from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
-from genaf_hf.audit import AuditArguments, audit, base_model, class_ids
+from genaf_hf.audit import audit, base_model, class_ids
+from genaf_hf.audit_arguments import AuditArguments
 from genaf_hf.data import stratified_subset
 from genaf_hf.encoders import load_classifier
 from genaf_hf.figures import draw_gallery
