@@ -20,7 +20,7 @@ from torch import Tensor
 from genaf_hf.answers import attack_images
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.audit_arguments import AuditArguments, check_arguments
-from genaf_hf.data import commit, load_images, stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.data import commit, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_classifier, load_encoder
 from genaf_hf.errors import first_line
 from genaf_hf.evaluation import evaluate_robustness, for_model
@@ -76,12 +76,12 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
         bank=bank,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
-        dataset_info={
-            "name": public_name(arguments.dataset_name),
-            "config": arguments.dataset_config_name,
-            "revision": commit(data["test"]) or arguments.dataset_revision,
-            "split": str(data["test"].split or "test"),
-        },
+        dataset_info=data_source(
+            data["test"],
+            arguments.dataset_name,
+            config_name=arguments.dataset_config_name,
+            revision=arguments.dataset_revision,
+        ),
         journal=Journal(Path(arguments.output_dir) / UNFINISHED_RUN),
     )
     if PartialState().is_main_process:
@@ -212,7 +212,7 @@ def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
 
 
 def try_out(attacks: Mapping[str, partial], model: PixelModel, image: Tensor) -> None:
-    """Runs each attack on single images on one (1, 3, h, w), so that settings that it refuses are refused early."""
+    """Runs each per-image attack on one image (1, 3, h, w), so that settings that it refuses are refused early."""
     with torch.no_grad():
         wrong = model(image).argmin(1)  # what is wrong already, attacks that search give up at once
     for name, attack in attacks.items():

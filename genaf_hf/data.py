@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from genaf_hf.digits import digits
 from genaf_hf.errors import first_line
+from genaf_hf.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +251,18 @@ def commit(dataset: Dataset) -> str | None:
     """The commit on the Hub that a dataset was downloaded from, None where there is none: the name of its cache."""
     parts = [part for file in dataset.cache_files for part in Path(file["filename"]).parts]
     return next((part for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
+
+
+def data_source(
+    test: Dataset, name_or_path: str, *, config_name: str | None, revision: str | None
+) -> dict[str, str | None]:
+    """Where the test images come from, for a report; `revision` is told where the dataset does not know its own."""
+    return {
+        "name": public_name(name_or_path),
+        "config": config_name,
+        "revision": commit(test) or revision,
+        "split": str(test.split or "test"),
+    }
 
 
 def stratified_subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
 from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
 from genaf_hf.checkpoint import newest_complete_checkpoint
-from genaf_hf.data import commit, load_images, stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.data import data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_configuration, load_encoder
 from genaf_hf.evaluation import Attack, evaluate_robustness
 from genaf_hf.figures import SHOWN, draw_overview
@@ -123,12 +123,12 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         attacks,
         batch_size=config.per_device_eval_batch_size,
         seed=config.seed,
-        dataset_info={
-            "name": public_name(arguments.dataset_name),
-            "config": arguments.dataset_config_name,
-            "revision": commit(data["test"]) or arguments.dataset_revision,
-            "split": str(data["test"].split or "test"),
-        },
+        dataset_info=data_source(
+            data["test"],
+            arguments.dataset_name,
+            config_name=arguments.dataset_config_name,
+            revision=arguments.dataset_revision,
+        ),
         journal=Journal(Path(config.output_dir) / UNFINISHED_RUN / "evaluation"),
     )
     if PartialState().is_main_process:
