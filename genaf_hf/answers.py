@@ -107,6 +107,11 @@ def attack_images(
     return attack(*(given[name] for name in needs(attack)), seeds=seeds)
 
 
+def attack_shown(attack: UniversalPerturbation | Callable, model: PixelModel, images: Tensor, labels: Tensor) -> Tensor:
+    """The first images of a dataset under an attack, for a picture."""
+    return attack_images(attack, model, images, labels, seeds=range(len(images)))
+
+
 def needs(attack: partial) -> tuple[str, ...]:
     """What a per-image attack is called with."""
     registered = ATTACKS.get(attack_name(attack.func))

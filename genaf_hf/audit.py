@@ -3,27 +3,27 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
 from pathlib import Path
 
+import httpx2
 import torch
-import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from huggingface_hub import ModelCard, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 
-from genaf_hf.answers import attack_images
+from genaf_hf.answers import attack_images, attack_shown
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.audit_arguments import AuditArguments, check_arguments
+from genaf_hf.audited_card import check_card, share_findings, write_card
 from genaf_hf.data import commit, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_classifier, load_encoder
 from genaf_hf.errors import first_line
 from genaf_hf.evaluation import evaluate_robustness, for_model
+from genaf_hf.existing_card import card_metadata, read_card
 from genaf_hf.figures import SHOWN, draw_gallery, draw_sweep
 from genaf_hf.journal import Journal
 from genaf_hf.perturbation_cache import crafted_once, digest, encoder_tensors, tensors
@@ -41,8 +41,9 @@ UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack read
 def audit(arguments: AuditArguments) -> RobustnessReport:
     """Attacks a classifier and writes down what was found.
 
-    `arguments.output_dir` then holds `report.json`, `accuracy_by_eps.png`, `gallery.png` and the perturbations. An
-    audit that was killed goes on where it was when it is started again with the same settings; perturbations are
+    `arguments.output_dir` then holds `report.json`, a card, `accuracy_by_eps.png`, `gallery.png` and the perturbations.
+    With `update_card` the findings stand in the model's own card too, with report and pictures in `audit/` beside it.
+    An audit that was killed goes on where it was when it is started again with the same settings; perturbations are
     crafted once for the same encoder, settings and images, also by other audits.
 
     Raises:
@@ -54,6 +55,8 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     rounds = check_arguments(arguments)
     settings = json.loads(json.dumps(asdict(arguments)))
     check_unfinished_run(arguments.output_dir, settings)
+    if arguments.update_card:
+        check_card(arguments.model_name_or_path, create_pr=arguments.create_pr)
     model = load_model(arguments).to(device)
     encoder = load_public_encoder(arguments, model) if any(ATTACKS[name].universal for name in rounds[0]) else None
     class_names = [model.model.config.id2label[i] for i in range(model.model.config.num_labels)]
@@ -86,8 +89,13 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     )
     if PartialState().is_main_process:
         shown = stratified_subset(data["test"], SHOWN, seed=0)
-        write_results(Path(arguments.output_dir), report, model, name, attacks, shown, class_names)
+        write_findings(Path(arguments.output_dir), report, model, name, attacks, shown, class_names)
         end_run(arguments.output_dir)
+        if arguments.update_card:
+            place = share_findings(
+                arguments.model_name_or_path, arguments.output_dir, report, create_pr=arguments.create_pr
+            )
+            logger.info("The findings are in the model's card: %s", place)
     PartialState().wait_for_everyone()
     return report
 
@@ -120,18 +128,21 @@ def load_public_encoder(arguments: AuditArguments, model: PixelModel) -> PixelMo
     """The encoder that the attacker has.
 
     Raises:
-        ValueError: when neither the flag nor the card names one, or its images have another size than the model's.
+        ValueError: when neither the flag nor the card names one, or it cannot take images of the model's size.
     """
     name = arguments.encoder or base_model(arguments.model_name_or_path, arguments.model_revision)
-    encoder, processor = load_encoder(name, UNUSED_LABELS, revision=arguments.encoder_revision)
-    encoder = PixelModel(encoder, processor).to(model.mean.device).eval()
+    load = partial(load_encoder, name, UNUSED_LABELS, revision=arguments.encoder_revision)
+    encoder = PixelModel(*load())
+    height, width = model.image_size
+    if encoder.image_size != model.image_size and height == width:
+        encoder = PixelModel(*load(image_size=height))
     if encoder.image_size != model.image_size:
         sizes = [" x ".join(map(str, each.image_size)) for each in (encoder, model)]
         raise ValueError(
             f'The encoder "{name}" takes images of {sizes[0]} pixels, the model "{arguments.model_name_or_path}" of '
             f"{sizes[1]}: a perturbation crafted on the one does not fit the other; name another with --encoder."
         )
-    return encoder
+    return encoder.to(model.mean.device).eval()
 
 
 def base_model(model_name_or_path: str, revision: str | None = None) -> str:
@@ -140,14 +151,9 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
     Raises:
         ValueError: when it names none, or several.
     """
-    path = Path(model_name_or_path, "README.md")
     try:
-        if not path.parent.is_dir():
-            path = Path(hf_hub_download(model_name_or_path, path.name, revision=revision))
-        named = ModelCard(path.read_text(encoding="utf-8-sig"), ignore_metadata_errors=True).data.base_model
-    except (EntryNotFoundError, FileNotFoundError):
-        named = None
-    except (ValueError, yaml.YAMLError) as error:
+        named = card_metadata(read_card(model_name_or_path, revision=revision)).get("base_model")
+    except (OSError, ValueError, httpx2.HTTPError) as error:
         raise ValueError(
             f'The card of "{model_name_or_path}" cannot be read ({first_line(error)}): name the public encoder with '
             "--encoder."
@@ -252,7 +258,7 @@ def craft(
     return attacks
 
 
-def write_results(
+def write_findings(
     folder: Path,
     report: RobustnessReport,
     model: PixelModel,
@@ -261,10 +267,10 @@ def write_results(
     shown: Dataset,
     class_names: Sequence[str],
 ) -> None:
-    """The report, its pictures and the perturbations."""
+    """The report, its pictures, the perturbations and a card."""
     report.save(folder / "report.json")
     if report.sweep:
-        draw_sweep(report, name, folder / "accuracy_by_eps.png")
+        draw_sweep(report, folder / "accuracy_by_eps.png")
     batch = to_pixel_values(shown[:], model.processor)
     images, labels = model.to_images(batch["pixel_values"].to(model.mean.device)), batch["labels"].to(model.mean.device)
     on_images = {label: partial(attack_shown, for_model(attack, name), model) for label, attack in attacks.items()}
@@ -273,7 +279,4 @@ def write_results(
         perturbation = for_model(attack, name)
         if isinstance(perturbation, UniversalPerturbation):
             perturbation.save_pretrained(folder / "perturbations" / label)
-
-
-def attack_shown(attack: Callable, model: PixelModel, images: Tensor, labels: Tensor) -> Tensor:
-    return attack_images(attack, model, images, labels, seeds=range(len(images)))
+    write_card(folder, report, name)

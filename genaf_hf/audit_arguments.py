@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import formatannotation, signature
+from pathlib import Path
 from types import UnionType
 from typing import Union, get_args, get_origin, get_type_hints
 
@@ -51,6 +52,10 @@ class AuditArguments:
     test_split: str | None = field(default=None, metadata={"help": "Split to report."})
     batch_size: int = field(default=64, metadata={"help": "Images at a time on each process."})
     seed: int = field(default=0, metadata={"help": "Of the attacks."})
+    update_card: bool = field(
+        default=False, metadata={"help": "Put the findings into the model's own card, in its folder or on the Hub."}
+    )
+    create_pr: bool = field(default=False, metadata={"help": "On the Hub, update the card by a pull request."})
 
 
 def check_arguments(arguments: AuditArguments) -> list[dict[str, partial]]:
@@ -62,6 +67,13 @@ def check_arguments(arguments: AuditArguments) -> list[dict[str, partial]]:
     sweep = arguments.sweep
     if not isinstance(sweep, list) or not all(map(is_factor, sweep)):
         raise ValueError(f"sweep is {sweep}, expected positive numbers other than 1, such as [0.5, 2, 4].")
+    if arguments.update_card and arguments.model_revision is not None:
+        raise ValueError(
+            f'model_revision is "{arguments.model_revision}", but the card is that of the newest commit: leave out '
+            "model_revision, or update_card."
+        )
+    if arguments.create_pr and (not arguments.update_card or Path(arguments.model_name_or_path).is_dir()):
+        raise ValueError("create_pr is given, but no card on the Hub is updated: leave it out, or add update_card.")
     for setting in ("limit", "batch_size"):
         if (value := getattr(arguments, setting)) is not None and value < 1:
             raise ValueError(f"{setting} is {value}, expected at least 1 image.")

@@ -1,19 +1,24 @@
 """Flags and YAML files of the recipes."""
 
+import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser
 
+from genaf_hf.provenance import public_name
+
 
 def parse_arguments(
-    dataclass_types: Sequence[type], default_config: str | Path, argv: Sequence[str] | None = None
+    dataclass_types: Sequence[type], default_config: str | Path | None, argv: Sequence[str] | None = None
 ) -> tuple:
     """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win over the file.
 
-    Without a file, and without the flags that name a model or a dataset, the default configuration is used.
+    Without a file, and without the flags that name a model or a dataset, the default configuration is used if there is
+    one.
 
     Raises:
         ValueError: when the file is missing or has keys that are no flags.
@@ -50,3 +55,20 @@ def set_defaults(parser: HfArgumentParser, path: Path) -> None:
     for name in values:
         actions[name].required = False
     parser.set_defaults(**values)
+
+
+def reproducing_command(script: str, settings: Mapping, processes: int = 1) -> str:
+    """The command that runs a recipe with these settings, on one line, a local path by its name alone.
+
+    Args:
+        script: the recipe, e.g. `"recipes/genaf_vit.py"`.
+        settings: values by flag, as JSON holds them; those that are None are left out.
+        processes: how many shared the work.
+    """
+    launch = ["accelerate", "launch", "--num_processes", str(processes), script]  # else one for each GPU
+    flags = []
+    for name, value in settings.items():
+        if value is not None:
+            words = [public_name(value) if isinstance(value, str) else json.dumps(value)]
+            flags += [f"--{name}", *(map(str, value) if isinstance(value, list) else words)]
+    return shlex.join(" ".join(word.split()) for word in launch + flags)

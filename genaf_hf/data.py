@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
 from tqdm import tqdm
 
 from genaf_hf.digits import digits
 from genaf_hf.errors import first_line
+from genaf_hf.hub import why_not_loaded
 from genaf_hf.provenance import public_name
 
 logger = logging.getLogger(__name__)
@@ -114,14 +116,12 @@ def read_dataset(name_or_path: str, *, config_name=None, revision=None, token=No
         if (Path(name_or_path) / "state.json").exists():
             return DatasetDict(train=load_from_disk(name_or_path))
         return load_dataset(name_or_path, config_name, revision=revision, token=token)
-    except DatasetNotFoundError as error:
-        raise ValueError(
-            f'There is no dataset "{name_or_path}", neither as a local folder nor on the Hub; check its spelling, and '
-            f"`hf auth login` if it is private or gated ({first_line(error)})."
-        ) from error
-    except (OSError, ValueError, DatasetGenerationError) as error:
+    except (OSError, ValueError, DatasetGenerationError, httpx2.HTTPError) as error:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise ValueError(f'The dataset "{name_or_path}" cannot be loaded: {first_line(reason)}.') from error
+        raise ValueError(
+            why_not_loaded(error, "dataset", name_or_path, revision=revision, token=token)
+            or f'The dataset "{name_or_path}" cannot be loaded: {first_line(reason)}.'
+        ) from error
 
 
 def choose_splits(raw: DatasetDict, named: dict[str, str | None]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 COLORS = ("#b04a4a", "#2f6f8f", "#7a7a3a", "#5a4a7a")
 RIGHT, WRONG = "#2b7a3d", "#b03030"
 SHOWN = 6
+LABEL_ROOM = 12  # height of a bar, in %, that holds its label
 
 
 def draw_overview(
@@ -77,7 +78,10 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
         places = [group + (index - (len(report.models) - 1) / 2) * width for group in range(len(found))]
         heights, below, above = percentages([each.accuracy for each in found])
         bars = axes.bar(places, heights, 0.92 * width, yerr=[below, above], capsize=3, color=COLORS[index], label=name)
-        axes.bar_label(bars, fmt="%.0f", label_type="center", color="white", fontsize=9)
+        inside = [f"{height:.0f}" if height >= LABEL_ROOM else "" for height in heights]
+        above = ["" if text else f"{height:.0f}" for text, height in zip(inside, heights, strict=True)]
+        axes.bar_label(bars, inside, label_type="center", color="white", fontsize=9)
+        axes.bar_label(bars, above, padding=2, color=COLORS[index], fontsize=9)
     axes.set_xticks(
         range(len(report.attacks)), [f"{attack}\n({attacker(report, attack)})" for attack in report.attacks], fontsize=9
     )
@@ -113,17 +117,30 @@ def show_image(axes, image: Tensor) -> None:
     axes.set_yticks([])
 
 
-def draw_sweep(report: RobustnessReport, model: str, path: str | Path) -> None:
-    """Accuracy of one model against eps, a line per attack with its 95 % intervals.
+def draw_sweep(report: RobustnessReport, path: str | Path) -> None:
+    """Accuracy against eps, a panel per model and a line per attack with its 95 % intervals.
 
     Args:
         report: with a sweep.
-        model: its name in the report.
         path: of the PNG file.
     """
+    names = list(dict.fromkeys(each.model for each in report.sweep))
+    figure, panels = plt.subplots(
+        1, len(names), figsize=(4.2 * len(names) + 3.3, 4.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, name in zip(panels[0], names, strict=True):
+        sweep_panel(axes, report, name)
+    panels[0][0].set_ylabel(f"accuracy in % of {report.sweep[0].count} images")
+    panels[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle("solid: the attacker knows the public encoder; dashed: the model itself", fontsize=9)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def sweep_panel(axes, report: RobustnessReport, model: str) -> None:
+    """Accuracy of one model against eps."""
     swept = [each for each in report.sweep if each.model == model]
     attacks = list(dict.fromkeys(each.attack for each in swept))
-    figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     families = list(dict.fromkeys(attack.removesuffix(ADAPTIVE) for attack in attacks))
     for attack in attacks:
         points = sorted((each for each in swept if each.attack == attack), key=lambda each: each.settings["eps"])
@@ -139,16 +156,10 @@ def draw_sweep(report: RobustnessReport, model: str, path: str | Path) -> None:
         )  # fmt: skip
     axes.axhline(100 / report.models[model]["classes"], color="gray", linewidth=0.8, linestyle=":", label="chance")
     axes.set_xlabel("eps, in units of pixels in [0, 1]")
-    axes.set_ylabel(f"accuracy in % of {swept[0].count} images")
     axes.set_ylim(-2, 102)
     axes.spines[["top", "right"]].set_visible(False)
-    title = "solid: the attacker knows the public encoder; dashed: the model itself"
-    if any(check.model == model for check in report.failed_checks):
-        title = f"UNRELIABLE, a self-check failed\n{title}"
-    axes.set_title(title, fontsize=9)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
+    doubt = "" if report.is_trusted(model) else "\nUNRELIABLE, a self-check failed"
+    axes.set_title(f"{model}{doubt}", fontsize=10, parse_math=False)
 
 
 def draw_gallery(

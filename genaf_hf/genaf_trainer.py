@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, gather, set_seed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import Trainer
 from transformers.trainer import _is_peft_model
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput, has_length
 
@@ -29,7 +28,8 @@ from genaf_hf.genetic_regularization import genetic_regularization
 from genaf_hf.global_batch import AccumulatedBatch, gather_rows
 from genaf_hf.layers import freeze_modules, layer_robustness, layer_weights, most_redundant, only_trainable
 from genaf_hf.optimization import decay_per_epoch, parameter_groups
-from genaf_hf.pixel_model import PixelModel, at_least_float32, evaluating
+from genaf_hf.pixel_model import at_least_float32, evaluating
+from genaf_hf.sharing_trainer import LAYER_ROBUSTNESS_FILE, SharingTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,10 @@ STANDARD_FINETUNE = "standard_finetune"
 ADVERSARIAL_FINETUNE = "adversarial_finetune"
 ADAPT = "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
-LAYER_ROBUSTNESS_FILE = "layer_robustness.json"
 ASSESSMENT_STEPS = 10
 
 
-class GenAFTrainer(Trainer):
+class GenAFTrainer(SharingTrainer):
     """Hardens an image classifier made from a public encoder.
 
     `train()` is the method: `adversarial_finetune()`, `assess_layers()`, `adapt()`; each can be called alone. Takes
@@ -461,9 +460,6 @@ class GenAFTrainer(Trainer):
             "contributions": contributions,
         }
         (Path(self.args.output_dir) / LAYER_ROBUSTNESS_FILE).write_text(json.dumps(record, indent=2))
-
-    def _pixel_model(self, model: nn.Module) -> PixelModel:
-        return PixelModel(self.accelerator.unwrap_model(model, keep_torch_compile=False), self.processing_class)
 
     def _add_to_log(self, **terms: Tensor) -> None:
         for name, value in terms.items():

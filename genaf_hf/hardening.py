@@ -4,7 +4,8 @@ import copy
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,34 +14,39 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
+from genaf_hf.answers import attack_shown
 from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
 from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
+from genaf_hf.audit_arguments import LARGEST_EPS
 from genaf_hf.checkpoint import newest_complete_checkpoint
+from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_configuration, load_encoder
-from genaf_hf.evaluation import Attack, evaluate_robustness
-from genaf_hf.figures import SHOWN, draw_overview
+from genaf_hf.eval_results import eval_results
+from genaf_hf.evaluation import Attack, evaluate_robustness, for_model
+from genaf_hf.figures import SHOWN, draw_gallery, draw_overview
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genaf_trainer import (
     ADAPT,
     ADVERSARIAL_FINETUNE,
-    LAYER_ROBUSTNESS_FILE,
     STANDARD_FINETUNE,
     GenAFTrainer,
 )
-from genaf_hf.hub import open_repository, publish
+from genaf_hf.hub import open_repository, publish, publish_benchmark
 from genaf_hf.journal import Journal
-from genaf_hf.model_card import model_card
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import public_name
 from genaf_hf.report import ADAPTIVE, RobustnessReport
+from genaf_hf.results import write_results
+from genaf_hf.sharing_trainer import HARDENED, LAYER_ROBUSTNESS_FILE
+from genaf_hf.training_record import TrainingRecord, changed_settings
 from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 
 logger = logging.getLogger(__name__)
 
-UNDEFENDED, HARDENED = "undefended", "hardened"
-L4A = "l4a"
-PICTURE = "overview.png"
+UNDEFENDED = "undefended"
+L4A, PGD = "l4a", "pgd"
+SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 SURROGATE_IMAGES = 2048
 
 
@@ -54,6 +60,12 @@ class HardeningArguments:
     attn_implementation: str | None = field(
         default=None, metadata={"help": "As in from_pretrained; eager for bf16 on CPU."}
     )
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "Side of the images in pixels, default the encoder's."},
+    )
+    pooling: str | None = field(default=None, metadata={"help": "Pooling of the features, default the family's: mean."})
+    head: str | None = field(default=None, metadata={"help": "Other head than a linear one: mlp, the paper's."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
@@ -82,14 +94,24 @@ class HardeningArguments:
         default=None, metadata={"help": "Eps of PGD in the report, default the training eps."}
     )
     pgd_steps: int = field(default=20, metadata={"help": "Steps of PGD in the report."})
+    benchmark: str | None = field(
+        default=None, metadata={"help": "Dataset of the Hub, the benchmark whose leaderboard the results are for."}
+    )
 
 
-def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessReport:
+def harden(
+    arguments: HardeningArguments, config: GenAFConfig, *, recipe: str = "recipes/genaf_vit.py"
+) -> RobustnessReport:
     """Fine-tunes an undefended and a hardened model from one encoder, attacks both, and writes everything down.
 
     `config.output_dir` then holds the hardened model with its processor and card, `undefended/`, `perturbation/`,
-    `report.json`, `layer_robustness.json` and `overview.png`. A run that was killed goes on where it was when it is
-    started again with the same settings.
+    `report.json`, `training.json`, `layer_robustness.json` and pictures. A run that was killed goes on where it was
+    when it is started again with the same settings.
+
+    Args:
+        arguments: what is hardened on what, and what the result is attacked with.
+        config: of the training.
+        recipe: that the card names to do the run again.
 
     Raises:
         ValueError: for input that cannot be worked with, before any training.
@@ -105,6 +127,9 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         arguments.model_name_or_path,
         data["train"].features["label"].names,
         attn_implementation=arguments.attn_implementation,
+        image_size=arguments.image_size,
+        pooling=arguments.pooling,
+        head=arguments.head,
         **hub,
     )
     pixels = {split: with_pixel_values(dataset, processor) for split, dataset in data.items()}
@@ -114,31 +139,52 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
     resume = begin_or_resume(config.output_dir, settings)
 
-    models = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
+    models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
     public_encoder = PixelModel(encoder.to(config.device), processor)
-    attacks = craft_attacks(arguments, config, public_encoder, models, data["train"], processor)
+    attacks, *sweep = craft_attacks(arguments, config, public_encoder, models, data["train"], processor)
+    source = data_source(
+        data["test"],
+        arguments.dataset_name,
+        config_name=arguments.dataset_config_name,
+        revision=arguments.dataset_revision,
+    )
     report = evaluate_robustness(
         models,
         pixels["test"],
         attacks,
+        sweep=sweep,
         batch_size=config.per_device_eval_batch_size,
         seed=config.seed,
-        dataset_info=data_source(
-            data["test"],
-            arguments.dataset_name,
-            config_name=arguments.dataset_config_name,
-            revision=arguments.dataset_revision,
-        ),
+        dataset_info=source,
         journal=Journal(Path(config.output_dir) / UNFINISHED_RUN / "evaluation"),
     )
     if PartialState().is_main_process:
         folder = Path(config.output_dir)
-        write_results(folder, models, processor, attacks[L4A], report, data["test"])
-        base_model = None if Path(arguments.model_name_or_path).exists() else arguments.model_name_or_path
-        model_card(report, model_name=model_name, base_model=base_model, picture=PICTURE).save(folder / "README.md")
+        save_models(folder, models, processor, attacks[L4A])
+        draw_attacked(folder, report, models, attacks, processor, data["test"])
+        record = replace(
+            record,
+            data={
+                **{name: source[name] for name in ("name", "config", "revision")},
+                "splits": {split: len(images) for split, images in data.items()},
+                "class_names": data["train"].features["label"].names,
+            },
+            command=reproducing_command(
+                recipe,
+                {
+                    **changed(arguments, config),
+                    "model_revision": record.base_model["revision"],
+                    "dataset_revision": source["revision"],
+                },
+                processes=config.world_size,
+            ),
+        )
+        write_results(folder, report, record, model_name=model_name, benchmark=arguments.benchmark)
+        end_run(folder)
         if config.push_to_hub:
             logger.info("Pushed to %s", publish(folder, model_name, revision=config.hub_revision, **sharing))
-        end_run(folder)
+            if arguments.benchmark is not None:
+                publish_benchmark(arguments.benchmark, eval_results(report, HARDENED), token=config.hub_token)
     PartialState().wait_for_everyone()
     return report
 
@@ -187,8 +233,8 @@ def fine_tune(
     standard_max_steps: int | None,
     *,
     resume: bool,
-) -> dict[str, PixelModel]:
-    """The undefended and the hardened model, both from the same encoder and the same fresh head."""
+) -> tuple[dict[str, PixelModel], TrainingRecord]:
+    """The undefended and the hardened model, both from the same encoder and head, and how the latter was made."""
     folder = Path(config.output_dir) / UNFINISHED_RUN
     config = copy.copy(config)
     config.output_dir, config.push_to_hub = str(folder), False
@@ -209,10 +255,11 @@ def fine_tune(
     undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if resume else None)
     began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
     hardened.train(resume_from_checkpoint=resume and began)
-    return {
+    models = {
         name: PixelModel(trained.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False), processor).eval()
         for name, trained in ((UNDEFENDED, undefended), (HARDENED, hardened))
     }
+    return models, hardened.training_record()
 
 
 def craft_attacks(
@@ -222,47 +269,66 @@ def craft_attacks(
     models: dict[str, PixelModel],
     train: Dataset,
     processor,
-) -> dict[str, Attack]:
-    """L4A crafted on the public encoder, and adaptively on each model, from training images without labels; and PGD."""
+) -> list[dict[str, Attack]]:
+    """The attacks at their eps, then at each factor of the sweep.
+
+    L4A is crafted on the public encoder, and adaptively on each model, from training images without labels.
+    """
     surrogate = stratified_subset(train, SURROGATE_IMAGES, seed=0)
     images = encoder.to_images(with_pixel_values(surrogate, processor)[:]["pixel_values"].to(config.device))
     craft = partial(
         l4a,
         images=images,
-        eps=arguments.dae_eps or config.eps,
         steps=arguments.dae_steps,
         layer=arguments.dae_layer,
         seed=config.seed,
         data=f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
     )
-    eps, steps = arguments.pgd_eps or config.eps, arguments.pgd_steps
-    return {
-        L4A: craft(encoder),
-        L4A + ADAPTIVE: {name: craft(model) for name, model in models.items()},
-        "pgd": partial(pgd, eps=eps, steps=steps, step_size=default_step_size(eps, steps), norm=config.norm),
-    }
+    dae_eps, pgd_eps, steps = arguments.dae_eps or config.eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
+
+    def at(factor: float) -> dict[str, Attack]:
+        dae, eps = min(factor * dae_eps, LARGEST_EPS["linf"]), min(factor * pgd_eps, LARGEST_EPS[config.norm])
+        return {
+            L4A: craft(encoder, eps=dae),
+            L4A + ADAPTIVE: {name: craft(model, eps=dae) for name, model in models.items()},
+            PGD: partial(pgd, eps=eps, steps=steps, step_size=default_step_size(eps, steps), norm=config.norm),
+        }
+
+    return [at(factor) for factor in (1.0, *SWEEP)]
 
 
-def write_results(
-    folder: Path,
-    models: dict[str, PixelModel],
-    processor,
-    perturbation: UniversalPerturbation,
-    report: RobustnessReport,
-    test: Dataset,
-) -> None:
-    """Both models, the perturbation, the report and its picture."""
+def save_models(folder: Path, models: dict[str, PixelModel], processor, perturbation: UniversalPerturbation) -> None:
+    """Both models, the perturbation, and what the assessment of the layers found."""
     for name, place in ((UNDEFENDED, folder / UNDEFENDED), (HARDENED, folder)):
         models[name].model.save_pretrained(place)
         processor.save_pretrained(place)
     perturbation.save_pretrained(folder / "perturbation")
-    report.save(folder / "report.json")
     if (record := folder / UNFINISHED_RUN / LAYER_ROBUSTNESS_FILE).exists():
         shutil.copy(record, folder)
-    shown = to_pixel_values(test[:SHOWN], processor)
-    images = models[HARDENED].to_images(shown["pixel_values"].to(perturbation.delta.device))
-    names = test.features["label"].names
-    draw_overview(report, models, images, shown["labels"], names, perturbation, folder / PICTURE)
+
+
+def draw_attacked(
+    folder: Path,
+    report: RobustnessReport,
+    models: dict[str, PixelModel],
+    attacks: Mapping[str, Attack],
+    processor,
+    test: Dataset,
+) -> None:
+    """What the attacks make of the first test images: both models under one perturbation, the hardened under all."""
+    shown, names, model = to_pixel_values(test[:SHOWN], processor), test.features["label"].names, models[HARDENED]
+    images, labels = (value.to(model.mean.device) for value in (shown["pixel_values"], shown["labels"]))
+    images = model.to_images(images)
+    draw_overview(report, models, images, labels, names, attacks[L4A], folder / "overview.png")
+    on_images = {name: partial(attack_shown, for_model(attack, HARDENED), model) for name, attack in attacks.items()}
+    draw_gallery(model, images, labels, names, on_images, folder / "gallery.png")
+
+
+def changed(arguments: HardeningArguments, config: GenAFConfig) -> dict:
+    """The settings of a run that differ from their defaults, and where it writes."""
+    defaults = {each.name: each.default for each in fields(arguments)}
+    ours = {name: value for name, value in asdict(arguments).items() if value != defaults[name]}
+    return {**ours, "output_dir": config.output_dir, **changed_settings(config)}
 
 
 def settings_of_run(arguments: HardeningArguments, config: GenAFConfig) -> dict:

@@ -1,84 +1,221 @@
-"""The model card of a hardened model, rendered from its report."""
+"""The model card: what a report and a training record say, in words that both a reader and the Hub understand."""
 
 import html
-import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from genaf_hf.report import CLEAN, RobustnessReport
+from genaf_hf.citations import CITATIONS, GEN_AF
+from genaf_hf.eval_results import REPORT_FILE, dataset_name, eval_results
+from genaf_hf.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
+from genaf_hf.training_record import TrainingRecord
 
-TEMPLATE = Path(__file__).with_name("model_card_template.md")
-CITATION = """@inproceedings{zhou2024genaf,
-  title = {Securely Fine-tuning Pre-trained Encoders Against Adversarial Examples},
-  author = {Zhou, Ziqi and Li, Minghui and Liu, Wei and Hu, Shengshan and Zhang, Yechao and Wan, Wei and Xue, Lulu and
-            Zhang, Leo Yu and Yao, Dezhong and Jin, Hai},
-  booktitle = {IEEE Symposium on Security and Privacy},
-  year = {2024}
-}"""
+TEMPLATES = Path(__file__).parent / "templates"
+TAGS = ("genaf", "adversarial-robustness")
+SHOWN_CLASSES = 20
+LIST_MARK = re.compile(r"^(\d*)([-+=.)])(?=[\s=-])")  # headings and rules can begin a line like it
+MARKUP = "\\`*_[]|#~$"
+DEFAULT_EPS = 8 / 255
+OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
+# What the worst of the accuracies says that were found with this knowledge, in the order of the verdict.
+KINDS = {
+    "nothing": "of clean images",
+    "public encoder": "of images under the worst perturbation that was crafted on the public encoder alone",
+    "model": "of images under the worst attack on the model itself",
+}
+# What the pictures that lie beside a card show, in the order in which it shows them.
+PICTURES = {
+    "overview.png": "Attacked images, what the models make of them, and accuracies",
+    "accuracy_by_eps.png": "Accuracy against eps under every attack",
+    "gallery.png": "Images, perturbations and attacked images with predictions",
+    "layer_robustness.png": "Contribution of each layer to robustness; the most redundant ones are those of stage 2",
+    "training_curves.png": "Losses and accuracies during training",
+}
+TRAINING_PICTURES = ("layer_robustness.png", "training_curves.png")
 
 
 def model_card(
-    report: RobustnessReport, *, model_name: str, base_model: str | None = None, picture: str | None = None
+    report: RobustnessReport, record: TrainingRecord | None = None, *, model_name: str, pictures: Sequence[str] = ()
 ) -> ModelCard:
     """The card of the last model of a report, set beside the others.
 
     Args:
-        report: what was measured; nothing else is read.
+        report: what was measured.
+        record: how the model was trained; None for a model that was only audited.
         model_name: Hub id or folder name under which the model is loaded.
-        base_model: Hub id of the public encoder, for the metadata.
-        picture: file name of a picture beside the card.
+        pictures: names, out of `PICTURES`, of those that lie beside the card.
     """
-    data = ModelCardData(
-        base_model=base_model,
+    content = render("model_card.md", report, record, model_name=model_name, pictures=pictures)
+    return ModelCard(f"---\n{metadata(report, record, model_name).to_yaml()}\n---\n\n{content}\n")
+
+
+def findings(report: RobustnessReport, *, model_name: str, pictures: Sequence[str] = (), folder: str) -> str:
+    """The part of a card that tells an audit, for the card of a model that somebody else made.
+
+    Args:
+        report: what was measured.
+        model_name: Hub id or folder name under which the model is loaded.
+        pictures: names, out of `PICTURES`, of those that lie in the folder.
+        folder: of the report and the pictures, seen from the card.
+    """
+    return render("findings.md", report, None, model_name=model_name, pictures=pictures, folder=f"{folder}/")
+
+
+def metadata(
+    report: RobustnessReport, record: TrainingRecord | None, model_name: str, *, report_path: str = REPORT_FILE
+) -> ModelCardData:
+    """What the Hub reads of a card; a base model and a dataset are named where they are on the Hub."""
+    base = {} if record is None else record.base_model
+    return ModelCardData(
+        base_model=base["name"] if base.get("revision") else None,
+        datasets=[dataset_name(report)] if report.dataset.get("revision") else None,
+        license=base.get("license"),
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["genaf", "adversarial-robustness"],
+        tags=list(TAGS if is_hardened(record) else TAGS[1:]),
+        model_name=model_name,
+        eval_results=eval_results(report, list(report.models)[-1], report_path=report_path),
     )
+
+
+def render(
+    template: str,
+    report: RobustnessReport,
+    record: TrainingRecord | None,
+    *,
+    model_name: str,
+    pictures: Sequence[str],
+    folder: str = "",
+) -> str:
+    """A template with everything that a report and a record say; the template escapes names and other foreign text."""
     *references, subject = report.models
-    return ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        title=plain(model_name),
-        quoted_name=json.dumps(model_name),
-        surrogates=surrogates(report),
-        verdict=verdict(report, subject, references),
-        table=report.table(plain),
-        checks=[f"{plain(check.model)}, {plain(check)}" for check in report.checks],
-        unreliable=sorted({plain(check.model) for check in report.failed_checks}),
-        picture=picture,
-        dataset={name: plain(value) for name, value in report.dataset.items() if value is not None},
-        environment={name: plain(value) for name, value in report.environment.items()},
-        seed=report.seed,
-        citation=CITATION,
+    found = [each for each in report.measurements if each.model == subject]
+    text = (
+        template_environment()
+        .get_template(template)
+        .render(
+            report=report,
+            record=record,
+            hardened=is_hardened(record),
+            model_name=model_name,
+            dataset_name=dataset_name(report),
+            own_class=report.models[subject]["class"] == OWN_CLASS,
+            subject=subject,
+            verdict=verdict(report, subject, references),
+            attacked=[each for each in found if each.attack != CLEAN],
+            crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
+            pgd_eps=checked_eps(found),
+            table=report.table(plain),
+            details=report.details(subject, plain),
+            pictures={name: words for name, words in PICTURES.items() if name in pictures},
+            training_pictures=TRAINING_PICTURES,
+            folder=folder,
+            shown_classes=SHOWN_CLASSES,
+            citations=citations(report, record),
+        )
     )
+    return re.sub("\n{3,}", "\n\n", text).strip()
 
 
-def verdict(report: RobustnessReport, subject: str, references: list[str]) -> str:
-    """One sentence: what the hardened model keeps, clean and under each attack, beside the undefended one."""
+def template_environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.tests |= {"patch": is_patch}
+    environment.filters |= {"plain": plain, "eps": eps_text, "python": python, "shell": shell}
+    return environment
+
+
+def is_hardened(record: TrainingRecord | None) -> bool:
+    """Whether a model is one of Gen-AF's, and not only audited, or an undefended one."""
+    return record is not None and record.stages.keys() != {"standard_finetune"}
+
+
+def checked_eps(measurements: Sequence[Measurement]) -> float:
+    """L-inf radius at which a reader may try PGD: that of the first attack on the model itself, else of any."""
+    known = sorted(measurements, key=lambda each: each.knowledge != "model" or each.attack.endswith(ADAPTIVE))
+    linf = (each.settings for each in known if each.settings.get("norm") == "linf" and not is_patch(each))
+    return next((each["eps"] for each in linf), DEFAULT_EPS)
+
+
+def is_crafted_on_encoder(measurement: Measurement) -> bool:
+    """Whether the attacker knew a public encoder, and the report knows which."""
+    return measurement.knowledge == "public encoder" and bool(measurement.settings.get("encoder"))
+
+
+def is_patch(measurement: Measurement) -> bool:
+    """Whether the attack changes a part of the pixels, by any amount."""
+    return "top" in measurement.settings
+
+
+def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -> str:
+    """One sentence: what the model keeps, clean and under the worst attack of each kind, beside the others."""
     parts = []
-    for attack in report.attacks:
-        condition = "on clean images" if attack == CLEAN else f"under {plain(attack)}"
-        found = [report.measurement(name, attack) for name in (subject, *references)]
-        numbers = [
-            f"{each.accuracy.value:.1%} ({plain(each.model)}{'' if report.is_reliable(each) else ', *unreliable*'})"
-            for each in found
-        ]
-        parts.append(f"{' against '.join(numbers)} {condition}")
-    return f"Accuracy is {'; '.join(parts)}."
+    for knowledge, words in KINDS.items():
+        found = [each for each in report.measurements if (each.model, each.knowledge) == (subject, knowledge)]
+        found = [each for each in found if each.count]
+        if found:
+            worst = min(found, key=lambda each: each.accuracy.value)
+            attack = "" if worst.attack == CLEAN else f" ({strength(worst)})"
+            parts.append(f"{accuracy_text(report, worst, references)} {words}{attack}")
+    if not parts:
+        return "Nothing was measured of this model."
+    return f"This model is right about {', and '.join([', '.join(parts[:-1])] * (len(parts) > 1) + parts[-1:])}."
 
 
-def surrogates(report: RobustnessReport) -> list[str]:
-    """What each perturbation on a public encoder was crafted on and with."""
-    found = [report.measurement(next(iter(report.models)), attack) for attack in report.attacks]
-    return [
-        f"{plain(each.attack)} on {plain(each.settings['encoder'])} with {plain(each.settings['data'])}"
-        for each in found
-        if each.knowledge == "public encoder" and each.settings.get("encoder") and each.settings.get("data")
-    ]
+def accuracy_text(report: RobustnessReport, mine: Measurement, references: Sequence[str]) -> str:
+    """An accuracy of the model, and in brackets those of the others under the same attack."""
+
+    def said(measurement: Measurement) -> str:
+        doubt = "" if report.is_reliable(measurement) else " *unreliable*"
+        return f"{measurement.accuracy.value:.1%}{doubt}"
+
+    others = [report.measurement(name, mine.attack) for name in references]
+    beside = ", ".join(f"{plain(each.model)}: {said(each)}" for each in others)
+    return f"{said(mine)} ({beside})" if beside else said(mine)
+
+
+def strength(measurement: Measurement) -> str:
+    """An attack with its norm and eps, e.g. `pgd, linf, eps 8/255`."""
+    known = measurement.settings
+    return f"{plain(measurement.attack)}, {plain(known['norm'])}, eps {eps_text(known['eps'])}"
+
+
+def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[str]:
+    """BibTeX of the method, for a model that was hardened, and of each attack that is known by its name."""
+    attacks = [each.settings.get("attack", each.attack).removesuffix(ADAPTIVE) for each in report.measurements]
+    found = [CITATIONS[name] for name in attacks if name in CITATIONS]
+    return list(dict.fromkeys([GEN_AF] * is_hardened(record) + found))
 
 
 def plain(value) -> str:
     """Text that neither Markdown nor HTML reads as markup."""
-    text = html.escape(" ".join(str(value).split()))
-    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in text)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{plain(name)} {plain(each)}" for name, each in value.items() if each is not None)
+    text = html.escape(one_line(value), quote=False)
+    text = "".join(f"\\{character}" if character in MARKUP else character for character in text)
+    return LIST_MARK.sub(r"\1\\\2", text)
+
+
+def python(value) -> str:
+    """A Python literal, in double quotes where it has none."""
+    text = repr(value)
+    return f'"{text[1:-1]}"' if text.startswith("'") and '"' not in text else text
+
+
+def shell(value) -> str:
+    """One word of a shell command."""
+    return shlex.quote(one_line(value))
+
+
+def one_line(value) -> str:
+    """Text without line breaks, and without characters that cannot be seen or turn others around."""
+    return "".join(character for character in " ".join(str(value).split()) if character.isprintable())

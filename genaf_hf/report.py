@@ -1,5 +1,6 @@
 """What an evaluation found, as a value that tables, pictures and cards read."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -164,7 +165,11 @@ class RobustnessReport:
 
     def is_reliable(self, measurement: Measurement) -> bool:
         """Whether the model passed every check; clean accuracy is not in doubt."""
-        return measurement.attack == CLEAN or measurement.model not in {check.model for check in self.failed_checks}
+        return measurement.attack == CLEAN or self.is_trusted(measurement.model)
+
+    def is_trusted(self, model: str) -> bool:
+        """Whether a model passed every check."""
+        return model not in {check.model for check in self.failed_checks}
 
     def table(self, text: Callable[[str], str] = str) -> str:
         """A Markdown table: a row per attack, a column per model, accuracies with 95 % interval and count.
@@ -176,7 +181,7 @@ class RobustnessReport:
         for attack in self.attacks:
             found = [self.measurement(model, attack) for model in self.models]
             accuracies = [f"{each.accuracy}{'' if self.is_reliable(each) else ' *unreliable*'}" for each in found]
-            rows.append([text(attack), text(found[0].knowledge), *strength(found[0]), *accuracies])
+            rows.append([*map(text, (attack, found[0].knowledge, *strength(found[0]))), *accuracies])
         return markdown(rows)
 
     def details(self, model: str, text: Callable[[str], str] = str) -> str:
@@ -194,8 +199,13 @@ class RobustnessReport:
                 rows.append([text(each.attack), *rates, str(each.neighbor_accuracy or "-")])
         return markdown(rows)
 
+    @property
+    def sha256(self) -> str:
+        """Of the file that `save` writes."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "RobustnessReport":
@@ -218,7 +228,7 @@ class RobustnessReport:
             raise ValueError(f"This is not a report that genaf_hf can read: {error}.") from error
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "RobustnessReport":
@@ -230,7 +240,13 @@ def strength(measurement: Measurement) -> tuple[str, str, str]:
     if measurement.attack == CLEAN:
         return "-", "-", "-"
     settings = measurement.settings
-    return settings["norm"], f"{settings['eps']:.4g}", str(settings.get("steps") or "-")
+    return settings["norm"], eps_text(settings["eps"]), str(settings.get("steps") or "-")
+
+
+def eps_text(eps: float) -> str:
+    """Eps as the field writes it: `8/255` where it is a whole number of 8-bit levels below 255, else `0.31`."""
+    levels = round(eps * 255)
+    return f"{levels}/255" if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-3 else f"{eps:.4g}"
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""A Hub on localhost for tests: models and datasets in memory, for the real clients, by the standard library alone.
+"""A Hub on localhost for tests: models and datasets in memory, for the real clients, without a server framework.
 
     with LocalHub({"hf_token": "someone"}) as hub:
         subprocess.run(command, env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"})
@@ -12,10 +12,15 @@ import hashlib
 import json
 import re
 import threading
+import time
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
+import yaml
+
+LONGEST_PAGE = 1000  # models or datasets of a listing
 LFS_SUFFIXES = (".bin", ".parquet", ".png", ".pt", ".safetensors")
 PARTS = {"KIND": "(models|datasets)", "DATASETS": "(?:(datasets)/)?", "ID": "([^/]+/[^/]+?)", "REV": "([^/]+)"}
 ROUTES = []
@@ -30,6 +35,7 @@ class LocalHub:
         repositories: by kind ("models" or "datasets") and id.
         lfs: large files by their SHA-256.
         uploads: (where, content) of all that was ever sent: bodies of requests, and the files that were committed.
+        faults: what is to go wrong; for each request the first that fits.
     """
 
     def __init__(self, users: dict[str, str]):
@@ -37,6 +43,8 @@ class LocalHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.lfs: dict[str, bytes] = {}
         self.uploads: list[tuple[str, bytes]] = []
+        self.faults: list[Fault] = []
+        self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfThis", (Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -54,6 +62,34 @@ class LocalHub:
     def uploads_with(self, text: str) -> list[str]:
         """Where a text was sent to."""
         return [where for where, content in self.uploads if text.encode() in content]
+
+    def next_fault(self, request: str) -> "Fault":
+        """The fault that is due for a request, counted; one without trouble where none is."""
+        with self.lock:
+            due = next((each for each in self.faults if each.times > 0 and re.search(each.pattern, request)), Fault(""))
+            due.times -= 1
+        return due
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the requests whose "METHOD path?query" holds a pattern.
+
+    Attributes:
+        pattern: regular expression.
+        status: answered instead of doing anything, with `headers`.
+        drop: "request" closes the connection in the middle of the request, which has no effect then; "reply" closes it
+            one byte before the end of the reply.
+        delay: seconds until the request is worked on.
+        times: how many requests it still meets.
+    """
+
+    pattern: str
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    drop: str = ""
+    delay: float = 0
+    times: float = float("inf")
 
 
 @dataclass
@@ -98,9 +134,12 @@ class Repository:
         return self.commits[self.commit(revision)]
 
     def tags(self) -> list[str]:
-        """What the card's metadata lists, and what it names as library and task."""
-        _, metadata, *_ = [*self.files().get("README.md", b"").decode().split("---\n"), ""]
-        return re.findall(r"^(?:- |library_name: |pipeline_tag: )(\S+)$", metadata, re.MULTILINE)
+        """The card's own, and what it names as library, task and base model."""
+        card = front_matter(self.files().get("README.md", b""))
+        base_models = card.get("base_model") or []
+        named = [card[name] for name in ("library_name", "pipeline_tag") if name in card]
+        named += [f"base_model:{each}" for each in ([base_models] if isinstance(base_models, str) else base_models)]
+        return [*(card.get("tags") or []), *named]
 
 
 # ---- requests and replies ----
@@ -153,15 +192,23 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_request(self) -> None:
         address = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.hub.next_fault(f"{self.command} {self.path}")
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length // 2 if fault.drop == "request" else length)
         self.hub.uploads.append((f"{self.command} {self.path}", body))
+        time.sleep(fault.delay)
+        self.close_connection |= bool(fault.drop)
+        if fault.drop == "request":
+            return
         try:
-            query = dict(parse_qsl(address.query))
-            reply = answer(Request(self.hub, self.command, address.path, query, self.user(), body))
+            query = {name: ",".join(values) for name, values in parse_qs(address.query).items()}
+            request = Request(self.hub, self.command, address.path, query, self.user(), body)
+            reply = Reply(status=fault.status, headers=fault.headers) if fault.status else answer(request)
         except Refusal as refusal:
             reply = refusal.reply
         self.send_response(reply.status)
-        for name, value in {**reply.headers, "Content-Length": len(reply.body)}.items():
+        length = len(reply.body) + (fault.drop == "reply")
+        for name, value in {**reply.headers, "Content-Length": length}.items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
@@ -208,6 +255,13 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@cache
+def front_matter(card: bytes) -> dict:
+    """A card's metadata as JSON holds it."""
+    _, metadata, *_ = [*card.decode().split("---\n", 2), "", ""]
+    return json.loads(json.dumps(yaml.safe_load(metadata) or {}, default=str))
+
+
 # ---- users and repositories ----
 
 
@@ -229,6 +283,12 @@ def create(request: Request) -> Reply:
     return Reply(json.dumps({"url": request.hub.endpoint + repository.path}).encode(), 409 if known else 200)
 
 
+@on("GET", "/api/KIND/ID/auth-check(/write)?")
+def auth_check(request: Request, kind: str, repo_id: str, write: str) -> dict:
+    request.repository(kind, repo_id, read=True, write=bool(write))
+    return {}
+
+
 @on("POST", "/api/KIND/ID/branch/REV")
 def create_branch(request: Request, kind: str, repo_id: str, branch: str) -> dict:
     repository = request.repository(kind, repo_id, write=True)
@@ -242,27 +302,39 @@ def create_branch(request: Request, kind: str, repo_id: str, branch: str) -> dic
 def repository_info(request: Request, kind: str, repo_id: str, revision: str) -> dict:
     repository = request.repository(kind, repo_id)
     files = repository.files(revision or "main")
-    return {
-        "id": repository.id,
+    card = front_matter(files.get("README.md", b""))
+    known = {
         "sha": repository.commit(revision or "main"),
+        "lastModified": "2026-01-01T00:00:00.000Z",
         "private": repository.access == "private",
         "tags": repository.tags(),
         "siblings": [{"rfilename": path} for path in files],
+        "cardData": card,
+        "model-index": card.get("model-index"),
     }
+    wanted = request.query.get("expand", ",".join(known)).split(",")
+    return {"id": repository.id} | {name: value for name, value in known.items() if name in wanted}
 
 
 @on("GET", "/api/KIND")
-def listing(request: Request, kind: str) -> list[dict]:
+def listing(request: Request, kind: str) -> Reply:
+    """A page, with a link to the next one."""
     query = request.query
     found = [
-        repository_info(request, kind, each.id, "main")
+        each
         for each in request.hub.repositories.values()
         if (each.kind, each.owner) == (kind, query.get("author", each.owner))
         and (each.access != "private" or each.owner == request.user)
         and query.get("search", "").lower() in each.id.lower()
         and query.get("filter", "") in ("", *each.tags())
     ]
-    return found[: int(query.get("limit", len(found)))]
+    start = int(query.get("cursor", 0))
+    end = start + min(int(query.get("limit", LONGEST_PAGE)), LONGEST_PAGE)
+    page = [repository_info(request, kind, each.id, "main") for each in found[start:end]]
+    following = [(name, value) for name, values in query.items() for value in values.split(",") if name != "cursor"]
+    address = f"{request.hub.endpoint}{request.path}?{urlencode([*following, ('cursor', end)])}"
+    headers = {"Link": f'<{address}>; rel="next"'} if end < len(found) else {}
+    return Reply(json.dumps(page).encode(), headers=headers)
 
 
 # ---- reading files ----
@@ -307,26 +379,31 @@ def validate_card(request: Request) -> dict:
 
 @on("POST", "/api/KIND/ID/preupload/REV")
 def preupload(request: Request, kind: str, repo_id: str, revision: str) -> dict:
-    """Says which files are sent as large ones before the commit, and which within it."""
-    request.repository(kind, repo_id, write=True).commit(revision)
-    paths = [file["path"] for file in request.json()["files"]]
-    modes = {path: "lfs" if path.endswith(LFS_SUFFIXES) else "regular" for path in paths}
-    return {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]}
+    """Says which files are sent before the commit as large ones, which within it, and what is here by their names."""
+    known = request.repository(kind, repo_id, write="create_pr" not in request.query).files(revision)
+    files = []
+    for path in (file["path"] for file in request.json()["files"]):
+        mode, name = ("lfs", sha256) if path.endswith(LFS_SUFFIXES) else ("regular", git_hash)
+        oid = name(known[path]) if path in known else None
+        files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+    return {"files": files}
 
 
 @on("POST", r"/DATASETSID\.git/info/lfs/objects/batch")
 def lfs_batch(request: Request, kind: str, repo_id: str) -> dict:
     """Says where to send the large files that are not here yet."""
-    request.repository(kind, repo_id, write=True)
+    request.repository(kind, repo_id, read=True)
+    if request.user is None:
+        raise Refusal(401, message="Only users send files")
     objects = [{"oid": each["oid"], "size": each["size"]} for each in request.json()["objects"]]
     for each in objects:
         if each["oid"] not in request.hub.lfs:
-            each["actions"] = {"upload": {"href": f"{request.hub.endpoint}/lfs/{each['oid']}"}}
+            each["actions"] = {"upload": {"href": f"{request.hub.endpoint}/{repo_id}/lfs/{each['oid']}"}}
     return {"transfer": "basic", "objects": objects}
 
 
-@on("PUT", "/lfs/(.+)")
-def lfs_upload(request: Request, oid: str) -> dict:
+@on("PUT", "/ID/lfs/(.+)")
+def lfs_upload(request: Request, repo_id: str, oid: str) -> dict:
     if sha256(request.body) != oid:
         raise Refusal(400, message="The content has another SHA-256")
     request.hub.lfs[oid] = request.body
@@ -335,7 +412,9 @@ def lfs_upload(request: Request, oid: str) -> dict:
 
 @on("POST", "/api/KIND/ID/commit/REV")
 def commit(request: Request, kind: str, repo_id: str, branch: str) -> dict:
-    repository = request.repository(kind, repo_id, write=True)
+    """A commit on a branch, or on one of its own for a pull request, which any user may open."""
+    proposed = "create_pr" in request.query
+    repository = request.repository(kind, repo_id, write=not proposed)
     files = dict(repository.files(branch))
     for key, value in ((line["key"], line["value"]) for line in map(json.loads, request.body.splitlines())):
         if key == "header" and value.get("parentCommit") not in (None, repository.commit(branch)):
@@ -348,5 +427,8 @@ def commit(request: Request, kind: str, repo_id: str, branch: str) -> dict:
             content = base64.b64decode(value["content"]) if key == "file" else request.hub.lfs[value["oid"]]
             files[value["path"]] = content
             request.hub.uploads.append((f"{kind}/{repo_id}/{value['path']}", content))
-    oid = repository.add_commit(branch, files)
-    return {"commitUrl": f"{request.hub.endpoint}{repository.path}/commit/{oid}", "commitOid": oid}
+    number = 1 + sum(name.startswith("refs/pr/") for name in repository.branches)
+    oid = repository.add_commit(f"refs/pr/{number}" if proposed else branch, files)
+    page = f"{request.hub.endpoint}{repository.path}"
+    pull_request = {"pullRequestUrl": f"{page}/discussions/{number}"} if proposed else {}
+    return {"commitUrl": f"{page}/commit/{oid}", "commitOid": oid, **pull_request}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from datasets import ClassLabel, DatasetDict
+from huggingface_hub import ModelCard
 from processes import run_on_two_processes, start_and_kill
 from torch.nn import functional as F
 from transformers import (
@@ -121,7 +122,7 @@ def test_it_leaves_a_report_pictures_and_perturbations(whole):
     found = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
     universal = ("l4a", "l4a-adaptive", "advencoder-pat", "advencoder-pat-adaptive")
     assert found == {
-        *("report.json", "accuracy_by_eps.png", "gallery.png"),
+        *("report.json", "README.md", "accuracy_by_eps.png", "gallery.png"),
         *(f"perturbations/{name}/perturbation.safetensors" for name in universal),
     }
     for picture in ("accuracy_by_eps.png", "gallery.png"):
@@ -209,6 +210,56 @@ def test_nothing_tells_a_path(whole, place, encoders):
     for path in (each for each in whole.rglob("*") if each.is_file()):
         for secret in (str(place), encoders["dino"], str(Path.home())):
             assert secret.encode() not in path.read_bytes(), f"{path} tells {secret}"
+
+
+def test_its_card_tells_what_is_in_the_report(whole, report):
+    card = ModelCard.load(whole / "README.md")
+    assert [(each.metric_args["attack"], each.metric_args["correct"]) for each in card.data.eval_results] == [
+        (each.attack, each.correct) for each in report.measurements
+    ]
+    for part in (report.table(), report.details("model")):
+        assert part in card.text
+    assert "  - advencoder-pat: norm linf, eps 1 inside of a patch, crafted on dino; data: 48 images of" in card.text
+    assert all(f"({name})" in card.text for name in ("accuracy_by_eps.png", "gallery.png"))
+
+
+def test_findings_go_into_the_card_of_a_local_model(arguments, model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    card = tmp_path / "model/README.md"
+    people = card.read_text()
+    given = {"model_name_or_path": str(tmp_path / "model"), "sweep": [], "update_card": True}
+    for eps in (0.15, 0.01):
+        report = audit(arguments(tmp_path / "out", "pgd", **given, eps=eps))
+        text = card.read_text()
+        assert all(line in text for line in people.splitlines(keepends=True))
+        assert report.table() in text
+        assert text.count("## Adversarial robustness") == 1
+        found = ModelCard.load(card).data.eval_results
+        assert [each.metric_args.get("eps") for each in found] == [None, eps]
+        assert [each.metric_args["correct"] for each in found] == [each.correct for each in report.measurements]
+        for name in ("report.json", "gallery.png"):
+            assert (tmp_path / "model/audit" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert str(tmp_path) not in card.read_text().replace(people, "")
+
+
+@pytest.mark.parametrize(
+    ("card", "changes", "sentence"),
+    [
+        (b"---\ntags: [a\n---\n", {}, "cannot be updated, its metadata is no YAML: while parsing a flow sequence"),
+        (b"\xff\xfe", {}, "cannot be read: 'utf-8' codec can't decode"),
+        (b"", {"model_revision": "main"}, 'model_revision is "main", but the card is that of the newest commit'),
+        (b"", {"create_pr": True}, "create_pr is given, but no card on the Hub is updated"),
+    ],
+)
+def test_a_card_that_cannot_be_updated_is_refused_before_any_work(arguments, model, tmp_path, card, changes, sentence):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model/README.md").write_bytes(card)
+    given = {"model_name_or_path": str(tmp_path / "model"), "update_card": True, **changes}
+    with pytest.raises(ValueError, match=re.escape(sentence)) as refusal:
+        audit(arguments(tmp_path / "out", "pgd", **given))
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "model/README.md").read_bytes() == card
 
 
 # ---- what it is given ----
@@ -328,8 +379,8 @@ def test_the_base_model_is_read_from_the_card(tmp_path, card, name):
         (b"---\nlicense: mit\n---\n", "names no base_model"),
         (b"---\nbase_model: [a/b, c/d]\n---\n", "names a/b, c/d"),
         (b"---\nbase_model: [1, 2]\n---\n", "names 1, 2"),
-        (b"---\nbase_model: [a\n---\n", "cannot be read (while parsing a flow sequence"),
-        (b"---\n- a\n---\n", "cannot be read (repo card metadata block should be a dict"),
+        (b"---\nbase_model: [a\n---\n", "cannot be read (its metadata is no YAML: while parsing a flow sequence"),
+        (b"---\n- a\n---\n", "cannot be read (its metadata is a list, expected names and values"),
         (b"\xff\xfe\xfd", "cannot be read ('utf-8' codec can't decode"),
     ],
 )
@@ -390,9 +441,7 @@ def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(arguments, tmp_
 @pytest.fixture
 def odd_models(tmp_path, model, encoders) -> dict[str, str]:
     """Folders by what is odd about what is there."""
-    folders = {name: str(tmp_path / name) for name in ("large", "other labels", "no card", "teacher")}
-    ViTModel(ViTConfig(**{**TINY_VIT, "image_size": 16})).save_pretrained(folders["large"])
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folders["large"])
+    folders = {name: str(tmp_path / name) for name in ("other labels", "no card", "teacher")}
     shutil.copytree(model, folders["no card"], ignore=shutil.ignore_patterns("README.md"))
     others = ViTConfig(**TINY_VIT, id2label=dict(enumerate(["red", "green", "violet"])))
     ViTForImageClassification(others).save_pretrained(folders["other labels"])
@@ -405,7 +454,6 @@ def odd_models(tmp_path, model, encoders) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("changed", "name", "sentence"),
     [
-        ("encoder", "large", r"large\" takes images of 16 x 16 pixels, the model .*model\" of 8 x 8"),
         ("model_name_or_path", "other labels", 'not exactly one class for "blue" of the dataset; it has red, green, v'),
         ("model_name_or_path", "no card", 'no card" names no base_model: name the public encoder with --encoder'),
         ("model_name_or_path", "no head", "lacks 2 weights of a ViTForImageClassification"),
@@ -421,6 +469,16 @@ def test_models_that_do_not_fit_are_refused(arguments, odd_models, changed, name
     with pytest.raises(ValueError, match=sentence):
         audit(arguments(tmp_path / "out", **{**encoder, changed: odd_models[name]}))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_of_larger_images_is_brought_to_the_size_of_the_model(arguments, tmp_path):
+    large = tmp_path / "large"
+    ViTModel(ViTConfig(**{**TINY_VIT, "image_size": 16})).save_pretrained(large)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(large)
+    report = audit(arguments(tmp_path / "out", "l4a", encoder=str(large), sweep=[]))
+    assert report.measurement("model", "l4a").settings["encoder"] == "large"
+    perturbation = UniversalPerturbation.from_pretrained(tmp_path / "out/perturbations/l4a")
+    assert perturbation.delta.shape == (3, SIDE, SIDE)
 
 
 def test_without_its_package_autoattack_is_refused_before_any_work(arguments, monkeypatch, tmp_path):

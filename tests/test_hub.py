@@ -1,31 +1,34 @@
 """Against a local Hub, with the real clients, each in a process of its own."""
 
+import hashlib
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-import matplotlib
 import pytest
+import yaml
 from conftest import CLASSES
+from hub_user import TOKEN, USER, run_as_user
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from local_hub import LocalHub
 
 from genaf_hf import GenAFConfig
 from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.existing_card import BEGIN, card_metadata
 from genaf_hf.hardening import HardeningArguments, harden, settings_of_run
 from genaf_hf.provenance import public_name
 from genaf_hf.report import RobustnessReport
 from genaf_hf.unfinished_run import begin_or_resume
 
 ROOT = Path(__file__).parents[1]
-TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
-USER = "planted-user-of-this-machine"
 PUBLISHED = {
-    *("README.md", "config.json", "model.safetensors", "overview.png", "preprocessor_config.json", "report.json"),
-    *("layer_robustness.json", "perturbation/perturbation.safetensors"),
+    *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json", "training.json"),
+    *("overview.png", "accuracy_by_eps.png", "gallery.png", "layer_robustness.png", "training_curves.png"),
+    *("layer_robustness.json", "perturbation/perturbation.safetensors", ".eval_results/genaf_hf.yaml"),
 }
+TASKS = ("clean", "l4a-linf-8-255-5-steps", "l4a-adaptive-linf-8-255-5-steps", "pgd-linf-8-255-2-steps")
+AUDIT = {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "sweep": "2", "update_card": True}
+OTHER = "hf_ofSomebodyElse"
+PEOPLE = "\n# Mine\n\nWhat people wrote, *byte for byte*.  \n"
 NOT_OURS = (".env", "holiday.png", "notes.md", "optimizer.pt", "secrets.json", "training_args.bin")
 QUICK = {
     "max_steps": 2,
@@ -48,6 +51,8 @@ images, encoder = sys.argv[1:]
 load_from_disk(images).push_to_hub("someone/colours")
 HfApi().create_repo("someone/encoder")
 HfApi().upload_folder(repo_id="someone/encoder", folder_path=encoder)
+card = b"---\\nlicense: cc-by-4.0\\n---\\n# An encoder\\n"
+HfApi().upload_file(repo_id="someone/encoder", path_in_repo="README.md", path_or_fileobj=card)
 """
 
 STRANGER = """
@@ -75,39 +80,16 @@ print(json.dumps({
 }))
 """
 
-# Names, and what is asked for under them, both as an encoder and as images.
-REFUSED = {
-    "unknown": {"repo_id": "someone/nothing"},
-    "unknown, logged out": {"repo_id": "someone/nothing", "token": False},
-    "unknown revision": {"repo_id": "other/public", "revision": "nowhere"},
-    "private": {"repo_id": "other/private"},
-    "private, logged out": {"repo_id": "other/private", "token": False},
-    "gated": {"repo_id": "other/gated"},
-    "gated, logged out": {"repo_id": "other/gated", "token": False},
-    "wrong token": {"repo_id": "other/public", "token": "hf_wrong"},
-}
-
 BY_HAND = """
-import json, sys
-from genaf_hf import load_encoder, load_images
-from genaf_hf.hub import open_repository, publish
+import sys
+from genaf_hf.hub import publish
 
-encoder, refused = sys.argv[1], json.loads(sys.argv[2])
-
-def refusal(function, *arguments, **settings):
-    try:
-        return f"{function(*arguments, **settings)} was loaded"
-    except ValueError as error:
-        return str(error)
-
-messages = {"push": refusal(open_repository, encoder, token="hf_wrong")}
-for name, settings in refused.items():
-    repo_id = settings.pop("repo_id")
-    messages[f"encoder, {name}"] = refusal(load_encoder, repo_id, ["a", "b"], **settings)
-    messages[f"images, {name}"] = refusal(load_images, repo_id, **settings)
-address = publish(encoder, "by-hand", private=True, revision="next", message="First")
-print(json.dumps({"messages": messages, "address": address}))
+print(publish(sys.argv[1], "by-hand", private=True, revision="next", message="First"))
 """
+
+
+def flags(settings: dict) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="module")
@@ -121,19 +103,7 @@ def client(place, hub):
     """A function that runs Python as a user of the local Hub, from an empty cache, and returns what it prints."""
 
     def run(*command, token: str | None = TOKEN) -> str:
-        home = Path(tempfile.mkdtemp(prefix="home-", dir=place))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment |= {
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_HOME": str(home / "huggingface"),
-            "HF_HUB_DISABLE_XET": "1",
-            "NO_PROXY": "127.0.0.1",
-            "MPLCONFIGDIR": matplotlib.get_cachedir(),
-            "HOME": str(home),
-            **dict.fromkeys(("USER", "LOGNAME"), USER),
-            **({"HF_TOKEN": token} if token else {}),
-        }
-        done = subprocess.run([sys.executable, *command], env=environment, cwd=place, capture_output=True, text=True)
+        done = run_as_user(hub, place, *command, token=token)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -142,10 +112,7 @@ def client(place, hub):
 
 @pytest.fixture(scope="module")
 def hub():
-    with LocalHub({TOKEN: "someone"}) as hub:
-        for kind in ("models", "datasets"):
-            for access in ("public", "private", "gated"):
-                hub.add(kind, f"other/{access}", access)
+    with LocalHub({TOKEN: "someone", OTHER: "other"}) as hub:
         yield hub
 
 
@@ -165,9 +132,8 @@ def hardened(hub, client, place, public_things) -> Path:
     for name in NOT_OURS:
         (folder / name).write_text(f'"{TOKEN}"')
     settings = {"model_name_or_path": "someone/encoder", "dataset_name": "someone/colours", "output_dir": "hardened"}
-    settings |= {"push_to_hub": True, **QUICK, **QUICK_ATTACKS}
-    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    client(ROOT / "recipes/genaf_vit.py", *flags)
+    settings |= {"push_to_hub": True, "benchmark": "someone/bench", **QUICK, **QUICK_ATTACKS}
+    client(ROOT / "recipes/genaf_vit.py", *flags(settings))
     return folder
 
 
@@ -178,7 +144,7 @@ def test_exactly_the_result_is_published(hub, hardened):
     files = hub.repositories["models", "someone/hardened"].files()
     assert set(files) == PUBLISHED
     assert all(content == (hardened / path).read_bytes() for path, content in files.items())
-    assert files["overview.png"].startswith(b"\x89PNG")
+    assert all(content.startswith(b"\x89PNG") for path, content in files.items() if path.endswith(".png"))
 
 
 def test_what_was_published_names_its_public_sources(hub, hardened):
@@ -200,9 +166,31 @@ def test_nothing_uploaded_tells_the_token_or_the_machine(hub, hardened, place):
         assert hub.uploads_with(secret) == []
 
 
-def test_the_card_loads_the_published_model(hub, hardened):
-    card = (hardened / "README.md").read_text()
-    assert 'pipeline("image-classification", model="someone/hardened")' in card
+def test_the_card_tells_what_was_published(hub, hardened):
+    card, report = ModelCard.load(hardened / "README.md"), RobustnessReport.load(hardened / "report.json")
+    encoder, images = (
+        hub.repositories[kind] for kind in (("models", "someone/encoder"), ("datasets", "someone/colours"))
+    )
+    assert 'pipeline("image-classification", model="someone/hardened")' in card.text
+    assert f"Base model: someone/encoder, commit {encoder.commit()}, license: cc-by-4.0." in card.text
+    assert f"Images: someone/colours, commit {images.commit()}; train 48, validation 12, test 18." in card.text
+    assert (card.data.base_model, card.data.datasets, card.data.license) == (
+        *("someone/encoder", ["someone/colours"], "cc-by-4.0"),
+    )
+    assert all(f"({path})" in card.text for path in PUBLISHED if path.endswith(".png"))
+    assert [each.metric_value for each in card.data.eval_results] == [
+        pytest.approx(each.accuracy.value, abs=1e-6) for each in report.measurements if each.model == "hardened"
+    ]
+    assert {each.metric_args["report_sha256"] for each in card.data.eval_results} == {
+        hashlib.sha256((hardened / "report.json").read_bytes()).hexdigest()
+    }
+
+
+def test_the_results_are_those_of_a_benchmark(hub, hardened):
+    tasks = yaml.safe_load(hub.repositories["datasets", "someone/bench"].files()["eval.yaml"])["tasks"]
+    assert tasks == [{"id": name, "config": "default", "split": "test"} for name in TASKS]
+    entries = parse_eval_result_entries(yaml.safe_load((hardened / ".eval_results/genaf_hf.yaml").read_text()))
+    assert [(each.dataset_id, each.task_id) for each in entries] == [("someone/bench", name) for name in TASKS]
 
 
 def test_a_stranger_loads_what_was_published(client, hardened):
@@ -211,19 +199,73 @@ def test_a_stranger_loads_what_was_published(client, hardened):
     assert found["same"]
     assert found["found"] == ["someone/hardened"]
     assert found["card"]["pipeline_tag"] == "image-classification"
+    assert len(found["card"]["model-index"][0]["results"][0]["metrics"]) == 4
     for answer, expected in zip(found["answers"], found["expected"], strict=True):
         assert answer == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=1e-6)
 
 
-def test_a_published_model_is_audited_with_the_encoder_that_its_card_names(client, hub, hardened, place):
-    flags = {"model_name_or_path": "someone/hardened", "dataset_name": "someone/colours", "output_dir": "audit"}
-    flags |= {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "sweep": "2"}
-    client(ROOT / "recipes/audit.py", *(word for name, value in flags.items() for word in (f"--{name}", value)))
+@pytest.fixture(scope="module")
+def audited(client, hub, hardened, place) -> str:
+    """The commit of the published model, after people wrote into its card, that was audited into it."""
+    model = hub.repositories["models", "someone/hardened"]
+    files = model.files()
+    card = files["README.md"].replace(b"\n---\n", b"\n# a comment\nauthor: someone\n---\n", 1) + PEOPLE.encode()
+    commit = model.add_commit("main", {**files, "README.md": card})
+    hub.uploads.clear()
+    names = {"model_name_or_path": "someone/hardened", "dataset_name": "someone/colours", "output_dir": "audit"}
+    client(ROOT / "recipes/audit.py", *flags({**names, **AUDIT}))
+    return commit
+
+
+def test_a_published_model_is_audited_with_the_encoder_that_its_card_names(hub, audited, place):
     report = RobustnessReport.load(place / "audit/report.json")
-    model, encoder = (hub.repositories["models", f"someone/{name}"] for name in ("hardened", "encoder"))
-    assert report.models["someone/hardened"]["revision"] == model.commit()
+    encoder = hub.repositories["models", "someone/encoder"]
+    assert report.models["someone/hardened"]["revision"] == audited
     crafted = report.measurement("someone/hardened", "l4a").settings
     assert (crafted["encoder"], crafted["encoder_revision"]) == ("someone/encoder", encoder.commit())
+
+
+def test_an_audit_adds_to_the_card_on_the_hub_and_to_nothing_else(hub, audited, place):
+    model = hub.repositories["models", "someone/hardened"]
+    before, after = model.files(audited), model.files()
+    added = {f"audit/{name}" for name in ("report.json", "accuracy_by_eps.png", "gallery.png")}
+    assert set(after) == set(before) | added
+    assert all(after[f"audit/{path.name}"] == path.read_bytes() for path in (place / "audit").glob("*.[jp][sn]*"))
+    assert {path for path in before if after[path] != before[path]} == {"README.md"}
+    old, new = (files["README.md"].decode() for files in (before, after))
+    top, index = old.split("model-index:")[0], old.index("\n# a comment")
+    assert new.startswith(top)
+    assert old[index:] + f"\n{BEGIN}" in new
+    report = RobustnessReport.load(place / "audit/report.json")
+    assert all(str(each.accuracy) in new for each in report.measurements)
+    known = {
+        metric["args"]["attack"]: (metric["args"]["correct"], metric["args"]["count"])
+        for result in card_metadata(new)["model-index"][0]["results"]
+        for metric in result["metrics"]
+        if metric["args"]["report"] == "audit/report.json"
+    }
+    assert known == {each.attack: (each.correct, each.count) for each in report.measurements}
+    for secret in (TOKEN, USER, str(place), str(ROOT)):
+        assert hub.uploads_with(secret) == []
+
+
+def test_an_audit_by_somebody_else_is_a_pull_request(hub, audited, place):
+    model = hub.repositories["models", "someone/hardened"]
+    main, settings = model.commit(), {**AUDIT, "attacks": "fgsm", "attack_settings": "{}"}
+    names = {"model_name_or_path": "someone/hardened", "dataset_name": "someone/colours", "output_dir": "other"}
+    command = [ROOT / "recipes/audit.py", *flags({**names, **settings, "limit": 6})]
+    refused = run_as_user(hub, place, *command, token=OTHER)
+    assert refused.returncode == 1
+    assert '"someone/hardened" cannot be changed: the Hub denies this to your token' in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (place / "other").exists()
+    done = run_as_user(hub, place, *command, "--create_pr", token=OTHER)
+    assert done.returncode == 0, done.stderr
+    assert f"{hub.endpoint}/someone/hardened/discussions/1" in done.stderr
+    assert model.commit() == main
+    proposed = model.files("refs/pr/1")
+    assert PEOPLE in proposed["README.md"].decode()
+    assert RobustnessReport.from_json(proposed["audit/report.json"].decode()).attacks == ["clean", "fgsm"]
 
 
 def test_a_run_on_local_folders_tells_their_names_only(dataset, encoders, tmp_path):
@@ -250,34 +292,11 @@ def test_public_names(tmp_path):
     assert public_name("/gone/since/encoder") == "encoder"
 
 
-@pytest.fixture(scope="module")
-def by_hand(client, encoders) -> dict:
-    return json.loads(client("-c", BY_HAND, encoders["dino"], json.dumps(REFUSED)))
-
-
-def test_publishing_by_hand(hub, by_hand, encoders):
+def test_publishing_by_hand(hub, client, encoders):
+    address = client("-c", BY_HAND, encoders["dino"])
     repository = hub.repositories["models", "someone/by-hand"]
     assert repository.access == "private"
     assert repository.files("main") == {}
     expected = {path.name: path.read_bytes() for path in Path(encoders["dino"]).iterdir()}
     assert repository.files("next") == expected
-    assert by_hand["address"] == f"{hub.endpoint}/someone/by-hand/commit/{repository.commit('next')}"
-
-
-# ---- what the Hub refuses ----
-
-
-@pytest.mark.parametrize("kind", ["encoder", "images"])
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_the_hub_refuses_is_refused_in_one_sentence(by_hand, kind, name):
-    message = by_hand["messages"][f"{kind}, {name}"]
-    assert REFUSED[name]["repo_id"] in message
-    assert REFUSED[name].get("revision", "") in message
-    assert ("401" in message) == (name == "wrong token")
-    assert "\n" not in message
-    assert "was loaded" not in message
-    assert TOKEN not in message
-
-
-def test_a_push_without_a_valid_token_is_refused(by_hand):
-    assert by_hand["messages"]["push"].startswith('The Hub does not let you write to "dino"; see `hf auth login` (')
+    assert address.strip() == f"{hub.endpoint}/someone/by-hand/commit/{repository.commit('next')}"

@@ -1,11 +1,11 @@
 import dataclasses
+import hashlib
 import json
 import math
 
 import pytest
 
-from genaf_hf.model_card import model_card
-from genaf_hf.report import Check, Measurement, Rate, RobustnessReport
+from genaf_hf.report import Check, Measurement, Rate, RobustnessReport, eps_text
 
 PGD = {"eps": 8 / 255, "steps": 20, "norm": "linf"}
 
@@ -100,6 +100,15 @@ def test_nothing_declines_where_an_attack_helps_and_no_image_is_no_rate():
     assert measurement(8, 10).neighbor_accuracy is None
 
 
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [(8 / 255, "8/255"), (0.0313725, "8/255"), (1 / 255, "1/255"), (254 / 255, "254/255"), (0.03, "0.03"), (1.0, "1"),
+     (0.5, "0.5"), (4, "4"), (1e-4, "0.0001"), (0.31, "0.31")],
+)  # fmt: skip
+def test_eps_is_written_as_the_field_does(eps, text):
+    assert eps_text(eps) == text
+
+
 # ---- JSON ----
 
 
@@ -107,6 +116,7 @@ def test_json_gives_the_report_back(report, tmp_path):
     assert RobustnessReport.from_json(report.to_json()) == report
     report.save(tmp_path / "report.json")
     assert RobustnessReport.load(str(tmp_path / "report.json")) == report
+    assert report.sha256 == hashlib.sha256((tmp_path / "report.json").read_bytes()).hexdigest()
     values = json.loads((tmp_path / "report.json").read_text())
     assert values["schema_version"] == 2
     assert values["measurements"][3] == {
@@ -181,7 +191,7 @@ def test_the_table_has_a_row_for_each_attack_and_a_column_for_each_model(report)
     assert cells(report.table()) == [
         ["attack", "attacker knows", "norm", "eps", "steps", "undefended", "hardened"],
         ["clean", "nothing", "-", "-", "-", "90.0% [59.6%, 98.2%] (9/10)", "80.0% [49.0%, 94.3%] (8/10)"],
-        ["pgd", "model", "linf", "0.03137", "20", "10.0% [1.8%, 40.4%] (1/10)", "50.0% [23.7%, 76.3%] (5/10)"],
+        ["pgd", "model", "linf", "8/255", "20", "10.0% [1.8%, 40.4%] (1/10)", "50.0% [23.7%, 76.3%] (5/10)"],
     ]
 
 
@@ -234,21 +244,3 @@ def test_a_model_that_fails_a_check_is_unreliable_but_for_its_clean_accuracy(rep
         ["90.0% [59.6%, 98.2%] (9/10)", "80.0% [49.0%, 94.3%] (8/10)"],
         ["10.0% [1.8%, 40.4%] (1/10)", "50.0% [23.7%, 76.3%] (5/10) *unreliable*"],
     ]
-
-
-def test_the_card_says_whether_the_numbers_can_be_trusted(report, masked):
-    trusted, doubted = (str(model_card(each, model_name="someone/model")) for each in (report, masked))
-    assert "Every check was passed." in trusted
-    assert "unreliable" not in trusted
-    assert "- hardened, passed: gradients are not zero (images without a gradient 0)" in trusted
-    assert "**No: the robust accuracies of hardened are unreliable.**" in doubted
-    assert "50.0% (hardened, *unreliable*) against 10.0% (undefended) under pgd" in doubted
-    assert "80.0% (hardened) against 90.0% (undefended) on clean images" in doubted
-    assert "50.0% [23.7%, 76.3%] (5/10) *unreliable*" in doubted
-    assert "- hardened, FAILED: gradients are not zero (images without a gradient 10)" in doubted
-
-
-def test_a_card_without_checks_does_not_claim_any(report):
-    card = str(model_card(dataclasses.replace(report, checks=[]), model_name="someone/model"))
-    assert "check" not in card
-    assert "## How to load it" in card

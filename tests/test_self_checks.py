@@ -214,7 +214,7 @@ def test_an_unreliable_model_is_marked_wherever_its_numbers_stand(vit, pixels, k
     assert "unreliable" not in clean
     assert attacked.endswith("*unreliable* |") == (not reliable)
     card = str(model_card(report, model_name="someone/model"))
-    assert ("**No: the robust accuracies of hardened are unreliable.**" in card) == (not reliable)
+    assert ("**The robust accuracies of hardened are *unreliable*:**" in card) == (not reliable)
     assert ("Every check was passed." in card) == reliable
-    draw_sweep(report, "hardened", tmp_path / "sweep.png")
-    assert titles[0].startswith("UNRELIABLE, a self-check failed\n") == (not reliable)
+    draw_sweep(report, tmp_path / "sweep.png")
+    assert titles[0].endswith("\nUNRELIABLE, a self-check failed") == (not reliable)

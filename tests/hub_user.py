@@ -1,0 +1,38 @@
+"""Python as a user of a local Hub runs it, in a process of its own."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+from local_hub import LocalHub
+
+TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
+USER = "planted-user-of-this-machine"
+HASTY = Path(__file__).parent / "hasty"
+
+
+def run_as_user(
+    hub: LocalHub, place: Path, *command: str | Path, token: str | None = TOKEN, **environment: str
+) -> subprocess.CompletedProcess:
+    """Runs Python in a folder, from an empty home and cache below it. Waits are short; `place / "waits"` lists them."""
+    home = Path(tempfile.mkdtemp(prefix="home-", dir=place))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    settings = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(home / "huggingface"),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),
+        "HOME": str(home),
+        "PYTHONPATH": str(HASTY),
+        "WAITS": str(place / "waits"),
+        **dict.fromkeys(("USER", "LOGNAME"), USER),
+        **({"HF_TOKEN": token} if token else {}),
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, *command], env={**inherited, **settings}, cwd=place, capture_output=True, text=True
+    )

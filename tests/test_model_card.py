@@ -1,0 +1,426 @@
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from cards import ENCODER, IMAGES, L4A, PGD, make_record, make_report
+from conftest import CLASSES
+from huggingface_hub import EvalResult, ModelCard
+from markdown_it import MarkdownIt
+from transformers import HfArgumentParser
+
+from genaf_hf import load_encoder
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.audit_arguments import AuditArguments
+from genaf_hf.citations import CITATIONS, GEN_AF
+from genaf_hf.model_card import PICTURES, findings, model_card, plain, shell
+from genaf_hf.report import Check, Measurement, RobustnessReport
+
+ROOT = Path(__file__).parents[1]
+FAILED = Check("hardened", "gradients are not zero", False, {"images without a gradient": 10})
+HOSTILE = [
+    '"> <script>alert(1)</script>',
+    "`code` ```python",
+    "a | b | c",
+    "two\nlines\n\n# Title\n---\n```\n",
+    "---",
+    ": - {",
+    "- {a: [b",
+    "1. a",
+    "{{ 7*7 }} {% raw %}",
+    "\u202egnp.exe\u202c \u2066x\u2069",
+    "![](https://x.example) [a](javascript:alert(1))",
+    "<!-- *b* _i_ ~s~ $x$ -->",
+    "it's; $(rm -rf /) && `id` \\",
+    "\N{GRINNING FACE} 'both' \"quotes\"",
+]
+
+
+def card_of(*models: str, record=None, pictures=(), **changes) -> ModelCard:
+    return model_card(make_report(*models, **changes), record, model_name="someone/hardened", pictures=pictures)
+
+
+def text_of(*models: str, **changes) -> str:
+    return card_of(*models, **changes).text
+
+
+def verdict_of(text: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(("This model", "Nothing was")))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Code of one language, as a parser of Markdown sees it."""
+    return [each.content for each in MarkdownIt().parse(text) if each.type == "fence" and each.info == language]
+
+
+def shown(text: str) -> str:
+    """What a reader of the rendered Markdown sees; markup that a name smuggled in would be missing."""
+    said = []
+    for token in MarkdownIt().enable("table").parse(text):
+        said += [child.content for child in token.children or [] if child.type in ("text", "text_special")]
+    return "".join(said)
+
+
+# ---- what it says ----
+
+
+def test_the_verdict_is_one_sentence_with_the_worst_of_each_kind():
+    assert verdict_of(text_of()) == (
+        "This model is right about 80.0% (undefended: 90.0%) of clean images, 70.0% (undefended: 20.0%) of images "
+        "under the worst perturbation that was crafted on the public encoder alone (l4a, linf, eps 10/255), and 50.0% "
+        "(undefended: 0.0%) of images under the worst attack on the model itself (pgd, linf, eps 8/255)."
+    )
+
+
+def test_the_verdict_on_one_model_and_without_some_kinds_of_attack():
+    measured = make_report("hardened").measurements
+    assert (
+        verdict_of(text_of("hardened", measurements=measured[:1])) == "This model is right about 80.0% of clean images."
+    )
+    assert verdict_of(text_of("hardened", measurements=[measured[0], measured[3]])) == (
+        "This model is right about 80.0% of clean images, and 50.0% of images under the worst attack on the model "
+        "itself (pgd, linf, eps 8/255)."
+    )
+    assert verdict_of(text_of("hardened", measurements=measured[3:])) == (
+        "This model is right about 50.0% of images under the worst attack on the model itself (pgd, linf, eps 8/255)."
+    )
+    nothing = [Measurement("hardened", "clean", "nothing", {}, 0, 0, 0)]
+    assert verdict_of(text_of("hardened", measurements=nothing)) == "Nothing was measured of this model."
+
+
+def test_unreliable_accuracies_are_marked_in_verdict_and_table():
+    text = text_of(checks=[FAILED])
+    assert "80.0% (undefended: 90.0%) of clean images, 70.0% *unreliable* (undefended: 20.0%)" in verdict_of(text)
+    assert "50.0% *unreliable* (undefended: 0.0%)" in verdict_of(text)
+    assert "| 50.0% [23.7%, 76.3%] (5/10) *unreliable* |" in text
+    assert "80.0% [49.0%, 94.3%] (8/10) *unreliable*" not in text
+    assert "**The robust accuracies of hardened are *unreliable*:** FAILED: gradients are not zero (images" in text
+    assert "Every check was passed." not in text
+    of_other = text_of(checks=[replace(FAILED, model="undefended")])
+    assert "70.0% (undefended: 20.0% *unreliable*)" in verdict_of(of_other)
+
+
+def test_the_card_says_whether_the_numbers_can_be_trusted():
+    trusted, unchecked = text_of(), text_of(checks=[])
+    assert "Every check was passed." in trusted
+    assert "- hardened, passed: gradients are not zero (images without a gradient 0)" in trusted
+    assert "*unreliable*" not in trusted
+    assert "That was not checked." in unchecked
+    assert "passed" not in unchecked
+
+
+def test_the_threat_model_names_who_attacks_with_what():
+    text = text_of()
+    public, adaptive = text.split("**Whoever has the public encoder**")[1].split("**Whoever has this very model**")
+    assert (
+        "  - l4a: norm linf, eps 10/255, crafted on someone/encoder; data: 48 images of someone/colours, split train, "
+        "without labels.\n"
+    ) in public
+    assert "  - l4a-adaptive: norm linf, eps 10/255, crafted on hardened; data" in adaptive
+    assert "  - pgd: norm linf, eps 8/255.\n" in adaptive
+    measured = make_report("hardened").measurements
+    assert "public encoder**" not in text_of("hardened", measurements=[measured[0], measured[3]])
+    assert "very model**" not in text_of("hardened", measurements=measured[:2])
+    assert "No attack was measured." in text_of("hardened", measurements=measured[:1])
+
+
+def test_other_norms_patches_and_surrogates_without_a_name():
+    patch = {**L4A, "attack": "advencoder-pat", "eps": 1, "top": None, "left": None}
+    measured = [
+        make_report("hardened").measurements[0],
+        Measurement("hardened", "advencoder-pat", "public encoder", patch, 3, 10, 8),
+        Measurement("hardened", "uap", "public encoder", {**L4A, "encoder": None, "encoder_revision": None}, 2, 10, 8),
+        Measurement("hardened", "pgd", "model", {**PGD, "norm": "l2", "eps": 0.5}, 4, 10, 8),
+    ]
+    text = text_of("hardened", measurements=measured)
+    assert "  - advencoder-pat: norm linf, eps 1 inside of a patch, crafted on someone/encoder; data" in text
+    assert "  - uap: norm linf, eps 10/255; data" in text
+    assert "  - pgd: norm l2, eps 0.5.\n" in text
+    assert "| pgd            | model          | l2   | 0.5    | 20    |" in text
+    assert "    eps=0.0392156862745098,\n" in text  # of the l-inf attack that is no patch
+    without = text_of("hardened", measurements=[measured[0], measured[2]])
+    assert "None" not in without.replace("dataset_config_name=None", "")
+    assert "--attacks pgd,square" in without
+
+
+def test_what_was_trained_is_told_with_its_sources():
+    text = text_of(record=make_record(), pictures=list(PICTURES))
+    assert "was hardened with Gen-AF" in text
+    assert f"Base model: someone/encoder, commit {ENCODER}, license: mit." in text
+    assert (
+        f"Images: someone/colours, commit {IMAGES}; train 48, validation 12, test 10.\n3 classes: red, green, blue."
+        in text
+    )
+    assert "| adversarial finetune | 2 | 1.0 | 62 |\n| adapt | 1 | 0.2 | - |" in text
+    assert "| eps | 0.1 |\n| steps | 2 |\n| step\\_size | 0.125 |" in text
+    assert blocks(text, "bash")[-1] == f"{make_record().command}\n"
+    pictures = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert sorted(pictures) == sorted(PICTURES)
+    assert [text.index(f"({name})") < text.index("## How it was trained") for name in PICTURES] == [True] * 3 + [
+        False
+    ] * 2
+
+
+def test_what_is_not_known_of_the_training_is_not_claimed():
+    history = make_record().history
+    bare = text_of(
+        record=make_record(base_model={"name": None, "revision": None, "license": None}, data={}, command=None)
+    )
+    assert "The base model is not known." in bare
+    assert "None" not in bare.replace("dataset_config_name=None", "")
+    assert "license: not known." in text_of(record=make_record(base_model={"name": "enc", "license": None}))
+    first = text_of(record=make_record(history=history[:3], hyperparameters={"genetic_weight": 0.0}))
+    assert "Stage 1 fine-tunes all weights on adversarial images.\n" in first
+    assert "All settings are the defaults of `GenAFConfig`." in text_of(record=make_record(hyperparameters={}))
+    undefended = make_record(history=[{"stage": "standard_finetune", "step": 3, "epoch": 1.0}])
+    card = card_of(record=undefended)
+    assert "without any defense" in card.text
+    assert "Gen-AF" not in card.text
+    assert card.data.tags == ["adversarial-robustness"]
+    audited = text_of()
+    assert "How it was trained is not known to it." in audited
+    assert "## How it was trained" not in audited
+
+
+def test_a_class_of_our_own_is_loaded_with_its_code():
+    models = {"hardened": {"class": "EncoderForImageClassification", "parameters": 7, "classes": 3}}
+    text = text_of("hardened", models=models)
+    assert 'model="someone/hardened", trust_remote_code=True)' in text
+    assert "Nothing of `genaf_hf` is needed" not in text
+    assert "trust_remote_code" not in text_of()
+
+
+def test_many_classes_are_not_all_listed():
+    names = [f"class{i}" for i in range(21)]
+    text = text_of(record=make_record(data={**make_record().data, "class_names": names}))
+    assert "21 classes: class0, class1, " in text
+    assert "class19, ...." in text
+    assert "class20" not in text
+
+
+# ---- citations ----
+
+
+def test_each_attack_is_cited_by_its_family_and_gen_af_where_it_was_used():
+    assert set(CITATIONS) == set(ATTACKS)
+    keys = [re.search(r"{(\w+),", each)[1] for each in {GEN_AF, *CITATIONS.values()}]
+    assert len(set(keys)) == len(keys)
+    [audited] = blocks(text_of(), "bibtex")
+    [hardened] = blocks(text_of(record=make_record()), "bibtex")
+    assert re.findall(r"@inproceedings{(\w+),", audited) == ["ban2022pap", "madry2018pgd"]
+    assert re.findall(r"@inproceedings{(\w+),", hardened) == ["zhou2024genaf", "ban2022pap", "madry2018pgd"]
+    assert audited.count("{") == audited.count("}")
+    assert blocks(text_of("hardened", measurements=make_report("hardened").measurements[:1]), "bibtex") == []
+
+
+# ---- metadata ----
+
+
+def test_metadata_survives_the_hubs_own_reader(tmp_path):
+    report = make_report(checks=[FAILED])
+    model_card(report, make_record(), model_name="someone/hardened").save(tmp_path / "README.md")
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.base_model == "someone/encoder"
+    assert data.datasets == ["someone/colours"]
+    assert data.license == "mit"
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-classification")
+    assert data.tags == ["genaf", "adversarial-robustness"]
+    assert data.model_name == "someone/hardened"
+    found = {each.metric_name: each for each in data.eval_results}
+    assert list(found) == [
+        "clean accuracy",
+        *(f"robust accuracy under {attack}" for attack in ("l4a", "l4a-adaptive", "pgd")),
+    ]
+    assert [each.metric_value for each in data.eval_results] == [0.8, 0.7, 0.6, 0.5]
+    assert all(type(each.metric_value) is float for each in data.eval_results)
+    common = {"model_class": "ViTForImageClassification", "report": "report.json", "report_sha256": report.sha256}
+    assert found["robust accuracy under l4a"] == EvalResult(
+        task_type="image-classification",
+        dataset_type="someone/colours",
+        dataset_name="someone/colours",
+        dataset_split="test",
+        dataset_revision=IMAGES,
+        metric_type="robust_accuracy",
+        metric_name="robust accuracy under l4a",
+        metric_value=0.7,
+        metric_args={
+            "attack": "l4a",
+            "knowledge": "public encoder",
+            "norm": "linf",
+            "eps": 10 / 255,
+            "steps": 50,
+            "seed": 7,
+            "surrogate": "someone/encoder",
+            "surrogate_revision": ENCODER,
+            "correct": 7,
+            "count": 10,
+            "interval": [0.396778, 0.892209],
+            "reliable": False,
+            **common,
+        },
+    )
+    assert found["clean accuracy"].metric_type == "accuracy"
+    assert found["clean accuracy"].metric_args["reliable"] is True
+    assert found["robust accuracy under pgd"].metric_args["seed"] == 3
+
+
+def test_metadata_names_only_what_is_on_the_hub_and_only_a_known_license():
+    local = {"name": "encoder", "revision": None, "license": None}
+    images = {**make_report().dataset, "name": "colours", "revision": None}
+    data = card_of(record=make_record(base_model=local), dataset=images).data.to_dict()
+    assert not {"base_model", "datasets", "license"} & data.keys()
+    assert not {"base_model", "license"} & card_of().data.to_dict().keys()
+    assert card_of().data.tags == ["adversarial-robustness"]
+    unnamed = card_of(dataset={"count": 10})
+    assert {each.dataset_name for each in unnamed.data.eval_results} == {"images without a name"}
+    assert "No commit of images without a name on the Hub is known" in unnamed.text
+    nothing = [Measurement("hardened", "clean", "nothing", {}, 0, 0, 0)]
+    assert card_of("hardened", measurements=nothing).data.eval_results == []
+
+
+def test_the_same_report_gives_the_same_card():
+    given = {"record": make_record(), "pictures": list(PICTURES)}
+    assert str(card_of(**given)) == str(card_of(**given))
+    again = RobustnessReport.from_json(make_report().to_json())
+    assert str(model_card(again, model_name="a/b")) == str(model_card(make_report(), model_name="a/b"))
+
+
+# ---- foreign text ----
+
+
+def hostile_card(name: str) -> ModelCard:
+    """A card in which every text that comes from outside is this one."""
+    report = make_report()
+    old = {"hardened": name, "undefended": f"not {name}"}
+    settings = {"encoder": name, "data": name, "norm": name}
+    measured = [
+        replace(
+            each,
+            model=old[each.model],
+            attack=each.attack if each.attack == "clean" else f"{each.attack} {name}",
+            settings={**each.settings, **settings} if each.settings else {},
+        )
+        for each in report.measurements
+    ]
+    report = replace(
+        report,
+        dataset={"name": name, "config": name, "split": name, "revision": name, "count": 10},
+        models={old[each]: report.models[each] for each in report.models},
+        measurements=measured,
+        checks=[Check(name, name, False, {name: 1}), Check(name, "passes", True, {})],
+        environment={name: name},
+    )
+    record = make_record(
+        base_model={"name": name, "revision": name, "license": name},
+        data={"name": name, "config": name, "revision": name, "splits": {name: 3}, "class_names": [name, f"{name}2"]},
+        hyperparameters={name: name, "list": [name], "dict": {name: name}},
+    )
+    return model_card(report, record, model_name=name)
+
+
+def structure(text: str) -> list[tuple]:
+    """Kinds and tags of all blocks and of all inline markup of a text."""
+    tokens = MarkdownIt().enable(["table", "strikethrough"]).parse(text)
+    found = [(each.type, each.tag, each.info) for each in tokens]
+    inline = [child for each in tokens for child in each.children or []]
+    return found + [(each.type, each.tag) for each in inline if each.type not in ("text", "text_special")]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_foreign_text_is_no_markup(name, tmp_path):
+    card, tame = hostile_card(name), hostile_card("tame")
+    assert structure(card.text) == structure(tame.text)
+    assert "<script" not in "".join(
+        token.content for token in MarkdownIt().parse(card.text) if token.type == "html_block"
+    )
+    assert not {"\u202e", "\u2066"} & set(card.text)
+    assert plain(name) in card.text
+
+    card.save(tmp_path / "README.md")
+    loaded = ModelCard.load(tmp_path / "README.md")
+    assert loaded.text == card.text
+    assert (loaded.data.base_model, loaded.data.datasets, loaded.data.license) == (name, [name], name)
+    assert loaded.data.model_name == name
+    assert [each.dataset_name for each in loaded.data.eval_results] == [name] * 4
+    assert loaded.data.eval_results[1].metric_args["surrogate"] == name
+    front = (tmp_path / "README.md").read_text(encoding="utf-8").split("\n---\n")[0]
+    assert yaml.safe_load(front.removeprefix("---\n"))["license"] == name
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_foreign_text_reads_as_it_is(name):
+    seen = "".join(each for each in " ".join(name.split()) if each.isprintable())
+    assert shown(f"Before {plain(name)} after") == f"Before {seen} after"
+    assert shlex.split(shell(name)) == [seen]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_foreign_text_in_code_is_one_literal(name):
+    text = hostile_card(name).text
+    _, python = blocks(text, "python")
+    given = {}
+    exec(python.split("print(")[0], given)
+    assert (given["arguments"].model_name_or_path, given["arguments"].dataset_config_name) == (name, name)
+    words = shlex.split(blocks(text, "bash")[0])
+    seen = "".join(each for each in " ".join(name.split()) if each.isprintable())
+    assert words[:4] == ["python", "recipes/audit.py", "--model_name_or_path", seen]
+    assert len(words) == 14
+
+
+# ---- code that runs as written ----
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, dataset, encoders) -> Path:
+    """A folder with a classifier of its own name, its encoder and its images."""
+    place = tmp_path_factory.mktemp("card")
+    for part in load_encoder(encoders["dino"], CLASSES):
+        part.save_pretrained(place / "tiny")
+    shutil.copytree(encoders["dino"], place / "encoder")
+    dataset.save_to_disk(place / "colours")
+    return place
+
+
+def test_the_code_runs_as_written(place):
+    images = {"name": "colours", "config": None, "revision": None, "split": "test", "count": 18}
+    measured = [replace(each, settings=each.settings and {**each.settings, "encoder": "encoder"}) for each in
+                make_report("hardened").measurements]  # fmt: skip
+    report = make_report("hardened", dataset=images, measurements=measured)
+    text = model_card(report, make_record(), model_name="tiny").text
+    code = "\n".join(blocks(text, "python"))
+    assert code.count("import") == 3
+    picture = "from datasets import load_from_disk\nprint(classify(load_from_disk('colours')['test'][0]['image']))"
+    command = [sys.executable, "-c", f"{code}\n{picture}"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| pgd    | model          | linf | 8/255 | 20    |" in done.stdout
+    assert "'label': 'red'" in done.stdout
+
+
+@pytest.mark.parametrize("attacked", [4, 1])
+def test_the_command_is_one_of_the_recipe(attacked):
+    text = text_of("hardened", measurements=make_report("hardened").measurements[:attacked])
+    python, recipe, *flags = shlex.split(blocks(text, "bash")[0])
+    assert (python, (ROOT / recipe).exists()) == ("python", True)
+    (arguments,) = HfArgumentParser((AuditArguments,)).parse_args_into_dataclasses(flags)
+    assert (arguments.model_name_or_path, arguments.dataset_name) == ("someone/hardened", "someone/colours")
+    assert arguments.dataset_revision == IMAGES
+    expected = ("someone/encoder", ENCODER, "l4a,pgd,square") if attacked > 1 else (None, None, "pgd,square")
+    assert (arguments.encoder, arguments.encoder_revision, arguments.attacks) == expected
+
+
+# ---- the part for a card that is there ----
+
+
+def test_findings_are_a_section_that_points_to_its_folder():
+    text = findings(make_report("hardened"), model_name="someone/model", pictures=["gallery.png"], folder="audit")
+    assert text.startswith("## Adversarial robustness\n\nThis model is right about 80.0% of clean images")
+    assert "](audit/gallery.png)" in text
+    assert "[`audit/report.json`](audit/report.json)" in text
+    assert [each.tag for each in MarkdownIt().parse(text) if each.type == "heading_open"].count("h2") == 1
+    assert "How it was trained" not in text

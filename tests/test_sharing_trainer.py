@@ -1,0 +1,158 @@
+"""What a trainer writes and shares after training, the latter against a local Hub."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cards import make_report
+from hub_user import TOKEN, USER, run_as_user
+from huggingface_hub import ModelCard
+from local_hub import LocalHub
+from test_hub import PUSH_PUBLIC_THINGS
+
+from genaf_hf import GenAFTrainer
+from genaf_hf.report import RobustnessReport
+from genaf_hf.training_record import TrainingRecord
+
+ROOT = Path(__file__).parents[1]
+WRITTEN = {"README.md", "report.json", "training.json", "layer_robustness.json"}
+PICTURES = {"layer_robustness.png", "training_curves.png"}
+MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+TRAIN_AND_PUSH = """
+import json, sys
+from functools import partial
+from datasets import load_dataset
+from genaf_hf import GenAFConfig, GenAFTrainer, load_encoder
+from genaf_hf.data import to_pixel_values
+
+data = load_dataset("someone/colours")
+model, processor = load_encoder("someone/encoder", data["train"].features["label"].names)
+pixels = data.with_transform(partial(to_pixel_values, processor=processor))
+config = GenAFConfig(
+    output_dir="trained", push_to_hub=True, hub_strategy="all_checkpoints", hub_token=sys.argv[1],
+    save_strategy="steps", save_steps=1, max_steps=2, adapt_max_steps=1, steps=1, assessment_samples=8,
+    per_device_train_batch_size=8,
+    report_to="none", use_cpu=True, disable_tqdm=True,
+)
+parts = {"train_dataset": pixels["train"], "eval_dataset": pixels["validation"], "processing_class": processor}
+trainer = GenAFTrainer(model, config, **parts)
+trainer.train()
+print(trainer.push_to_hub(commit_message="Hardened here"))
+"""
+
+
+@pytest.fixture
+def trainer(vit, pixels, config) -> GenAFTrainer:
+    model, processor = vit
+    data = {"train_dataset": pixels["train"], "eval_dataset": pixels["validation"]}
+    return GenAFTrainer(model, config(eps=0.1), processing_class=processor, **data)
+
+
+def files_in(folder: str | Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+# ---- what it writes ----
+
+
+def test_a_card_tells_what_the_trainer_measures_itself(trainer):
+    trainer.train()
+    trainer.evaluate()
+    trainer.create_model_card()
+    folder = Path(trainer.args.output_dir)
+    assert files_in(folder) == WRITTEN | PICTURES
+    report, record = RobustnessReport.load(folder / "report.json"), TrainingRecord.load(folder / "training.json")
+    card = ModelCard.load(folder / "README.md")
+    assert report.attacks == ["clean", "pgd"]
+    assert {each.count for each in report.measurements} == {12}
+    assert [each.metric_value for each in card.data.eval_results] == [
+        pytest.approx(each.accuracy.value, abs=1e-6) for each in report.measurements
+    ]
+    assert report.table() in card.text
+    assert card.data.model_name == "run"
+    assert {name: stage["steps"] for name, stage in record.stages.items()} == {"adversarial_finetune": 6, "adapt": 4}
+    assert record.data == {
+        "name": "images without a name",
+        "config": None,
+        "revision": None,
+        "splits": {"train": 48, "validation": 12},
+        "class_names": ["red", "green", "blue"],
+    }
+    assert record.hyperparameters["eps"] == 0.1
+    assert (
+        record.layers["redundant_layers"]
+        == json.loads((folder / "layer_robustness.json").read_text())["redundant_layers"]
+    )
+    for path in folder.rglob("*.*"):
+        assert str(folder.parent).encode() not in path.read_bytes(), path
+
+
+def test_a_card_of_a_report_that_is_there_and_of_a_model_without_defense(trainer):
+    trainer.standard_finetune()
+    trainer.create_model_card("someone/undefended", make_report("hardened"))
+    folder = Path(trainer.args.output_dir)
+    assert RobustnessReport.load(folder / "report.json") == make_report("hardened")
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.model_name, card.data.tags) == ("someone/undefended", ["adversarial-robustness"])
+    assert "fine-tuned on clean images, without any defense" in card.text
+    assert files_in(folder) == WRITTEN - {"layer_robustness.json"} | {"training_curves.png"}
+
+
+def test_layers_that_another_run_assessed_are_not_shown_as_those_of_this_one(trainer):
+    trainer.assess_layers()
+    [*_, other] = json.loads(Path(trainer.args.output_dir, "layer_robustness.json").read_text())["contributions"]
+    trainer.adapt([other])
+    assert trainer.training_record().layers is None
+
+
+def test_what_cannot_be_measured_or_pushed_is_refused(trainer):
+    with pytest.raises(ValueError, match="blocking is False, expected True"):
+        trainer.push_to_hub(blocking=False)
+    trainer.eval_dataset = None
+    with pytest.raises(ValueError, match="There is no eval_dataset to measure robustness on"):
+        trainer.create_model_card()
+
+
+# ---- what it shares ----
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory, dataset, encoders):
+    """The Hub after a push, where it was pushed from, and what was printed."""
+    place = tmp_path_factory.mktemp("trainer")
+    dataset.save_to_disk(place / "images")
+    with LocalHub({TOKEN: "someone"}) as hub:
+        for command in ((PUSH_PUBLIC_THINGS, place / "images", encoders["mae"]), (TRAIN_AND_PUSH, TOKEN)):
+            hub.uploads.clear()
+            done = run_as_user(hub, place, "-c", *command)
+            assert done.returncode == 0, done.stderr
+        yield hub, place, done.stdout
+
+
+def test_exactly_the_result_is_shared(pushed):
+    hub, place, printed = pushed
+    repository = hub.repositories["models", "someone/trained"]
+    assert set(repository.files()) == WRITTEN | PICTURES | MODEL
+    assert all(content == (place / "trained" / path).read_bytes() for path, content in repository.files().items())
+    assert (place / "trained/training_args.bin").exists()
+    commits = [set(files) for files in repository.commits.values()]
+    assert all(files <= WRITTEN | PICTURES | MODEL for files in commits)
+    assert f"{hub.endpoint}/someone/trained/commit/{repository.commit()}" in printed
+
+
+def test_the_shared_card_names_its_public_sources(pushed):
+    hub, place, _ = pushed
+    card = ModelCard.load(place / "trained/README.md")
+    assert (card.data.model_name, card.data.base_model) == ("someone/trained", "someone/encoder")
+    assert (card.data.datasets, card.data.license) == (["someone/colours"], "cc-by-4.0")
+    revision = hub.repositories["datasets", "someone/colours"].commit()
+    assert {each.dataset_revision for each in card.data.eval_results} == {revision}
+    assert {each.dataset_split for each in card.data.eval_results} == {"validation"}
+
+
+def test_nothing_shared_tells_the_token_or_the_machine(pushed):
+    hub, place, _ = pushed
+    assert hub.uploads_with("someone/colours")
+    for secret in (TOKEN, USER, str(place), str(ROOT)):
+        assert hub.uploads_with(secret) == []

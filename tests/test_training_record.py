@@ -1,0 +1,197 @@
+import json
+import shlex
+
+import pytest
+from cards import make_record, make_report
+from huggingface_hub import ModelCard
+from PIL import Image
+from transformers import TrainingArguments
+
+from genaf_hf import GenAFConfig
+from genaf_hf.command_line import parse_arguments, reproducing_command
+from genaf_hf.hardening import HardeningArguments
+from genaf_hf.results import write_results
+from genaf_hf.training_figures import draw_layers, draw_training
+from genaf_hf.training_record import TrainingRecord, changed_settings
+
+TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
+QUIET = {"report_to": "none", "use_cpu": True}
+
+
+# ---- the record ----
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    record = make_record(layers={"contributions": {"a.weight": 0.5}, "redundant_layers": ["a.weight"]})
+    record.save(tmp_path / "training.json")
+    assert TrainingRecord.load(tmp_path / "training.json") == record
+    assert b"\r" not in (tmp_path / "training.json").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"base_model": {}, "colour": 1}', "[" * 100_000])
+def test_what_is_no_record_is_refused(tmp_path, text):
+    (tmp_path / "training.json").write_text(text)
+    with pytest.raises(ValueError, match=r"training.json is not a training record that genaf_hf can read"):
+        TrainingRecord.load(tmp_path / "training.json")
+
+
+def test_stages_are_told_by_the_log():
+    assert make_record().stages == {
+        "adversarial_finetune": {"steps": 2, "epochs": 1.0, "seconds": 61.6},
+        "adapt": {"steps": 1, "epochs": 0.25},
+    }
+    by_hand = [*make_record().history, {"eval_clean_accuracy": 0.5, "step": 9, "epoch": 9.0}]
+    assert make_record(history=by_hand).stages == make_record().stages
+    assert make_record(history=[]).stages == {}
+
+
+# ---- settings ----
+
+
+def test_only_what_was_changed_is_told(tmp_path):
+    assert changed_settings(GenAFConfig(output_dir=str(tmp_path), **QUIET)) == {}
+    args = GenAFConfig(
+        output_dir=str(tmp_path / "planted"),
+        hub_token=TOKEN,
+        hub_model_id="someone/private",
+        push_to_hub=True,
+        run_name="planted",
+        logging_steps=3,
+        per_device_eval_batch_size=3,
+        dataloader_num_workers=1,
+        learning_rate=0.002,
+        num_train_epochs=2,
+        random_start=False,
+        lr_scheduler_type="cosine",
+        lr_scheduler_kwargs={"num_cycles": 2},
+        **QUIET,
+    )
+    assert changed_settings(args) == {
+        "learning_rate": 0.002,
+        "num_train_epochs": 2,
+        "random_start": False,
+        "lr_scheduler_type": "cosine",
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+    }
+
+
+def test_the_step_size_is_told_where_its_default_would_follow_another_eps(tmp_path):
+    def told(**changes) -> dict:
+        return changed_settings(GenAFConfig(output_dir=str(tmp_path), **QUIET, **changes))
+
+    assert told(eps=4 / 255) == {"eps": 4 / 255, "step_size": pytest.approx(1 / 255)}
+    assert told(eps=4 / 255, step_size=2 / 255) == {"eps": 4 / 255, "step_size": 2 / 255}
+    assert told(step_size=1 / 255) == {"step_size": 1 / 255}
+    assert told(preset="paper")["step_size"] == 0.007
+
+
+def test_local_paths_are_told_by_name_and_other_arguments_work_too(tmp_path):
+    (tmp_path / "deep.json").write_text("{}")
+    args = TrainingArguments(output_dir=str(tmp_path), label_names=["labels"], tf32=None, seed=1, **QUIET)
+    args.lr_scheduler_type = str(tmp_path / "deep.json")
+    assert changed_settings(args) == {"lr_scheduler_type": "deep.json", "label_names": ["labels"], "seed": 1}
+
+
+# ---- the command ----
+
+
+def test_the_command_gives_the_same_arguments_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "model_name_or_path": "someone/encoder",
+        "dataset_name": "a folder with 'both' \"quotes\" & $more",
+        "dataset_config_name": None,
+        "held_out_share": 1e-07,
+        "output_dir": "run",
+        "random_start": False,
+        "bf16": False,
+        "dataloader_drop_last": True,
+        "learning_rate": 2e-05,
+        "max_steps": 7,
+        "lr_scheduler_kwargs": {"num_cycles": 2, "name": "it's"},
+        "label_names": ["labels", "two words"],
+    }
+    command = reproducing_command("recipes/genaf_vit.py", given, processes=2)
+    assert command.startswith(
+        "accelerate launch --num_processes 2 recipes/genaf_vit.py --model_name_or_path someone/enc"
+    )
+    assert "\n" not in command
+    assert "dataset_config_name" not in command
+    flags = shlex.split(command)[5:]
+    arguments, config = parse_arguments((HardeningArguments, GenAFConfig), "none.yaml", [*flags, "--use_cpu", "true"])
+    found = {**vars(arguments), **vars(config)}
+    assert {name: found[name] for name in given} == given
+
+
+def test_the_command_of_a_configuration_makes_the_same_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = GenAFConfig(output_dir="run", preset="paper", eps=0.2, adapt_epochs=0.0, **QUIET)
+    settings = {"model_name_or_path": "a/b", "dataset_name": "digits", "output_dir": "run", **changed_settings(config)}
+    flags = shlex.split(reproducing_command("recipes/genaf_vit.py", settings))[5:]
+    _, again = parse_arguments((HardeningArguments, GenAFConfig), "none.yaml", [*flags, "--use_cpu", "true"])
+    assert changed_settings(again) == changed_settings(config)
+
+
+def test_a_local_path_is_told_by_its_name(tmp_path):
+    settings = {"model_name_or_path": str(tmp_path / "secret" / "encoder"), "output_dir": str(tmp_path)}
+    command = reproducing_command("recipes/genaf_vit.py", settings)
+    assert command.endswith(f"--model_name_or_path encoder --output_dir {tmp_path.name}")
+    assert "secret" not in command
+
+
+# ---- pictures ----
+
+
+def size_of(path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        image.load()
+        return image.size
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_layers_are_drawn(tmp_path, count):
+    names = [f"layers.{i}.$a_$<b>.weight" for i in range(count)]
+    contributions = {name: i / count - 0.1 for i, name in enumerate(names)}
+    draw_layers({"contributions": contributions, "redundant_layers": names[: count // 5]}, tmp_path / "layers.png")
+    width, height = size_of(tmp_path / "layers.png")
+    assert width == 1125
+    assert height == pytest.approx(150 * (0.19 * count + 1.2), abs=2)
+
+
+HISTORIES = {
+    "both stages": make_record().history,
+    "one point": [{"stage": "adapt", "step": 1, "epoch": 1.0, "loss": 1.0}],
+    "no step yet": [{"stage": "adapt", "step": 0, "epoch": 0.0, "eval_clean_accuracy": 0.5}],
+    "nothing to draw": [{"stage": "adapt", "step": 1, "epoch": 1.0, "train_runtime": 1.0}],
+    "an evaluation by hand": [*make_record().history, {"step": 9, "epoch": 9.0, "eval_clean_accuracy": 0.5}],
+    "not finite": [{"stage": "adapt", "step": step, "epoch": 1.0, "loss": float("nan")} for step in (1, 2)],
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
+@pytest.mark.filterwarnings("error")
+def test_training_curves_are_drawn(tmp_path, history):
+    record = make_record(history=history)
+    draw_training(record, tmp_path / "curves.png")
+    assert size_of(tmp_path / "curves.png") == (330 + 630 * len(record.stages), 1050)
+
+
+# ---- all of it ----
+
+
+def test_nothing_of_an_earlier_run_is_left_beside_a_model(tmp_path):
+    layers = {"contributions": {"a.weight": 0.5}, "redundant_layers": ["a.weight"]}
+    swept = make_report(sweep=make_report().measurements[1:4])
+    write_results(tmp_path, swept, make_record(layers=layers), model_name="a/b", benchmark="someone/bench")
+    drawn = {"accuracy_by_eps.png", "layer_robustness.png", "training_curves.png"}
+    files = {"README.md", "report.json", "training.json"}
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == files | drawn | {".eval_results/genaf_hf.yaml"}
+    text = ModelCard.load(tmp_path / "README.md").text
+    assert all(f"({name})" in text for name in drawn)
+
+    write_results(tmp_path, make_report(), make_record(history=[{"step": 1}]), model_name="a/b")
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == files
+    assert ".png" not in ModelCard.load(tmp_path / "README.md").text
+    assert json.loads((tmp_path / "training.json").read_text())["history"] == [{"step": 1}]
