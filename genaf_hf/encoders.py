@@ -1,16 +1,18 @@
 """Public encoders as image classifiers."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import httpx2
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
+    AutoModel,
     AutoModelForImageClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -18,10 +20,18 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.generic import is_timm_config_dict
 from transformers.utils.hub import extract_commit_hash
 
+from genaf_hf.classifier_config import check_channels, classifier_config
+from genaf_hf.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.encoder_classifier.modeling_encoder_classifier import pooled, pooling_layer
 from genaf_hf.errors import first_line
+from genaf_hf.flexible_siglip import load_flexible_siglip
+from genaf_hf.hub import why_not_loaded
+from genaf_hf.image_processors import at_image_size, load_image_processor
 from genaf_hf.pixel_model import HEAD, image_sizes
+from genaf_hf.position_embeddings import as_pair, encoder_part, outputs_on_black, with_image_size
 
 logger = logging.getLogger(__name__)
 
@@ -30,19 +40,27 @@ def load_encoder(
     model_name_or_path: str,
     labels: Sequence[str],
     *,
+    image_size: int | None = None,
+    pooling: str | None = None,
+    head: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     attn_implementation: str | None = None,
 ) -> tuple[PreTrainedModel, object]:
-    """A classifier and its image processor from a public ViT, MAE, DINO or ResNet checkpoint.
+    """A classifier and its image processor from a public encoder.
 
     The classifier is of a native `transformers` class with a clean configuration, so that what is saved loads with
-    plain `from_pretrained`. Its head is new, unless the checkpoint already classifies exactly these labels. The log
-    says which weights are new.
+    plain `from_pretrained`; where there is none for the encoder, the pooling and the head, it is an
+    `EncoderForImageClassification`. Its head is new, unless the checkpoint already classifies exactly these labels.
+    The log says which weights are new. Position embeddings are interpolated to the size of the processor's images.
 
     Args:
         model_name_or_path: Hub id or local folder.
         labels: class names, in the order of their ids.
+        image_size: height and width of the images, default those that the processor makes.
+        pooling: what the head reads: `"cls"`, `"mean"` of the patches, or the encoder's own `"pooler"`; default as the
+            native class does it.
+        head: `"linear"` (the default) or `"mlp"`, the paper's.
         revision: branch, tag or commit on the Hub.
         token: for private and gated repositories.
         attn_implementation: as in `from_pretrained`; `"eager"` is the faster one in bf16 on CPU.
@@ -51,45 +69,109 @@ def load_encoder(
         The model and the processor.
 
     Raises:
-        ValueError: when there is no such checkpoint, no classifier for it, no encoder weights in it, fewer than two
-            labels, or a processor whose image size the encoder cannot take.
+        ValueError: when there is no such checkpoint, no encoder of images or no weights of it inside, fewer than two
+            labels, an unknown pooling or head, or a processor whose image size the encoder cannot take.
     """
     labels = [str(label) for label in labels]
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels are {labels}, expected at least two different class names.")
     hub = {"revision": revision, "token": token}
     source, processor = load_configuration(model_name_or_path, **hub)
-    config = classifier_config(source, labels)
-    check_image_size(config, processor)
-
-    try:
-        with quiet_transformers():
+    if image_size is not None:
+        processor = at_image_size(processor, image_size)
+    size = made_size(processor)
+    config = classifier_config(source, labels, pooling=pooling, head=head)
+    check_channels(config)
+    options = {
+        "dtype": torch.float32,
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+        "attn_implementation": attn_implementation,
+        **hub,
+    }
+    with loading_weights(model_name_or_path, **hub):
+        if type(config) in (type(source), ViTConfig):  # which also takes the weights of a masked autoencoder
             model, loading = AutoModelForImageClassification.from_pretrained(
-                model_name_or_path,
-                config=config,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                attn_implementation=attn_implementation,
-                **hub,
+                model_name_or_path, config=config, **options
             )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}.') from error
-    model.config._commit_hash = source._commit_hash
-    new = {*loading["missing_keys"], *(mismatch[0] for mismatch in loading["mismatched_keys"])}
+            new = new_weights(loading)
+        else:
+            model, new = load_parts(model_name_or_path, source, config, size, options)
     names = {name for name, _ in model.named_parameters()}
-    head = {name for name in names if in_head(name)}
-    if names - head <= new:
+    heads = {name for name in names if in_head(name)}
+    if names - heads <= new:
         raise ValueError(f'"{model_name_or_path}" holds no weights for a {type(model).__name__}.')
-    if not head & new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
+    if heads - new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
         reset_head(model)
-        new |= head
-    if unexplained := sorted(new - head):
+        new |= heads
+    model = with_image_size(model, size)
+    model.config._commit_hash = source._commit_hash
+    if unexplained := sorted(new - heads):
         logger.warning("%s lacks weights of its encoder, these are new: %s", model_name_or_path, ", ".join(unexplained))
     logger.info(
         "New weights in %s: %s", type(model).__name__, ", ".join(sorted(new)) or "none, its head fits the labels"
     )
     return model, processor
+
+
+def load_parts(
+    model_name_or_path: str, source: PreTrainedConfig, config: PreTrainedConfig, size: tuple[int, int], options: dict
+) -> tuple[PreTrainedModel, set[str]]:
+    """A fresh classifier around the encoder of a checkpoint, and the names of its new weights."""
+    ours = isinstance(config, EncoderClassifierConfig)
+    if source.model_type == "siglip2":
+        encoder, missing = load_flexible_siglip(model_name_or_path, source, encoder_part(config), size, options)
+    else:
+        unread = pooling_layer(config) if ours else {}
+        encoder, loading = AutoModel.from_pretrained(
+            model_name_or_path, config=encoder_part(config), **unread, **options
+        )
+        missing = new_weights(loading)
+    if ours:
+        config.prefix_tokens, config.feature_size = measure_features(encoder, config.pooling, size)
+    model = AutoModelForImageClassification.from_config(
+        config, dtype=options["dtype"], attn_implementation=options["attn_implementation"]
+    ).eval()
+    part = "encoder" if ours else "vision_model"
+    setattr(model, part, encoder)
+    model.config.name_or_path = model_name_or_path
+    encoder_part(model.config).name_or_path = ""  # which would be saved, as that of the whole is not
+    head = {name for name, _ in model.named_parameters() if in_head(name)}
+    return model, head | {f"{part}.{name}" for name in missing}
+
+
+def new_weights(loading: dict) -> set[str]:
+    """Names of the weights that `from_pretrained` made anew."""
+    return {*loading["missing_keys"], *(mismatch[0] for mismatch in loading["mismatched_keys"])}
+
+
+def measure_features(encoder: PreTrainedModel, pooling: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Tokens before those of the patches, and the width of the features, found by a look at one black image.
+
+    Raises:
+        ValueError: when the encoder takes no such images, or its features are no single vector.
+    """
+    size = as_pair(getattr(encoder.config, "image_size", size))
+    outputs = outputs_on_black(encoder, size)
+    states, pooler = outputs.get("last_hidden_state"), outputs.get("pooler_output")
+    read = pooler if pooling == "pooler" else states
+    dimensions = {"cls": (3,), "mean": (3, 4), "pooler": (2, 3, 4)}[pooling]
+    if not isinstance(read, torch.Tensor) or read.ndim not in dimensions:
+        found = {name: tuple(each.shape) for name, each in outputs.items() if isinstance(each, torch.Tensor)}
+        raise ValueError(
+            f'The "{encoder.config.model_type}" encoder has no features for pooling "{pooling}"; it gives '
+            f"{', '.join(f'{name} {shape}' for name, shape in found.items()) or 'no tensor'}: choose another pooling."
+        )
+    tokens = states.shape[1] if isinstance(states, torch.Tensor) and states.ndim == 3 else 0
+    prefix = tokens - patch_count(encoder.config, tokens, size)
+    return prefix, pooled(outputs, pooling, prefix).shape[1]
+
+
+def patch_count(config: PreTrainedConfig, tokens: int, size: tuple[int, int]) -> int:
+    """How many of an encoder's tokens are those of patches; where these were merged, the largest square of tokens."""
+    patch = as_pair(getattr(config, "patch_size", 1))
+    patches = (size[0] // patch[0]) * (size[1] // patch[1])
+    return patches if patches <= tokens else math.isqrt(tokens) ** 2
 
 
 def load_classifier(
@@ -104,20 +186,24 @@ def load_classifier(
     config, processor = load_configuration(model_name_or_path, **hub)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise ValueError(f'"{model_name_or_path}" is a "{config.model_type}", expected an image classifier.')
-    check_image_size(config, processor)
-    try:
-        with quiet_transformers():
-            model, loading = AutoModelForImageClassification.from_pretrained(
-                model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **hub
-            )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}') from error
-    model.config._commit_hash = config._commit_hash
+    if config.model_type == "siglip2":
+        raise ValueError(
+            f'"{model_name_or_path}" takes images as patches in grids of varying sides, expected a classifier of '
+            "images of one size: one that was made from it by load_encoder."
+        )
+    size = made_size(processor)
+    check_channels(config)
+    with loading_weights(model_name_or_path, **hub):
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **hub
+        )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(
             f'"{model_name_or_path}" lacks {len(missing)} weights of a {type(model).__name__}, for example '
             f"{missing[0]}: expected a trained classifier, not an encoder alone."
         )
+    model = with_image_size(model, size)
+    model.config._commit_hash = config._commit_hash
     return model.eval(), processor
 
 
@@ -127,48 +213,62 @@ def load_configuration(
     """Configuration, with the commit it is from, and image processor of a checkpoint.
 
     Raises:
-        ValueError: when there are none.
+        ValueError: when there are none, or only timm has the model.
     """
     hub = {"revision": revision, "token": token}
-    try:
-        config = AutoConfig.from_pretrained(model_name_or_path, **hub)
-        processor = AutoImageProcessor.from_pretrained(model_name_or_path, **hub)
-        config._commit_hash = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
-    except (OSError, ValueError) as error:
+    with loading_configuration(model_name_or_path, **hub):
+        settings, _ = PreTrainedConfig.get_config_dict(model_name_or_path, **hub)
+    if settings.get("model_type") == "timm_wrapper" or is_timm_config_dict(settings):
         raise ValueError(
-            f'"{model_name_or_path}" has no configuration and image processor that transformers can load, neither as a '
-            f"local folder nor on the Hub; check its spelling, and `hf auth login` if it is private "
-            f"({first_line(error)})."
-        ) from error
+            f'"{model_name_or_path}" is a timm_wrapper encoder, which is not taken, because timm cannot be installed '
+            "without torchvision: choose the checkpoint of the same encoder in the format of transformers."
+        )
+    with loading_configuration(model_name_or_path, **hub):
+        config = AutoConfig.from_pretrained(model_name_or_path, **hub)
+        processor = load_image_processor(model_name_or_path, config, **hub)
+        config._commit_hash = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
     return config, processor
 
 
-def classifier_config(source: PreTrainedConfig, labels: Sequence[str]) -> PreTrainedConfig:
-    """Configuration of the native classifier that holds an encoder's weights.
+@contextmanager
+def loading_configuration(model_name_or_path: str, **hub) -> Iterator[None]:
+    """Says what is wrong with a configuration or image processor that cannot be loaded.
 
     Raises:
-        ValueError: when `transformers` has none for this family.
+        ValueError: in place of other errors.
     """
-    label_maps = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    if source.model_type == "vit_mae":
-        known = ViTConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version", *label_maps}
-        shared = {name: value for name, value in source.to_dict().items() if name in known}
-        return ViTConfig(**shared, **label_maps)
-    if type(source) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+    try:
+        yield
+    except (OSError, ValueError, httpx2.HTTPError) as error:
         raise ValueError(
-            f'No image classifier of transformers takes a "{source.model_type}" encoder; expected a family such as '
-            "vit, vit_mae, dinov2, beit, swin, convnext or resnet."
-        )
-    config = type(source).from_dict(source.to_dict())
-    config.id2label, config.label2id = label_maps["id2label"], label_maps["label2id"]
-    return config
+            why_not_loaded(error, "model", model_name_or_path, **hub)
+            or f'"{model_name_or_path}" has no configuration and image processor that transformers can load '
+            f"({first_line(error)})."
+        ) from error
 
 
-def check_image_size(config: PreTrainedConfig, processor) -> None:
-    """Refuses a processor that makes images of varying size, or of another size than the encoder takes.
+@contextmanager
+def loading_weights(model_name_or_path: str, **hub) -> Iterator[None]:
+    """Says what is wrong with weights that cannot be loaded.
 
     Raises:
-        ValueError: names the sizes.
+        ValueError: in place of other errors.
+    """
+    try:
+        with quiet_transformers():
+            yield
+    except (OSError, SafetensorError, httpx2.HTTPError) as error:
+        raise ValueError(
+            why_not_loaded(error, "model", model_name_or_path, **hub)
+            or f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}.'
+        ) from error
+
+
+def made_size(processor) -> tuple[int, int]:
+    """Height and width of the images that a processor makes.
+
+    Raises:
+        ValueError: when they vary from image to image.
     """
     made, other = image_sizes(processor)
     if made != other:
@@ -176,12 +276,7 @@ def check_image_size(config: PreTrainedConfig, processor) -> None:
             f"The image processor makes images of {made[0]} x {made[1]} pixels from a wide one and {other[0]} x "
             f"{other[1]} from a high one: use a processor that resizes to a height and a width, or crops."
         )
-    expected = getattr(config, "image_size", None) or made
-    if made != ((expected, expected) if isinstance(expected, int) else tuple(expected)):
-        raise ValueError(
-            f"The image processor makes images of {made[0]} x {made[1]} pixels, the encoder takes {expected}: "
-            "use the processor that was published with it."
-        )
+    return made
 
 
 def in_head(parameter_name: str) -> bool:
@@ -192,9 +287,9 @@ def in_head(parameter_name: str) -> bool:
 def reset_head(model: PreTrainedModel) -> None:
     """Gives the head fresh weights, drawn as for a new model."""
     for module in getattr(model, HEAD).modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
-            nn.init.zeros_(module.bias)
+        for parameter in module.parameters(recurse=False):
+            parameter._is_hf_initialized = False
+        model._init_weights(module)
 
 
 def parameter_count(model: nn.Module) -> int:

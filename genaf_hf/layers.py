@@ -42,7 +42,7 @@ def layer_robustness(
 
     Returns:
         Contribution by the name of the weight in `model.model`, for every trainable weight of a linear or
-        convolutional layer, in the order of the model.
+        convolutional layer that the logits depend on, in the order of the model.
 
     Raises:
         ValueError: for an unknown method.
@@ -57,11 +57,13 @@ def layer_robustness(
             return {
                 name: first_order_rise(weight, gradient, radius, steps * learning_rate)
                 for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+                if gradient is not None
             }
-        return {
+        contributions = {
             name: ascend_weight(model, batches, weight, radius, steps, learning_rate)
             for name, weight in weights.items()
         }
+        return {name: contribution for name, contribution in contributions.items() if contribution is not None}
 
 
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -73,16 +75,18 @@ def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def loss_and_gradients(model: PixelModel, batches: list, weights: list[Tensor]) -> tuple[float, list[Tensor]]:
-    """Mean cross-entropy over all batches and its gradients, leaving `.grad` alone."""
+def loss_and_gradients(model: PixelModel, batches: list, weights: list[Tensor]) -> tuple[float, list[Tensor | None]]:
+    """Mean cross-entropy over all batches and its gradients, leaving `.grad` alone; None for a weight it has none of.
+
+    Some encoders carry such weights, e.g. SigLIP a pooling layer that its classifier does not read.
+    """
     count = sum(len(labels) for _, labels in batches)
-    total, gradients = 0.0, [torch.zeros_like(weight) for weight in weights]
+    total, gradients = 0.0, [None] * len(weights)
     for images, labels in batches:
         loss = F.cross_entropy(model(images), labels, reduction="sum") / count
         total += loss.item()
-        parts = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient += part
+        parts = torch.autograd.grad(loss, weights, allow_unused=True)
+        gradients = [part if whole is None else whole.add_(part) for whole, part in zip(gradients, parts, strict=True)]
     return total, gradients
 
 
@@ -94,12 +98,14 @@ def first_order_rise(weight: Tensor, gradient: Tensor, radius: float, reach: flo
 
 def ascend_weight(
     model: PixelModel, batches: list, weight: nn.Parameter, radius: float, steps: int, learning_rate: float
-) -> float:
-    """The paper's contribution of one layer; the weight gets its value back."""
+) -> float | None:
+    """The paper's contribution of one layer, None where the loss does not depend on it; it gets its value back."""
     original = weight.detach().clone()
     limit = radius * original.norm()
     try:
         baseline, (gradient,) = loss_and_gradients(model, batches, [weight])
+        if gradient is None:
+            return None
         highest = baseline
         for _ in range(steps):
             with torch.no_grad():

@@ -80,10 +80,14 @@ class PixelModel(nn.Module):
             up_to: the last one wanted, by index or by name (see `layer_names`); no layer above it is run.
 
         Raises:
-            ValueError: when there is no such layer.
+            ValueError: when there is no such layer, or the model does not tell its hidden states.
         """
         if up_to is None:
-            return self.model(pixel_values=self.to_pixel_values(images), output_hidden_states=True).hidden_states
+            pixel_values = self.to_pixel_values(images)
+            states = self.model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
+            if states is None:
+                raise ValueError(f"The {type(self.model).__name__} gives no hidden states, which were asked for.")
+            return tuple(state for state in states if state is not pixel_values)  # which some count as the first one
         names = self.layer_names(images)[: self.layer_index(up_to, images) + 1]
         modules = [self.model.get_submodule(name) for name in names]
         return outputs_of(modules, lambda: self.model(pixel_values=self.to_pixel_values(images)))

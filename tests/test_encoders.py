@@ -13,14 +13,23 @@ from conftest import CLASSES, SIDE, TINY_VIT
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    Aimv2VisionConfig,
+    Aimv2VisionModel,
+    AutoConfig,
     AutoModel,
     BeitConfig,
     BertConfig,
     BertModel,
-    ConvNextConfig,
     Dinov2Config,
+    Dinov2ForImageClassification,
+    IJepaConfig,
     ResNetForImageClassification,
+    Siglip2Config,
+    Siglip2ForImageClassification,
+    Siglip2ImageProcessor,
     SwinConfig,
+    VideoMAEConfig,
+    VideoMAEModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -29,9 +38,11 @@ from transformers import (
 )
 
 from genaf_hf import PixelModel, l4a, load_encoder
-from genaf_hf.encoders import in_head, parameter_count
+from genaf_hf.encoder_classifier import EncoderForImageClassification
+from genaf_hf.encoders import in_head, load_classifier, parameter_count
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
 
 
 @pytest.fixture
@@ -115,25 +126,6 @@ def test_a_resnet_keeps_everything_but_its_head(encoders, new_weights):
         assert torch.equal(model.resnet.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        Dinov2Config(**TINY_VIT),
-        BeitConfig(**TINY_VIT),
-        SwinConfig(image_size=SIDE, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2),
-        ConvNextConfig(image_size=SIDE, patch_size=2, hidden_sizes=[8, 16], depths=[1, 1], num_stages=2),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_only_the_head_is_new_in_the_other_families(config, tmp_path, new_weights):
-    AutoModel.from_config(config).save_pretrained(tmp_path)
-    PROCESSOR.save_pretrained(tmp_path)
-    model, _ = load_encoder(str(tmp_path), CLASSES)
-    assert new_weights() == "classifier.bias, classifier.weight"
-    assert all(in_head(name) == name.startswith("classifier.") for name, _ in model.named_parameters())
-    assert PixelModel(model, PROCESSOR)(torch.rand(2, 3, SIDE, SIDE)).shape == (2, 3)
-
-
 def test_a_head_for_the_same_labels_is_kept(classifier, new_weights):
     folder, weights = classifier
     model, _ = load_encoder(folder, CLASSES)
@@ -195,12 +187,118 @@ def test_loading_leaves_the_verbosity_of_transformers_alone(encoders):
     assert transformers_logging.get_verbosity() == before
 
 
+# ---- pooling, head and image size ----
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "native"),
+    [
+        (ViTConfig(**TINY_VIT), {"pooling": "cls", "head": "linear"}, True),
+        (ViTConfig(**TINY_VIT), {"pooling": "mean"}, False),
+        (ViTConfig(**TINY_VIT), {"head": "mlp"}, False),
+        (IJepaConfig(**TINY_VIT), {"pooling": "mean"}, True),
+        (BeitConfig(**TINY_VIT), {"pooling": "mean"}, True),
+        (BeitConfig(**TINY_VIT), {"pooling": "cls"}, True),
+        (Dinov2Config(**TINY_VIT), {"pooling": "cls"}, False),
+    ],
+)
+def test_the_native_class_is_used_wherever_it_does_what_was_asked_for(config, options, native, tmp_path):
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    model, _ = load_encoder(str(tmp_path), CLASSES, **options)
+    assert isinstance(model, EncoderForImageClassification) != native
+    states = []
+    model.base_model.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state))
+    with torch.no_grad():
+        features = PixelModel(model, PROCESSOR).eval().features(torch.rand(2, 3, SIDE, SIDE))
+    [states] = states
+    if options.get("pooling") == "mean":
+        prefix = 0 if config.model_type == "ijepa" else 1
+        expected = states[:, prefix:].mean(1)
+        if config.model_type == "beit":
+            expected = model.beit.pooler.layernorm(expected)
+    else:
+        expected = states[:, 0]
+    torch.testing.assert_close(features, expected)
+
+
+@pytest.mark.parametrize("source", ["clip_vision_model", "siglip_vision_model"])
+def test_a_tower_that_was_published_alone_becomes_a_native_classifier(source, tmp_path, new_weights):
+    original = AutoModel.from_config(AutoConfig.for_model(source, **TINY_VIT)).eval()
+    original.save_pretrained(tmp_path / "public")
+    PROCESSOR.save_pretrained(tmp_path / "public")
+    model, processor = load_encoder(str(tmp_path / "public"), CLASSES)
+    assert type(model).__name__ == {"c": "CLIPForImageClassification", "s": "SiglipForImageClassification"}[source[0]]
+    assert new_weights() == "classifier.bias, classifier.weight"
+    pixel_model, images = PixelModel(model, processor).eval(), torch.rand(2, 3, SIDE, SIDE)
+    with torch.no_grad():
+        states = original(pixel_model.to_pixel_values(images)).last_hidden_state
+        expected = states[:, 1 if source[0] == "c" else 0 :].mean(1)
+        torch.testing.assert_close(pixel_model.features(images), expected, rtol=0, atol=1e-5)
+    assert model.config.name_or_path == str(tmp_path / "public")
+    model.save_pretrained(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+
+
+def test_a_classifier_of_ours_keeps_its_head_and_can_be_given_another(encoders, tmp_path, new_weights, caplog):
+    model, processor = load_encoder(encoders["mae"], CLASSES, pooling="mean", head="mlp")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    caplog.clear()
+    again, _ = load_encoder(str(tmp_path), CLASSES)
+    assert new_weights() == "none, its head fits the labels"
+    assert (again.config.pooling, again.config.head) == ("mean", "mlp")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    for labels, options in ((["a", "b"], {}), (["a", "b", "c"], {}), (CLASSES, {"head": "linear"})):
+        other, _ = load_encoder(str(tmp_path), labels, **options)
+        assert not torch.equal(next(other.classifier.parameters()), next(model.classifier.parameters()))
+        for name, value in model.encoder.state_dict().items():
+            assert torch.equal(other.encoder.state_dict()[name], value), name
+
+
+def test_positions_are_interpolated_to_what_the_processor_makes_and_the_log_says_so(changed, caplog):
+    caplog.set_level(logging.INFO, "genaf_hf")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(changed)
+    model, _ = load_encoder(str(changed), CLASSES)
+    assert model.config.image_size == 16
+    positions = model.vit.embeddings.position_embeddings
+    original = ViTModel.from_pretrained(changed).embeddings
+    assert torch.equal(positions, original.interpolate_pos_encoding(torch.empty(1, 17, 16), 16, 16))
+    assert "Position embeddings interpolated from 2 x 2 to 4 x 4 patches" in caplog.messages
+
+
+def test_pixels_beyond_the_last_patch_change_no_position(changed):
+    ViTImageProcessor(size={"height": SIDE + 1, "width": SIDE + 1}).save_pretrained(changed)
+    model, _ = load_encoder(str(changed), CLASSES)
+    original = ViTModel.from_pretrained(changed)
+    assert torch.equal(model.vit.embeddings.position_embeddings, original.embeddings.position_embeddings)
+    assert model(torch.rand(1, 3, SIDE + 1, SIDE + 1)).logits.shape == (1, 3)
+
+
+def test_a_trained_classifier_is_taken_at_the_size_of_its_processor(tmp_path):
+    model = Dinov2ForImageClassification(Dinov2Config(**TINY_VIT)).eval()
+    model.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 12, "width": 12}).save_pretrained(tmp_path)
+    pixel_values = torch.rand(2, 3, 12, 12)
+    with torch.no_grad():
+        found = load_classifier(str(tmp_path))[0](pixel_values).logits
+        torch.testing.assert_close(found, model(pixel_values).logits, rtol=0, atol=1e-5)
+
+
+def test_a_classifier_of_patches_is_refused(tmp_path):
+    config = Siglip2Config(vision_config={**TINY_VIT, "num_patches": 4}, text_config={**TEXT, "vocab_size": 8})
+    Siglip2ForImageClassification(config).save_pretrained(tmp_path)
+    Siglip2ImageProcessor(patch_size=4, max_num_patches=4).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="takes images as patches in grids of varying sides"):
+        load_classifier(str(tmp_path))
+
+
 # ---- refusals ----
 
 
-def refusal(name, labels=CLASSES) -> str:
+def refusal(name, labels=CLASSES, **options) -> str:
     with pytest.raises(ValueError) as refused:  # noqa: PT011
-        load_encoder(str(name), labels)
+        load_encoder(str(name), labels, **options)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -233,11 +331,63 @@ def test_weights_of_something_else_are_refused(changed):
     assert refusal(changed) == f'"{changed}" holds no weights for a ViTForImageClassification.'
 
 
-def test_a_family_without_image_classifier_is_refused(tmp_path):
-    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=10)
-    BertModel(config).save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (
+            lambda: BertModel(BertConfig(**TEXT, vocab_size=10)),
+            'A "bert" encoder takes input_ids, expected one that takes images.',
+        ),
+        (
+            lambda: VideoMAEModel(VideoMAEConfig(**TINY_VIT, num_frames=2)),
+            f'The "videomae" encoder does not take an image of {SIDE} x {SIDE} pixels (',
+        ),
+        (
+            lambda: ViTModel(ViTConfig(**TINY_VIT, num_channels=1)),
+            'The "vit" encoder takes images of 1 channels, expected 3.',
+        ),
+        (
+            lambda: Aimv2VisionModel(Aimv2VisionConfig(**TINY_VIT, use_head=False)),
+            'The "aimv2_vision_model" encoder has no features for pooling "pooler"; it gives last_hidden_state (1, 4,',
+        ),
+    ],
+    ids=["text", "video", "grey", "no pooler"],
+)
+def test_what_gives_no_features_of_colored_images_is_refused_by_name(model, sentence, tmp_path):
+    model().save_pretrained(tmp_path)
     PROCESSOR.save_pretrained(tmp_path)
-    assert 'No image classifier of transformers takes a "bert" encoder' in refusal(tmp_path)
+    assert refusal(tmp_path).startswith(sentence)
+
+
+@pytest.mark.parametrize("settings", [{"model_type": "timm_wrapper"}, {"pretrained_cfg": {"input_size": [3, 8, 8]}}])
+def test_timm_is_refused_with_the_reason(settings, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", **settings}))
+    assert refusal(tmp_path).startswith(f'"{tmp_path}" is a timm_wrapper encoder, which is not taken, because timm')
+
+
+@pytest.mark.skip(reason="timm cannot be installed without torchvision, so that its encoders are refused")
+def test_timm_encoders_are_hardened():
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"pooling": "max"}, 'pooling is "max", expected one of cls, mean, pooler.'),
+        ({"head": "deep"}, 'head is "deep", expected one of linear, mlp.'),
+        ({"image_size": 0}, "image_size is 0, expected a positive number of pixels."),
+        ({"image_size": 2}, "The image processor makes images of 2 x 2 pixels, expected squares of at least one patch"),
+    ],
+)
+def test_options_out_of_range_are_refused(encoders, options, sentence):
+    assert refusal(encoders["dino"], **options).startswith(sentence)
+
+
+def test_a_pooling_that_the_encoder_does_not_have_is_refused(encoders):
+    sentence = (
+        'The "resnet" encoder has no features for pooling "cls"; it gives last_hidden_state (1, 16, 1, 1), pooler'
+    )
+    assert refusal(encoders["resnet"], pooling="cls").startswith(sentence)
 
 
 @pytest.mark.parametrize("labels", [[], ["one"], ["one", "two", "one"], [1, "1"]])
@@ -246,17 +396,23 @@ def test_too_few_or_equal_labels_are_refused(encoders, labels):
     assert refusal(encoders["dino"], labels) == expected
 
 
-@pytest.mark.parametrize(
-    ("settings", "size"),
-    [
-        ({"size": {"height": 16, "width": 16}}, "16 x 16"),
-        ({"size": {"height": SIDE, "width": 12}}, f"{SIDE} x 12"),
-        ({}, "224 x 224"),
-    ],
-)
-def test_a_processor_of_another_size_is_refused(changed, settings, size):
-    ViTImageProcessor(**settings).save_pretrained(changed)
-    assert f"makes images of {size} pixels, the encoder takes {SIDE}" in refusal(changed)
+def test_windows_larger_than_the_image_are_refused(tmp_path):
+    config = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=8)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    assert refusal(tmp_path).startswith(f'The "swin" encoder does not take an image of {SIDE} x {SIDE} pixels (')
+
+
+def test_a_processor_of_images_that_are_no_squares_is_refused(changed):
+    ViTImageProcessor(size={"height": SIDE, "width": 12}).save_pretrained(changed)
+    assert refusal(changed).startswith(f"The image processor makes images of {SIDE} x 12 pixels, expected squares")
+
+
+def test_a_processor_of_images_of_varying_size_is_refused(changed):
+    ViTImageProcessor(size={"shortest_edge": SIDE}).save_pretrained(changed)
+    assert refusal(changed).startswith("The image processor makes images of 8 x 12 pixels from a wide one and 12 x 8")
+    sentence = "image_size is 16, but the ViTImageProcessorPil of this encoder cannot be set to make squares of it"
+    assert refusal(changed, image_size=16).startswith(sentence)
 
 
 def test_parameters_are_counted_and_the_head_is_told_from_the_encoder():

@@ -1,0 +1,404 @@
+"""Every family of encoders, from a tiny public checkpoint to a hardened model that a clean process loads."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import signature
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASSES, SIDE, TINY_VIT, colored_images
+from torch.nn import functional as F
+from transformers import (
+    Aimv2VisionConfig,
+    AutoModel,
+    BeitConfig,
+    BeitForImageClassification,
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    ConvNextConfig,
+    ConvNextImageProcessor,
+    ConvNextV2Config,
+    Data2VecVisionConfig,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    DINOv3ConvNextConfig,
+    DINOv3ViTConfig,
+    IJepaConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SwinConfig,
+    Swinv2Config,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTMSNConfig,
+)
+
+from genaf_hf import (
+    GenAFConfig,
+    GenAFTrainer,
+    PixelModel,
+    evaluate_robustness,
+    l4a,
+    layer_robustness,
+    load_encoder,
+    pgd,
+    with_pixel_values,
+)
+from genaf_hf.checkpoint import load_weights
+from genaf_hf.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.encoders import load_classifier
+from genaf_hf.layers import layer_weights
+from genaf_hf.pixel_model import evaluating
+
+OURS = EncoderForImageClassification.__name__
+TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}
+TEXT |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+SWIN = {"image_size": SIDE, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
+CONVNEXT = {"image_size": SIDE, "patch_size": 2, "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+DECODER = {"decoder_hidden_size": 8, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+SQUARE = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+CROPPED = {"size": {"shortest_edge": 9}, "crop_size": {"height": SIDE, "width": SIDE}}
+
+
+def run(encoder: PreTrainedModel, x, **inputs):
+    """The original's outputs; at another image size it interpolates its own position embeddings."""
+    if "interpolate_pos_encoding" in signature(encoder.forward).parameters:
+        inputs["interpolate_pos_encoding"] = True
+    return encoder(x, **inputs)
+
+
+def cls(model: PreTrainedModel, x):
+    return run(model.base_model, x).last_hidden_state[:, 0]
+
+
+def pooler(model: PreTrainedModel, x):
+    return run(model.base_model, x).pooler_output.flatten(1)
+
+
+def own_pooler(model: PreTrainedModel, x):
+    return run(model, x).pooler_output
+
+
+def mean_after(prefix: int, model: PreTrainedModel, x):
+    return run(model.base_model, x).last_hidden_state[:, prefix:].mean(1)
+
+
+def tower_mean_after(prefix: int, model: PreTrainedModel, x):
+    return run(model.vision_model, x).last_hidden_state[:, prefix:].mean(1)
+
+
+def normalised_mean(model: PreTrainedModel, x):
+    return F.layer_norm(mean_after(1, model, x), [16], eps=model.config.layer_norm_eps)
+
+
+def cls_and_mean_after(prefix: int, model: PreTrainedModel, x):
+    return torch.cat([cls(model, x), mean_after(prefix, model, x)], dim=1)
+
+
+def unmasked(prefix: int | None, model: ViTMAEForPreTraining, x):
+    """The encoder of a masked autoencoder that sees every patch, in order."""
+    model.config.mask_ratio = 0.0
+    order = torch.arange((x.shape[-1] // 4) ** 2, dtype=torch.float32).expand(len(x), -1)
+    states = run(model.vit, x, noise=order).last_hidden_state
+    return states[:, 0] if prefix is None else states[:, prefix:].mean(1)
+
+
+def on_patches(model: PreTrainedModel, x):
+    """SigLIP 2 of flexible resolution, on the patches that its own processor would cut."""
+    side = x.shape[-1] // 4
+    patches = F.unfold(x, 4, stride=4).transpose(1, 2).unflatten(2, (3, 16)).transpose(2, 3).flatten(2)
+    mask, shapes = torch.ones(len(x), side**2), torch.full((len(x), 2), side)
+    return model.vision_model(patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state.mean(1)
+
+
+@dataclass
+class Family:
+    """A tiny public checkpoint, what `load_encoder` makes of it, and its features by the original model."""
+
+    make: Callable[[], PreTrainedModel]
+    result: str
+    features: Callable
+    processor: object = SQUARE
+    other_size: int | None = 12
+    options: dict = field(default_factory=dict)
+
+
+def of(config) -> Callable[[], PreTrainedModel]:
+    return partial(AutoModel.from_config, config)
+
+
+FAMILIES = {
+    "vit": Family(lambda: ViTForImageClassification(ViTConfig(**TINY_VIT)), "ViTForImageClassification", cls),
+    "deit": Family(
+        lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**TINY_VIT)), "DeiTForImageClassification", cls
+    ),
+    "beit": Family(
+        lambda: BeitForImageClassification(BeitConfig(**TINY_VIT, use_relative_position_bias=True)),
+        "BeitForImageClassification",
+        pooler,
+    ),
+    "data2vec": Family(
+        of(Data2VecVisionConfig(**TINY_VIT, use_shared_relative_position_bias=True)),
+        "Data2VecVisionForImageClassification",
+        normalised_mean,
+    ),
+    "ijepa": Family(of(IJepaConfig(**TINY_VIT)), "IJepaForImageClassification", partial(mean_after, 0)),
+    "vit_msn": Family(of(ViTMSNConfig(**TINY_VIT)), "ViTMSNForImageClassification", cls),
+    "dino": Family(of(ViTConfig(**TINY_VIT)), "ViTForImageClassification", cls),
+    "dinov2": Family(
+        of(Dinov2Config(**TINY_VIT)),
+        "Dinov2ForImageClassification",
+        partial(cls_and_mean_after, 1),
+        BitImageProcessor(**CROPPED),
+    ),
+    "dinov2_with_registers": Family(
+        of(Dinov2WithRegistersConfig(**TINY_VIT, num_register_tokens=2)),
+        "Dinov2WithRegistersForImageClassification",
+        partial(cls_and_mean_after, 3),
+    ),
+    "dinov3_vit": Family(of(DINOv3ViTConfig(**TINY_VIT, num_register_tokens=2)), OURS, own_pooler),
+    "dinov3_convnext": Family(
+        of(DINOv3ConvNextConfig(image_size=32, hidden_sizes=[4, 4, 8, 8], depths=[1, 1, 1, 1])),
+        OURS,
+        own_pooler,
+        ViTImageProcessor(size={"height": 32, "width": 32}),
+        other_size=64,
+    ),
+    "mae": Family(
+        lambda: ViTMAEForPreTraining(ViTMAEConfig(**TINY_VIT, **DECODER, decoder_intermediate_size=16)),
+        "ViTForImageClassification",
+        partial(unmasked, None),
+    ),
+    "mae, mean pooling": Family(
+        lambda: ViTMAEForPreTraining(ViTMAEConfig(**TINY_VIT, **DECODER, decoder_intermediate_size=16)),
+        OURS,
+        partial(unmasked, 1),
+        options={"pooling": "mean"},
+    ),
+    "clip": Family(
+        of(CLIPConfig(vision_config=TINY_VIT, text_config=TEXT, projection_dim=8)),
+        "CLIPForImageClassification",
+        partial(tower_mean_after, 1),
+        CLIPImageProcessor(**CROPPED),
+    ),
+    "siglip": Family(
+        of(SiglipConfig(vision_config=TINY_VIT, text_config=TEXT)),
+        "SiglipForImageClassification",
+        partial(tower_mean_after, 0),
+        SiglipImageProcessor(size={"height": SIDE, "width": SIDE}),
+    ),
+    "siglip2": Family(
+        of(Siglip2Config(vision_config={**TINY_VIT, "num_patches": 16}, text_config=TEXT)),
+        "SiglipForImageClassification",
+        on_patches,
+        Siglip2ImageProcessor(patch_size=4, max_num_patches=4),
+    ),
+    "swin": Family(of(SwinConfig(**SWIN)), "SwinForImageClassification", pooler),
+    "swinv2": Family(of(Swinv2Config(**SWIN)), "Swinv2ForImageClassification", pooler),
+    "convnext": Family(
+        of(ConvNextConfig(**CONVNEXT)),
+        "ConvNextForImageClassification",
+        pooler,
+        ConvNextImageProcessor(size={"shortest_edge": SIDE}),
+    ),
+    "convnextv2": Family(of(ConvNextV2Config(**CONVNEXT)), "ConvNextV2ForImageClassification", pooler),
+    "resnet": Family(of(ResNetConfig(**RESNET)), "ResNetForImageClassification", pooler),
+    "resnet, cifar stem": Family(
+        of(EncoderClassifierConfig(encoder_config=ResNetConfig(**RESNET), cifar_stem=True, feature_size=16)),
+        OURS,
+        pooler,
+    ),
+    "resnet, mlp head": Family(of(ResNetConfig(**RESNET)), OURS, pooler, options={"head": "mlp"}),
+    "aimv2": Family(
+        of(Aimv2VisionConfig(**TINY_VIT, use_head=False)),
+        OURS,
+        partial(mean_after, 0),
+        options={"pooling": "mean"},
+        other_size=None,
+    ),
+}
+
+
+def made(family: Family) -> PreTrainedModel:
+    """A checkpoint none of whose weights is at its initial value, so that each one shows."""
+    torch.manual_seed(0)
+    model = family.make().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand_like(buffer), alpha=0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory):
+    """A function that makes a family's public checkpoint, once: the original model and its folder."""
+    checkpoints = {}
+
+    def make(name: str) -> tuple[PreTrainedModel, Path]:
+        if name not in checkpoints:
+            folder, family = tmp_path_factory.mktemp("public"), FAMILIES[name]
+            checkpoints[name] = made(family), folder
+            checkpoints[name][0].save_pretrained(folder)
+            family.processor.save_pretrained(folder)
+        return checkpoints[name]
+
+    return make
+
+
+def loaded(folder: Path, name: str, **options):
+    torch.manual_seed(1)
+    return load_encoder(str(folder), CLASSES, **FAMILIES[name].options, **options)
+
+
+SIZES = [(name, size) for name, family in FAMILIES.items() for size in (None, family.other_size)]
+
+
+@pytest.mark.parametrize(("name", "size"), dict.fromkeys(SIZES))
+def test_features_are_those_of_the_original(name, size, public):
+    original, folder = public(name)
+    model, processor = loaded(folder, name, image_size=size)
+    assert type(model).__name__ == FAMILIES[name].result
+    pixel_model = PixelModel(model, processor).eval()
+    assert size in (None, *pixel_model.image_size)
+    images = torch.rand(3, 3, *pixel_model.image_size)
+    with torch.no_grad():
+        expected = FAMILIES[name].features(original, pixel_model.to_pixel_values(images))
+        torch.testing.assert_close(pixel_model.features(images), expected, rtol=0, atol=1e-5)
+    assert expected.std(dim=0).mean() > 1e-3, "the features do not tell images apart"
+
+
+# ---- the whole way ----
+
+
+@pytest.fixture(scope="module")
+def hardened(public, tmp_path_factory):
+    """A function that hardens a family's encoder, once: its folder, and the logits of the hardened model."""
+    results = {}
+
+    def make(name: str) -> tuple[Path, torch.Tensor]:
+        if name not in results:
+            folder = tmp_path_factory.mktemp("hardened") / "model"
+            results[name] = folder, harden(name, public(name)[1], folder)
+        return results[name]
+
+    return make
+
+
+def harden(name: str, encoder: Path, folder: Path) -> torch.Tensor:
+    """Two steps of both stages, a universal perturbation, an audit; the saved model's logits on four images."""
+    model, processor = loaded(encoder, name)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    train, test = with_pixel_values(colored_images(8, 0), processor), with_pixel_values(colored_images(6, 1), processor)
+    trainer = GenAFTrainer(
+        model=model,
+        args=GenAFConfig(
+            output_dir=str(folder.parent / "run"),
+            max_steps=2,
+            adapt_max_steps=2,
+            steps=1,
+            assessment_samples=4,
+            per_device_train_batch_size=4,
+            learning_rate=1e-3,
+            adapt_learning_rate=1e-3,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
+        train_dataset=train,
+        processing_class=processor,
+    )
+    assert trainer.train().global_step == 4
+    moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert {"classifier"} < {name.split(".")[0] for name in moved}
+    assert set(trainer._redundant_layers) <= moved
+
+    public_encoder = PixelModel(*loaded(encoder, name)).eval()
+    images = public_encoder.to_images(train[:]["pixel_values"])
+    attacks = {
+        "l4a": l4a(public_encoder, images, eps=0.1, steps=3, batch_size=4),
+        "pgd": partial(pgd, eps=0.1, steps=2, step_size=0.05),
+    }
+    assert attacks["l4a"].delta.abs().max() > 0
+    report = evaluate_robustness({"hardened": PixelModel(model, processor)}, test, attacks, bank=train)
+    assert [each.count for each in report.measurements] == [6, 6, 6]
+    assert all(check.passed for check in report.checks if "deterministic" in check.name or "ball" in check.name)
+
+    trainer.save_model(str(folder))
+    with evaluating(model), torch.no_grad():
+        return model(pixel_values=test[:4]["pixel_values"]).logits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_encoder_is_hardened_attacked_and_loaded_again(name, public, hardened):
+    folder, logits = hardened(name)
+    assert str(public(name)[1]) not in (folder / "config.json").read_text()
+    model, processor = load_classifier(str(folder))
+    assert type(model).__name__ == FAMILIES[name].result
+    assert [model.config.id2label[i] for i in range(3)] == CLASSES
+    fresh, _ = loaded(public(name)[1], name)
+    load_weights(fresh, folder)  # as a run that goes on does
+    pixel_values = with_pixel_values(colored_images(6, 1), processor)[:4]["pixel_values"]
+    for each in (model, fresh.eval()):
+        with torch.no_grad():
+            torch.testing.assert_close(each(pixel_values=pixel_values).logits, logits, rtol=0, atol=1e-6)
+
+
+def test_weights_that_the_logits_do_not_depend_on_are_not_assessed(public):
+    model = PixelModel(*loaded(public("siglip")[1], "siglip"))
+    images, labels = torch.rand(3, 3, SIDE, SIDE), torch.arange(3)
+    unread = [name for name in layer_weights(model.model) if name.startswith("vision_model.head.")]
+    assert len(unread) == 3
+    for method in ("first_order", "ascent"):
+        assessed = layer_robustness(model, images, labels, method=method, steps=1)
+        assert list(assessed) == [name for name in layer_weights(model.model) if name not in unread]
+
+
+CLEAN_PROCESS = """
+import json, sys
+sys.modules["genaf_hf"] = None  # as where it is not installed
+import torch
+from datasets import load_from_disk
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+images, answers = load_from_disk(sys.argv[1])["image"], {}
+for folder, trust in json.loads(sys.argv[2]).items():
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=trust)
+    inputs = AutoImageProcessor.from_pretrained(folder)([image.convert("RGB") for image in images], return_tensors="pt")
+    with torch.no_grad():
+        answers[folder] = model(**inputs).logits.tolist()
+print(json.dumps(answers))
+"""
+
+
+def test_a_clean_process_without_this_package_loads_them_all(hardened, tmp_path):
+    colored_images(6, 1).select(range(4)).save_to_disk(tmp_path / "images")
+    expected = {str(folder): (name, logits) for name, (folder, logits) in ((name, hardened(name)) for name in FAMILIES)}
+    trusted = {folder: FAMILIES[name].result == OURS for folder, (name, _) in expected.items()}
+    command = [sys.executable, "-c", CLEAN_PROCESS, str(tmp_path / "images"), json.dumps(trusted)]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    answers = json.loads(answer.stdout.splitlines()[-1])
+    for folder, (name, logits) in expected.items():
+        torch.testing.assert_close(torch.tensor(answers[folder]), logits, rtol=0, atol=1e-5, msg=name)

@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, SIDE, TINY_VIT
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+from torch.nn import functional as F
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    BeitImageProcessor,
+    BitImageProcessor,
+    CLIPImageProcessor,
+    ConvNextImageProcessor,
+    DeiTImageProcessor,
+    DINOv3ViTConfig,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    ViTConfig,
+    ViTImageProcessor,
+)
+
+from genaf_hf import load_encoder, with_pixel_values
+from genaf_hf.image_processors import at_image_size, load_image_processor
+from genaf_hf.pixel_model import image_sizes
+
+ONE_LEVEL = 0.02  # of 255, which torchvision rounds otherwise where it is installed
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> PILImage.Image:
+    generator = np.random.default_rng(0)
+    return PILImage.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
+
+
+def normalised(image: PILImage.Image) -> torch.Tensor:
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"])
+def test_dinov3s_processor_works_without_torchvision_and_is_saved_as_one_that_does(kind, tmp_path):
+    AutoModel.from_config(DINOv3ViTConfig(**TINY_VIT)).save_pretrained(tmp_path)
+    settings = {"image_processor_type": kind, "size": {"height": SIDE, "width": SIDE}, "resample": 2}
+    settings |= {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+    settings |= {"image_mean": MEAN, "image_std": STD, "do_center_crop": None, "data_format": "channels_first"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    _, processor = load_encoder(str(tmp_path), CLASSES)
+    processor.save_pretrained(tmp_path / "saved")
+    image = picture(20, 12)
+    expected = normalised(image.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR))
+    for each in (processor, AutoImageProcessor.from_pretrained(tmp_path / "saved")):
+        found = each(image, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=ONE_LEVEL)
+
+
+def test_siglip2s_patches_are_those_of_the_square_that_takes_their_place(tmp_path):
+    original = Siglip2ImageProcessor(patch_size=4, max_num_patches=9)
+    original.save_pretrained(tmp_path)
+    processor = load_image_processor(str(tmp_path), Siglip2Config())
+    image = picture(30, 30)
+    patches, squares = (each(image, return_tensors="pt")["pixel_values"] for each in (original, processor))
+    assert squares.shape == (1, 3, 12, 12)
+    cut = F.unfold(squares, 4, stride=4).transpose(1, 2).unflatten(2, (3, 16)).transpose(2, 3).flatten(2)
+    torch.testing.assert_close(cut, patches, rtol=0, atol=ONE_LEVEL)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(("width", "height"), [(20, 12), (12, 20)])
+def test_grey_images_of_any_aspect_ratio_are_cropped_as_the_processor_says(width, height, mode, tmp_path):
+    AutoModel.from_config(ViTConfig(**TINY_VIT)).save_pretrained(tmp_path)
+    settings = {"image_mean": MEAN, "image_std": STD, "resample": 3}
+    crop = {"height": SIDE, "width": SIDE}
+    CLIPImageProcessor(size={"shortest_edge": 12}, crop_size=crop, **settings).save_pretrained(tmp_path)
+    _, processor = load_encoder(str(tmp_path), CLASSES)
+    image = picture(width, height, mode)
+    features = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
+    dataset = Dataset.from_dict({"image": [image], "label": [0]}, features=features)
+    left, top = (width - SIDE) // 2, (height - SIDE) // 2
+    expected = normalised(image.convert("RGB").crop((left, top, left + SIDE, top + SIDE)))
+    found = with_pixel_values(dataset, processor)[0]["pixel_values"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+CROP = {"height": 224, "width": 224}
+
+
+@pytest.mark.parametrize(
+    ("processor", "size"),
+    [
+        (ViTImageProcessor(), {"height": 56, "width": 56}),
+        (BeitImageProcessor(), {"height": 56, "width": 56}),
+        (CLIPImageProcessor(), {"shortest_edge": 56}),
+        (BitImageProcessor(size={"shortest_edge": 256}, crop_size=CROP), {"shortest_edge": 64}),
+        (DeiTImageProcessor(size={"height": 256, "width": 256}, crop_size=CROP), {"height": 64, "width": 64}),
+        (ConvNextImageProcessor(size={"shortest_edge": 224}), {"shortest_edge": 56}),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_another_image_size_keeps_the_share_that_is_cut_off(processor, size):
+    before = processor.to_dict()
+    changed = at_image_size(processor, 56)
+    assert image_sizes(changed) == ((56, 56), (56, 56))
+    assert changed.to_dict()["size"] == size
+    assert (changed.image_mean, changed.resample) == (processor.image_mean, processor.resample)
+    assert processor.to_dict() == before
