@@ -1,0 +1,167 @@
+"""Whether results can be believed: each for itself, beside the others, and beside the report that it cites."""
+
+import hashlib
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from genaf_hf.eval_results import conditions, dataset_name
+from genaf_hf.leaderboard.entries import Entry, number, text, whole
+from genaf_hf.report import Rate, RobustnessReport
+
+TOLERANCE = 1e-4  # cards round
+
+
+@dataclass(frozen=True)
+class Report:
+    """The file that a card cites: its content, or else why there is none."""
+
+    content: bytes = b""
+    missing: str = ""
+
+
+def check(entries: Iterable[Entry], reports: dict[tuple[str, str], Report] | None) -> list[Entry]:
+    """The entries with all that is wrong with them.
+
+    Args:
+        entries: in the order of their models.
+        reports: by model and path; None when none is to be checked.
+    """
+    checked = [replace(each, interval=interval(each)) for each in entries]
+    checked = above_clean(repeated([with_problems(each, problems_of(each)) for each in checked]))
+    if reports is None:
+        checked = [with_notes(each, ["report not checked"]) for each in checked]
+    else:
+        groups = groupby(checked, key=lambda each: (each.model, each.report))
+        checked = [each for key, group in groups for each in beside_report(list(group), reports.get(key))]
+    return cited_twice(checked)
+
+
+def with_problems(entry: Entry, problems: Iterable[str], **changes) -> Entry:
+    return replace(entry, problems=(*entry.problems, *problems), **changes)
+
+
+def with_notes(entry: Entry, notes: Iterable[str]) -> Entry:
+    return replace(entry, notes=(*entry.notes, *notes))
+
+
+# ---- each for itself ----
+
+
+def has_counts(entry: Entry) -> bool:
+    return entry.correct is not None and entry.count is not None and 0 <= entry.correct <= entry.count > 0
+
+
+def interval(entry: Entry) -> tuple[float, float] | None:
+    return Rate(entry.correct, entry.count).interval if has_counts(entry) else None
+
+
+def problems_of(entry: Entry) -> Iterable[str]:
+    """What is wrong with an entry that nothing else has to be known for; its interval is that of its counts."""
+    if not 0 <= entry.accuracy <= 1:
+        yield f"an accuracy of {entry.accuracy:g} is not between 0 and 1"
+    if not has_counts(entry):
+        yield f"{entry.correct} correct images of {entry.count} are no plausible counts"
+    else:
+        if abs(entry.correct / entry.count - entry.accuracy) > TOLERANCE:
+            yield f"the accuracy {entry.accuracy:g} is not {entry.correct}/{entry.count}"
+        claimed = entry.claimed_interval or (math.inf, math.inf)
+        if any(abs(bound - other) > TOLERANCE for bound, other in zip(entry.interval, claimed, strict=True)):
+            yield "the interval is not the 95 % Wilson interval of the counts"
+    if not entry.is_clean and (entry.eps is None or entry.eps <= 0):
+        yield "the attack has no eps above 0"
+    if not entry.is_clean and not entry.norm:
+        yield "the attack has no norm"
+    if not is_path(entry.report) or not re.fullmatch("[0-9a-f]{64}", entry.report_sha256):
+        yield "no report is cited by its path and SHA-256"
+
+
+def is_path(path: str) -> bool:
+    """Whether this can be a file's path in a repository."""
+    return bool(path) and "\\" not in path and not {"", ".", ".."} & set(path.split("/"))
+
+
+# ---- beside the others ----
+
+
+def repeated(entries: list[Entry]) -> list[Entry]:
+    """Marks what one card says twice."""
+    times = defaultdict(int)
+    for each in entries:
+        times[each.model, each.conditions] += 1
+    twice = "the card has several results under these conditions"
+    return [with_problems(each, [twice] * (times[each.model, each.conditions] > 1)) for each in entries]
+
+
+def above_clean(entries: list[Entry]) -> list[Entry]:
+    """Marks robust accuracies that exceed the clean one by more than chance explains."""
+    clean = {(each.model, each.images): each.interval for each in entries if each.is_clean and each.interval}
+
+    def absurd(entry: Entry) -> bool:
+        known = clean.get((entry.model, entry.images))
+        return not entry.is_clean and bool(known and entry.interval) and entry.interval[0] > known[1]
+
+    higher = "the robust accuracy exceeds the clean one"
+    return [with_problems(each, [higher] * absurd(each)) for each in entries]
+
+
+def cited_twice(entries: list[Entry]) -> list[Entry]:
+    """Notes where models of several repositories cite the same report; which of them made it cannot be told."""
+    citing = defaultdict(dict)
+    for each in entries:
+        citing[each.report_sha256][each.model] = None
+
+    def notes(entry: Entry) -> list[str]:
+        others = [model for model in citing[entry.report_sha256] if model != entry.model]
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        return [f"the same report is cited by {others[0]}{more}"] if entry.report_sha256 and others else []
+
+    return [with_notes(each, notes(each)) for each in entries]
+
+
+# ---- beside the report ----
+
+
+def beside_report(entries: list[Entry], report: Report | None) -> list[Entry]:
+    """Compares the entries of one model with the report that they cite; all have to be of one model of the report."""
+    if report is None:
+        return entries
+    if report.missing:
+        return [with_problems(each, [f"the report cannot be fetched: {report.missing}"]) for each in entries]
+    digest = hashlib.sha256(report.content).hexdigest()
+    try:
+        held = results_of(RobustnessReport.from_json(report.content.decode()))
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        return [with_problems(each, [f"the report cannot be read: {text(error)}"]) for each in entries]
+    says = [held.get(each.measured, set()) for each in entries]
+    common = set.intersection(*filter(None, says)) if any(says) else set()
+
+    def problems(entry: Entry, models: set[str]) -> Iterable[str]:
+        if entry.report_sha256 != digest:
+            yield "the report has another SHA-256"
+        if not models:
+            yield "the report does not hold this result"
+        elif not common:
+            yield "the report holds the results of this card for different models"
+
+    found = [list(problems(*each)) for each in zip(entries, says, strict=True)]
+    return [
+        with_problems(each, problems, report_checked=not problems)
+        for each, problems in zip(entries, found, strict=True)
+    ]
+
+
+def results_of(report: RobustnessReport) -> dict[tuple, set[str]]:
+    """The models of a report by what an entry of theirs would have as `measured`."""
+    held = defaultdict(set)
+    images = [text(dataset_name(report)), *(text(report.dataset.get(name)) for name in ("config", "split", "revision"))]
+    for each in report.measurements:
+        known = conditions(report, each)
+        attack = [text(known["attack"]), text(known.get("norm")), number(known.get("eps"))]
+        attack += [whole(known.get("steps")), whole(known.get("seed")), text(known.get("surrogate"))]
+        found = [text(known["knowledge"]), known["correct"], known["count"], known["reliable"]]
+        held[(*images, *attack, *found, text(report.models[each.model]["class"]))].add(each.model)
+    return held

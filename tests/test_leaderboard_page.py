@@ -1,0 +1,319 @@
+"""The leaderboard's page in a real browser."""
+
+import hashlib
+
+import pytest
+from browser import browser
+
+from genaf_hf.leaderboard import Entry, Leaderboard, LeftOut, check, write
+from genaf_hf.report import Rate
+
+__all__ = ["browser"]  # a fixture
+HUB = "https://hub.example"
+HOSTILE = '"> <script>document.title = "hacked"</script><img src=x onerror=document.title="hacked">'
+CIFAR, FOOD = "uoft-cs/cifar10", "ethz/food101"
+
+
+def results(model: str, clean: int, reliable=True, dataset=CIFAR, encoder="ViT", **attacked: tuple) -> list[Entry]:
+    """A model's entries: a clean one, and for each attack correct images of 100, eps and perhaps norm."""
+
+    def entry(attack: str, correct: int, eps: float | None = None, norm: str = "linf") -> Entry:
+        return Entry(
+            model=model,
+            commit="c" * 40,
+            last_modified="",
+            base_model="someone/encoder",
+            model_class=f"{encoder}ForImageClassification",
+            dataset=dataset,
+            config="",
+            split="test",
+            revision="",
+            attack=attack,
+            knowledge="model",
+            norm=norm if eps else "",
+            eps=eps,
+            steps=None if attack == "clean" else 20,
+            seed=0,
+            surrogate="",
+            accuracy=correct / 100,
+            correct=correct,
+            count=100,
+            reliable=reliable or attack == "clean",
+            report="report.json",
+            report_sha256=hashlib.sha256(model.encode()).hexdigest(),
+            claimed_interval=Rate(correct, 100).interval,
+        )
+
+    return [
+        entry("clean", clean),
+        *(entry(name, *found) for name, found in attacked.items()),
+    ]
+
+
+# Under PGD at 8/255, a, b and c are the Pareto front, d lies below it, and e is unreliable.
+MODELS = [
+    *results("lab/a", 90, pgd=(30, 0.03137), l4a=(70, 0.31)),
+    *results("lab/b", 80, pgd=(50, 0.03137), encoder="Beit"),
+    *results("lab/c", 70, pgd=(60, 0.03137), l4a=(65, 0.31), encoder="ResNet"),
+    *results("lab/d", 75, pgd=(40, 0.03137)),
+    *results("lab/e", 95, reliable=False, pgd=(80, 0.03137)),
+    *results("lab/f", 85, pgd=(10, 0.5, "l2"), dataset=FOOD),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A function that writes a leaderboard and returns the address of its page."""
+
+    def make(entries, left_out=()) -> str:
+        place = tmp_path_factory.mktemp("board")
+        checked = check(entries, None)
+        models = len({each.model for each in checked})
+        write(Leaderboard("the tag genaf", HUB, "2026-01-02T00:00:00", models, checked, list(left_out)), place)
+        return (place / "index.html").as_uri()
+
+    return make
+
+
+@pytest.fixture
+def page(browser, folder):
+    """A function that opens a page, which must not ask for anything nor report any error."""
+    opened = []
+
+    def show(entries=MODELS, left_out=(), width=1300):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        trouble = []
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("dialog", lambda dialog: trouble.append(dialog.message))
+        address = folder(entries, left_out)
+        page.on("request", lambda request: request.url == address or trouble.append(request.url))
+        page.goto(address)
+        opened.append((page, trouble))
+        return page
+
+    yield show
+    for page, trouble in opened:
+        page.close()
+        assert trouble == []
+
+
+def column(page, title: str) -> list[str]:
+    """The first line of each cell."""
+    titles = page.locator("thead th").all_inner_texts()
+    cells = page.locator(f"tbody td:nth-child({titles.index(title) + 1})").all_inner_texts()
+    return [cell.splitlines()[0] for cell in cells]
+
+
+def front(page) -> list[str]:
+    return sorted(
+        each.split(",")[0] for each in page.locator(".on-front").evaluate_all("all => all.map(each => each.ariaLabel)")
+    )
+
+
+# ---- table ----
+
+
+def test_the_page_begins_with_the_most_common_condition(page):
+    opened = page()
+    assert column(opened, "Model") == ["lab/e", "lab/c", "lab/b", "lab/d", "lab/a"]
+    assert column(opened, "Robust accuracy")[1] == "60.0%"
+    assert column(opened, "Clean accuracy")[1] == "70.0%"
+    assert set(column(opened, "eps")) == {"8/255"}
+    assert opened.inner_text("#summary") == "5 of 8 results, of 5 models"
+    row = opened.locator("tbody tr").nth(1).inner_text()
+    assert "60/100 [50.2%, 69.1%]" in row
+    assert "report not checked" in row
+
+
+def test_sorting_both_ways(page):
+    opened = page()
+    head = opened.locator("th", has_text="Clean accuracy")
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert column(opened, "Clean accuracy") == ["95.0%", "90.0%", "80.0%", "75.0%", "70.0%"]
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert column(opened, "Clean accuracy") == ["70.0%", "75.0%", "80.0%", "90.0%", "95.0%"]
+    opened.get_by_role("button", name="Model", exact=True).click()
+    assert column(opened, "Model") == ["lab/a", "lab/b", "lab/c", "lab/d", "lab/e"]
+    assert opened.locator("th[aria-sort]").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "option", "models"),
+    [
+        ("Dataset", "ethz/food101 · test", ["lab/f"]),
+        ("Attack", "l4a", ["lab/a", "lab/c"]),
+        ("Norm", "l2", ["lab/f"]),
+        ("eps", "0.31", ["lab/a", "lab/c"]),
+        ("eps", "8/255 (0.03137)", ["lab/a", "lab/b", "lab/c", "lab/d", "lab/e"]),
+        ("Encoder family", "Beit", ["lab/b"]),
+    ],
+)
+def test_filters(page, label, option, models):
+    opened = page()
+    opened.get_by_role("button", name="Show all").click()
+    assert len(column(opened, "Model")) == 8
+    opened.get_by_label(label, exact=True).select_option(option)
+    assert sorted(column(opened, "Model")) == models
+
+
+def test_search_finds_all_words(page):
+    opened = page()
+    opened.get_by_role("button", name="Show all").click()
+    opened.get_by_label("Search").fill("RESNET l4a")
+    assert column(opened, "Model") == ["lab/c"]
+    opened.get_by_label("Search").fill("nothing like it")
+    assert opened.inner_text("tbody") == "No result fits these filters."
+    assert "None of these results" in opened.inner_text("#plot-hint")
+
+
+def test_a_model_without_attacks_is_listed_by_its_clean_accuracy(page):
+    opened = page(results("lab/clean", 88))
+    assert column(opened, "Clean accuracy") == ["88.0%"]
+    assert column(opened, "Robust accuracy") == ["-"]
+
+
+def test_links_lead_to_model_card_and_report(page):
+    row = page().locator("tbody tr").first
+    base = f"{HUB}/lab/e"
+    links = row.get_by_role("link").evaluate_all("all => all.map(each => each.href)")
+    assert links == [base, f"{base}/blob/{'c' * 40}/README.md", f"{base}/blob/{'c' * 40}/report.json"]
+
+
+def test_what_is_wrong_is_told(page):
+    entries = results("lab/x", 50, pgd=(90, 8 / 255))
+    opened = page(entries, left_out=[LeftOut("lab/y", "its card has no results")])
+    opened.get_by_text("1 problem", exact=True).click()
+    assert opened.get_by_text("the robust accuracy exceeds the clean one").is_visible()
+    opened.get_by_text("1 left out").click()
+    assert opened.inner_text("#left-out-list") == "lab/y: its card has no results"
+
+
+def test_the_page_tells_where_its_data_are_from(page):
+    opened = page()
+    assert opened.inner_text("#source") == f"Collected 2026-01-02 from the tag genaf on {HUB}."
+    figures = opened.locator("#figures div").all_inner_texts()
+    assert [figure.split() for figure in figures] == [
+        ["models", "6"],
+        ["results", "14"],
+        ["datasets", "2"],
+        ["attacks", "2"],
+        ["collected", "2026-01-02"],
+    ]
+
+
+def test_many_rows_come_in_pages(page):
+    entries = [each for i in range(150) for each in results(f"lab/{i}", 90, pgd=(10 + i % 60, 8 / 255))]
+    opened = page(entries)
+    assert (len(column(opened, "Model")), opened.inner_text("#page")) == (100, "1 to 100 of 150")
+    opened.get_by_role("button", name="Next").click()
+    assert (len(column(opened, "Model")), opened.inner_text("#page")) == (50, "101 to 150 of 150")
+    assert opened.get_by_role("button", name="Next").is_disabled()
+
+
+# ---- plot ----
+
+
+def test_the_front_is_of_those_that_nothing_beats_and_of_no_unreliable_one(page):
+    opened = page()
+    assert opened.locator(".point").count() == 5
+    assert front(opened) == ["lab/a", "lab/b", "lab/c"]
+    assert opened.locator(".front").count() == 1
+    assert opened.locator(".point.doubtful").get_attribute("aria-label").startswith("lab/e")
+    assert "unreliable" in opened.locator("tbody tr").first.inner_text()
+
+
+def test_the_plot_is_of_what_the_filters_leave(page):
+    opened = page()
+    opened.get_by_label("Encoder family").select_option("ViT")
+    assert front(opened) == ["lab/a", "lab/d"]
+    opened.get_by_role("button", name="Show all").click()
+    assert (opened.locator(".point").count(), opened.locator(".front").count()) == (8, 3)
+    assert opened.locator("#legend").inner_text().count("\n") == 3
+
+
+def test_conditions_without_number_have_no_front(page):
+    opened = page([each for i in range(1, 8) for each in results(f"lab/{i}", 90, pgd=(50, i / 255))])
+    opened.get_by_role("button", name="Show all").click()
+    assert opened.locator(".point").count() == 7
+    assert opened.locator(".front, .on-front").count() == 0
+    assert "7 different conditions" in opened.inner_text("#plot-hint")
+
+
+def test_points_stand_where_their_accuracies_are(page):
+    opened = page()
+    places = opened.locator(".point").evaluate_all(
+        "all => all.map(each => [each.ariaLabel.split(',')[0], each.querySelector('circle').cx.baseVal.value,"
+        "each.querySelector('circle').cy.baseVal.value])"
+    )
+    x, y = ({name: place[axis] for name, *place in places} for axis in (0, 1))
+    assert (x["lab/a"] - x["lab/b"]) / (x["lab/b"] - x["lab/c"]) == pytest.approx(1, abs=1e-3)
+    assert (y["lab/a"] - y["lab/b"]) / (y["lab/b"] - y["lab/c"]) == pytest.approx(2, abs=1e-3)
+    assert y["lab/e"] < y["lab/c"]
+
+
+def test_hovering_names_a_model(page):
+    opened = page()
+    opened.locator(".point.on-front circle").last.hover()
+    assert opened.inner_text("#tip").splitlines() == ["lab/a", "clean 90.0%, robust 30.0%", "pgd, linf 8/255 (0.03137)"]
+
+
+def test_arrow_keys_go_through_the_plot(page):
+    opened = page()
+    opened.get_by_role("button", name="Show all").focus()
+    opened.keyboard.press("Tab")
+    names = []
+    for _ in range(6):
+        names.append(opened.inner_text("#tip").splitlines()[0])
+        opened.keyboard.press("ArrowRight")
+    assert names == ["lab/c", "lab/d", "lab/b", "lab/a", "lab/e", "lab/e"]
+    assert opened.evaluate("document.activeElement.getAttribute('href')") == f"{HUB}/lab/e"
+    opened.keyboard.press("Tab")
+    assert opened.inner_text("#tip") == ""
+
+
+def test_sorting_by_the_keyboard(page):
+    opened = page()
+    opened.get_by_role("button", name="Model", exact=True).focus()
+    opened.keyboard.press("Enter")
+    assert column(opened, "Model")[0] == "lab/a"
+
+
+# ---- widths and hostile text ----
+
+
+@pytest.mark.parametrize("width", [360, 768, 1300])
+@pytest.mark.parametrize("long", [False, True])
+def test_no_page_scrolls_sideways(page, width, long):
+    name = "w" * 300 if long else "pgd"
+    extra = results(f"lab/{name}", 90, dataset=name, encoder=name, **{name: (50, 8 / 255, name)})
+    opened = page([*MODELS, *extra], left_out=[LeftOut("lab/x", name)], width=width)
+    opened.get_by_role("button", name="Show all").click()
+    assert opened.evaluate("document.documentElement.scrollWidth") == width
+    assert opened.locator("svg").bounding_box()["width"] <= width
+
+
+def test_hostile_text_is_only_text(page):
+    entries = results(HOSTILE, 90, dataset=HOSTILE, encoder=HOSTILE, **{HOSTILE: (50, 8 / 255, HOSTILE)})
+    opened = page(entries, left_out=[LeftOut("</script><script>document.title='hacked'</script>", HOSTILE)])
+    opened.locator(".point circle").hover()
+    assert opened.title() == "Robustness leaderboard"
+    assert opened.locator("img").count() == 0
+    assert opened.locator("script").count() == 2
+    assert column(opened, "Model") == [HOSTILE]
+    assert opened.inner_text("#tip").splitlines()[0] == HOSTILE
+    links = opened.get_by_role("link").evaluate_all("all => all.map(each => each.href)")
+    assert all(each.startswith((f"{HUB}/", "file:///")) for each in links if "hacked" in each)
+
+
+def test_only_the_page_s_own_script_may_run(browser, folder):
+    opened = browser.new_page()
+    opened.goto(folder(MODELS))
+    opened.evaluate(
+        "() => { const own = document.createElement('script'); own.textContent = 'document.title = \"hacked\"';"
+        "document.body.append(own); }"
+    )
+    assert opened.title() == "Robustness leaderboard"
+    opened.close()
