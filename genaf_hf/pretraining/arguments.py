@@ -1,0 +1,187 @@
+"""What a pre-training is asked for: its flags, and the configuration, the views and the settings that they name."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+
+from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
+
+from genaf_hf.pretraining.augmentation import Augmentation
+from genaf_hf.pretraining.dino import DINOSettings
+from genaf_hf.pretraining.simclr import SimCLRSettings
+
+CROP_SCALE = {"mae": (0.2, 1.0), "dino": (0.4, 1.0), "simclr": (0.08, 1.0), "supervised": (0.08, 1.0)}
+METHODS = tuple(CROP_SCALE)
+SETTINGS = {"dino": DINOSettings, "simclr": SimCLRSettings}
+MODEL_TYPES = ("vit", "resnet")
+NOT_OF_THE_MODEL = ("model_type", "image_size")  # but flags of their own
+SMALLEST_LOCAL_SCALE = 0.05
+LOCAL_SHARE = 96 / 224  # of a local view's side in a global one's
+EXAMPLE = '{"hidden_size": 384, "num_attention_heads": 6}'
+
+
+@dataclass
+class PretrainingArguments:
+    """Which encoder is trained from scratch, by which method and on which images."""
+
+    method: str = field(metadata={"help": "How the encoder is trained.", "choices": list(METHODS)})
+    dataset_name: str = field(metadata={"help": "Hub id, local folder (also of images in class folders), or digits."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of class labels; found if there is one."})
+    train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on a stratified subset of this size."})
+    model_type: str = field(default="vit", metadata={"help": "Kind of the encoder.", "choices": list(MODEL_TYPES)})
+    model_settings: dict | str | None = field(
+        default=None,
+        metadata={"help": f"Its configuration where it differs from transformers' default, as JSON: {EXAMPLE}."},
+    )
+    image_size: int = field(default=224, metadata={"help": "Height and width of the images."})
+    method_settings: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Settings of dino or simclr that differ from the paper's, as JSON: "
+            + "; ".join(f"{name}: {', '.join(each.name for each in fields(kind))}" for name, kind in SETTINGS.items())
+        },
+    )
+    crop_scale: list[float] | None = field(
+        default=None,
+        metadata={"help": f"Smallest and largest share of an image that a (global) view shows, default {CROP_SCALE}."},
+    )
+    flip: bool = field(default=True, metadata={"help": "Mirror every second view; off for digits and letters."})
+    color: float = field(
+        default=1.0,
+        metadata={
+            "help": "Strength of dino's and simclr's color jitter, 1 is the paper's; 0 also leaves out gray views."
+        },
+    )
+    blur: bool = field(default=True, metadata={"help": "Blur some views of dino and simclr."})
+    local_views: int = field(default=8, metadata={"help": "Small views of dino, beside the two global ones."})
+    local_size: int | None = field(
+        default=None, metadata={"help": "Height and width of those, default 96/224 of image_size, in whole patches."}
+    )
+
+
+@dataclass
+class PretrainingConfig(TrainingArguments):
+    """`TrainingArguments` with defaults for training an encoder from scratch."""
+
+    learning_rate: float = field(default=5e-4, metadata={"help": "The initial learning rate for AdamW."})
+    num_train_epochs: float = field(default=100.0, metadata={"help": "Total number of training epochs to perform."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Batch size per device."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The scheduler type to use."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Linear warm-up of the learning rate: steps, or below 1 a share of all steps."}
+    )
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay for AdamW."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints that are kept to go on from."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Off, because images are decoded by a transform that needs its columns."}
+    )
+
+
+def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:
+    """Configuration of the encoder, for masking that of the autoencoder.
+
+    Raises:
+        ValueError: for an unknown setting, or images that the encoder cannot take.
+    """
+    if arguments.method == "mae" and arguments.model_type != "vit":
+        raise ValueError(f'model_type is "{arguments.model_type}", but only a "vit" can be a masked autoencoder.')
+    if arguments.image_size < 1:
+        raise ValueError(f"image_size is {arguments.image_size}, expected a positive number of pixels.")
+    family = "vit_mae" if arguments.method == "mae" else arguments.model_type
+    known = AutoConfig.for_model(family).to_dict().keys()
+    settings = json_settings("model_settings", arguments.model_settings, known - set(NOT_OF_THE_MODEL))
+    if "image_size" in known:
+        settings["image_size"] = arguments.image_size
+    config = AutoConfig.for_model(family, **settings)
+    check_divisible("image_size", arguments.image_size, config)
+    return config
+
+
+def method_settings(arguments: PretrainingArguments) -> DINOSettings | SimCLRSettings | None:
+    """What `method_settings` says; None for the methods that have no settings.
+
+    Raises:
+        ValueError: for an unknown setting.
+    """
+    kind = SETTINGS.get(arguments.method)
+    known = [each.name for each in fields(kind)] if kind else []
+    given = json_settings("method_settings", arguments.method_settings, known)
+    return kind(**given) if kind else None
+
+
+def views(arguments: PretrainingArguments, config: PreTrainedConfig) -> list[Augmentation]:
+    """The views of the method's paper, as far as the flags leave them.
+
+    Raises:
+        ValueError: for shares, strengths or sizes out of range.
+    """
+    size, scale = arguments.image_size, tuple(arguments.crop_scale or CROP_SCALE[arguments.method])
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"crop_scale is {list(scale)}, expected two shares in (0, 1], the smaller one first.")
+    if not arguments.color >= 0:
+        raise ValueError(f"color is {arguments.color}, expected 0 or more.")
+    if arguments.local_views < 0:
+        raise ValueError(f"local_views is {arguments.local_views}, expected 0 or more.")
+    shape = {"scale": scale, "flip": arguments.flip}
+    colored, blurred = arguments.color > 0, float(arguments.blur)
+    if arguments.method == "simclr":
+        view = Augmentation(size, **shape, **jitter(arguments.color, 0.8, 0.8, 0.8, 0.2), blur=0.5 * blurred)
+        return [view, view]
+    if arguments.method == "dino":
+        colors = jitter(arguments.color, 0.4, 0.4, 0.2, 0.1)
+        first = Augmentation(size, **shape, **colors, blur=blurred)
+        second = Augmentation(size, **shape, **colors, blur=0.1 * blurred, solarize=0.2 * colored)
+        shape["scale"] = (min(SMALLEST_LOCAL_SCALE, scale[0]), scale[0])
+        local = Augmentation(local_size(arguments, config), **shape, **colors, blur=0.5 * blurred)
+        return [first, second, *[local] * arguments.local_views]
+    return [Augmentation(size, **shape)]
+
+
+def jitter(strength: float, brightness: float, contrast: float, saturation: float, hue: float) -> dict[str, float]:
+    """A paper's color jitter and gray views, at a strength; 0 is none."""
+    parts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    return {**{name: strength * value for name, value in parts.items()}, "grayscale": 0.2 if strength else 0.0}
+
+
+def local_size(arguments: PretrainingArguments, config: PreTrainedConfig) -> int:
+    """Height and width of DINO's local views.
+
+    Raises:
+        ValueError: when the encoder cannot take them.
+    """
+    patch = getattr(config, "patch_size", 1)
+    size = arguments.local_size or max(1, round(LOCAL_SHARE * arguments.image_size / patch)) * patch
+    check_divisible("local_size", size, config)
+    return size
+
+
+def check_divisible(name: str, size: int, config: PreTrainedConfig) -> None:
+    """Refuses images that cannot be cut into whole patches.
+
+    Raises:
+        ValueError: names both sizes.
+    """
+    patch = getattr(config, "patch_size", 1)
+    if size < 1 or size % patch:
+        raise ValueError(f"{name} is {size}, expected a positive multiple of the patch size {patch}.")
+
+
+def json_settings(flag: str, given: dict | str | None, known: Collection[str]) -> dict:
+    """What a flag of settings says.
+
+    Raises:
+        ValueError: when it is no JSON object, or has a setting that is unknown.
+    """
+    try:
+        settings = json.loads(given) if isinstance(given, str) else (given or {})
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{flag} are {given}, expected JSON such as {EXAMPLE}.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{flag} are {given}, expected a JSON object such as {EXAMPLE}.")
+    if unknown := sorted(settings.keys() - set(known)):
+        raise ValueError(f"{flag} have the unknown {unknown[0]}; known are {', '.join(sorted(known)) or 'none'}.")
+    return dict(settings)

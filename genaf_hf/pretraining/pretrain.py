@@ -1,0 +1,86 @@
+"""From labelled images to a public encoder: what recipes/pretrain.py runs."""
+
+import copy
+import logging
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import ViTImageProcessor, set_seed
+
+from genaf_hf.data import load_images, stratified_subset
+from genaf_hf.hub import publish
+from genaf_hf.pretraining.arguments import (
+    PretrainingArguments,
+    PretrainingConfig,
+    encoder_config,
+    method_settings,
+    views,
+)
+from genaf_hf.pretraining.dino import pretrain_dino
+from genaf_hf.pretraining.mae import pretrain_mae
+from genaf_hf.pretraining.simclr import pretrain_simclr
+from genaf_hf.pretraining.supervised import pretrain_supervised
+from genaf_hf.provenance import public_name
+
+logger = logging.getLogger(__name__)
+
+PRETRAIN = {
+    "mae": pretrain_mae,
+    "dino": pretrain_dino,
+    "simclr": pretrain_simclr,
+    "supervised": pretrain_supervised,
+}
+
+
+def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path:
+    """Trains an encoder from scratch on the training split, and leaves it in `config.output_dir`.
+
+    That folder then is an ordinary checkpoint with image processor and card. A run that was killed goes on where it was
+    when it is started again with the same settings.
+
+    Args:
+        arguments: what is trained, how and on what.
+        config: of the training.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: for input that cannot be worked with, before any training; when the folder is there already; when
+            the Hub does not take the encoder.
+    """
+    folder = Path(config.output_dir)
+    if folder.exists():
+        raise ValueError(f"{folder} is there already: choose another output_dir, or delete it to train anew.")
+    model = encoder_config(arguments)
+    augmentations, settings = views(arguments, model), method_settings(arguments)
+    data = load_images(
+        arguments.dataset_name,
+        config_name=arguments.dataset_config_name,
+        image_column=arguments.image_column,
+        label_column=arguments.label_column,
+        train_split=arguments.train_split,
+        revision=arguments.dataset_revision,
+        token=config.hub_token,
+    )
+    train = stratified_subset(data["train"], arguments.max_train_samples, seed=0)
+    processor = ViTImageProcessor(size={"height": arguments.image_size, "width": arguments.image_size})
+    training = copy.copy(config)
+    training.push_to_hub = False
+    set_seed(config.seed)
+    logger.info("Training on %d images, %d process(es), %s", len(train), config.world_size, config.device)
+    PRETRAIN[arguments.method](
+        train,
+        model,
+        processor,
+        training,
+        augmentations,
+        **({} if settings is None else {"settings": settings}),
+        data=public_name(arguments.dataset_name),
+    )
+    if config.push_to_hub and PartialState().is_main_process:
+        sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
+        message = "Pre-trained with genaf_hf"
+        logger.info("Pushed to %s", publish(folder, config.hub_model_id, message=message, **sharing))
+    PartialState().wait_for_everyone()
+    return folder

@@ -1,0 +1,166 @@
+"""A Trainer that learns from random views of images, and the one way by which its encoder becomes a checkpoint."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from genaf_hf.checkpoint import check_disk_space, load_weights, newest_complete_checkpoint, read_state
+from genaf_hf.data import with_pixel_values
+from genaf_hf.pixel_model import pixel_statistics
+from genaf_hf.pretraining.augmentation import Augmentation, uniform_numbers
+from genaf_hf.pretraining.card import encoder_card
+from genaf_hf.training_record import changed_settings
+from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume
+
+CHECKPOINTS, ENCODER = "checkpoints", "encoder"
+
+
+class ViewTrainer(Trainer):
+    """Trains on views of a dataset's images; what a view is depends on seed, epoch and index, not on the batch.
+
+    `compute_loss` is the model's own loss on one view: that of a masked autoencoder, or of a classifier.
+
+    Args:
+        model: what is trained.
+        args: of the training.
+        dataset: with the columns `image` and `label`.
+        processor: makes the images' `pixel_values`, which the views are cut from.
+        views: one per view; without any, the pixel values are the view.
+        labels: whether the model gets labels.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        dataset: Dataset,
+        processor,
+        views: Sequence[Augmentation] = (),
+        *,
+        labels: bool = False,
+    ):
+        self.augmentations = list(views)
+        self.needs_labels = labels
+        mean, std = pixel_statistics(processor)
+        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        indexed = Indexed(with_pixel_values(dataset, processor))
+        super().__init__(model, args, train_dataset=indexed, data_collator=default_collate, processing_class=processor)
+        if args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
+            self.accelerator.dataloader_config.data_seed = args.seed
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        [view] = self.views(inputs)
+        outputs = model(pixel_values=view, **({"labels": inputs["labels"]} if self.needs_labels else {}))
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def views(self, inputs: dict) -> list[Tensor]:
+        """Normalized views of a batch, each (n, 3, h, w)."""
+        pixel_values = inputs["pixel_values"]
+        if not self.augmentations:
+            return [pixel_values]
+        mean, std = self.mean.to(pixel_values), self.std.to(pixel_values)
+        images, epoch = (pixel_values * std + mean).clamp(0, 1), int(self.state.epoch or 0)
+        numbers = uniform_numbers(self.args.seed, epoch, inputs["index"].tolist(), len(self.augmentations))
+        return [
+            (augmentation(images, numbers[:, i].to(images)) - mean) / std
+            for i, augmentation in enumerate(self.augmentations)
+        ]
+
+    def train_or_resume(self, folder: Path) -> None:
+        """Trains, goes on from the newest complete checkpoint in a folder, or only loads that if it is the last one."""
+        if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
+            check_disk_space(folder.parent, self.model)
+        checkpoint = newest_complete_checkpoint(folder, world_size=self.args.world_size)
+        if checkpoint is None:
+            self.train()
+            return
+        *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        if read_state(checkpoint).global_step < max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:
+            self._load_from_checkpoint(str(checkpoint))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class Indexed(torch.utils.data.Dataset):
+    """Rows of a dataset, each with its `index`."""
+
+    def __init__(self, rows: torch.utils.data.Dataset):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        return {**self.rows[index], "index": index}
+
+
+def pretrained(
+    make_trainer: Callable[[TrainingArguments], ViewTrainer],
+    args: TrainingArguments,
+    *,
+    method: str,
+    config: PreTrainedConfig,
+    views: Sequence[Augmentation],
+    data: str,
+    encoder: Callable[[nn.Module], PreTrainedModel] = lambda model: model,
+    settings: Mapping | None = None,
+) -> Path:
+    """Trains once, and leaves the encoder, its image processor and a card in `args.output_dir`.
+
+    What a run that was killed needs to go on lies beside it, in a folder whose name ends with `.unfinished`.
+
+    Args:
+        make_trainer: makes model and trainer.
+        args: of the training.
+        method: one of `genaf_hf.pretraining.card.PAPERS`.
+        config: of the encoder.
+        views: that it is trained on.
+        data: what the images are called.
+        encoder: the part of the trained model that is kept.
+        settings: of the method.
+
+    Returns:
+        The folder. One that is there already is returned as it is.
+
+    Raises:
+        ValueError: when there is an unfinished run with other settings.
+    """
+    folder = Path(args.output_dir)
+    if folder.exists():
+        return folder
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    told = {**(settings or {}), "views": [view.settings for view in views]}
+    everything = {"method": method, "data": data, "model": config.to_dict(), **told, **args.to_dict()}
+    begin_or_resume(unfinished, json.loads(json.dumps({**everything, "processes": args.world_size})))
+    training, checkpoints = changed_settings(args), unfinished / UNFINISHED_RUN / CHECKPOINTS
+    args.output_dir = str(checkpoints)
+    trainer = make_trainer(args)
+    trainer.train_or_resume(checkpoints)
+    if trainer.is_world_process_zero():
+        draft = unfinished / ENCODER
+        encoder(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)).save_pretrained(draft)
+        trainer.processing_class.save_pretrained(draft)
+        card = encoder_card(
+            method, data, len(trainer.train_dataset), {"model": config.to_diff_dict(), **told, **training}
+        )
+        card.save(draft / "README.md")
+        draft.rename(folder)
+        shutil.rmtree(unfinished)
+    trainer.accelerator.wait_for_everyone()
+    return folder

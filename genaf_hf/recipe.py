@@ -1,0 +1,31 @@
+"""What the recipes of all families of encoders run."""
+
+import logging
+import sys
+from pathlib import Path
+
+from genaf_hf.command_line import parse_arguments
+from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
+from genaf_hf.genaf_config import GenAFConfig
+from genaf_hf.hardening import HardeningArguments, harden
+
+
+def run_recipe(recipe: str, default_config: Path) -> None:
+    """Hardens what the command line names, and prints the report; an error ends it with one sentence.
+
+    Args:
+        recipe: that the card names to do the run again.
+        default_config: what is run without a model or a dataset. An encoder for the digits is made first.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    try:
+        arguments, config = parse_arguments((HardeningArguments, GenAFConfig), default_config)
+        if arguments.model_name_or_path in DIGITS_ENCODERS:
+            pretrain_digits_encoder(config.use_cpu, arguments.model_name_or_path)
+        report = harden(arguments, config, recipe=recipe)
+    except (ValueError, OSError, FloatingPointError) as error:
+        logging.debug("", exc_info=error)
+        sys.exit(f"\n{error}")
+    if config.process_index == 0:
+        print(f"\n{report.table()}\n\nModel, report, card and pictures are in {config.output_dir}.")

@@ -1,0 +1,75 @@
+"""Pre-trains tiny encoders, also in two processes: python -m torch.distributed.run ... tests/pretrain_tiny.py FOLDER"""
+
+import sys
+from pathlib import Path
+
+import torch
+from conftest import SIDE, TINY_VIT, colored_images
+from torch import distributed
+from transformers import ViTConfig, ViTImageProcessor, ViTMAEConfig, set_seed
+
+from genaf_hf.pretraining import (
+    Augmentation,
+    DINOSettings,
+    SimCLRSettings,
+    pretrain_dino,
+    pretrain_mae,
+    pretrain_simclr,
+    pretrain_supervised,
+)
+from genaf_hf.pretraining.arguments import PretrainingConfig
+
+PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+VIEW = Augmentation(SIDE, scale=(0.5, 1.0), brightness=0.4, blur=0.5)
+LOCAL = Augmentation(4, scale=(0.2, 0.5))
+DECODER = {
+    "decoder_hidden_size": 8,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 16,
+}
+TINY_DINO = DINOSettings(hidden_size=16, bottleneck_size=8, prototypes=12, teacher_momentum=0.9)
+TINY_SIMCLR = SimCLRSettings(hidden_size=16, output_size=8)
+METHODS = {
+    "mae": lambda data, args: pretrain_mae(data, ViTMAEConfig(**TINY_VIT, **DECODER), PROCESSOR, args, [VIEW]),
+    "dino": lambda data, args: pretrain_dino(
+        data, ViTConfig(**TINY_VIT), PROCESSOR, args, [VIEW, VIEW, LOCAL, LOCAL], TINY_DINO
+    ),
+    "simclr": lambda data, args: pretrain_simclr(
+        data, ViTConfig(**TINY_VIT), PROCESSOR, args, [VIEW, VIEW], TINY_SIMCLR
+    ),
+    "supervised": lambda data, args: pretrain_supervised(data, ViTConfig(**TINY_VIT), PROCESSOR, args, [VIEW]),
+}
+
+
+def tiny_config(folder: Path, **changes) -> PretrainingConfig:
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": 4,
+        "learning_rate": 3e-3,
+        "warmup_steps": 0,
+        "per_device_train_batch_size": 8,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return PretrainingConfig(**{**settings, **changes})
+
+
+def pretrain_tiny(method: str, folder: Path, **changes) -> Path:
+    """A tiny ViT of one method after some steps on 24 colored images, in an epoch of which there are three."""
+    set_seed(0)
+    return METHODS[method](colored_images(24, 0), tiny_config(folder, **changes))
+
+
+def train_distributed(folder: Path, batch_size: int) -> None:
+    """Encoders whose gradients depend on the global batch. Without moments, rounding stays rounding."""
+    for method in ("dino", "simclr"):
+        pretrain_tiny(method, folder / method, per_device_train_batch_size=batch_size, optim="sgd", learning_rate=1.0)
+
+
+if __name__ == "__main__":
+    train_distributed(Path(sys.argv[1]), batch_size=4)
+    assert distributed.get_world_size() == 2
+    assert not torch.cuda.is_available()

@@ -1,0 +1,163 @@
+"""recipes/pretrain.py, and the configurations of the recipes for each family."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY_VIT
+from processes import start_and_kill
+
+from genaf_hf import GenAFConfig
+from genaf_hf.command_line import parse_arguments
+from genaf_hf.digits_encoder import DIGITS_ENCODERS
+from genaf_hf.hardening import HardeningArguments
+from genaf_hf.pretraining.arguments import (
+    PretrainingArguments,
+    PretrainingConfig,
+    encoder_config,
+    method_settings,
+    views,
+)
+from genaf_hf.pretraining.augmentation import Augmentation
+from genaf_hf.pretraining.pretrain import pretrain
+from genaf_hf.solo_learn import METHODS as SOLO_LEARN
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+CONFIGS = RECIPES / "configs"
+PAPER_METHODS = ["byol", "dino", "mocov2plus", "mocov3", "nnclr", "ressl", "simclr", "swav", "vibcreg", "wmse"]
+TINY = {name: value for name, value in TINY_VIT.items() if name != "image_size"}
+DECODER = {"decoder_hidden_size": 8, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+PRETRAINING = (PretrainingArguments, PretrainingConfig)
+HEAD = {"hidden_size": 16, "bottleneck_size": 8, "prototypes": 12}
+
+
+def asked_for(**changes) -> PretrainingArguments:
+    settings = {"method": "dino", "dataset_name": "digits", "image_size": 8, "model_settings": TINY}
+    return PretrainingArguments(**{**settings, **changes})
+
+
+@pytest.mark.parametrize("method", ["mae", "dino"])
+def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(dataset, tmp_path, method):
+    dataset.save_to_disk(tmp_path / "colors")
+    settings = {
+        "method": method,
+        "dataset_name": str(tmp_path / "colors"),
+        "model_settings": TINY | (DECODER if method == "mae" else {}),
+        "method_settings": HEAD if method == "dino" else None,
+        "image_size": 8,
+        "local_views": 1,
+        "max_steps": 30,
+        "save_steps": 2,
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    unfinished, killed, whole = (tmp_path / name for name in ("killed.unfinished", "killed", "whole"))
+    checkpoint = unfinished / "unfinished_run/checkpoints/checkpoint-4/trainer_state.json"
+    start_and_kill([sys.executable, RECIPES / "pretrain.py", file, "--output_dir", killed], checkpoint)
+    assert not killed.exists()
+
+    def run(folder: Path, *flags: str) -> None:
+        pretrain(*parse_arguments(PRETRAINING, None, [str(file), "--output_dir", str(folder), *flags]))
+
+    with pytest.raises(ValueError, match=r"unfinished run with other settings \(seed was 42 and is 1\)"):
+        run(killed, "--seed", "1")
+    run(killed)
+    run(whole)
+    assert not unfinished.exists()
+    for name in ("model.safetensors", "README.md", "config.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"method": "mae", "model_type": "resnet", "model_settings": None}, 'only a "vit" can be a masked'),
+        ({"image_size": 0}, "image_size is 0, expected a positive"),
+        ({"image_size": 10}, "image_size is 10, expected a positive multiple of the patch size 4"),
+        ({"local_size": 6}, "local_size is 6, expected a positive multiple of the patch size 4"),
+        ({"local_views": -1}, "local_views is -1"),
+        ({"color": -0.1}, "color is -0.1"),
+        ({"crop_scale": [0.5, 0.2]}, r"crop_scale is \[0.5, 0.2\], expected two shares"),
+        ({"crop_scale": [0.5]}, r"crop_scale is \[0.5\], expected two shares"),
+        ({"model_settings": '{"hidden_sice": 3}'}, "model_settings have the unknown hidden_sice; known are "),
+        ({"model_settings": {"image_size": 3}}, "model_settings have the unknown image_size"),
+        ({"model_settings": "hidden_size: 3"}, "expected JSON such as"),
+        ({"model_settings": "[3]"}, "expected a JSON object such as"),
+        ({"method_settings": {"temperature": 3}}, "unknown temperature; known are bottleneck_size, center_momentum"),
+        ({"method": "supervised", "method_settings": {"temperature": 3}}, "unknown temperature; known are none"),
+        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
+    ],
+)
+def test_what_cannot_be_worked_with_is_refused_before_training(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        pretrain(asked_for(**changes), PretrainingConfig(output_dir=str(tmp_path / "run"), use_cpu=True))
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is there already: choose another output_dir"):
+        pretrain(asked_for(), PretrainingConfig(output_dir=str(tmp_path), use_cpu=True))
+
+
+def test_views_are_those_of_the_papers_unless_flags_leave_them_out():
+    dino = views(PretrainingArguments("dino", "digits"), encoder_config(PretrainingArguments("dino", "digits")))
+    assert [view.size for view in dino] == [224, 224, *[96] * 8]
+    assert [view.scale for view in dino] == [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 8
+    assert [(view.blur, view.solarize) for view in dino[:3]] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
+    assert {(view.brightness, view.contrast, view.saturation, view.hue) for view in dino} == {(0.4, 0.4, 0.2, 0.1)}
+
+    arguments = asked_for(method="simclr", color=0.0, blur=False, flip=False)
+    [first, second] = views(arguments, encoder_config(arguments))
+    assert first == second
+    assert first == Augmentation(8, scale=(0.08, 1.0), flip=False)
+
+
+def test_settings_come_from_json_and_from_yaml_alike():
+    for given in ({"temperature": 0.5}, '{"temperature": 0.5}'):
+        settings = method_settings(asked_for(method="simclr", method_settings=given))
+        assert (settings.temperature, settings.output_size) == (0.5, 128)
+    assert encoder_config(asked_for(model_settings='{"patch_size": 2, "hidden_size": 24}')).hidden_size == 24
+    resnet = asked_for(
+        method="simclr", model_type="resnet", model_settings={"depths": [2, 2, 2, 2], "layer_type": "basic"}
+    )
+    assert encoder_config(resnet).model_type == "resnet"
+
+
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_the_papers_settings_are_read_by_the_recipe(method):
+    assert method in SOLO_LEARN
+    file = CONFIGS / "paper" / f"{method}.yaml"
+    argv = [str(file), "--dataset_name", "uoft-cs/cifar10", "--use_cpu"]
+    arguments, config = parse_arguments((HardeningArguments, GenAFConfig), None, argv)
+    assert (arguments.model_name_or_path, arguments.dataset_name) == (f"{method}-resnet18", "uoft-cs/cifar10")
+    assert (config.learning_rate, config.head_learning_rate, config.weight_decay, config.epoch_decay) == (
+        *(1e-4, 5e-3, 8e-4, 0.96),
+    )
+    assert (config.eps, config.steps, config.step_size, config.random_start) == (0.03, 10, 0.007, False)
+    assert (config.per_device_train_batch_size, config.num_train_epochs, config.genetic_weight) == (256, 50, 20 * 256)
+    assert (arguments.image_size, arguments.head) == (64, "mlp")
+    assert f"--method {method} " in file.read_text()
+
+
+def test_there_is_a_configuration_for_each_method_of_the_paper():
+    assert sorted(path.stem for path in (CONFIGS / "paper").iterdir()) == PAPER_METHODS
+
+
+@pytest.mark.parametrize("family", ["dino", "mae"])
+def test_the_default_of_a_family_is_read_by_its_recipe(family):
+    assert f"digits_{family}.yaml" in (RECIPES / f"genaf_{family}.py").read_text()
+    arguments, _ = parse_arguments((HardeningArguments, GenAFConfig), CONFIGS / f"digits_{family}.yaml", ["--use_cpu"])
+    assert arguments.model_name_or_path in DIGITS_ENCODERS
+    assert arguments.dataset_name == "digits"
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("pretrain_*.yaml")), ids=lambda file: file.stem)
+def test_configurations_of_pre_training_are_read_by_the_recipe(file):
+    argv = [str(file), "--use_cpu", "--dataset_name", "digits", "--output_dir", "out"]
+    arguments, _ = parse_arguments(PRETRAINING, None, argv)
+    assert views(arguments, encoder_config(arguments))
+    method_settings(arguments)
