@@ -1,0 +1,195 @@
+"""What evolving adapters is worth: against random search, fixed configurations and cold starts; and what workers add.
+
+    python benchmarks/adapter_search.py recipes/configs/evolve_digits.yaml --seeds 0 1 2 3 4 --output_dir benchmark
+
+Takes the flags of recipes/evolve_peft.py. Every way has the same budget of training steps; a fixed configuration has
+the whole of it to itself. Hypervolumes are of clean accuracy, robust accuracy and size on the validation images, with
+the size as the share, on a logarithmic scale, that is saved between the whole model and its head. Searches that were
+done are not done again. Prints Markdown tables.
+"""
+
+import copy
+import logging
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+
+import optuna
+from optuna.samplers import RandomSampler
+
+from genaf_hf import GenAFConfig
+from genaf_hf.adapter_search import AdapterSearchArguments
+from genaf_hf.adapter_search.sampler import GenerationSampler
+from genaf_hf.adapter_search.search import (
+    Laboratory,
+    fitness_of,
+    objective_of,
+    open_laboratory,
+    settings_of_search,
+    space_of,
+)
+from genaf_hf.adapter_search.search_space import ALL_LINEAR, QUERY_VALUE
+from genaf_hf.adapter_search.storage import open_storage, quiet_optuna
+from genaf_hf.adapter_search.study import begin_or_join, last_tries, work
+from genaf_hf.command_line import parse_arguments
+from genaf_hf.encoders import parameter_count
+from genaf_hf.journal import Journal
+from genaf_hf.report import markdown
+
+CONFIGS = Path(__file__).parents[1] / "recipes" / "configs"
+RECIPE = CONFIGS.parent / "evolve_peft.py"
+FIXED = {"q, v": (4, 8, 16), "all linear": (8, 16)}  # ranks
+WORKERS = 3
+
+
+@dataclass
+class BenchmarkArguments:
+    """Which parts are run."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    workers: bool = field(default=True, metadata={"help": "Also compare one worker with three."})
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    benchmark, arguments, config = parse_arguments(
+        (BenchmarkArguments, AdapterSearchArguments, GenAFConfig), CONFIGS / "evolve_digits.yaml"
+    )
+    found = {seed: hypervolumes(arguments, config, seed) for seed in benchmark.seeds}
+    ways = list(next(iter(found.values())))
+    rows = [["seed", *ways]]
+    rows += [[str(seed), *(f"{found[seed][way]:.4f}" for way in ways)] for seed in found]
+    means = {way: mean(each[way] for each in found.values()) for way in ways}
+    rows.append(["mean", *(f"{means[way]:.4f}" for way in ways)])
+    rows.append(["evolved / this", *(f"{means['evolved'] / means[way]:.3f}" if means[way] else "-" for way in ways)])
+    print(f"\n{markdown(rows)}\n")
+    if benchmark.workers:
+        print_workers(Path(config.output_dir))
+
+
+def hypervolumes(arguments: AdapterSearchArguments, config: GenAFConfig, seed: int) -> dict[str, float]:
+    """By way: the hypervolume of what it found with one seed."""
+    config = copy.copy(config)
+    config.seed, root = seed, Path(config.output_dir) / f"seed-{seed}"
+    ways: dict[str, tuple[bool, Callable]] = {
+        "evolved": (True, lambda: GenerationSampler(arguments.population, seed)),
+        "cold start": (False, lambda: GenerationSampler(arguments.population, seed)),
+        "random search": (False, lambda: RandomSampler(seed=seed)),
+    }
+    found = {}
+    for way, (inherit, sampler) in ways.items():
+        config.output_dir = str(root / way.replace(" ", "-"))
+        laboratory = open_laboratory(replace(arguments, inherit=inherit), config)
+        values, overhead = searched(laboratory, sampler(), known=way != "random search")
+        found[way] = hypervolume([point(laboratory, *each) for each in values])
+        print(f"seed {seed}, {way}: {found[way]:.4f}, search and storage took {overhead:.2%} of a trial", flush=True)
+    config.output_dir = str(root)
+    laboratory = open_laboratory(arguments, config)
+    journal = Journal(root / "fixed")
+    for name, values in fixed(laboratory, journal).items():
+        found[name] = hypervolume([point(laboratory, *values)])
+        print(f"seed {seed}, {name}: {found[name]:.4f}", flush=True)
+    found["best fixed"] = max(found[name] for name in found if name.startswith("LoRA"))
+    return found
+
+
+def searched(
+    laboratory: Laboratory, sampler: optuna.samplers.BaseSampler, *, known: bool
+) -> tuple[list[list[float]], float]:
+    """Values of all genomes, and the time between genomes as a share of the time that they took."""
+    arguments, space = laboratory.arguments, space_of(laboratory)
+    laboratory.folder.mkdir(parents=True, exist_ok=True)
+    with quiet_optuna():
+        study = begin_or_join(
+            open_storage(f"sqlite:///{laboratory.folder / 'study.db'}"),
+            "benchmark",
+            settings=settings_of_search(arguments, laboratory.config),
+            budget=arguments.budget,
+            known=space.known_configurations() if known else {},
+            sampler=sampler,
+        )
+        work(study, objective_of(laboratory, fitness_of(laboratory), space, sampler), heartbeat_seconds=10)
+        trials = [trial for trial in last_tries(study) if trial.values is not None]
+    busy = sum(trial.user_attrs["seconds"] for trial in trials)
+    return [trial.values for trial in trials], duration(trials) / busy - 1
+
+
+def fixed(laboratory: Laboratory, journal: Journal) -> dict[str, list[float]]:
+    """Values of fixed LoRA configurations, each trained for as many steps as a whole search."""
+    config = copy.copy(laboratory.config)
+    config.max_steps *= laboratory.arguments.budget
+    space, fitness = space_of(laboratory), fitness_of(replace(laboratory, config=config))
+    known = space.known_configurations()
+    names = {"q, v": QUERY_VALUE, "all linear": ALL_LINEAR}
+    found = {}
+    for where, ranks in FIXED.items():
+        for rank in ranks:
+            if names[where] in known:
+                genome = space.genome(known[names[where]])
+                genome = replace(genome, ranks=dict.fromkeys(genome.ranks, rank))
+                name = f"LoRA {where}, rank {rank}"
+                found[name] = journal.once(name, lambda genome=genome: values(fitness(genome)))
+    return found
+
+
+def values(score) -> list[float]:
+    return [score.clean.value, score.robust.value, score.parameters]
+
+
+def point(laboratory: Laboratory, clean: float, robust: float, parameters: float) -> tuple[float, float, float]:
+    """Three numbers in [0, 1], the more the better."""
+    whole = parameter_count(laboratory.encoder)
+    head = parameter_count(laboratory.encoder.classifier)
+    return clean, robust, min(1.0, max(0.0, math.log(whole / parameters) / math.log(whole / head)))
+
+
+def hypervolume(points: Sequence[tuple[float, float, float]]) -> float:
+    """Volume of what lies below any of the points, in the positive octant."""
+    volume, ordered = 0.0, sorted(points, key=lambda each: -each[2])
+    for index, (*_, height) in enumerate(ordered):
+        below = ordered[index + 1][2] if index + 1 < len(ordered) else 0.0
+        volume += (height - below) * area([each[:2] for each in ordered[: index + 1]])
+    return volume
+
+
+def area(points: Sequence[tuple[float, float]]) -> float:
+    """Area of what lies below any of the points, in the positive quadrant."""
+    found, reached = 0.0, 0.0
+    for x, y in sorted(points, reverse=True):
+        found += x * max(0.0, y - reached)
+        reached = max(reached, y)
+    return found
+
+
+def duration(trials: Sequence[optuna.trial.FrozenTrial]) -> float:
+    """Seconds from the first start to the last end."""
+    return (
+        max(each.datetime_complete for each in trials) - min(each.datetime_start for each in trials)
+    ).total_seconds()
+
+
+def print_workers(root: Path) -> None:
+    """Trials per hour of one worker and of three on one storage, each with one thread."""
+    config = next(
+        (word for word in sys.argv[1:] if word.endswith((".yaml", ".yml"))), str(CONFIGS / "evolve_digits.yaml")
+    )
+    rows = [["workers", "cores", "trials per hour"]]
+    for count in (1, WORKERS):
+        folder = root / f"workers-{count}"
+        command = [sys.executable, str(RECIPE), config, "--output_dir", str(folder)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        started = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(count)]
+        if max(worker.wait() for worker in started) > 0:
+            sys.exit("A worker failed.")
+        trials = optuna.load_study(study_name="adapters", storage=f"sqlite:///{folder / 'study.db'}").trials
+        rows.append([str(count), str(os.cpu_count()), f"{3600 * len(trials) / duration(trials):.0f}"])
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

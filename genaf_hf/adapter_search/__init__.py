@@ -1,0 +1,27 @@
+"""Evolves PEFT adapters: the best trades of clean accuracy, robustness and size."""
+
+from genaf_hf.adapter_search.arguments import AdapterSearchArguments
+from genaf_hf.adapter_search.fitness import Fitness, Score
+from genaf_hf.adapter_search.front import Member, merged_model
+from genaf_hf.adapter_search.genome import METHODS, Genome
+from genaf_hf.adapter_search.inheritance import adapt
+from genaf_hf.adapter_search.merged_weights import AdapterTrainer, merged_weights
+from genaf_hf.adapter_search.search import evolve, pick
+from genaf_hf.adapter_search.search_space import SearchSpace, suggest
+
+__all__ = [
+    "METHODS",
+    "AdapterSearchArguments",
+    "AdapterTrainer",
+    "Fitness",
+    "Genome",
+    "Member",
+    "Score",
+    "SearchSpace",
+    "adapt",
+    "evolve",
+    "merged_model",
+    "merged_weights",
+    "pick",
+    "suggest",
+]

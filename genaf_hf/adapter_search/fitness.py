@@ -1,0 +1,145 @@
+"""What a genome is worth: its adapter, trained for a budget of steps on the shared encoder, and measured."""
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PrinterCallback
+
+from genaf_hf.adapter_search.genome import Genome
+from genaf_hf.adapter_search.inheritance import adapt
+from genaf_hf.adapter_search.merged_weights import AdapterTrainer, merged_weights
+from genaf_hf.answers import answer
+from genaf_hf.attacks.pgd import default_step_size
+from genaf_hf.genaf_config import GenAFConfig
+from genaf_hf.pixel_model import PixelModel
+from genaf_hf.report import Rate
+
+HISTORY = "history.json"
+LOGS = 0.1  # one for each tenth of the steps
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was found for a genome on the validation images.
+
+    Attributes:
+        clean: accuracy on them.
+        robust: accuracy under the attack.
+        parameters: trainable ones, of adapters and head.
+        seconds: that training and measuring took.
+    """
+
+    clean: Rate
+    robust: Rate
+    parameters: int
+    seconds: float
+
+
+class Fitness:
+    """Trains and measures genomes one after the other on one frozen encoder, which stays as it is.
+
+    Args:
+        encoder: a classifier from a public encoder; its head is what every genome's head starts from.
+        processor: its image processor.
+        train: `pixel_values` and `labels`.
+        validation: the same, to measure on.
+        config: of the training; what a genome says comes before it. `max_steps` or `num_train_epochs` is the budget.
+        attack: `functools.partial` of a per-image attack with its settings, by which robust accuracy is measured.
+    """
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        processor,
+        train: Dataset,
+        validation: Dataset,
+        config: GenAFConfig,
+        attack: partial,
+    ):
+        self.encoder, self.processor = encoder.to(config.device).requires_grad_(False), processor
+        self.train, self.validation = train, validation
+        self.config, self.attack = config, attack
+
+    def __call__(self, genome: Genome, folder: str | Path | None = None, parents: Sequence[str | Path] = ()) -> Score:
+        """Trains a genome and measures it.
+
+        Args:
+            genome: of this encoder.
+            folder: where the trained adapter, `genome.json` and `history.json` go; None keeps nothing.
+            parents: folders of trained adapters that it starts from.
+
+        Raises:
+            FloatingPointError: when training diverges.
+        """
+        start = time.perf_counter()
+        model = self.adapted(genome, parents)
+        trainer = AdapterTrainer(
+            model=model, args=self.training_of(genome), train_dataset=self.train, processing_class=self.processor
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.adversarial_finetune()
+        rates = self.measure(model)
+        if folder is not None:
+            save_adapter(model, genome, folder)
+            history = json.dumps(trainer.state.log_history, indent=2) + "\n"
+            (Path(folder) / HISTORY).write_text(history, encoding="utf-8", newline="\n")
+        return Score(*rates, count_trainable(model), time.perf_counter() - start)
+
+    def adapted(self, genome: Genome, parents: Sequence[str | Path] = ()) -> PeftModel:
+        """The encoder with a genome's adapter, untrained; it shares the encoder's weights."""
+        torch.manual_seed(self.config.seed)
+        return adapt(self.encoder, genome.peft_config(self.encoder), parents)
+
+    def training_of(self, genome: Genome) -> GenAFConfig:
+        """The settings by which a genome is trained; it leaves no checkpoints and reports nowhere."""
+        config = copy.copy(self.config)
+        for name in ("learning_rate", "head_learning_rate", "genetic_weight", "steps"):
+            setattr(config, name, getattr(genome, name))
+        config.eps = self.config.eps * genome.eps_share
+        config.step_size = default_step_size(config.eps, config.steps)
+        config.save_strategy = config.eval_strategy = "no"
+        config.logging_strategy, config.logging_steps = "steps", LOGS
+        config.report_to, config.disable_tqdm = [], True
+        config.dataloader_pin_memory = config.dataloader_pin_memory and config.device.type != "cpu"
+        return config
+
+    def parameters(self, genome: Genome) -> int:
+        """How many parameters a genome trains."""
+        return count_trainable(self.adapted(genome))
+
+    def measure(self, model: PeftModel) -> tuple[Rate, Rate]:
+        """Clean and robust accuracy on the validation images."""
+        with merged_weights(model):
+            ask = partial(
+                answer,
+                PixelModel(model, self.processor),
+                self.validation,
+                batch_size=self.config.per_device_eval_batch_size,
+                seed=self.config.seed,
+            )
+            found = [ask(attack) for attack in (None, self.attack)]
+        clean, robust = (
+            Rate(sum(a == b for a, b in zip(each.predictions, each.labels, strict=True)), len(each.labels))
+            for each in found
+        )
+        return clean, robust
+
+
+def count_trainable(model: PeftModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def save_adapter(model: PeftModel, genome: Genome, folder: str | Path) -> None:
+    """Writes an adapter as PEFT does, with the genome beside it, in a folder of their own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (Path(folder) / "genome.json").write_text(genome.to_json(), encoding="utf-8", newline="\n")

@@ -1,0 +1,41 @@
+"""Adapters merged into the frozen weights for as long as an attack looks only at the input."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+
+from genaf_hf.genaf_trainer import GenAFTrainer
+
+
+@contextmanager
+def merged_weights(model: PeftModel) -> Iterator[None]:
+    """Computes with the adapters merged, which saves their own forward and backward passes.
+
+    The frozen weights are back to the bit afterwards: adapters merge into copies of them, because undoing a merge by
+    arithmetic drifts. Gradients of the input are those of the unmerged model; of adapters there are none meanwhile.
+    """
+    layers = [module.get_base_layer() for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    frozen = [(parameter, parameter.data) for layer in layers for parameter in layer.parameters()]
+    for parameter, values in frozen:
+        parameter.data = values.clone()
+    with torch.no_grad():
+        model.merge_adapter()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            model.unmerge_adapter()
+        for parameter, values in frozen:
+            parameter.data = values
+
+
+class AdapterTrainer(GenAFTrainer):
+    """`GenAFTrainer` of a `PeftModel`, whose adversary attacks the merged weights."""
+
+    def _craft(self, model, inputs) -> Tensor:
+        with merged_weights(self.accelerator.unwrap_model(model, keep_torch_compile=False)):
+            return super()._craft(model, inputs)

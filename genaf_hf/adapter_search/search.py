@@ -1,0 +1,364 @@
+"""Evolves adapters for an encoder: what the recipe runs."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import optuna
+import torch
+from datasets import DatasetDict
+from optuna import Study
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from transformers import PreTrainedModel
+
+from genaf_hf.adapter_search.arguments import AdapterSearchArguments
+from genaf_hf.adapter_search.fitness import HISTORY, Fitness
+from genaf_hf.adapter_search.front import (
+    PGD,
+    Member,
+    chosen_trials,
+    evaluate_adapter,
+    member,
+    merged_model,
+    write_front,
+)
+from genaf_hf.adapter_search.front_figure import draw_front
+from genaf_hf.adapter_search.sampler import GenerationSampler, parents
+from genaf_hf.adapter_search.search_space import HEAD_ALONE, SearchSpace, suggest
+from genaf_hf.adapter_search.storage import open_storage, parse_address, place, quiet_optuna
+from genaf_hf.adapter_search.study import OBJECTIVES, begin_or_join, failure, last_tries, work
+from genaf_hf.attacks import pgd
+from genaf_hf.attacks.pgd import default_step_size
+from genaf_hf.command_line import reproducing_command
+from genaf_hf.data import data_source, with_pixel_values
+from genaf_hf.encoders import load_configuration, load_encoder
+from genaf_hf.evaluation import evaluate_robustness
+from genaf_hf.existing_card import license_of
+from genaf_hf.genaf_config import GenAFConfig
+from genaf_hf.hardening import check_evaluation, craft_attacks, load_data
+from genaf_hf.pixel_model import PixelModel
+from genaf_hf.provenance import model_source, public_name
+from genaf_hf.report import RobustnessReport
+from genaf_hf.results import write_results
+from genaf_hf.training_record import TrainingRecord, changed_settings
+
+logger = logging.getLogger(__name__)
+
+RECIPE = "recipes/evolve_peft.py"
+STUDY_FILE = "study.db"
+STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune` that it trains all weights
+OF_THE_WORKER = ("study", "storage", "heartbeat_seconds", "pick", "attn_implementation")
+OF_THE_REPORT = ("pgd_steps", "dae_eps", "dae_steps", "dae_layer")
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """What every trial of a worker shares.
+
+    Attributes:
+        arguments: of the search.
+        config: of the training.
+        data: images by split.
+        pixels: the same as pixel values.
+        encoder: the public encoder as a classifier with a fresh head; nothing changes it.
+        processor: its image processor.
+    """
+
+    arguments: AdapterSearchArguments
+    config: GenAFConfig
+    data: DatasetDict
+    pixels: dict
+    encoder: PreTrainedModel
+    processor: object
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output_dir)
+
+    def adapter(self, trial: int) -> Path:
+        """Folder of a trial's adapter; studies do not share them."""
+        return self.folder / quote(self.arguments.study, safe="") / f"trial-{trial}"
+
+    def attack(self, steps: int) -> partial:
+        """PGD with so many steps."""
+        eps = self.arguments.pgd_eps or self.config.eps
+        return partial(pgd, eps=eps, steps=steps, step_size=default_step_size(eps, steps), norm=self.config.norm)
+
+    @property
+    def dataset_info(self) -> dict:
+        """Where the test images come from."""
+        asked = self.arguments
+        return data_source(
+            self.data["test"],
+            asked.dataset_name,
+            config_name=asked.dataset_config_name,
+            revision=asked.dataset_revision,
+        )
+
+
+def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Member] | None:
+    """Searches for adapters until the budget is met, and reports the front.
+
+    Any number of processes that are given the same arguments and one storage share the work. The one that finishes the
+    last genome evaluates the front; any that is started afterwards shows it. `config.output_dir`, which they share too,
+    then holds each trial's adapter in a folder of the study's name, the front as `front.md`, `.csv`, `.json` and
+    `.png`, and `trials.csv`.
+
+    Returns:
+        The front, smallest first, and the known configurations; None where another worker reports it.
+
+    Raises:
+        ValueError: for input that cannot be worked with, before any training.
+        OSError: when the storage is lost on the way.
+    """
+    check(arguments, config)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    url = arguments.storage or f"sqlite:///{folder / STUDY_FILE}"
+    storage = open_storage(url, heartbeat_seconds=arguments.heartbeat_seconds)
+    laboratory = open_laboratory(arguments, config)
+    fitness = fitness_of(laboratory)
+    space = space_of(laboratory)
+    known = space.known_configurations()
+    smallest = fitness.parameters(space.genome(known[HEAD_ALONE]))
+    if arguments.max_parameters is not None and smallest > arguments.max_parameters:
+        raise ValueError(
+            f"max_parameters is {arguments.max_parameters}, but the head alone has {smallest}: allow at least those."
+        )
+    sampler = GenerationSampler(arguments.population, config.seed)
+    try:
+        with quiet_optuna():
+            study = begin_or_join(
+                storage,
+                arguments.study,
+                settings=settings_of_search(arguments, config),
+                budget=arguments.budget,
+                known=known,
+                sampler=sampler,
+            )
+            others = any(trial.state == TrialState.RUNNING for trial in last_tries(study))
+            objective = objective_of(laboratory, fitness, space, sampler)
+            own = work(study, objective, heartbeat_seconds=arguments.heartbeat_seconds)
+            if (own or others) and last_finished(study) not in own:
+                return None
+            warn_of_constants(study)
+            return report_front(laboratory, study)
+    except StorageInternalError as error:
+        raise OSError(
+            f"The {place(parse_address(url))} was lost on the way: start the same command again when it is back."
+        ) from error
+
+
+def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
+    """Refuses settings that no trial could be run with.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if config.world_size > 1 or config.n_gpu > 1:
+        raise ValueError(
+            "Each worker is one process with one device: start the same command once for each, with --num_processes 1 "
+            "and, on a machine with several GPUs, another CUDA_VISIBLE_DEVICES each."
+        )
+    check_evaluation(arguments, config)
+
+
+def open_laboratory(arguments: AdapterSearchArguments, config: GenAFConfig) -> Laboratory:
+    """Loads the images and, once for all trials of this process, the encoder.
+
+    Raises:
+        ValueError: when there is none that can be worked with.
+    """
+    hub = {"revision": arguments.model_revision, "token": config.hub_token}
+    load_configuration(arguments.model_name_or_path, **hub)
+    data = load_data(arguments, config.hub_token)
+    torch.manual_seed(config.seed)
+    encoder, processor = load_encoder(
+        arguments.model_name_or_path,
+        data["train"].features["label"].names,
+        attn_implementation=arguments.attn_implementation,
+        **hub,
+    )
+    pixels = {split: with_pixel_values(dataset, processor) for split, dataset in data.items()}
+    return Laboratory(arguments, config, data, pixels, encoder.eval(), processor)
+
+
+def fitness_of(laboratory: Laboratory) -> Fitness:
+    """By which genomes are compared: on the validation images."""
+    pixels = laboratory.pixels
+    attack = laboratory.attack(laboratory.arguments.search_steps)
+    return Fitness(
+        laboratory.encoder, laboratory.processor, pixels["train"], pixels["validation"], laboratory.config, attack
+    )
+
+
+def space_of(laboratory: Laboratory) -> SearchSpace:
+    """The genomes that there are for the encoder."""
+    examples = laboratory.pixels["validation"][:2]["pixel_values"].to(laboratory.encoder.device)
+    return SearchSpace.of(laboratory.encoder, laboratory.config, examples)
+
+
+def settings_of_search(arguments: AdapterSearchArguments, config: GenAFConfig) -> dict:
+    """Everything that the trials depend on, as JSON gives it back; not what differs between workers or only reports."""
+    asked = {name: value for name, value in asdict(arguments).items() if name not in OF_THE_WORKER + OF_THE_REPORT}
+    for name in ("model_name_or_path", "dataset_name"):
+        asked[name] = public_name(asked[name])
+    return json.loads(json.dumps({**asked, **changed_settings(config)}))
+
+
+def objective_of(
+    laboratory: Laboratory, fitness: Fitness, space: SearchSpace, sampler: GenerationSampler
+) -> Callable[[optuna.Trial], tuple[float, float, int]]:
+    """What Optuna calls for a trial: clean accuracy, robust accuracy and trainable parameters of its genome."""
+    arguments = laboratory.arguments
+
+    def objective(trial: optuna.Trial) -> tuple[float, float, int]:
+        genome = suggest(trial, space)
+        trial.set_user_attr("genome", asdict(genome))
+        what = f"Genome {trial.number} of {arguments.budget}: {genome.method}, {len(genome.ranks)} modules"
+        if arguments.max_parameters is not None:
+            parameters = fitness.parameters(genome)
+            trial.set_constraint("parameters", parameters - arguments.max_parameters)
+            if parameters > arguments.max_parameters:
+                logger.info("%s, %s parameters are too many", what, f"{parameters:,}")
+                return 0.0, 0.0, parameters
+        related = parents(trial.params, sampler.parent_population) if arguments.inherit else []
+        folders = {each.number: laboratory.adapter(each.number) for each in related}
+        folders = {number: folder for number, folder in folders.items() if folder.exists()}
+        trial.set_user_attr("parents", list(folders))
+        score = fitness(genome, laboratory.adapter(trial.number), list(folders.values()))
+        trial.set_user_attr("seconds", score.seconds)
+        trial.set_user_attr("correct", {"clean": score.clean.part, "robust": score.robust.part})
+        if arguments.max_seconds is not None:
+            trial.set_constraint("seconds", score.seconds - arguments.max_seconds)
+        logger.info(
+            "%s, %s parameters: clean %s, robust %s, %.0f s",
+            *(what, f"{score.parameters:,}", score.clean, score.robust, score.seconds),
+        )
+        return score.clean.value, score.robust.value, score.parameters
+
+    return objective
+
+
+def last_finished(study: Study) -> int:
+    """Number of the trial that ended the search."""
+    return max(last_tries(study), key=lambda trial: (trial.datetime_complete, trial.number)).number
+
+
+def warn_of_constants(study: Study) -> None:
+    """Says which objective told genomes nothing."""
+    trained = [trial for trial in last_tries(study) if "seconds" in trial.user_attrs and trial.values]
+    for index, name in enumerate(OBJECTIVES):
+        found = [trial.values[index] for trial in trained]
+        if len(found) > 1 and len(set(found)) == 1:
+            logger.warning(
+                "%s is %.4g for all of %d genomes, so the search could not improve it: change eps, steps or the budget "
+                "of training",
+                *(name, found[0], len(found)),
+            )
+
+
+def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
+    """Evaluates the front and the known configurations on all test images, and writes them down.
+
+    Raises:
+        ValueError: when no genome was feasible, or an adapter is not in the output folder.
+    """
+    front, others = chosen_trials(study)
+    if not front:
+        failed = [failure(trial) for trial in last_tries(study) if trial.state == TrialState.FAIL]
+        raise ValueError(
+            f"None of {len(last_tries(study))} genomes met the constraints ({len(failed)} failed): raise "
+            "max_parameters or max_seconds."
+        )
+    config, members = laboratory.config, []
+    numbers = {trial.number for trial in front}
+    for trial in (*front, *(each for each in others if laboratory.adapter(each.number).exists())):
+        if not laboratory.adapter(trial.number).exists():
+            raise ValueError(
+                f"The adapter of trial {trial.number}, which {trial.user_attrs['worker']} trained, is not in "
+                f"{laboratory.adapter(trial.number).parent}: give all workers one shared output_dir, or copy it there "
+                "and start the same command again."
+            )
+        report = evaluate_adapter(
+            laboratory.encoder,
+            laboratory.processor,
+            laboratory.adapter(trial.number),
+            laboratory.pixels["test"],
+            laboratory.attack(laboratory.arguments.pgd_steps),
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+            dataset_info=laboratory.dataset_info,
+        )
+        members.append(member(trial, report, on_front=trial.number in numbers))
+    write_front(laboratory.folder, members)
+    draw_front(members, laboratory.folder / "front.png")
+    study.trials_dataframe().to_csv(laboratory.folder / "trials.csv", index=False)
+    return members
+
+
+def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[Member]) -> RobustnessReport:
+    """Merges a member of the front into a plain model, attacks it with everything, and writes its card.
+
+    The folder `picked/` of the output folder then is a `transformers` checkpoint.
+
+    Raises:
+        ValueError: when no such trial is reported.
+    """
+    found = {each.trial: each for each in members}
+    if arguments.pick not in found:
+        raise ValueError(f"pick is {arguments.pick}, expected one of the trials {', '.join(map(str, found))}.")
+    laboratory = open_laboratory(arguments, config)
+    processor, folder = laboratory.processor, laboratory.folder / "picked"
+    plain = merged_model(laboratory.encoder, laboratory.adapter(arguments.pick)).to(config.device)
+    models = {f"trial-{arguments.pick}": PixelModel(plain, processor).eval()}
+    encoder = PixelModel(laboratory.encoder.to(config.device), processor)
+    crafted, *sweep = craft_attacks(arguments, config, encoder, models, laboratory.data["train"], processor)
+    crafted[PGD] = laboratory.attack(arguments.pgd_steps)
+    report = evaluate_robustness(
+        models,
+        laboratory.pixels["test"],
+        crafted,
+        sweep=sweep,
+        batch_size=config.per_device_eval_batch_size,
+        seed=config.seed,
+        dataset_info=laboratory.dataset_info,
+    )
+    plain.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    name = f"{laboratory.folder.resolve().name}/{folder.name}"
+    write_results(folder, report, record(laboratory, found[arguments.pick]), model_name=name)
+    return report
+
+
+def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
+    """How the picked model was made."""
+    arguments, config = laboratory.arguments, laboratory.config
+    source, revision = model_source(laboratory.encoder.config)
+    defaults = {each.name: each.default for each in fields(arguments)}
+    asked = {name: value for name, value in asdict(arguments).items() if value != defaults[name] and name != "storage"}
+    info = laboratory.dataset_info
+    training = fitness_of(laboratory).training_of(chosen.genome)
+    history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
+    return TrainingRecord(
+        base_model={
+            "name": source,
+            "revision": revision,
+            "license": source and license_of(source, revision=revision, token=config.hub_token),
+        },
+        data={
+            **{name: info[name] for name in ("name", "config", "revision")},
+            "splits": {split: len(images) for split, images in laboratory.data.items()},
+            "class_names": laboratory.data["train"].features["label"].names,
+        },
+        hyperparameters={**changed_settings(training), **asdict(chosen.genome)},
+        history=[{**entry, "stage": STAGE} for entry in history],
+        command=reproducing_command(
+            RECIPE, {**asked, "output_dir": laboratory.folder.resolve().name, **changed_settings(config)}
+        ),
+    )

@@ -1,0 +1,141 @@
+"""The database that workers share a study through."""
+
+import logging
+import random
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+from genaf_hf.errors import first_line
+
+logger = logging.getLogger(__name__)
+
+DATABASES = {"sqlite": "sqlite:///study.db", "postgresql": "postgresql://user@host/database",
+             "mysql": "mysql+pymysql://user@host/database"}  # fmt: skip
+SILENT_HEARTBEATS = 6
+TRIES = 3
+LOCKED_SECONDS = 120
+ATTEMPTS = 6
+
+
+def open_storage(url: str, *, heartbeat_seconds: int = 10) -> RDBStorage:
+    """A storage whose trials, when their worker was killed, are given to another one, three times at most.
+
+    Args:
+        url: of an SQLite file, or of a PostgreSQL or MySQL database.
+        heartbeat_seconds: how often workers tell that they are alive; one that is silent for six times as long is
+            taken for dead.
+
+    Raises:
+        ValueError: when there is no such database; names it by host and database.
+    """
+    address = parse_address(url)
+    check_connection(address)
+    of_file, of_server = {"connect_args": {"timeout": LOCKED_SECONDS}}, {"pool_pre_ping": True}
+    for attempt in range(ATTEMPTS):
+        try:
+            with quiet_optuna():
+                return RDBStorage(
+                    url,
+                    engine_kwargs=of_file if address.get_backend_name() == "sqlite" else of_server,
+                    heartbeat_interval=heartbeat_seconds,
+                    grace_period=SILENT_HEARTBEATS * heartbeat_seconds,
+                    heartbeat_stale_trial_callback=retry,
+                )
+        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:  # another worker is making the tables
+            failed = error
+            time.sleep(attempt * random.random())
+    raise ValueError(f"The {place(address)} cannot hold a study ({reason(failed)}): name another one.") from failed
+
+
+def check_connection(address: URL) -> None:
+    """Connects and looks.
+
+    Raises:
+        ValueError: when that is not possible; names host and database.
+    """
+    try:
+        inspect(create_engine(address)).get_table_names()
+    except (ImportError, NoSuchModuleError) as error:
+        extra = "pip install '.[postgresql]'" if address.get_backend_name() == "postgresql" else "install it"
+        raise ValueError(
+            f"The {place(address)} needs a driver that is missing ({first_line(error)}): {extra}."
+        ) from error
+    except SQLAlchemyError as error:
+        raise ValueError(
+            f"There is no connection to the {place(address)} ({reason(error)}): check that it runs, that the database "
+            "exists and that this user may write to it."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """What a database says, without the statement that it was asked."""
+    return first_line(getattr(error, "orig", None) or error)
+
+
+def parse_address(url: str) -> URL:
+    """The parts of a storage's URL.
+
+    Raises:
+        ValueError: when it is none; what was given is not repeated, for it may hold a password.
+    """
+    expected = f"expected a URL such as {', '.join(DATABASES.values())}"
+    try:
+        address = make_url(url)
+    except (SQLAlchemyError, ValueError):
+        raise ValueError(f"The storage is no URL of a database; {expected}.") from None
+    if address.get_backend_name() not in DATABASES:
+        raise ValueError(f'The storage is of the kind "{address.get_backend_name()}"; {expected}.')
+    if "@" in (address.host or ""):
+        raise ValueError("The password in the storage's URL has an @ in it: write it as %40.")
+    if not address.database:
+        raise ValueError(f"The storage's URL names no database; {expected}.")
+    return address
+
+
+def place(address: URL) -> str:
+    """Where a database is, without user and password."""
+    if address.get_backend_name() == "sqlite":
+        return f"SQLite file {address.database}"
+    host = address.host or address.query.get("host", "localhost")
+    return f"{address.get_backend_name()} database {address.database} on {host}"
+
+
+def retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues a trial again whose worker was killed; Optuna keeps which one it was."""
+    if tries(trial) < TRIES:
+        logger.warning("The worker of genome %d was killed; another one tries it again", slot(trial))
+        RetryHeartbeatStaleTrialCallback()(study, trial)
+
+
+def tries(trial: FrozenTrial) -> int:
+    """How many workers have had a trial, this one included."""
+    return 1 + len(RetryHeartbeatStaleTrialCallback.retry_history(trial))
+
+
+def slot(trial: FrozenTrial) -> int:
+    """The place in the budget that a trial takes: its number, or of a trial that was tried again, the first one's."""
+    original = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.number if original is None else original
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Silences what Optuna logs of every trial, and that heartbeats are experimental."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

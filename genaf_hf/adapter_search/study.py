@@ -1,0 +1,184 @@
+"""A study with a fixed budget of genomes, which any number of workers share."""
+
+import json
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import optuna
+from optuna import Study
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.trial import FrozenTrial, TrialState
+
+from genaf_hf.adapter_search.storage import TRIES, retry, slot, tries
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVES = {"clean_accuracy": "maximize", "robust_accuracy": "maximize", "parameters": "minimize"}
+SETTINGS, BUDGET, FAILURE, WORKER, KNOWN = "settings", "budget", "failure", "worker", "known"
+FIRST_FAILURES = 5
+SETUP_SECONDS = 60
+
+
+def begin_or_join(
+    storage: RDBStorage,
+    name: str,
+    *,
+    settings: Mapping,
+    budget: int,
+    known: Mapping[str, Mapping],
+    sampler: optuna.samplers.BaseSampler,
+) -> Study:
+    """The study of a name: a new one with a trial for each genome of the budget, or the one that is there.
+
+    Args:
+        storage: shared by all workers.
+        name: of the study.
+        settings: everything that the result depends on, as JSON gives it back.
+        budget: genomes to be evaluated.
+        known: parameters of known configurations by name, which are evaluated first.
+        sampler: chooses the others.
+
+    Raises:
+        ValueError: when the study has other settings, names them; or is none of ours.
+    """
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=name, sampler=sampler, directions=list(OBJECTIVES.values())
+        )
+    except DuplicatedStudyError:
+        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler)
+        check_settings(study, settings)
+        return study
+    try:
+        study.set_metric_names(list(OBJECTIVES))
+        study.set_user_attr(BUDGET, budget)
+        for label, parameters in list(known.items())[:budget]:
+            study.enqueue_trial(dict(parameters), user_attrs={KNOWN: label})
+        for _ in range(budget - len(known)):
+            study.enqueue_trial({})
+        study.set_user_attr(SETTINGS, dict(settings))  # last: it tells other workers that the study is whole
+    except BaseException:
+        optuna.delete_study(storage=storage, study_name=name)
+        raise
+    return study
+
+
+def check_settings(study: Study, settings: Mapping) -> None:
+    """Refuses a study with other settings.
+
+    Raises:
+        ValueError: names them.
+    """
+    for _ in range(SETUP_SECONDS):
+        if (before := study.user_attrs.get(SETTINGS)) is not None:
+            break
+        time.sleep(1)
+    else:
+        raise ValueError(
+            f'The study "{study.study_name}" in this storage was not begun by genaf_hf, or its first worker was killed '
+            "before it was set up: choose another name, or delete it with `optuna delete-study`."
+        )
+    if changed := sorted(name for name in {*settings, *before} if settings.get(name) != before.get(name)):
+        details = ", ".join(
+            f"{name} was {json.dumps(before.get(name))} and is {json.dumps(settings.get(name))}" for name in changed
+        )
+        raise ValueError(
+            f'The study "{study.study_name}" was begun with other settings ({details}): choose another --study, or '
+            "give it the settings that it was begun with."
+        )
+
+
+def work(study: Study, objective: Callable[[optuna.Trial], Sequence[float]], *, heartbeat_seconds: int) -> list[int]:
+    """Evaluates genomes until the budget is met, by this worker or another one.
+
+    A genome that fails is recorded with the reason, and the search goes on. One whose worker was killed is tried again.
+
+    Args:
+        study: as `begin_or_join` gives it.
+        objective: of a trial; its exceptions are the failures.
+        heartbeat_seconds: how often to look for killed workers when only they have genomes left.
+
+    Returns:
+        Numbers of the trials that this worker finished.
+
+    Raises:
+        ValueError: when the first genomes all fail, with the reason.
+    """
+    own, budget = [], study.user_attrs[BUDGET]
+
+    def attempt(trial: optuna.Trial) -> Sequence[float]:
+        if trial.number >= budget and slot(study.get_trials(deepcopy=False)[trial.number]) >= budget:
+            raise optuna.TrialPruned  # another worker was faster to take the last one
+        own.append(trial.number)
+        trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+        try:
+            values = objective(trial)
+            if not all(map(math.isfinite, values)):
+                raise FloatingPointError(f"{', '.join(OBJECTIVES)} are {values}, expected finite numbers")
+            return values
+        except Exception as error:
+            trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}")
+            raise
+
+    while True:
+        trials = last_tries(study)
+        refuse_if_all_fail(trials)
+        states = {trial.state for trial in trials}
+        if TrialState.WAITING in states:
+            run_one(study, attempt, own)
+        elif TrialState.RUNNING in states:
+            time.sleep(heartbeat_seconds)
+            fail_stale_trials(study)
+        elif lost := [trial for trial in trials if is_lost(trial)]:
+            for trial in lost:
+                retry(study, trial)
+        else:
+            return own
+
+
+def run_one(study: Study, attempt: Callable[[optuna.Trial], Sequence[float]], own: list[int]) -> None:
+    """Runs the next trial. One that was given to another worker meanwhile, because this one was silent, is let go."""
+    try:
+        study.optimize(attempt, n_trials=1, catch=(Exception,))
+    except ValueError:
+        if not own or study.get_trials(deepcopy=False)[own[-1]].state != TrialState.FAIL:
+            raise
+        logger.warning("Genome %d was given to another worker, because this one was silent for too long", own.pop())
+
+
+def last_tries(study: Study) -> list[FrozenTrial]:
+    """What became of each genome of the budget: its completed trial, or else the last one."""
+    budget, found = study.user_attrs[BUDGET], {}
+    for trial in study.get_trials(deepcopy=False):
+        place = slot(trial)
+        if place < budget and (place not in found or found[place].state != TrialState.COMPLETE):
+            found[place] = trial
+    return [found[place] for place in sorted(found)]
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial ended with its worker, by the hand of a user or because two were killed at once."""
+    return trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs and tries(trial) < TRIES
+
+
+def failure(trial: FrozenTrial) -> str:
+    """Why a trial failed."""
+    return trial.user_attrs.get(FAILURE, f"its workers were killed, {TRIES} of them")
+
+
+def refuse_if_all_fail(trials: Sequence[FrozenTrial]) -> None:
+    """Stops a search in which nothing works.
+
+    Raises:
+        ValueError: tells the first reason.
+    """
+    finished = [trial for trial in trials if trial.state.is_finished()]
+    if len(finished) >= min(FIRST_FAILURES, len(trials)) and all(
+        trial.state == TrialState.FAIL and not is_lost(trial) for trial in finished
+    ):
+        raise ValueError(f"All of the first {len(finished)} genomes failed. The first one: {failure(finished[0])}")

@@ -1,0 +1,49 @@
+"""Evolves PEFT adapters for an encoder: the best trades of clean accuracy, robustness and size.
+
+    accelerate launch recipes/evolve_peft.py
+    accelerate launch recipes/evolve_peft.py --pick 7
+    accelerate launch recipes/evolve_peft.py --model_name_or_path facebook/dinov2-small --dataset_name uoft-cs/cifar10 \
+        --output_dir /shared/adapters --population 24 --generations 20 --storage postgresql://user@host/database
+
+Without a model or a dataset it runs recipes/configs/evolve_digits.yaml. Start the same command on as many machines as
+there are, with one storage and one output folder: they share the work. A search that was killed goes on where it was.
+"""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from genaf_hf import GenAFConfig
+from genaf_hf.adapter_search import AdapterSearchArguments, evolve, pick
+from genaf_hf.adapter_search.front import table
+from genaf_hf.command_line import parse_arguments
+from genaf_hf.digits_encoder import DIGITS_ENCODER, pretrain_digits_encoder
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "evolve_digits.yaml"
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # PEFT asks models for an attribute that transformers has given another name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    for name in ("alembic", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        arguments, config = parse_arguments((AdapterSearchArguments, GenAFConfig), DEFAULT_CONFIG)
+        if arguments.model_name_or_path == DIGITS_ENCODER:
+            pretrain_digits_encoder(config.use_cpu)
+        members = evolve(arguments, config)
+        if members is None:
+            print("\nThe search is done. Another worker evaluates the front; start the same command again to see it.")
+            return
+        print(f"\n{table(members)}\n\nTable, picture, study and adapters are in {config.output_dir}.")
+        if arguments.pick is not None:
+            print(f"\n{pick(arguments, config, members).table()}\n\nModel and card are in {config.output_dir}/picked.")
+    except (ValueError, OSError) as error:
+        logging.debug("", exc_info=error)
+        sys.exit(f"\n{error}")
+
+
+if __name__ == "__main__":
+    main()

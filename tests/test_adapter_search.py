@@ -1,0 +1,207 @@
+import csv
+import gc
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForImageClassification
+
+from genaf_hf import load_encoder
+from genaf_hf.adapter_search import AdapterSearchArguments, Genome, evolve, pick
+from genaf_hf.adapter_search.search import STAGE, settings_of_search
+from genaf_hf.attacks.pgd import default_step_size
+from genaf_hf.data import load_images
+from genaf_hf.report import RobustnessReport
+from genaf_hf.training_record import TrainingRecord
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+RECIPE = Path(__file__).parents[1] / "recipes" / "evolve_peft.py"
+QUICK = {"population": 4, "generations": 2, "search_steps": 1, "pgd_steps": 2, "dae_steps": 2}
+TRAINING = {"max_steps": 12, "learning_rate": 1e-2, "head_learning_rate": 3e-2, "steps": 1, "genetic_weight": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief_collections():
+    """Leaves what was imported out of garbage collections: the Trainer makes one for each genome."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def given(dataset, encoders, tmp_path_factory) -> dict[str, str]:
+    """Encoder and images, by the names of the flags."""
+    folder = tmp_path_factory.mktemp("given") / "colours"
+    dataset.save_to_disk(folder)
+    return {"model_name_or_path": encoders["dino"], "dataset_name": str(folder)}
+
+
+@pytest.fixture
+def arguments(given):
+    return lambda **changes: AdapterSearchArguments(**{**given, **QUICK, **changes})
+
+
+@pytest.fixture(scope="module")
+def searched(given, tmp_path_factory) -> tuple[Path, str]:
+    """The folder that the recipe leaves, and what it prints."""
+    folder = tmp_path_factory.mktemp("searched") / "out"
+    done = subprocess.run(command(given, folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def command(given: dict[str, str], folder: Path, **changes) -> list[str]:
+    flags = {**given, **QUICK, **TRAINING, "output_dir": folder, "per_device_train_batch_size": 8, "use_cpu": True,
+             "report_to": "none", **changes}  # fmt: skip
+    return [sys.executable, str(RECIPE), *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+
+
+@pytest.fixture
+def again(searched, config):
+    """The configuration of the search that the recipe made."""
+    return config(output_dir=str(searched[0]), adapt_max_steps=-1, assessment_samples=1024, save_strategy="steps",
+                  disable_tqdm=False, **TRAINING)  # fmt: skip
+
+
+def test_the_recipe_leaves_a_front_and_every_member_loads(searched, given):
+    folder, printed = searched
+    members = json.loads((folder / "front.json").read_text())
+    rows = list(csv.DictReader((folder / "front.csv").open()))
+    assert (folder / "front.md").read_text().strip() in printed
+    assert [row["trial"] for row in rows] == [str(each["trial"]) for each in members]
+    assert {each["known"] for each in members} >= {"LoRA q, v, rank 8", "LoRA all linear, rank 8", "head only"}
+    assert any(each["on_front"] for each in members)
+    assert max(each["clean"]["part"] for each in members) > 9  # of 18, three classes
+    assert (folder / "front.png").stat().st_size > 10_000
+    assert len((folder / "trials.csv").read_text().splitlines()) == 1 + 8
+    encoder, _ = load_encoder(given["model_name_or_path"], ["red", "green", "blue"])
+    for each in members:
+        adapter = folder / "adapters" / f"trial-{each['trial']}"
+        assert Genome.from_json((adapter / "genome.json").read_text()) == Genome(**each["genome"])
+        model = PeftModel.from_pretrained(encoder, adapter, is_trainable=True)
+        assert sum(one.numel() for one in model.parameters() if one.requires_grad) == each["parameters"]
+        encoder = model.unload()
+
+
+def test_nothing_tells_where_it_was_made(searched, given):
+    folder, _ = searched
+    texts = [path for path in (folder / "adapters").rglob("*") if path.suffix in (".json", ".md")]
+    assert texts
+    assert not [path for path in texts if str(Path(given["model_name_or_path"]).parent) in path.read_text()]
+
+
+def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(searched, again, arguments):
+    folder, _ = searched
+    members = evolve(arguments(), again)  # the search is done: only the table is made again
+    chosen = max(members, key=lambda each: each.clean.part)
+    report = pick(arguments(pick=chosen.trial), again, members)
+    (name,) = report.models
+    assert report.measurement(name, "clean").accuracy == chosen.clean
+    assert report.measurement(name, "pgd").accuracy == chosen.robust
+    assert report.attacks == ["clean", "l4a", "l4a-adaptive", "pgd"]
+    assert RobustnessReport.load(folder / "picked" / "report.json") == report
+    record, genome = TrainingRecord.load(folder / "picked" / "training.json"), chosen.genome
+    assert record.stages[STAGE]["steps"] == TRAINING["max_steps"]
+    assert record.hyperparameters["step_size"] == default_step_size(again.eps * genome.eps_share, genome.steps)
+    assert (folder / "picked" / "training_curves.png").stat().st_size > 10_000
+    card = (folder / "picked" / "README.md").read_text()
+    assert "| adversarial finetune of adapter | 12 |" in card
+    assert "learning_rate" in card
+    assert "all weights" not in card
+
+    test = load_images(arguments().dataset_name)["test"]
+    code = (
+        "import sys, torch; from transformers import AutoImageProcessor, AutoModelForImageClassification as Auto\n"
+        "from datasets import load_from_disk\n"
+        "test = load_from_disk(sys.argv[2])['test']; processor = AutoImageProcessor.from_pretrained(sys.argv[1])\n"
+        "logits = Auto.from_pretrained(sys.argv[1])(**processor(test['image'][:], return_tensors='pt')).logits\n"
+        "print((logits.argmax(1) == torch.tensor(test['label'])).sum().item())\n"
+        "assert not {'genaf_hf', 'peft'} & {*sys.modules}"
+    )
+    plain = [sys.executable, "-c", code, str(folder / "picked"), arguments().dataset_name]
+    done = subprocess.run(plain, capture_output=True, text=True, cwd=folder)
+    assert done.stdout.split() == [str(chosen.clean.part)], done.stderr
+    assert len(test) == chosen.clean.count
+    assert type(AutoModelForImageClassification.from_pretrained(folder / "picked")).__name__ == chosen_class(report)
+    with pytest.raises(ValueError, match=r"pick is 99, expected one of the trials \d"):
+        pick(arguments(pick=99), again, members)
+
+
+def chosen_class(report: RobustnessReport) -> str:
+    return next(iter(report.models.values()))["class"]
+
+
+def test_children_inherit_from_trials_before_them(searched):
+    folder, _ = searched
+    (study,) = optuna.get_all_study_names(f"sqlite:///{folder / 'study.db'}")
+    trials = optuna.load_study(study_name=study, storage=f"sqlite:///{folder / 'study.db'}").trials
+    assert all(trial.user_attrs["parents"] == [] for trial in trials[:4])
+    assert all(1 <= len(trial.user_attrs["parents"]) <= 2 for trial in trials[4:])
+    assert all(parent < 4 for trial in trials[4:] for parent in trial.user_attrs["parents"])
+
+
+def test_another_search_in_the_same_study_is_refused(searched, again, arguments):
+    again.eps = 0.5
+    with pytest.raises(
+        ValueError, match=r'The study "adapters" was begun with other settings \(eps was null and is 0.5'
+    ):
+        evolve(arguments(), again)
+
+
+def test_settings_tell_no_path_and_no_storage(arguments, config):
+    settings = settings_of_search(arguments(storage="postgresql://me:s3cret@host/db"), config(eps=0.1))
+    assert settings["model_name_or_path"] == "dino"
+    assert settings["eps"] == 0.1
+    assert not {"storage", "study", "pick", "heartbeat_seconds", "output_dir"} & settings.keys()
+
+
+def test_genomes_that_are_too_large_are_not_trained_and_not_on_the_front(arguments, config, tmp_path):
+    out, settings = tmp_path / "out", {"max_steps": 1, "steps": 1}
+    members = evolve(arguments(max_parameters=1000, generations=1), config(output_dir=str(out), **settings))
+    assert all(each.parameters <= 1000 for each in members)
+    assert "head only" in {each.known for each in members}
+    assert not (out / "adapters" / "trial-1").exists()  # LoRA on all linear layers
+
+    short = arguments(max_parameters=60, max_seconds=1e-6, generations=1)
+    with pytest.raises(
+        ValueError, match=r"None of 4 genomes met the constraints \(0 failed\): raise max_parameters or"
+    ):
+        evolve(short, config(output_dir=str(tmp_path / "short"), **settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"population": 3}, "population is 3, expected at least 4"),
+        ({"generations": 0}, "generations is 0, expected at least 1"),
+        ({"max_parameters": 0}, "max_parameters is 0, expected a positive number"),
+        ({"max_seconds": -1.0}, r"max_seconds is -1\.0, expected a positive number"),
+        ({"max_parameters": 10}, "max_parameters is 10, but the head alone has 51"),
+        ({"storage": "study.db"}, "The storage is no URL of a database"),
+        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
+        ({"pgd_steps": 0}, "steps is 0, expected a whole number"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(changes, sentence, arguments, config):
+    with pytest.raises(ValueError, match=sentence):
+        evolve(arguments(**changes), config())
+
+
+def test_an_objective_that_never_varies_is_told(arguments, config, tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        evolve(arguments(generations=1), config(output_dir=str(tmp_path), max_steps=1, learning_rate=1e-9,
+                                               head_learning_rate=1e-9, steps=1))  # fmt: skip
+    assert "clean_accuracy is 0.3333 for all of 4 genomes" in caplog.text
+
+
+def test_the_recipe_refuses_in_one_sentence(given, tmp_path, monkeypatch, capfd):
+    words = command(given, tmp_path, storage="postgresql://me:s3cret@127.0.0.1:1/db")
+    monkeypatch.setattr(sys, "argv", words[1:])
+    with pytest.raises(SystemExit, match=r"postgresql database db on 127\.0\.0\.1") as refused:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    assert "s3cret" not in str(refused.value) + "".join(capfd.readouterr())

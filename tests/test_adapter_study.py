@@ -1,0 +1,253 @@
+import logging
+from functools import partial
+
+import optuna
+import pytest
+from optuna.samplers import NSGAIISampler
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState, create_trial
+
+from genaf_hf.adapter_search.sampler import GenerationSampler, parents
+from genaf_hf.adapter_search.storage import TRIES, open_storage, parse_address, slot
+from genaf_hf.adapter_search.study import begin_or_join, failure, last_tries, work
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("quiet"),
+]
+POPULATION, BUDGET, WHOLE_BUDGET = 4, 6, 12
+KNOWN = {"middle": {"x": 0.5, "y": 0.5}, "corner": {"x": 1.0, "y": 1.0}}
+
+
+@pytest.fixture
+def quiet():
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def join(url):
+    """A function by which a worker begins or joins the study."""
+    return partial(join_at, url)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of three generations that one worker finished, and the numbers of the trials that are its own."""
+    study = join_at(f"sqlite:///{tmp_path_factory.mktemp('finished') / 'study.db'}", budget=WHOLE_BUDGET)
+    return study, work(study, objective, heartbeat_seconds=1)
+
+
+def join_at(url: str, **changes) -> optuna.Study:
+    given = {
+        "name": "adapters",
+        "settings": {"eps": 0.1, "population": POPULATION},
+        "budget": BUDGET,
+        "known": KNOWN,
+        "sampler": GenerationSampler(POPULATION, seed=0),
+    }
+    return begin_or_join(open_storage(url, heartbeat_seconds=1), **{**given, **changes})
+
+
+def objective(trial: optuna.Trial) -> tuple[float, float, int]:
+    x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+    return x, y, round(100 * (x + y))
+
+
+def test_every_genome_of_the_budget_is_evaluated_once_known_ones_first(finished):
+    study, own = finished
+    assert own == list(range(WHOLE_BUDGET))
+    trials = study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * WHOLE_BUDGET
+    assert [trial.params for trial in trials[:2]] == list(KNOWN.values())
+    assert [trial.user_attrs.get("known") for trial in trials[:3]] == ["middle", "corner", None]
+
+
+def test_known_configurations_are_of_the_first_generation_and_have_children(finished):
+    study, _ = finished
+    nsga = NSGAIISampler(population_size=POPULATION)
+    generations = [nsga.get_trial_generation(study, trial) for trial in study.get_trials()]
+    assert generations == [0] * POPULATION + [1] * POPULATION + [2] * POPULATION
+    assert 1 in {trial.number for trial in nsga.get_parent_population(study, 1)}  # the corner is best in two ways
+
+
+def test_a_study_that_was_left_is_gone_on_with_and_gives_the_same_genomes(join, finished):
+    left = POPULATION - 1
+
+    def leaving(trial):
+        found = objective(trial)
+        if trial.number == left:
+            raise KeyboardInterrupt
+        return found
+
+    with pytest.raises(KeyboardInterrupt):
+        work(join(), leaving, heartbeat_seconds=1)
+    study = join()
+    assert len(work(study, objective, heartbeat_seconds=1)) == BUDGET - left
+    trials = last_tries(study)
+    assert [slot(trial) for trial in trials] == list(range(BUDGET))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    whole = finished[0].get_trials()
+    assert [trial.params for trial in trials[:POPULATION]] == [trial.params for trial in whole[:POPULATION]]
+
+
+def test_a_genome_that_fails_is_recorded_and_the_search_goes_on(join):
+    def failing(trial):
+        found = objective(trial)
+        if trial.number == 3:
+            raise RuntimeError("CUDA out of memory")
+        return (float("nan"), *found[1:]) if trial.number == 4 else found
+
+    study = join()
+    work(study, failing, heartbeat_seconds=1)
+    trials = study.get_trials()
+    assert len(trials) == BUDGET
+    assert [trial.number for trial in trials if trial.state == TrialState.FAIL] == [3, 4]
+    assert failure(trials[3]) == "RuntimeError: CUDA out of memory"
+    assert "nan" in failure(trials[4])
+
+
+def test_a_search_in_which_nothing_works_stops_and_says_why(join):
+    def failing(trial):
+        raise RuntimeError("no kernel image")
+
+    study = join()
+    with pytest.raises(ValueError, match=r"All of the first 5 genomes failed\. The first one: .*no kernel image"):
+        work(study, failing, heartbeat_seconds=1)
+    assert sum(trial.state == TrialState.FAIL for trial in study.get_trials()) == 5
+
+
+def test_a_worker_that_was_silent_for_too_long_lets_its_genome_go(join, caplog):
+    study = join()
+
+    def silent(trial):
+        if trial.number == 2:
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # as another worker does
+        return objective(trial)
+
+    with caplog.at_level(logging.WARNING):
+        own = work(study, silent, heartbeat_seconds=1)
+    assert "Genome 2 was given to another worker" in caplog.text
+    assert 2 not in own
+    assert {trial.state for trial in last_tries(study)} == {TrialState.COMPLETE}
+    assert [slot(trial) for trial in last_tries(study)] == list(range(BUDGET))
+
+
+def test_a_genome_that_kills_every_worker_is_given_up(join):
+    study = join()
+
+    def deadly(trial):
+        if slot(study.get_trials(deepcopy=False)[trial.number]) == 2:
+            raise KeyboardInterrupt
+        return objective(trial)
+
+    for _ in range(TRIES):
+        with pytest.raises(KeyboardInterrupt):
+            work(study, deadly, heartbeat_seconds=1)
+    work(study, deadly, heartbeat_seconds=1)
+    final = last_tries(study)
+    assert [trial.state for trial in final].count(TrialState.FAIL) == 1
+    assert failure(final[2]) == f"its workers were killed, {TRIES} of them"
+    assert sum(slot(trial) == 2 for trial in study.get_trials()) == TRIES
+
+
+def test_other_settings_are_refused_with_what_differs(join):
+    join()
+    with pytest.raises(
+        ValueError, match=r'"adapters" was begun with other settings \(eps was 0.1 and is 0.2\): choose'
+    ):
+        join(settings={"eps": 0.2, "population": POPULATION})
+    with pytest.raises(ValueError, match=r"norm was null and is \"l2\""):
+        join(settings={"eps": 0.1, "population": POPULATION, "norm": "l2"})
+
+
+def test_a_study_of_somebody_else_is_refused(join, url, monkeypatch):
+    monkeypatch.setattr("genaf_hf.adapter_search.study.SETUP_SECONDS", 1)
+    optuna.create_study(storage=url, study_name="theirs").add_trial(create_trial(value=1.0))
+    with pytest.raises(ValueError, match='"theirs" in this storage was not begun by genaf_hf'):
+        join(name="theirs")
+
+
+def test_a_study_that_could_not_be_set_up_is_not_left_behind(join, url):
+    with pytest.raises(TypeError):
+        join(settings={"eps": object()})
+    assert optuna.get_all_study_names(url) == []
+
+
+@pytest.mark.parametrize(
+    ("storage", "sentence"),
+    [
+        ("study.db", r"The storage is no URL of a database; expected a URL such as sqlite:///study\.db"),
+        ("redis://host/0", 'of the kind "redis"'),
+        ("sqlite://", "names no database"),
+        ("postgresql://me:s3c@ret@host/db", "has an @ in it: write it as %40"),
+        ("postgresql://me:s3cret@host:port/db", "no URL of a database"),
+        (
+            "postgresql+psycopg://me:s3cret@127.0.0.1:1/db",
+            r"no connection to the postgresql database db on 127\.0\.0\.1",
+        ),
+        ("mysql+nothing://me:s3cret@host/db", "The mysql database db on host needs a driver that is missing"),
+        ("sqlite:////nowhere/at/all/study.db", "no connection to the SQLite file /nowhere/at/all/study.db"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused_without_its_password(storage, sentence):
+    if storage.startswith("postgresql+"):
+        pytest.importorskip("psycopg")
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        open_storage(storage)
+    assert "s3c" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no database " * 1000)
+    with pytest.raises(ValueError, match=r"SQLite file .*notes\.txt \(file is not a database\)"):
+        open_storage(f"sqlite:///{tmp_path / 'notes.txt'}")
+
+
+def test_an_address_keeps_what_optuna_needs(url):
+    assert parse_address("mysql+pymysql://me@host:3/db").port == 3
+    assert isinstance(open_storage(url), RDBStorage)
+
+
+def test_draws_depend_on_the_number_of_a_trial_and_not_on_the_worker(tmp_path):
+    drawn = []
+    for workers in (1, 3):
+        study = begin_or_join(
+            open_storage(f"sqlite:///{tmp_path / f'{workers}.db'}"),
+            "adapters",
+            settings={},
+            budget=6,
+            known={},
+            sampler=GenerationSampler(8, seed=0),
+        )
+        samplers = [GenerationSampler(8, seed=0) for _ in range(workers)]
+        for number in range(6):
+            study.sampler = samplers[number % workers]
+            study.optimize(objective, n_trials=1)
+        drawn.append([trial.params for trial in study.get_trials()])
+    assert drawn[0] == drawn[1]
+    assert len({tuple(params.values()) for params in drawn[0]}) == 6
+
+
+def test_parents_are_those_that_explain_the_genes():
+    population = [
+        create_trial(
+            values=[0.0],
+            params=genes,
+            distributions={name: optuna.distributions.IntDistribution(0, 9) for name in genes},
+        )
+        for genes in ({"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 2, "c": 2}, {"a": 3, "b": 3, "c": 3})
+    ]
+    for number, trial in enumerate(population):
+        trial.number = number
+    found = [
+        [trial.number for trial in parents(dict(zip("abc", genes, strict=True)), population)]
+        for genes in ((2, 2, 3), (1, 1, 1), (3, 9, 9), (9, 9, 9))
+    ]
+    assert found == [[1, 2], [0], [2], []]
+    assert parents({"a": 1}, []) == []
