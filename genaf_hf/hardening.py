@@ -64,7 +64,9 @@ class HardeningArguments:
         default=None,
         metadata={"help": "Side of the images in pixels, default the encoder's."},
     )
-    pooling: str | None = field(default=None, metadata={"help": "Pooling of the features, default the family's: mean."})
+    pooling: str | None = field(
+        default=None, metadata={"help": "Pooling: cls, mean or pooler, default the encoder's own."}
+    )
     head: str | None = field(default=None, metadata={"help": "Other head than a linear one: mlp, the paper's."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})

@@ -231,7 +231,7 @@ class Hostile:
         torch.zeros(3, 8, 8).to_sparse(),
         None,
     ],
-    ids=str,
+    ids=["code", "dictionary", "batch", "scalar", "empty", "huge", "integers", "nan", "sparse", "nothing"],
 )
 def test_a_published_file_that_is_hostile_or_something_else_is_refused_by_one_sentence(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
