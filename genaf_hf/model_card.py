@@ -103,6 +103,7 @@ def render(
             hardened=is_hardened(record),
             model_name=model_name,
             dataset_name=dataset_name(report),
+            is_adapter=report.models[subject]["class"].startswith("Peft"),
             own_class=report.models[subject]["class"] == OWN_CLASS,
             subject=subject,
             verdict=verdict(report, subject, references),

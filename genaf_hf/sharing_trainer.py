@@ -16,7 +16,7 @@ from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.existing_card import license_of
 from genaf_hf.hub import publish
 from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.provenance import model_source
+from genaf_hf.provenance import model_source, public_name
 from genaf_hf.report import RobustnessReport
 from genaf_hf.results import write_results
 from genaf_hf.training_record import TrainingRecord, changed_settings
@@ -126,6 +126,8 @@ class SharingTrainer(Trainer):
         private = self.args.hub_private_repo if private is None else private
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
+        for adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).values():
+            adapter.base_model_name_or_path = public_name(adapter.base_model_name_or_path or "")
         self.save_model(_internal_call=True)
         self.create_model_card(**kwargs)
         if not self.is_world_process_zero():

@@ -41,6 +41,49 @@ trainer.train()
 print(trainer.push_to_hub(commit_message="Hardened here"))
 """
 
+TRAIN_AND_PUSH_AN_ADAPTER = """
+import json, sys
+from functools import partial
+import torch
+from datasets import load_dataset
+from peft import LoraConfig, get_peft_model
+from genaf_hf import GenAFConfig, GenAFTrainer, load_encoder
+from genaf_hf.data import to_pixel_values
+
+encoder, output_dir = sys.argv[1:]
+data = load_dataset("someone/colours")
+model, processor = load_encoder(encoder, data["train"].features["label"].names)
+model = get_peft_model(model, LoraConfig(target_modules=["q_proj"], modules_to_save=["classifier"]))
+pixels = data.with_transform(partial(to_pixel_values, processor=processor))
+config = GenAFConfig(
+    output_dir=output_dir, max_steps=2, adapt_epochs=0, steps=1, per_device_train_batch_size=8, learning_rate=0.1,
+    save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+)
+parts = {"train_dataset": pixels["train"], "eval_dataset": pixels["validation"], "processing_class": processor}
+trainer = GenAFTrainer(model, config, **parts)
+trainer.train()
+trainer.push_to_hub()
+images = torch.stack([pixels["test"][i]["pixel_values"] for i in range(4)])
+with torch.no_grad():
+    print(json.dumps(trainer.model.eval()(pixel_values=images).logits.tolist()))
+"""
+
+LOAD_THE_ADAPTER = r"""
+import json, re, sys
+import torch
+from datasets import load_dataset
+from huggingface_hub import ModelCard
+from transformers import AutoImageProcessor
+
+[code] = re.findall(r"```python\n(.*?)```", ModelCard.load("someone/adapter").text, re.DOTALL)
+exec(code)
+images = load_dataset("someone/colours", split="test")["image"][:4]
+inputs = AutoImageProcessor.from_pretrained("someone/adapter")(images, return_tensors="pt")
+with torch.no_grad():
+    print(json.dumps(model.eval()(**inputs).logits.tolist()))
+assert "genaf_hf" not in sys.modules
+"""
+
 
 @pytest.fixture
 def trainer(vit, pixels, config) -> GenAFTrainer:
@@ -155,4 +198,38 @@ def test_nothing_shared_tells_the_token_or_the_machine(pushed):
     hub, place, _ = pushed
     assert hub.uploads_with("someone/colours")
     for secret in (TOKEN, USER, str(place), str(ROOT)):
+        assert hub.uploads_with(secret) == []
+
+
+@pytest.fixture(scope="module")
+def adapter_users(tmp_path_factory, dataset, encoders):
+    """A local Hub with images and an encoder, and a function that runs Python as its user, and gives what it prints."""
+    place = tmp_path_factory.mktemp("adapters")
+    dataset.save_to_disk(place / "images")
+    with LocalHub({TOKEN: "someone"}) as hub:
+
+        def run(*command, token: str | None = TOKEN) -> str:
+            done = run_as_user(hub, place, "-c", *command, token=token)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        run(PUSH_PUBLIC_THINGS, place / "images", encoders["dino"])
+        yield hub, run
+
+
+def test_a_stranger_loads_a_shared_adapter_as_its_card_says(adapter_users):
+    _, run = adapter_users
+    ours = json.loads(run(TRAIN_AND_PUSH_AN_ADAPTER, "someone/encoder", "adapter").splitlines()[-1])
+    theirs = json.loads(run(LOAD_THE_ADAPTER, token=None).splitlines()[-1])
+    assert theirs == [pytest.approx(row, abs=1e-6) for row in ours]
+
+
+def test_a_shared_adapter_of_a_local_encoder_tells_its_name_only(adapter_users, encoders):
+    hub, run = adapter_users
+    hub.uploads.clear()
+    run(TRAIN_AND_PUSH_AN_ADAPTER, encoders["dino"], "local-adapter")
+    files = hub.repositories["models", "someone/local-adapter"].files()
+    assert files.keys() >= {"adapter_config.json", "adapter_model.safetensors", "README.md", "report.json"}
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "dino"
+    for secret in (TOKEN, USER, str(Path(encoders["dino"]).parent)):
         assert hub.uploads_with(secret) == []
