@@ -3,7 +3,7 @@
     accelerate launch recipes/evolve_peft.py
     accelerate launch recipes/evolve_peft.py --pick 7
     accelerate launch recipes/evolve_peft.py --model_name_or_path facebook/dinov2-small --dataset_name uoft-cs/cifar10 \
-        --output_dir /shared/adapters --population 24 --generations 20 --storage postgresql://user@host/database
+        --output_dir /mnt/adapters --population 24 --generations 20 --storage postgresql://user@host/database
 
 Without a model or a dataset it runs recipes/configs/evolve_digits.yaml. Start the same command on as many machines as
 there are, with one storage and one output folder: they share the work. A search that was killed goes on where it was.
