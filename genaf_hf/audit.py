@@ -22,6 +22,7 @@ from genaf_hf.audited_card import check_card, share_findings, write_card
 from genaf_hf.data import commit, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_classifier, load_encoder
 from genaf_hf.errors import first_line
+from genaf_hf.eval_results import REPORT_FILE
 from genaf_hf.evaluation import evaluate_robustness, for_model
 from genaf_hf.existing_card import card_metadata, read_card
 from genaf_hf.figures import SHOWN, draw_gallery, draw_sweep
@@ -268,7 +269,7 @@ def write_findings(
     class_names: Sequence[str],
 ) -> None:
     """The report, its pictures, the perturbations and a card."""
-    report.save(folder / "report.json")
+    report.save(folder / REPORT_FILE)
     if report.sweep:
         draw_sweep(report, folder / "accuracy_by_eps.png")
     batch = to_pixel_values(shown[:], model.processor)

@@ -10,7 +10,7 @@ from genaf_hf.eval_results import REPORT_FILE
 from genaf_hf.existing_card import CARD, read_card, update_card
 from genaf_hf.hub import check_access, commit_files, newest_commit, persistently, trouble, why_not_loaded
 from genaf_hf.journal import write_whole
-from genaf_hf.model_card import PICTURES, TAGS, findings, metadata, model_card
+from genaf_hf.model_card import TAGS, findings, metadata, model_card, pictures_in
 from genaf_hf.provenance import public_name
 from genaf_hf.report import RobustnessReport
 
@@ -81,7 +81,3 @@ def share_findings(model_name_or_path: str, folder: str | Path, report: Robustne
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = trouble(error) or first_line(error)
         raise ValueError(f'The card of "{name}" was not updated: {reason}; everything is kept in {folder}.') from error
-
-
-def pictures_in(folder: Path) -> list[str]:
-    return [name for name in PICTURES if (folder / name).exists()]

@@ -65,6 +65,11 @@ def findings(report: RobustnessReport, *, model_name: str, pictures: Sequence[st
     return render("findings.md", report, None, model_name=model_name, pictures=pictures, folder=f"{folder}/")
 
 
+def pictures_in(folder: Path) -> list[str]:
+    """Names, out of `PICTURES`, of those that a folder holds."""
+    return [name for name in PICTURES if (folder / name).exists()]
+
+
 def metadata(
     report: RobustnessReport, record: TrainingRecord | None, model_name: str, *, report_path: str = REPORT_FILE
 ) -> ModelCardData:

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from genaf_hf.eval_results import REPORT_FILE, eval_results, eval_results_yaml
+from genaf_hf.existing_card import CARD
 from genaf_hf.figures import draw_sweep
-from genaf_hf.model_card import PICTURES, model_card
+from genaf_hf.model_card import model_card, pictures_in
 from genaf_hf.report import RobustnessReport
 from genaf_hf.training_figures import draw_layers, draw_training
 from genaf_hf.training_record import TrainingRecord
 
-RECORD, CARD = "training.json", "README.md"
+RECORD = "training.json"
 EVAL_RESULTS = ".eval_results/genaf_hf.yaml"
 
 
@@ -44,8 +45,7 @@ def write_results(
         draw_layers(record.layers, folder / "layer_robustness.png")
     if record.stages:
         draw_training(record, folder / "training_curves.png")
-    pictures = [name for name in PICTURES if (folder / name).exists()]
-    model_card(report, record, model_name=model_name, pictures=pictures).save(folder / CARD)
+    model_card(report, record, model_name=model_name, pictures=pictures_in(folder)).save(folder / CARD)
     if benchmark is not None:
         results = eval_results(report, list(report.models)[-1])
         (folder / EVAL_RESULTS).parent.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from genaf_hf.model_card import PICTURES, model_card
+from genaf_hf.model_card import model_card, pictures_in
 from genaf_hf.report import RobustnessReport
 from genaf_hf.training_record import TrainingRecord
 
@@ -22,10 +22,8 @@ def test_every_example_is_known():
 def test_a_card_is_rendered_from_report_and_record_alone(example):
     folder = EXAMPLES / example
     record = TrainingRecord.load(folder / "training.json") if (folder / "training.json").exists() else None
-    pictures = [name for name in PICTURES if (folder / name).exists()]
-    card = model_card(
-        RobustnessReport.load(folder / "report.json"), record, model_name=MODELS[example], pictures=pictures
-    )
+    report = RobustnessReport.load(folder / "report.json")
+    card = model_card(report, record, model_name=MODELS[example], pictures=pictures_in(folder))
     assert str(card) == (folder / "README.md").read_text(encoding="utf-8")
 
 
