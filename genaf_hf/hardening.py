@@ -24,6 +24,7 @@ from genaf_hf.data import data_source, load_images, stratified_subset, to_pixel_
 from genaf_hf.encoders import load_configuration, load_encoder
 from genaf_hf.eval_results import eval_results
 from genaf_hf.evaluation import Attack, evaluate_robustness, for_model
+from genaf_hf.experiment_arguments import ExperimentArguments
 from genaf_hf.figures import SHOWN, draw_gallery, draw_overview
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genaf_trainer import (
@@ -51,15 +52,9 @@ SURROGATE_IMAGES = 2048
 
 
 @dataclass
-class HardeningArguments:
+class HardeningArguments(ExperimentArguments):
     """Which encoder is hardened on which images, and what the result is attacked with."""
 
-    model_name_or_path: str = field(metadata={"help": "Public encoder: Hub id or local folder."})
-    dataset_name: str = field(metadata={"help": "Hub id, local folder (also of images in class folders), or digits."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the encoder."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "As in from_pretrained; eager for bf16 on CPU."}
-    )
     image_size: int | None = field(
         default=None,
         metadata={"help": "Side of the images in pixels, default the encoder's."},
@@ -68,34 +63,9 @@ class HardeningArguments:
         default=None, metadata={"help": "Pooling: cls, mean or pooler, default the encoder's own."}
     )
     head: str | None = field(default=None, metadata={"help": "Other head than a linear one: mlp, the paper's."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of class labels; found if there is one."})
-    train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
-    validation_split: str | None = field(
-        default=None, metadata={"help": "Split to make choices by; else held out of train."}
-    )
-    test_split: str | None = field(default=None, metadata={"help": "Split to report, never used to choose anything."})
-    held_out_share: float = field(default=0.1, metadata={"help": "Share of train held out for each missing split."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on a stratified subset of this size."})
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Validate and report on stratified subsets of this size."}
-    )
     standard_max_steps: int | None = field(
         default=None, metadata={"help": "Steps of the undefended fine-tune, default those of stage 1."}
     )
-    dae_eps: float | None = field(
-        default=None, metadata={"help": "Eps of the universal perturbation in the report, default the training eps."}
-    )
-    dae_steps: int = field(default=500, metadata={"help": "Steps by which the universal perturbation is crafted."})
-    dae_layer: int = field(
-        default=1, metadata={"help": "Hidden state that the perturbation raises; 0 is the embeddings or the stem."}
-    )
-    pgd_eps: float | None = field(
-        default=None, metadata={"help": "Eps of PGD in the report, default the training eps."}
-    )
-    pgd_steps: int = field(default=20, metadata={"help": "Steps of PGD in the report."})
     benchmark: str | None = field(
         default=None, metadata={"help": "Dataset of the Hub, the benchmark whose leaderboard the results are for."}
     )
@@ -191,7 +161,7 @@ def harden(
     return report
 
 
-def check_evaluation(arguments: HardeningArguments, config: GenAFConfig) -> None:
+def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> None:
     """Refuses settings of the final attacks that these could not be run with.
 
     Raises:
@@ -206,7 +176,7 @@ def check_evaluation(arguments: HardeningArguments, config: GenAFConfig) -> None
         check_attack_settings(eps=eps, steps=steps, step_size=eps, norm=norm)
 
 
-def load_data(arguments: HardeningArguments, token: str | None) -> DatasetDict:
+def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
     """The checked splits, cut to the sizes that were asked for."""
     data = load_images(
         arguments.dataset_name,
@@ -265,7 +235,7 @@ def fine_tune(
 
 
 def craft_attacks(
-    arguments: HardeningArguments,
+    arguments: ExperimentArguments,
     config: GenAFConfig,
     encoder: PixelModel,
     models: dict[str, PixelModel],
