@@ -18,13 +18,13 @@ from torch import Tensor
 from genaf_hf.answers import attack_images, attack_shown
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.audit_arguments import AuditArguments, check_arguments
-from genaf_hf.audited_card import check_card, share_findings, write_card
+from genaf_hf.cards.audited_card import check_card, share_findings, write_card
+from genaf_hf.cards.eval_results import REPORT_FILE
+from genaf_hf.cards.existing_card import card_metadata, read_card
 from genaf_hf.data import commit, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_classifier, load_encoder
 from genaf_hf.errors import first_line
-from genaf_hf.eval_results import REPORT_FILE
 from genaf_hf.evaluation import evaluate_robustness, for_model
-from genaf_hf.existing_card import card_metadata, read_card
 from genaf_hf.figures import SHOWN, draw_gallery, draw_sweep
 from genaf_hf.journal import Journal
 from genaf_hf.perturbation_cache import crafted_once, digest, encoder_tensors, tensors

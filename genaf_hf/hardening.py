@@ -18,11 +18,11 @@ from genaf_hf.answers import attack_shown
 from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
 from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
 from genaf_hf.audit_arguments import LARGEST_EPS
+from genaf_hf.cards.eval_results import eval_results
 from genaf_hf.checkpoint import newest_complete_checkpoint
 from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_configuration, load_encoder
-from genaf_hf.eval_results import eval_results
 from genaf_hf.evaluation import Attack, evaluate_robustness, for_model
 from genaf_hf.experiment_arguments import ExperimentArguments
 from genaf_hf.figures import SHOWN, draw_gallery, draw_overview

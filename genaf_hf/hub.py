@@ -31,8 +31,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers
 
+from genaf_hf.cards.eval_results import benchmark_yaml
 from genaf_hf.errors import first_line
-from genaf_hf.eval_results import benchmark_yaml
 
 logger = logging.getLogger(__name__)
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from genaf_hf.eval_results import REPORT_FILE, eval_results, eval_results_yaml
-from genaf_hf.existing_card import CARD
+from genaf_hf.cards.eval_results import REPORT_FILE, eval_results, eval_results_yaml
+from genaf_hf.cards.existing_card import CARD
+from genaf_hf.cards.model_card import model_card, pictures_in
 from genaf_hf.figures import draw_sweep
-from genaf_hf.model_card import model_card, pictures_in
 from genaf_hf.report import RobustnessReport
 from genaf_hf.training_figures import draw_layers, draw_training
 from genaf_hf.training_record import TrainingRecord

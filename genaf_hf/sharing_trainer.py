@@ -10,10 +10,10 @@ from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from genaf_hf.attacks.pgd import pgd
+from genaf_hf.cards.eval_results import UNNAMED
+from genaf_hf.cards.existing_card import license_of
 from genaf_hf.data import commit
-from genaf_hf.eval_results import UNNAMED
 from genaf_hf.evaluation import evaluate_robustness
-from genaf_hf.existing_card import license_of
 from genaf_hf.hub import publish
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source, public_name

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from transformers import HfArgumentParser
 
-from genaf_hf.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
+from genaf_hf.encoders.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
 
 
 @dataclass

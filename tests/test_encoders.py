@@ -38,8 +38,8 @@ from transformers import (
 )
 
 from genaf_hf import PixelModel, l4a, load_encoder
-from genaf_hf.encoder_classifier import EncoderForImageClassification
 from genaf_hf.encoders import in_head, load_classifier, parameter_count
+from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -48,10 +48,10 @@ TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "int
 @pytest.fixture
 def new_weights(caplog):
     """A function that tells the weights that the log says are new."""
-    caplog.set_level(logging.INFO, "genaf_hf.encoders")
+    caplog.set_level(logging.INFO, "genaf_hf.encoders.loading")
 
     def read() -> str:
-        [message] = [record.getMessage() for record in caplog.records if record.name == "genaf_hf.encoders"]
+        [message] = [record.getMessage() for record in caplog.records if record.name == "genaf_hf.encoders.loading"]
         return message.split(": ")[1]
 
     return read

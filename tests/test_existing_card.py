@@ -5,9 +5,9 @@ import yaml
 from cards import make_record, make_report
 from huggingface_hub import ModelCard
 
-from genaf_hf.audited_card import check_card, share_findings
-from genaf_hf.existing_card import BEGIN, END, card_metadata, license_of, read_card, update_card
-from genaf_hf.model_card import findings, metadata, model_card
+from genaf_hf.cards.audited_card import check_card, share_findings
+from genaf_hf.cards.existing_card import BEGIN, END, card_metadata, license_of, read_card, update_card
+from genaf_hf.cards.model_card import findings, metadata, model_card
 
 OURS = ["adversarial-robustness"]
 PEOPLE = "# My model\n\nIt is *mine*.\n\n## Adversarial robustness\n\nI never looked.\n"

@@ -61,8 +61,8 @@ from genaf_hf import (
     with_pixel_values,
 )
 from genaf_hf.checkpoint import load_weights
-from genaf_hf.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
 from genaf_hf.encoders import load_classifier
+from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
 from genaf_hf.layers import layer_weights
 from genaf_hf.pixel_model import evaluating
 

@@ -63,7 +63,7 @@ def test_the_hub_is_known_to_perturbations_alone():
 
 
 def test_ways_lead_through_our_modules_and_into_functions():
-    assert ways_to({"jinja2"}, "genaf_hf.results") == ["genaf_hf.results -> genaf_hf.model_card -> jinja2"]
+    assert ways_to({"jinja2"}, "genaf_hf.results") == ["genaf_hf.results -> genaf_hf.cards.model_card -> jinja2"]
     assert ways_to({"pyautoattack"}, "genaf_hf.attacks") == [
         "genaf_hf.attacks -> genaf_hf.attacks.autoattack -> pyautoattack"
     ]

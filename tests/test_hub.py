@@ -13,7 +13,7 @@ from local_hub import LocalHub
 
 from genaf_hf import GenAFConfig
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.existing_card import BEGIN, card_metadata
+from genaf_hf.cards.existing_card import BEGIN, card_metadata
 from genaf_hf.hardening import HardeningArguments, harden, settings_of_run
 from genaf_hf.provenance import public_name
 from genaf_hf.report import RobustnessReport

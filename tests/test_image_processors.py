@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from genaf_hf import load_encoder, with_pixel_values
-from genaf_hf.image_processors import at_image_size, load_image_processor
+from genaf_hf.encoders.image_processors import at_image_size, load_image_processor
 from genaf_hf.pixel_model import image_sizes
 
 ONE_LEVEL = 0.02  # of 255, which torchvision rounds otherwise where it is installed

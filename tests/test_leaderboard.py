@@ -13,7 +13,7 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from local_hub import LocalHub
 
-from genaf_hf.eval_results import eval_results
+from genaf_hf.cards.eval_results import eval_results
 from genaf_hf.leaderboard import Leaderboard, LeftOut, check, check_folder, write
 from genaf_hf.leaderboard.check import Report
 from genaf_hf.leaderboard.entries import MOST_RESULTS, read_card

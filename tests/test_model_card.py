@@ -17,8 +17,8 @@ from transformers import HfArgumentParser
 from genaf_hf import load_encoder
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.audit_arguments import AuditArguments
-from genaf_hf.citations import CITATIONS, GEN_AF
-from genaf_hf.model_card import PICTURES, findings, model_card, plain, shell
+from genaf_hf.cards.citations import CITATIONS, GEN_AF
+from genaf_hf.cards.model_card import PICTURES, findings, model_card, plain, shell
 from genaf_hf.report import Check, Measurement, RobustnessReport
 
 ROOT = Path(__file__).parents[1]

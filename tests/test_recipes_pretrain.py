@@ -11,6 +11,7 @@ from processes import start_and_kill
 from genaf_hf import GenAFConfig
 from genaf_hf.command_line import parse_arguments
 from genaf_hf.digits_encoder import DIGITS_ENCODERS
+from genaf_hf.encoders.solo_learn import METHODS as SOLO_LEARN
 from genaf_hf.hardening import HardeningArguments
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
@@ -21,7 +22,6 @@ from genaf_hf.pretraining.arguments import (
 )
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.pretrain import pretrain
-from genaf_hf.solo_learn import METHODS as SOLO_LEARN
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CONFIGS = RECIPES / "configs"

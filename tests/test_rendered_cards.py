@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from genaf_hf.model_card import model_card, pictures_in
+from genaf_hf.cards.model_card import model_card, pictures_in
 from genaf_hf.report import RobustnessReport
 from genaf_hf.training_record import TrainingRecord
 

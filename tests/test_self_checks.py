@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, evaluate_robustness, figures, pgd
+from genaf_hf.cards.model_card import model_card
 from genaf_hf.figures import draw_sweep
-from genaf_hf.model_card import model_card
 from genaf_hf.report import RobustnessReport
 from genaf_hf.self_checks import disagreements, self_checks, significantly_more
 

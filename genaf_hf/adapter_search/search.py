@@ -34,11 +34,11 @@ from genaf_hf.adapter_search.storage import open_storage, parse_address, place, 
 from genaf_hf.adapter_search.study import OBJECTIVES, begin_or_join, failure, last_tries, work
 from genaf_hf.attacks import pgd
 from genaf_hf.attacks.pgd import default_step_size
+from genaf_hf.cards.existing_card import license_of
 from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import data_source, with_pixel_values
 from genaf_hf.encoders import load_configuration, load_encoder
 from genaf_hf.evaluation import evaluate_robustness
-from genaf_hf.existing_card import license_of
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import check_evaluation, craft_attacks, load_data
 from genaf_hf.pixel_model import PixelModel

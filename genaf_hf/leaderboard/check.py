@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from genaf_hf.eval_results import conditions, dataset_name
+from genaf_hf.cards.eval_results import conditions, dataset_name
 from genaf_hf.leaderboard.entries import Entry, number, text, whole
 from genaf_hf.report import Rate, RobustnessReport
 

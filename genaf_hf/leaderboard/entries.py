@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from huggingface_hub import EvalResult, ModelInfo
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from genaf_hf.eval_results import CLEAN_METRIC, ROBUST_METRIC
+from genaf_hf.cards.eval_results import CLEAN_METRIC, ROBUST_METRIC
 from genaf_hf.report import CLEAN
 
 MOST_RESULTS = 200  # of one card; a report has one for each attack

@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, TrainerCallback, TrainingArguments
 
-from genaf_hf.eval_results import UNNAMED
+from genaf_hf.cards.eval_results import UNNAMED
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.losses import dino_loss, next_center, teacher_momentum
 from genaf_hf.pretraining.projection import Projected, PrototypeHead, feature_size, headless_encoder

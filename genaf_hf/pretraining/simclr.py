@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig, TrainingArguments
 
-from genaf_hf.eval_results import UNNAMED
+from genaf_hf.cards.eval_results import UNNAMED
 from genaf_hf.global_batch import gather_rows
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.losses import nt_xent

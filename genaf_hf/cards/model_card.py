@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from genaf_hf.citations import CITATIONS, GEN_AF
-from genaf_hf.eval_results import REPORT_FILE, dataset_name, eval_results
+from genaf_hf.cards.citations import CITATIONS, GEN_AF
+from genaf_hf.cards.eval_results import REPORT_FILE, dataset_name, eval_results
 from genaf_hf.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
 from genaf_hf.training_record import TrainingRecord
 

@@ -14,9 +14,9 @@ from transformers import (
     ViTConfig,
 )
 
-from genaf_hf.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.encoders.position_embeddings import encoder_part
 from genaf_hf.pixel_model import HEAD
-from genaf_hf.position_embeddings import encoder_part
 
 POOLING = {  # of the native classes; the others read what the encoder's pooler gives
     **dict.fromkeys(("vit", "deit", "vit_msn"), "cls"),

@@ -23,15 +23,15 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.generic import is_timm_config_dict
 from transformers.utils.hub import extract_commit_hash
 
-from genaf_hf.classifier_config import check_channels, classifier_config
-from genaf_hf.encoder_classifier import EncoderClassifierConfig
-from genaf_hf.encoder_classifier.modeling_encoder_classifier import pooled, pooling_layer
+from genaf_hf.encoders.classifier_config import check_channels, classifier_config
+from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.encoders.encoder_classifier.modeling_encoder_classifier import pooled, pooling_layer
+from genaf_hf.encoders.flexible_siglip import load_flexible_siglip
+from genaf_hf.encoders.image_processors import at_image_size, load_image_processor
+from genaf_hf.encoders.position_embeddings import as_pair, encoder_part, outputs_on_black, with_image_size
 from genaf_hf.errors import first_line
-from genaf_hf.flexible_siglip import load_flexible_siglip
 from genaf_hf.hub import why_not_loaded
-from genaf_hf.image_processors import at_image_size, load_image_processor
 from genaf_hf.pixel_model import HEAD, image_sizes
-from genaf_hf.position_embeddings import as_pair, encoder_part, outputs_on_black, with_image_size
 
 logger = logging.getLogger(__name__)
 

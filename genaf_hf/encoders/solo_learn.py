@@ -17,9 +17,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor
 from transformers import PreTrainedModel, ResNetConfig, ResNetModel, ViTImageProcessorPil
 
-from genaf_hf.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.cards.model_card import plain
+from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
 from genaf_hf.errors import first_line
-from genaf_hf.model_card import plain
 
 METHODS = {
     "barlow_twins": "Barlow Twins",

@@ -6,8 +6,8 @@ load with `trust_remote_code=True` and without this package.
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
-from genaf_hf.encoder_classifier.configuration_encoder_classifier import EncoderClassifierConfig
-from genaf_hf.encoder_classifier.modeling_encoder_classifier import EncoderForImageClassification
+from genaf_hf.encoders.encoder_classifier.configuration_encoder_classifier import EncoderClassifierConfig
+from genaf_hf.encoders.encoder_classifier.modeling_encoder_classifier import EncoderForImageClassification
 
 AutoConfig.register(EncoderClassifierConfig.model_type, EncoderClassifierConfig)
 AutoModel.register(EncoderClassifierConfig, EncoderForImageClassification)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import httpx2
 
+from genaf_hf.cards.eval_results import REPORT_FILE
+from genaf_hf.cards.existing_card import CARD, read_card, update_card
+from genaf_hf.cards.model_card import TAGS, findings, metadata, model_card, pictures_in
 from genaf_hf.errors import first_line
-from genaf_hf.eval_results import REPORT_FILE
-from genaf_hf.existing_card import CARD, read_card, update_card
 from genaf_hf.hub import check_access, commit_files, newest_commit, persistently, trouble, why_not_loaded
 from genaf_hf.journal import write_whole
-from genaf_hf.model_card import TAGS, findings, metadata, model_card, pictures_in
 from genaf_hf.provenance import public_name
 from genaf_hf.report import RobustnessReport
 

@@ -1,0 +1,1 @@
+"""Model cards: what reports and training records say, and cards that others wrote."""
