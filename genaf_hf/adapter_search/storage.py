@@ -66,9 +66,10 @@ def check_connection(address: URL) -> None:
     try:
         inspect(create_engine(address)).get_table_names()
     except (ImportError, NoSuchModuleError) as error:
-        extra = "pip install '.[postgresql]'" if address.get_backend_name() == "postgresql" else "install it"
+        kind = address.get_backend_name()
         raise ValueError(
-            f"The {place(address)} needs a driver that is missing ({first_line(error)}): {extra}."
+            f"The {place(address)} needs a driver that is missing ({first_line(error)}): pip install '.[{kind}]', and "
+            f"begin the URL as in {DATABASES[kind]}."
         ) from error
     except SQLAlchemyError as error:
         raise ValueError(
