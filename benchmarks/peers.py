@@ -24,7 +24,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from genaf_hf import PixelModel, pgd, with_pixel_values
 from genaf_hf.attacks import autoattack, fgsm, mi_fgsm
-from genaf_hf.digits import digits
+from genaf_hf.data import digits
 
 STEPS = 10
 EPS = {"fgsm": 0.1, "pgd": 0.1, "pgd-l2": 0.5, "mi-fgsm": 0.1, "autoattack": 0.1}

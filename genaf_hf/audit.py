@@ -64,7 +64,7 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     data = load_data(arguments, class_names)
 
     name = public_name(arguments.model_name_or_path)
-    surrogate = stratified_subset(data["train"], ATTACKER_IMAGES, seed=0)
+    surrogate = data["train"]
     bank, pixels = (with_pixel_values(each, model.processor) for each in (surrogate, data["test"]))
     known = bank[:]
     attacker = {"images": model.to_images(known["pixel_values"].to(device)), "labels": known["labels"].to(device)}
@@ -177,11 +177,12 @@ def load_data(arguments: AuditArguments, class_names: Sequence[str]) -> DatasetD
         label_column=arguments.label_column,
         train_split=arguments.train_split,
         test_split=arguments.test_split,
+        max_train_samples=ATTACKER_IMAGES,
+        max_eval_samples=arguments.limit,
         revision=arguments.dataset_revision,
     )
     ids = class_ids(class_names, data["train"].features["label"].names)
-    test = stratified_subset(data["test"], arguments.limit, seed=0)
-    return DatasetDict(train=relabelled(data["train"], ids), test=relabelled(test, ids))
+    return DatasetDict({split: relabelled(data[split], ids) for split in ("train", "test")})
 
 
 def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> list[int]:

@@ -27,6 +27,13 @@ class ExperimentArguments:
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Validate and report on stratified subsets of this size."}
     )
+    streaming: bool | None = field(
+        default=None,
+        metadata={
+            "help": "True to draw these samples from a stream, False to download the whole dataset; default True only "
+            "for datasets known to be large."
+        },
+    )
     dae_eps: float | None = field(
         default=None, metadata={"help": "Eps of the universal perturbation in the report, default the training eps."}
     )

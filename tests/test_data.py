@@ -14,8 +14,7 @@ from PIL import Image as PILImage
 from transformers import ViTImageProcessor
 
 from genaf_hf import load_images, with_pixel_values
-from genaf_hf.data import stratified_subset, to_rgb
-from genaf_hf.digits import digits
+from genaf_hf.data import digits, stratified_subset, to_rgb
 
 KINDS = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
 
@@ -262,7 +261,7 @@ def test_a_split_with_one_class_is_refused(saved, dataset, split):
 @pytest.mark.parametrize("feature", [ClassLabel(names=["b", "a"]), Value("int64")])
 def test_splits_whose_labels_mean_different_things_are_refused(saved, feature):
     train, test = with_labels([0, 1] * 10, ClassLabel(names=["a", "b"])), with_labels([0, 1] * 10, feature)
-    with pytest.raises(ValueError, match=r'split "test" .* has other labels than "train"') as refusal:
+    with pytest.raises(ValueError, match=r'split "test" .* has other labels than the one to train on') as refusal:
         load_images(saved(train=train, test=test))
     assert str(feature) in str(refusal.value)
 
@@ -423,9 +422,9 @@ def test_a_picture_of_absurd_size_is_refused_by_its_name(tmp_path):
 
 
 def test_a_missing_image_is_refused_by_its_number(saved):
-    pictures = [*colored_images(20, 3)["image"][:], None]
-    train = Dataset.from_dict({"image": pictures, "label": [0, 1, 2] * 7}, features=KINDS)
-    with pytest.raises(ValueError, match="Image number 20 in the split"):
+    pictures = [*colored_images(32, 3)["image"][:], None]
+    train = Dataset.from_dict({"image": pictures, "label": [0, 1, 2] * 11}, features=KINDS)
+    with pytest.raises(ValueError, match="Image number 32 in the split"):
         load_images(saved(train=train))
 
 
@@ -479,7 +478,7 @@ def test_an_empty_subset_is_refused(dataset, count):
 
 @pytest.mark.parametrize("limit", [0, 2**31], ids=["decoded when read", "kept in memory"])
 def test_pixel_values_are_what_the_processor_makes_of_each_image(dataset, monkeypatch, limit):
-    monkeypatch.setattr("genaf_hf.data.IN_MEMORY_BYTES", limit)
+    monkeypatch.setattr("genaf_hf.data.pixel_values.IN_MEMORY_BYTES", limit)
     statistics = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     processor = ViTImageProcessor(size={"height": 12, "width": 12}, **statistics)
     pixels = with_pixel_values(dataset["test"], processor)

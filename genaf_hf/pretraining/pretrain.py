@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import ViTImageProcessor, set_seed
 
-from genaf_hf.data import load_images, stratified_subset
+from genaf_hf.data import load_images
 from genaf_hf.hub import publish
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
@@ -60,10 +60,12 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
         image_column=arguments.image_column,
         label_column=arguments.label_column,
         train_split=arguments.train_split,
+        max_train_samples=arguments.max_train_samples,
+        streaming=False,
         revision=arguments.dataset_revision,
         token=config.hub_token,
     )
-    train = stratified_subset(data["train"], arguments.max_train_samples, seed=0)
+    train = data["train"]
     processor = ViTImageProcessor(size={"height": arguments.image_size, "width": arguments.image_size})
     training = copy.copy(config)
     training.push_to_hub = False

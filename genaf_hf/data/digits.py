@@ -5,6 +5,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
+DIGITS = "digits"
 TEST_SIZE = 500
 SPLIT_SEED = 0
 

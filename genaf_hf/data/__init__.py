@@ -1,0 +1,22 @@
+"""Labelled images from the Hub or a local folder, checked, split and turned into pixel values."""
+
+from genaf_hf.data.balance import class_balance
+from genaf_hf.data.digits import DIGITS, digits
+from genaf_hf.data.images import load_images
+from genaf_hf.data.pixel_values import to_pixel_values, to_rgb, with_pixel_values
+from genaf_hf.data.source import commit, data_source
+from genaf_hf.data.splits import stratified_rows, stratified_subset
+
+__all__ = [
+    "DIGITS",
+    "class_balance",
+    "commit",
+    "data_source",
+    "digits",
+    "load_images",
+    "stratified_rows",
+    "stratified_subset",
+    "to_pixel_values",
+    "to_rgb",
+    "with_pixel_values",
+]

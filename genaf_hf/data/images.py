@@ -1,0 +1,205 @@
+"""Labelled images from the Hub or a local folder, checked and split."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset
+from PIL import Image as PILImage
+from tqdm import tqdm
+
+from genaf_hf.data.known_datasets import known_dataset
+from genaf_hf.data.labels import check_labels, with_class_labels
+from genaf_hf.data.pixel_values import to_rgb
+from genaf_hf.data.reading import in_one_sentence, read_dataset
+from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, stratified_subset
+from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
+
+CHECKED_AT_ONCE = 64
+
+
+def load_images(
+    name_or_path: str,
+    *,
+    config_name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    train_split: str | None = None,
+    validation_split: str | None = None,
+    test_split: str | None = None,
+    held_out_share: float = 0.1,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    streaming: bool | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> DatasetDict:
+    """Splits train, validation and test with the columns `image` (Image) and `label` (ClassLabel).
+
+    Columns and splits are found by themselves where only one fits, or the dataset is one of `KNOWN_DATASETS`. A missing
+    validation split is held out of train, stratified, by a fixed seed; a missing test split is the validation split, or
+    held out of train too. Every image of the result is decoded once, so that a broken one is found before any work.
+
+    A streamed dataset is never downloaded as a whole: from each split as many images are drawn as are asked for. What
+    is held out is drawn on top of the images to train on, and not stratified, since few images may miss a class.
+
+    Args:
+        name_or_path: Hub id, local folder (also one of images in class folders, or saved by `save_to_disk`), or
+            `"digits"` for the embedded default.
+        config_name: configuration (subset) of the dataset.
+        image_column: column of images, needed if there are several.
+        label_column: column of class labels, needed if there are several.
+        train_split: name of the split to train on.
+        validation_split: name of the split by which choices are made.
+        test_split: name of the split to report, never used to choose anything.
+        held_out_share: share of train that is held out for each missing split.
+        max_train_samples: images of train at most, a stratified subset; `None` for all.
+        max_eval_samples: the same for validation and for test.
+        streaming: whether to stream, default if the dataset is known to be large.
+        seed: of the held-out splits, the subsets and what is drawn.
+        revision: branch, tag or commit on the Hub.
+        token: for private and gated datasets.
+
+    Raises:
+        ValueError: for an unknown dataset, missing or ambiguous columns, an empty split, a single class, labels that
+            are missing or outside the class names, images that cannot be read as 8-bit RGB, and a streamed dataset
+            without the numbers of images.
+    """
+    known = known_dataset(name_or_path)
+    streaming = known.large if streaming is None else streaming
+    check_limits(name_or_path, max_train_samples, max_eval_samples, streaming)
+    limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
+    hub = {"revision": revision, "token": token}
+    raw, cache = read_dataset(name_or_path, config_name=config_name or known.config_name, streaming=streaming, **hub)
+    named = {"train": train_split, "validation": validation_split, "test": test_split}
+    splits = choose_splits(raw, named, known.splits)
+    image_column = choose_column(raw[splits["train"]], image_column, known.image_column, "image")
+    label_column = choose_column(raw[splits["train"]], label_column, known.label_column, "label")
+    where = {role: f'split "{split}" of "{name_or_path}"' for role, split in splits.items()}
+    chosen = {role: raw[split] for role, split in splits.items()}
+    check_columns(chosen, image_column, label_column, where)
+
+    if cache is None:
+        chosen = with_columns(chosen, image_column, label_column)
+    else:
+        with in_one_sentence(name_or_path, **hub):
+            chosen = draw_splits(chosen, limits, image_column, label_column, seed=seed, cache=cache, token=token)
+    for role, dataset in chosen.items():
+        if len(dataset) == 0:
+            raise ValueError(f"The {where[role]} is empty; name another with --{role}_split.")
+    chosen = with_class_labels(chosen, known.class_names if label_column == known.label_column else None)
+    for role, dataset in chosen.items():
+        check_labels(dataset, where[role])
+
+    if cache is None:
+        divided = hold_out_missing(chosen, held_out_share, seed)
+    else:
+        divided = hold_out_drawn(chosen, max_eval_samples, seed)
+        warn_of_absent_classes(divided["train"])
+    divided = {role: stratified_subset(divided[role], limit, seed) for role, limit in limits.items()}
+    for role, dataset in divided.items():
+        origin = role if role in chosen else "train"
+        check_images_decode(dataset, chosen[origin], where[origin])
+    return DatasetDict(divided)
+
+
+def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samples: int | None, streaming: bool):
+    """Refuses numbers of images that are none, or missing where they are needed.
+
+    Raises:
+        ValueError: names the number.
+    """
+    for name, limit in {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}.items():
+        if limit is None and streaming:
+            raise ValueError(
+                f'"{name_or_path}" is streamed but {name} is None: say by max_train_samples and max_eval_samples '
+                "(limit in an audit) how many images to draw, or set streaming to False to download all."
+            )
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} is {limit}, expected at least 1 image.")
+
+
+def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: str | None, kind: str) -> str:
+    """The one column of images or labels: as the user says, as it is known, or the only one that fits.
+
+    Raises:
+        ValueError: when the named column is missing, or none or several fit.
+    """
+    columns = dataset.column_names
+    if named is not None and named not in columns:
+        raise ValueError(f'There is no column "{named}"; the dataset has {", ".join(columns)}.')
+    if named is not None or known in columns:
+        return named or known
+    feature = {"image": Image, "label": ClassLabel}[kind]
+    fitting = [name for name in columns if isinstance(dataset.features[name], feature)]
+    if not fitting and kind == "label":
+        fitting = [name for name in columns if name in ("label", "labels", "class", "target")]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"{len(fitting)} columns could be the {kind}: found {', '.join(fitting) or 'none'} among "
+            f"{', '.join(columns)}; name one with --{kind}_column."
+        )
+    return fitting[0]
+
+
+def check_columns(
+    splits: Mapping[str, Dataset | IterableDataset], image_column: str, label_column: str, where: Mapping[str, str]
+) -> None:
+    """Refuses splits without these columns, or whose labels mean different things.
+
+    Raises:
+        ValueError: names the split and the column.
+    """
+    labels = splits["train"].features[label_column]
+    for role, dataset in splits.items():
+        for column in (image_column, label_column):
+            if column not in dataset.column_names:
+                raise ValueError(f'The {where[role]} has no column "{column}", only {", ".join(dataset.column_names)}.')
+        if (found := dataset.features[label_column]) != labels:
+            raise ValueError(
+                f"The {where[role]} has other labels than the one to train on: {found} instead of {labels}."
+            )
+
+
+def with_columns(splits: Mapping[str, Dataset], image_column: str, label_column: str) -> DatasetDict:
+    """The splits with the columns `image`, as it is encoded, and `label`.
+
+    Raises:
+        ValueError: when the column holds no images.
+    """
+    chosen = DatasetDict(splits).select_columns([image_column, label_column])
+    for column, name in ((image_column, "image"), (label_column, "label")):
+        if column != name:
+            chosen = chosen.rename_column(column, name)
+    try:
+        return chosen.cast_column("image", Image(decode=False))
+    except (NotImplementedError, TypeError) as error:
+        held = chosen["train"].features["image"]
+        raise ValueError(f'The column "{image_column}" holds {held}, expected images.') from error
+
+
+def check_images_decode(dataset: Dataset, origin: Dataset, where: str) -> None:
+    """Decodes every image once, by threads: Pillow lets others work meanwhile.
+
+    Args:
+        dataset: the images that are used.
+        origin: what they were chosen from, in which they have their numbers.
+        where: words for the origin.
+
+    Raises:
+        ValueError: names the first image that is broken or of an unknown kind.
+    """
+
+    def check(start: int) -> None:
+        for encoded in dataset[start : start + CHECKED_AT_ONCE]["image"]:
+            try:
+                to_rgb(encoded)
+            except (OSError, SyntaxError, ValueError, RuntimeError, PILImage.DecompressionBombError) as error:
+                named = encoded and encoded.get("path")
+                name = named or f"number {next(i for i, other in enumerate(origin['image']) if other == encoded)}"
+                raise ValueError(f"Image {name} in the {where} cannot be read: {error}.") from error
+
+    starts = range(0, len(dataset), CHECKED_AT_ONCE)
+    with ThreadPoolExecutor() as pool:
+        for _ in tqdm(pool.map(check, starts), desc=f"Reading the {where}", total=len(starts), leave=False):
+            pass

@@ -1,0 +1,84 @@
+"""Images as the tensors that an encoder takes."""
+
+import io
+import logging
+from functools import partial
+
+import torch
+from datasets import Dataset
+from PIL import Image as PILImage
+from PIL import ImageOps
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+IN_MEMORY_BYTES = 2 * 2**30
+DECODED_AT_ONCE = 256
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+def to_rgb(image) -> PILImage.Image:
+    """An 8-bit RGB image, upright, from encoded bytes, a file or a PIL image; other 8-bit modes are converted.
+
+    Raises:
+        ValueError: for other pixels than 8-bit ones.
+        OSError: when the file is broken.
+    """
+    if image is None:
+        raise ValueError("it is missing")
+    ours = isinstance(image, dict)
+    if ours:
+        image = PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
+    if image.mode not in EIGHT_BIT_MODES:
+        raise ValueError(f'its mode is "{image.mode}", expected 8 bits per channel')
+    upright = ImageOps.exif_transpose(image, in_place=ours) or image
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def with_pixel_values(dataset: Dataset, processor) -> torch.utils.data.Dataset:
+    """The dataset as `pixel_values` (3, h, w) and `labels`; an index gives one image, a slice a batch.
+
+    What fits into 2 GiB is decoded once and kept, anything larger is decoded when it is read; by the workers of a
+    `DataLoader` if it has any.
+
+    Raises:
+        ValueError: when there is no image.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The dataset has no image.")
+    decoded = dataset.with_transform(partial(to_pixel_values, processor=processor))
+    first = decoded[0]
+    if len(dataset) * first["pixel_values"].nbytes > IN_MEMORY_BYTES:
+        logger.info(
+            "%d images do not fit into memory: each is decoded when it is read, beside the training if "
+            "--dataloader_num_workers is above 0",
+            len(dataset),
+        )
+        return decoded
+    tensors = {name: value.new_empty(len(dataset), *value.shape) for name, value in first.items()}
+    for start in tqdm(range(0, len(dataset), DECODED_AT_ONCE), desc="Decoding images", leave=False):
+        rows = slice(start, start + DECODED_AT_ONCE)
+        for name, values in decoded[rows].items():
+            tensors[name][rows] = values
+    return InMemoryDataset(tensors)
+
+
+class InMemoryDataset(torch.utils.data.Dataset):
+    """Tensors by name, all with one row per image."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: int | slice) -> dict[str, torch.Tensor]:
+        return {name: tensor[index] for name, tensor in self.tensors.items()}
+
+
+def to_pixel_values(examples: dict, processor) -> dict[str, torch.Tensor]:
+    """What the image processor makes of a batch of examples."""
+    images = [to_rgb(image) for image in examples["image"]]
+    # Stacked here: processors for PIL copy their arrays several times to return tensors.
+    pixel_values = torch.stack([torch.as_tensor(values) for values in processor(images)["pixel_values"]])
+    return {"pixel_values": pixel_values, "labels": torch.as_tensor(examples["label"])}

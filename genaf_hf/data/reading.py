@@ -1,0 +1,57 @@
+"""All splits of a dataset, from wherever it is."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
+
+from genaf_hf.data.digits import DIGITS, digits
+from genaf_hf.data.streaming import open_stream
+from genaf_hf.errors import first_line
+from genaf_hf.hub import why_not_loaded
+
+
+def read_dataset(
+    name_or_path: str,
+    *,
+    config_name: str | None = None,
+    streaming: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> tuple[DatasetDict | IterableDatasetDict, Path | None]:
+    """All splits of a dataset; if they are streamed, with the folder for what is drawn from them.
+
+    What is on this machine as `datasets` keeps it, the digits or what `save_to_disk` left, is never streamed.
+
+    Raises:
+        ValueError: when nothing is there, or what is there is no dataset.
+    """
+    if name_or_path == DIGITS and not Path(name_or_path).exists():
+        return digits(), None
+    with in_one_sentence(name_or_path, revision, token):
+        if (Path(name_or_path) / "dataset_dict.json").exists():
+            return load_from_disk(name_or_path), None
+        if (Path(name_or_path) / "state.json").exists():
+            return DatasetDict(train=load_from_disk(name_or_path)), None
+        if streaming:
+            return open_stream(name_or_path, config_name, revision=revision, token=token)
+        return load_dataset(name_or_path, config_name, revision=revision, token=token), None
+
+
+@contextmanager
+def in_one_sentence(name_or_path: str, revision: str | None, token: str | bool | None):
+    """Says what is wrong where a dataset cannot be loaded.
+
+    Raises:
+        ValueError: instead of what `datasets` and the Hub's client raise.
+    """
+    try:
+        yield
+    except (OSError, ValueError, DatasetGenerationError, httpx2.HTTPError) as error:
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        raise ValueError(
+            why_not_loaded(error, "dataset", name_or_path, revision=revision, token=token)
+            or f'The dataset "{name_or_path}" cannot be loaded: {first_line(reason)}.'
+        ) from error

@@ -1,0 +1,128 @@
+"""Some images of a dataset that is too large to be downloaded as a whole."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    DownloadConfig,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    NamedSplit,
+    load_dataset_builder,
+)
+from datasets.fingerprint import Hasher
+from datasets.utils.file_utils import xopen
+
+logger = logging.getLogger(__name__)
+
+SHUFFLED_AT_ONCE = 1000
+SHARDS_AT_ONCE = 10
+
+
+def open_stream(
+    name_or_path: str, config_name: str | None, *, revision: str | None, token: str | bool | None
+) -> tuple[IterableDatasetDict, Path]:
+    """All splits as streams, and the folder of the cache, named by their commit on the Hub, for what is drawn."""
+    builder = load_dataset_builder(name_or_path, config_name, revision=revision, token=token)
+    downloaded = Path(builder.cache_dir)  # of the whole dataset; "streamed" stands where this has the version
+    return builder.as_streaming_dataset(), downloaded.parents[1] / "streamed" / downloaded.name
+
+
+def draw_splits(
+    streams: Mapping[str, IterableDataset],
+    limits: Mapping[str, int],
+    image_column: str,
+    label_column: str,
+    *,
+    seed: int,
+    cache: Path,
+    token: str | bool | None,
+) -> DatasetDict:
+    """Images of each role that there is a stream for; for a missing one, train gets as many more.
+
+    Args:
+        streams: by role.
+        limits: images by role, of all roles.
+        image_column, label_column, seed, cache, token: as in `draw`.
+
+    Raises:
+        ValueError, DatasetGenerationError: as `draw`.
+    """
+    held_out = sum(limit for role, limit in limits.items() if role not in streams)
+    wanted = {**limits, "train": limits["train"] + held_out}
+    return DatasetDict(
+        {
+            role: draw(stream, wanted[role], image_column, label_column, seed=seed, cache=cache, token=token)
+            for role, stream in streams.items()
+        }
+    )
+
+
+def draw(
+    stream: IterableDataset,
+    count: int,
+    image_column: str,
+    label_column: str,
+    *,
+    seed: int,
+    cache: Path,
+    token: str | bool | None = None,
+) -> Dataset:
+    """At most `count` images with their labels, from all over a stream, the same ones for the same seed.
+
+    They are fetched once and then read from the cache, also by other processes and by a run that goes on.
+
+    Args:
+        stream: a split.
+        count: of images.
+        image_column: of the images, which are kept as they are encoded.
+        label_column: of the labels.
+        seed: of the order that the stream is shuffled into.
+        cache: folder, as `open_stream` gives it.
+        token: for private and gated datasets.
+
+    Raises:
+        ValueError: when the column holds no images.
+        DatasetGenerationError: when the stream breaks off.
+    """
+    if not isinstance(held := stream.features[image_column], Image):
+        raise ValueError(f'The column "{image_column}" holds {held}, expected images.')
+    features = Features({"image": Image(decode=False), "label": stream.features[label_column]})
+    fingerprint = Hasher.hash([str(stream.split), image_column, label_column, count, seed])
+    encoded = stream.select_columns([image_column, label_column]).cast_column(image_column, features["image"])
+
+    def examples():
+        # Parts of few large files, which may be sorted by class, are shards too; many files are mixed well enough.
+        shards = encoded.reshard() if encoded.num_shards < SHARDS_AT_ONCE else encoded
+        shuffled = shards.shuffle(seed=seed, buffer_size=SHUFFLED_AT_ONCE, max_buffer_input_shards=SHARDS_AT_ONCE)
+        for example in islice(shuffled, count):
+            image = example[image_column]
+            if image is not None and image["bytes"] is None:
+                with xopen(image["path"], "rb", download_config=DownloadConfig(token=token)) as file:
+                    image = {**image, "bytes": file.read()}
+            yield {"image": image, "label": example[label_column]}
+
+    return Dataset.from_generator(
+        examples, features=features, cache_dir=str(cache), fingerprint=fingerprint, split=NamedSplit(str(stream.split))
+    )
+
+
+def warn_of_absent_classes(train: Dataset) -> None:
+    """Warns when the images drawn to train on are not of all classes."""
+    feature = train.features["label"]
+    absent = len(feature.names) - len(Counter(train["label"])) if isinstance(feature, ClassLabel) else 0
+    if absent:
+        logger.warning(
+            "%d of %d classes are not among the %d images drawn to train on: draw more, or load all without streaming",
+            absent,
+            len(feature.names),
+            len(train),
+        )

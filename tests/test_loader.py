@@ -1,0 +1,121 @@
+"""What the workers of a DataLoader make of images that are decoded when they are read."""
+
+import logging
+import pickle
+
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image as PILImage
+from torch.utils.data import DataLoader, default_collate
+from transformers import Trainer, TrainingArguments, ViTImageProcessor
+
+from genaf_hf import load_images, with_pixel_values
+from genaf_hf.data import class_balance, to_rgb
+from genaf_hf.data.pixel_values import InMemoryDataset
+
+
+class CountingProcessor(ViTImageProcessor):
+    """Tells by how many images it is called with, in the corner of each."""
+
+    def __call__(self, images, **kwargs):
+        processed = super().__call__(images, **kwargs)
+        for values in processed["pixel_values"]:
+            values[:, 0, 0] = len(images)
+        return processed
+
+
+@pytest.fixture
+def saved(dataset, tmp_path) -> Dataset:
+    """Eighteen encoded images that are mapped from the disk."""
+    dataset.save_to_disk(tmp_path / "saved")
+    return load_images(str(tmp_path / "saved"))["test"]
+
+
+@pytest.fixture
+def read_by(saved, monkeypatch):
+    """A function that makes what decodes when it is read, by a processor."""
+
+    def make(processor) -> Dataset:
+        monkeypatch.setattr("genaf_hf.data.pixel_values.IN_MEMORY_BYTES", 0)
+        return with_pixel_values(saved, processor)
+
+    return make
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_give_the_same_pixel_values_in_the_same_order(saved, read_by, workers):
+    processor = ViTImageProcessor(size={"height": 12, "width": 12})
+    expected = with_pixel_values(saved, processor)
+    assert isinstance(expected, InMemoryDataset)
+    rows = read_by(processor)
+    assert isinstance(rows, Dataset)
+    batches = list(DataLoader(rows, batch_size=5, num_workers=workers))
+    assert [len(batch["labels"]) for batch in batches] == [5, 5, 5, 3]
+    for name, values in expected[:].items():
+        assert torch.equal(torch.cat([batch[name] for batch in batches]), values)
+
+
+def test_workers_that_inherit_nothing_get_it_all_with_the_dataset(vit, read_by):
+    rows = read_by(vit[1])
+    received = pickle.loads(pickle.dumps(rows))
+    assert len(pickle.dumps(rows)) < 100_000
+    for name, values in rows[:].items():
+        assert torch.equal(received[:][name], values)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_processor_gets_whole_batches(read_by, workers):
+    rows = read_by(CountingProcessor(size={"height": 8, "width": 8}))
+    batches = list(DataLoader(rows, batch_size=6, num_workers=workers))
+    assert [batch["pixel_values"][:, :, 0, 0].unique().tolist() for batch in batches] == [[6.0]] * 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trainer_reads_by_its_workers(vit, read_by, tmp_path, workers):
+    model, processor = vit
+    rows = read_by(processor)
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        dataloader_num_workers=workers,
+        per_device_eval_batch_size=4,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=True,
+    )
+    trainer = Trainer(model, args, eval_dataset=rows, data_collator=default_collate)
+    predicted = trainer.predict(rows)
+    with torch.no_grad():
+        expected = model(rows[:]["pixel_values"]).logits
+    assert predicted.label_ids.tolist() == rows[:]["labels"].tolist()
+    assert torch.equal(torch.as_tensor(predicted.predictions).argmax(1), expected.argmax(1))
+    assert torch.allclose(torch.as_tensor(predicted.predictions), expected, atol=1e-5)
+
+
+def test_what_is_decoded_while_it_is_read_is_told_with_the_flag_that_helps(vit, saved, read_by, caplog):
+    with caplog.at_level(logging.INFO, "genaf_hf"):
+        with_pixel_values(saved, vit[1])
+        assert caplog.text == ""
+        read_by(vit[1])
+    [record] = caplog.records
+    assert "18 images do not fit into memory" in record.message
+    assert "--dataloader_num_workers" in record.message
+
+
+def test_a_picture_that_is_given_stays_as_it_is():
+    turned, exif = PILImage.new("RGB", (4, 8)), PILImage.Exif()
+    exif[0x0112] = 6
+    turned.info["exif"] = exif.tobytes()
+    assert to_rgb(turned).size == (8, 4)
+    assert turned.size == (4, 8)
+
+
+def test_the_balance_has_every_class_of_every_split_in_the_order_of_the_ids(dataset):
+    without_green = dataset["test"].filter(lambda example: example["label"] != 1)
+    balance = class_balance({**dataset, "test": without_green})
+    assert balance == {
+        "train": {"red": 16, "green": 16, "blue": 16},
+        "validation": {"red": 4, "green": 4, "blue": 4},
+        "test": {"red": 6, "green": 0, "blue": 6},
+    }
+    assert list(balance["test"]) == ["red", "green", "blue"]
