@@ -57,6 +57,13 @@ class GenAFConfig(TrainingArguments):
     )
     learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the encoder in stage 1."})
     head_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the head in stage 1."})
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Layer-wise decay: factor on the encoder's learning rate in stage 1 from each block to the one "
+            "before it, in (0, 1]; the head keeps its rate."
+        },
+    )
     weight_decay: float = field(
         default=0.05, metadata={"help": "Weight decay of both stages, biases and norms excepted."}
     )
@@ -136,8 +143,9 @@ class GenAFConfig(TrainingArguments):
             raise ValueError(f"assessment_samples is {self.assessment_samples}, expected a whole number.")
         if not 0 <= self.eps_warmup_ratio <= 1:
             raise ValueError(f"eps_warmup_ratio is {self.eps_warmup_ratio}, expected a share in [0, 1].")
-        if not 0 < self.redundant_share <= 1:
-            raise ValueError(f"redundant_share is {self.redundant_share}, expected a share in (0, 1].")
+        for name in ("redundant_share", "layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")
         if self.layer_assessment not in ASSESSMENTS:
             raise ValueError(
                 f'layer_assessment is "{self.layer_assessment}", expected one of {", ".join(ASSESSMENTS)}.'

@@ -256,7 +256,8 @@ class GenAFTrainer(SharingTrainer):
     def _craft_together(self, batches: list[dict]) -> AccumulatedBatch:
         """Gives each micro-batch its adversarial pixel values; returns the logits of all.
 
-        They are those of eval mode, which a micro-batch's own are related to: exact without dropout and BatchNorm.
+        They are those of eval mode, which a micro-batch's own are related to: exact without dropout, drop path and
+        BatchNorm.
         """
         accumulated = AccumulatedBatch([], [], [])
         model = self._pixel_model(self.model)
@@ -302,7 +303,10 @@ class GenAFTrainer(SharingTrainer):
     # ---- optimization ----
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Groups of encoder and head, each with and without weight decay, at their own learning rates."""
+        """Groups of encoder and head, each with and without weight decay, at their own learning rates.
+
+        Stage 2 has one rate for everything.
+        """
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
@@ -312,6 +316,7 @@ class GenAFTrainer(SharingTrainer):
             learning_rate=self.args.learning_rate,
             head_learning_rate=self.args.learning_rate if self.stage == ADAPT else self.args.head_learning_rate,
             weight_decay=self.args.weight_decay,
+            layer_decay=1.0 if self.stage == ADAPT else self.args.layer_decay,
         )
         optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
         if optimizer_class is torch.optim.AdamW and not self.args.decoupled_weight_decay:

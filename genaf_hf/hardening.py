@@ -21,7 +21,8 @@ from genaf_hf.audit_arguments import LARGEST_EPS
 from genaf_hf.cards.eval_results import eval_results
 from genaf_hf.checkpoint import newest_complete_checkpoint
 from genaf_hf.command_line import reproducing_command
-from genaf_hf.data import data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.data import class_balance, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.data_figures import draw_samples
 from genaf_hf.encoders import load_configuration, load_encoder
 from genaf_hf.evaluation import Attack, evaluate_robustness, for_model
 from genaf_hf.experiment_arguments import ExperimentArguments
@@ -40,7 +41,7 @@ from genaf_hf.provenance import public_name
 from genaf_hf.report import ADAPTIVE, RobustnessReport
 from genaf_hf.results import write_results
 from genaf_hf.sharing_trainer import HARDENED, LAYER_ROBUSTNESS_FILE
-from genaf_hf.training_record import TrainingRecord, changed_settings
+from genaf_hf.training_record import TrainingRecord, balance_table, changed_settings
 from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class HardeningArguments(ExperimentArguments):
         default=None, metadata={"help": "Pooling: cls, mean or pooler, default the encoder's own."}
     )
     head: str | None = field(default=None, metadata={"help": "Other head than a linear one: mlp, the paper's."})
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={"help": "How often a block is left out for an image in training, default the encoder's own."},
+    )
     standard_max_steps: int | None = field(
         default=None, metadata={"help": "Steps of the undefended fine-tune, default those of stage 1."}
     )
@@ -94,6 +99,15 @@ def harden(
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
     load_configuration(arguments.model_name_or_path, **hub)
     data = load_data(arguments, config.hub_token)
+    source = data_source(
+        data["test"],
+        arguments.dataset_name,
+        config_name=arguments.dataset_config_name,
+        revision=arguments.dataset_revision,
+    )
+    images = described(data, source)
+    if PartialState().is_main_process:
+        logger.info("\n%s\n", balance_table(images))
     torch.manual_seed(config.seed)
     encoder, processor = load_encoder(
         arguments.model_name_or_path,
@@ -102,6 +116,7 @@ def harden(
         image_size=arguments.image_size,
         pooling=arguments.pooling,
         head=arguments.head,
+        drop_path_rate=arguments.drop_path_rate,
         **hub,
     )
     pixels = {split: with_pixel_values(dataset, processor) for split, dataset in data.items()}
@@ -110,16 +125,12 @@ def harden(
         sharing = {"token": config.hub_token, "private": config.hub_private_repo}
         model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
     resume = begin_or_resume(config.output_dir, settings)
+    if PartialState().is_main_process:
+        draw_samples(data["train"], Path(config.output_dir) / "samples.png")
 
     models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
     public_encoder = PixelModel(encoder.to(config.device), processor)
     attacks, *sweep = craft_attacks(arguments, config, public_encoder, models, data["train"], processor)
-    source = data_source(
-        data["test"],
-        arguments.dataset_name,
-        config_name=arguments.dataset_config_name,
-        revision=arguments.dataset_revision,
-    )
     report = evaluate_robustness(
         models,
         pixels["test"],
@@ -136,11 +147,7 @@ def harden(
         draw_attacked(folder, report, models, attacks, processor, data["test"])
         record = replace(
             record,
-            data={
-                **{name: source[name] for name in ("name", "config", "revision")},
-                "splits": {split: len(images) for split, images in data.items()},
-                "class_names": data["train"].features["label"].names,
-            },
+            data=images,
             command=reproducing_command(
                 recipe,
                 {
@@ -178,7 +185,7 @@ def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> Non
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
     """The checked splits, cut to the sizes that were asked for."""
-    data = load_images(
+    return load_images(
         arguments.dataset_name,
         config_name=arguments.dataset_config_name,
         image_column=arguments.image_column,
@@ -187,14 +194,27 @@ def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
         validation_split=arguments.validation_split,
         test_split=arguments.test_split,
         held_out_share=arguments.held_out_share,
+        max_train_samples=arguments.max_train_samples,
+        max_eval_samples=arguments.max_eval_samples,
+        streaming=arguments.streaming,
         revision=arguments.dataset_revision,
         token=token,
     )
-    return DatasetDict(
-        train=stratified_subset(data["train"], arguments.max_train_samples, seed=0),
-        validation=stratified_subset(data["validation"], arguments.max_eval_samples, seed=0),
-        test=stratified_subset(data["test"], arguments.max_eval_samples, seed=0),
-    )
+
+
+def described(data: DatasetDict, source: Mapping[str, str | None]) -> dict:
+    """The images, as `TrainingRecord.data` tells of them.
+
+    Args:
+        data: images by split, as `load_images` gives them.
+        source: of the test images, as `data_source` gives it.
+    """
+    return {
+        **{name: source[name] for name in ("name", "config", "revision")},
+        "splits": {split: len(images) for split, images in data.items()},
+        "class_names": data["train"].features["label"].names,
+        "class_counts": {split: list(counts.values()) for split, counts in class_balance(data).items()},
+    }
 
 
 def fine_tune(

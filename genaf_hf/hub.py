@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 PUBLISHED = (
     *("README.md", "report.json", "training.json", "layer_robustness.json", "perturbation/perturbation.safetensors"),
-    *("overview.png", "accuracy_by_eps.png", "gallery.png", "layer_robustness.png", "training_curves.png"),
+    *("overview.png", "accuracy_by_eps.png", "gallery.png"),
+    *("samples.png", "layer_robustness.png", "training_curves.png"),
     *(".eval_results/genaf_hf.yaml", "configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from genaf_hf.encoders import in_head
+from genaf_hf.encoders.blocks import encoder_blocks
 
 
 def parameter_groups(
@@ -16,8 +17,11 @@ def parameter_groups(
     learning_rate: float,
     head_learning_rate: float,
     weight_decay: float,
+    layer_decay: float,
 ) -> list[dict]:
     """Trainable parameters for an optimizer: encoder and head, each with and without weight decay.
+
+    With layer-wise decay the encoder has such groups for each of its depths.
 
     Args:
         model: a classifier.
@@ -25,19 +29,53 @@ def parameter_groups(
         learning_rate: of the encoder.
         head_learning_rate: of the head.
         weight_decay: of the decayed ones.
+        layer_decay: to the power of `layer_decay_powers` it is a factor on `learning_rate`.
+
+    Raises:
+        ValueError: when rates are to decay over an encoder without repeated blocks.
     """
+    powers = {} if layer_decay == 1 else layer_decay_powers(model)
     groups = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[in_head(name), name in decayed].append(parameter)
+            groups[in_head(name), powers.get(name, 0), name in decayed].append(parameter)
     return [
         {
             "params": parameters,
-            "lr": head_learning_rate if head else learning_rate,
+            "lr": head_learning_rate if head else learning_rate * layer_decay**power,
             "weight_decay": weight_decay if decay else 0.0,
         }
-        for (head, decay), parameters in sorted(groups.items())
+        for (head, power, decay), parameters in sorted(groups.items())
     ]
+
+
+def layer_decay_powers(model: nn.Module) -> dict[str, int]:
+    """How often layer-wise decay is applied to the learning rate of each weight of the encoder, by name.
+
+    Clark et al., ELECTRA (ICLR 2020, https://arxiv.org/abs/2003.10555), counted as in the code of BEiT (Bao et al.,
+    ICLR 2022, https://arxiv.org/abs/2106.08254) and MAE: 0 for the weights above the last block, 1 for the last block,
+    one more for each block before it, and again for the embeddings or the stem. What lies between two blocks, like the
+    downsampling of Swin, counts as part of the first one.
+
+    Args:
+        model: a classifier, also wrapped by PEFT.
+
+    Raises:
+        ValueError: when the encoder has no repeated blocks.
+    """
+    blocks = encoder_blocks(model).values()
+    if not blocks:
+        raise ValueError(
+            "layer_decay is not 1, but the encoder has no repeated blocks that rates could decay over: leave it out."
+        )
+    depths = {parameter: depth for depth, block in enumerate(blocks, start=1) for parameter in block.parameters()}
+    reached, powers = 0, {}
+    for name, parameter in model.named_parameters():  # in the order of the module tree
+        if not in_head(name):
+            reached = depths.get(parameter, reached)
+            above = parameter not in depths and reached == len(blocks)
+            powers[name] = 0 if above else len(blocks) + 1 - reached
+    return powers
 
 
 def decay_per_epoch(schedule: LRScheduler, decay: float, steps_per_epoch: int) -> None:

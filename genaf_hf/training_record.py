@@ -1,12 +1,14 @@
 """How a model was trained, as a value that cards and pictures read."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from transformers import TrainingArguments
 
 from genaf_hf.provenance import public_name
+from genaf_hf.report import markdown
 
 # Where things are written and how that is told; nothing of what is learnt.
 BOOKKEEPING = (
@@ -23,7 +25,8 @@ class TrainingRecord:
     Attributes:
         base_model: `name` and `revision` of the public encoder, and the `license` that its card names. What has a
             revision is on the Hub.
-        data: `name`, `config` and `revision` of the images, `splits` (images by split), `class_names`.
+        data: `name`, `config` and `revision` of the images, `splits` (images by split), `class_names`, and where they
+            were counted, `class_counts` (by split, the images of each class id).
         hyperparameters: those that differ from the defaults.
         history: what the Trainer logged, each entry with its `stage` if it is of one.
         layers: what `layer_robustness.json` holds; None where no layers were assessed.
@@ -63,6 +66,22 @@ class TrainingRecord:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a training record that genaf_hf can read: {error}.") from error
+
+
+def balance_table(data: Mapping, text: Callable[[str], str] = str) -> str:
+    """A Markdown table of the images: a row per split, with its smallest and its largest class.
+
+    Args:
+        data: of a `TrainingRecord`, with `class_counts`.
+        text: what names pass through, to be escaped where the table is to be rendered.
+    """
+    names = data["class_names"]
+    rows = [["split", "images", "classes", "smallest class", "largest class"]]
+    for split, counts in data["class_counts"].items():
+        extremes = [(names[counts.index(count)], count) for count in (min(counts), max(counts))]
+        present = sum(count > 0 for count in counts)
+        rows.append([text(split), str(sum(counts)), str(present), *(f"{text(name)} ({n})" for name, n in extremes)])
+    return markdown(rows)
 
 
 def changed_settings(args: TrainingArguments) -> dict:

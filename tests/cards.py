@@ -57,6 +57,7 @@ def make_record(**changes) -> TrainingRecord:
             "revision": IMAGES,
             "splits": {"train": 48, "validation": 12, "test": 10},
             "class_names": ["red", "green", "blue"],
+            "class_counts": {"train": [20, 16, 12], "validation": [4, 4, 4], "test": [10, 0, 0]},
         },
         "hyperparameters": {"eps": 0.1, "steps": 2, "step_size": 0.125},
         "history": [

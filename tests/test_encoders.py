@@ -1,6 +1,8 @@
 import json
 import logging
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,9 +19,11 @@ from transformers import (
     Aimv2VisionModel,
     AutoConfig,
     AutoModel,
+    AutoModelForImageClassification,
     BeitConfig,
     BertConfig,
     BertModel,
+    ConvNextConfig,
     Dinov2Config,
     Dinov2ForImageClassification,
     IJepaConfig,
@@ -37,9 +41,11 @@ from transformers import (
     ViTModel,
 )
 
-from genaf_hf import PixelModel, l4a, load_encoder
+from genaf_hf import PixelModel, l4a, load_encoder, pgd
 from genaf_hf.encoders import in_head, load_classifier, parameter_count
 from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
+from genaf_hf.encoders.position_embeddings import encoder_part
+from genaf_hf.hardening import HardeningArguments, harden
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -293,6 +299,63 @@ def test_a_classifier_of_patches_is_refused(tmp_path):
         load_classifier(str(tmp_path))
 
 
+# ---- drop path ----
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (Dinov2Config(**TINY_VIT), {}),
+        (Dinov2Config(**TINY_VIT), {"pooling": "cls"}),
+        (Dinov2Config(**TINY_VIT), {"image_size": 12}),
+        (BeitConfig(**TINY_VIT), {}),
+        (SwinConfig(image_size=SIDE, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2), {}),
+        (ConvNextConfig(image_size=SIDE, patch_size=2, hidden_sizes=[8, 16], depths=[1, 1], num_stages=2), {}),
+    ],
+    ids=["dinov2", "dinov2 of ours", "dinov2 resized", "beit", "swin", "convnext"],
+)
+def test_drop_path_is_set_for_training_and_neither_for_attacks_nor_for_what_is_saved(config, options, tmp_path):
+    AutoModel.from_config(config).save_pretrained(tmp_path / "public")
+    PROCESSOR.save_pretrained(tmp_path / "public")
+    models = []
+    for rate in (None, 0.0, 0.9):
+        torch.manual_seed(0)
+        models.append(load_encoder(str(tmp_path / "public"), CLASSES, drop_path_rate=rate, **options))
+    (own, processor), (without, _), (dropping, _) = models
+    assert encoder_part(own.config).drop_path_rate == config.drop_path_rate
+    assert encoder_part(dropping.config).drop_path_rate == 0.9
+    for name, value in own.state_dict().items():
+        assert torch.equal(dropping.state_dict()[name], value), name
+
+    images, labels = torch.rand(8, 3, *PixelModel(own, processor).image_size), torch.arange(8) % 3
+    with torch.no_grad():
+        assert not torch.equal(dropping.train()(images).logits, dropping(images).logits)
+        assert torch.equal(without.train()(images).logits, without(images).logits)
+    attacked = [
+        pgd(PixelModel(model.train(), processor), images, labels, eps=0.1, steps=2, step_size=0.05)
+        for model in (without, dropping)
+    ]
+    assert torch.equal(*attacked)
+    assert dropping.training
+
+    dropping.save_pretrained(tmp_path / "saved")
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(saved(images).logits, without.eval()(images).logits)
+
+
+@pytest.mark.parametrize("settings", [{}, {"drop_path_rate": 0.1}])
+def test_drop_path_is_refused_for_an_encoder_that_has_none(settings, tmp_path, dataset, config):
+    ViTModel(ViTConfig(**TINY_VIT, **settings)).save_pretrained(tmp_path / "public")
+    PROCESSOR.save_pretrained(tmp_path / "public")
+    sentence = 'drop_path_rate is 0.1, but the "vit" encoder of transformers has no drop path: leave it out.'
+    assert refusal(tmp_path / "public", drop_path_rate=0.1) == sentence
+    dataset.save_to_disk(tmp_path / "data")
+    arguments = HardeningArguments(str(tmp_path / "public"), str(tmp_path / "data"), drop_path_rate=0.1)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        harden(arguments, config())
+
+
 # ---- refusals ----
 
 
@@ -375,6 +438,9 @@ def test_timm_encoders_are_hardened():
     [
         ({"pooling": "max"}, 'pooling is "max", expected one of cls, mean, pooler.'),
         ({"head": "deep"}, 'head is "deep", expected one of linear, mlp.'),
+        ({"drop_path_rate": 1}, "drop_path_rate is 1, expected a share in [0, 1)."),
+        ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1, expected a share in [0, 1)."),
+        ({"drop_path_rate": math.nan}, "drop_path_rate is nan, expected a share in [0, 1)."),
         ({"image_size": 0}, "image_size is 0, expected a positive number of pixels."),
         ({"image_size": 2}, "The image processor makes images of 2 x 2 pixels, expected squares of at least one patch"),
     ],

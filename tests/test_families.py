@@ -1,7 +1,9 @@
 """Every family of encoders, from a tiny public checkpoint to a hardened model that a clean process loads."""
 
+import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
+from huggingface_hub import ModelCard
+from peft import PeftModel
 from torch.nn import functional as F
 from transformers import (
     Aimv2VisionConfig,
@@ -60,6 +64,10 @@ from genaf_hf import (
     pgd,
     with_pixel_values,
 )
+from genaf_hf.adapter_search import METHODS, Fitness, SearchSpace, merged_model
+from genaf_hf.adapter_search.genome import HEAD_ONLY
+from genaf_hf.adapter_search.search_space import ALL_LINEAR, HEAD_ALONE
+from genaf_hf.cards.model_card import model_card
 from genaf_hf.checkpoint import load_weights
 from genaf_hf.encoders import load_classifier
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
@@ -74,6 +82,8 @@ CONVNEXT = {"image_size": SIDE, "patch_size": 2, "hidden_sizes": [8, 16], "depth
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 DECODER = {"decoder_hidden_size": 8, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
 SQUARE = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+CONVOLUTIONS_ALONE = METHODS.keys() - {"lora", "rslora", "dora", HEAD_ONLY}
+CHANNELS_LAST = frozenset({"oft"})  # it takes whatever has four dimensions for channels first
 CROPPED = {"size": {"shortest_edge": 9}, "crop_size": {"height": SIDE, "width": SIDE}}
 
 
@@ -130,7 +140,7 @@ def on_patches(model: PreTrainedModel, x):
 
 @dataclass
 class Family:
-    """A tiny public checkpoint, what `load_encoder` makes of it, and its features by the original model."""
+    """A tiny public checkpoint, what `load_encoder` makes of it, its features by the original, what PEFT cannot do."""
 
     make: Callable[[], PreTrainedModel]
     result: str
@@ -138,6 +148,7 @@ class Family:
     processor: object = SQUARE
     other_size: int | None = 12
     options: dict = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
 
 
 def of(config) -> Callable[[], PreTrainedModel]:
@@ -180,6 +191,7 @@ FAMILIES = {
         own_pooler,
         ViTImageProcessor(size={"height": 32, "width": 32}),
         other_size=64,
+        left_out=CHANNELS_LAST,
     ),
     "mae": Family(
         lambda: ViTMAEForPreTraining(ViTMAEConfig(**TINY_VIT, **DECODER, decoder_intermediate_size=16)),
@@ -217,15 +229,21 @@ FAMILIES = {
         "ConvNextForImageClassification",
         pooler,
         ConvNextImageProcessor(size={"shortest_edge": SIDE}),
+        left_out=CHANNELS_LAST,
     ),
-    "convnextv2": Family(of(ConvNextV2Config(**CONVNEXT)), "ConvNextV2ForImageClassification", pooler),
-    "resnet": Family(of(ResNetConfig(**RESNET)), "ResNetForImageClassification", pooler),
+    "convnextv2": Family(
+        of(ConvNextV2Config(**CONVNEXT)), "ConvNextV2ForImageClassification", pooler, left_out=CHANNELS_LAST
+    ),
+    "resnet": Family(of(ResNetConfig(**RESNET)), "ResNetForImageClassification", pooler, left_out=CONVOLUTIONS_ALONE),
     "resnet, cifar stem": Family(
         of(EncoderClassifierConfig(encoder_config=ResNetConfig(**RESNET), cifar_stem=True, feature_size=16)),
         OURS,
         pooler,
+        left_out=CONVOLUTIONS_ALONE,
     ),
-    "resnet, mlp head": Family(of(ResNetConfig(**RESNET)), OURS, pooler, options={"head": "mlp"}),
+    "resnet, mlp head": Family(
+        of(ResNetConfig(**RESNET)), OURS, pooler, options={"head": "mlp"}, left_out=CONVOLUTIONS_ALONE
+    ),
     "aimv2": Family(
         of(Aimv2VisionConfig(**TINY_VIT, use_head=False)),
         OURS,
@@ -304,29 +322,31 @@ def hardened(public, tmp_path_factory):
     return make
 
 
+def two_steps(folder: Path) -> GenAFConfig:
+    """Two steps of each stage, on the CPU."""
+    return GenAFConfig(
+        output_dir=str(folder),
+        max_steps=2,
+        adapt_max_steps=2,
+        steps=1,
+        assessment_samples=4,
+        per_device_train_batch_size=4,
+        learning_rate=1e-3,
+        adapt_learning_rate=1e-3,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+
+
 def harden(name: str, encoder: Path, folder: Path) -> torch.Tensor:
-    """Two steps of both stages, a universal perturbation, an audit; the saved model's logits on four images."""
+    """Two steps of both stages, a universal perturbation, an audit, a card; the saved model's logits on four images."""
     model, processor = loaded(encoder, name)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     train, test = with_pixel_values(colored_images(8, 0), processor), with_pixel_values(colored_images(6, 1), processor)
     trainer = GenAFTrainer(
-        model=model,
-        args=GenAFConfig(
-            output_dir=str(folder.parent / "run"),
-            max_steps=2,
-            adapt_max_steps=2,
-            steps=1,
-            assessment_samples=4,
-            per_device_train_batch_size=4,
-            learning_rate=1e-3,
-            adapt_learning_rate=1e-3,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-        ),
-        train_dataset=train,
-        processing_class=processor,
+        model=model, args=two_steps(folder.parent / "run"), train_dataset=train, processing_class=processor
     )
     assert trainer.train().global_step == 4
     moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
@@ -345,6 +365,7 @@ def harden(name: str, encoder: Path, folder: Path) -> torch.Tensor:
     assert all(check.passed for check in report.checks if "deterministic" in check.name or "ball" in check.name)
 
     trainer.save_model(str(folder))
+    model_card(report, model_name=str(folder)).save(folder / "README.md")
     with evaluating(model), torch.no_grad():
         return model(pixel_values=test[:4]["pixel_values"]).logits
 
@@ -364,6 +385,74 @@ def test_an_encoder_is_hardened_attacked_and_loaded_again(name, public, hardened
             torch.testing.assert_close(each(pixel_values=pixel_values).logits, logits, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_card_says_what_was_measured_and_which_code_the_class_needs(name, hardened):
+    card = ModelCard.load(hardened(name)[0] / "README.md")
+    assert [each.metric_args["attack"] for each in card.data.eval_results] == ["clean", "l4a", "pgd"]
+    needs_code = FAMILIES[name].result == OURS
+    assert ("the code of its own lies beside the weights" in card.text) == needs_code
+    assert ("Nothing of `genaf_hf` is needed" in card.text) != needs_code
+
+
+@pytest.fixture(scope="module")
+def adapted(public, tmp_path_factory):
+    """A function that trains LoRA on all of a family's layers, once: folder and logits of the merged model."""
+    results = {}
+
+    def make(name: str) -> tuple[Path, torch.Tensor]:
+        if name not in results:
+            folder = tmp_path_factory.mktemp("adapted") / "merged"
+            results[name] = folder, search_and_merge(name, public(name)[1], folder)
+        return results[name]
+
+    return make
+
+
+def search_and_merge(name: str, public_encoder: Path, folder: Path) -> torch.Tensor:
+    """The methods for an encoder, two steps of one, saved, loaded again and merged; the logits on four images."""
+    encoder, processor = loaded(public_encoder, name)
+    encoder.eval()
+    before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    train, test = with_pixel_values(colored_images(8, 0), processor), with_pixel_values(colored_images(6, 1), processor)
+    config = two_steps(folder.parent / "run")
+
+    space = SearchSpace.of(encoder, config, test[:2]["pixel_values"])
+    assert {*space.methods, HEAD_ONLY} == METHODS.keys() - FAMILIES[name].left_out
+    known = space.known_configurations()
+    assert list(known)[-2:] == [ALL_LINEAR, HEAD_ALONE]
+    genome = space.genome(known[ALL_LINEAR])
+    assert genome.ranks.keys() == space.targets.keys()
+
+    adapter = folder.parent / "adapter"
+    attack = partial(pgd, eps=0.1, steps=1, step_size=0.05)
+    score = Fitness(encoder, processor, train, test, config, attack)(genome, adapter)
+    assert (score.clean.count, score.robust.count) == (6, 6)
+    assert all(torch.equal(weight, before[name]) for name, weight in encoder.state_dict().items())
+    pixel_values = test[:4]["pixel_values"]
+    model = PeftModel.from_pretrained(copy.deepcopy(encoder), str(adapter))
+    moved = [name for name, weight in model.named_parameters() if "lora_B" in name and weight.any()]
+    assert len(moved) == len(space.targets), "some adapters did not learn"
+    merged = merged_model(encoder, adapter)
+    with torch.no_grad():
+        logits = merged(pixel_values=pixel_values).logits
+        torch.testing.assert_close(model(pixel_values=pixel_values).logits, logits, rtol=0, atol=1e-5)
+        assert (encoder(pixel_values=pixel_values).logits - logits).abs().max() > 1e-4
+    merged.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return logits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_adapters_are_searched_for_trained_merged_and_loaded_again(name, public, adapted):
+    folder, logits = adapted(name)
+    assert str(public(name)[1]) not in (folder / "config.json").read_text()
+    model, processor = load_classifier(str(folder))
+    assert type(model).__name__ == FAMILIES[name].result
+    with torch.no_grad():
+        again = model(pixel_values=with_pixel_values(colored_images(6, 1), processor)[:4]["pixel_values"]).logits
+    torch.testing.assert_close(again, logits, rtol=0, atol=1e-6)
+
+
 def test_weights_that_the_logits_do_not_depend_on_are_not_assessed(public):
     model = PixelModel(*loaded(public("siglip")[1], "siglip"))
     images, labels = torch.rand(3, 3, SIDE, SIDE), torch.arange(3)
@@ -379,23 +468,28 @@ import json, sys
 sys.modules["genaf_hf"] = None  # as where it is not installed
 import torch
 from datasets import load_from_disk
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-images, answers = load_from_disk(sys.argv[1])["image"], {}
-for folder, trust in json.loads(sys.argv[2]).items():
-    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=trust)
-    inputs = AutoImageProcessor.from_pretrained(folder)([image.convert("RGB") for image in images], return_tensors="pt")
+images, answers = [image.convert("RGB") for image in load_from_disk(sys.argv[1])["image"]], {}
+for folder, code in json.loads(sys.argv[2]).items():
+    exec(code)
     with torch.no_grad():
-        answers[folder] = model(**inputs).logits.tolist()
+        answers[folder] = classify.model(**classify.image_processor(images, return_tensors="pt")).logits.tolist()
+    best = [max(scores, key=lambda score: score["score"])["label"] for scores in classify(images)]
+    assert best == [classify.model.config.id2label[torch.tensor(each).argmax().item()] for each in answers[folder]]
+assert "peft" not in sys.modules
 print(json.dumps(answers))
 """
 
 
-def test_a_clean_process_without_this_package_loads_them_all(hardened, tmp_path):
+def test_a_clean_process_without_this_package_loads_them_all_as_their_cards_say(hardened, adapted, tmp_path):
     colored_images(6, 1).select(range(4)).save_to_disk(tmp_path / "images")
-    expected = {str(folder): (name, logits) for name, (folder, logits) in ((name, hardened(name)) for name in FAMILIES)}
-    trusted = {folder: FAMILIES[name].result == OURS for folder, (name, _) in expected.items()}
-    command = [sys.executable, "-c", CLEAN_PROCESS, str(tmp_path / "images"), json.dumps(trusted)]
+    expected, loads = {}, {}
+    for name in FAMILIES:
+        (folder, logits), (merged, merged_logits) = hardened(name), adapted(name)
+        _, code, *_ = re.split(r"```python\n|```", ModelCard.load(folder / "README.md").text)
+        expected |= {str(folder): (name, logits), str(merged): (f"{name}, merged", merged_logits)}
+        loads |= {str(folder): code, str(merged): code.replace(str(folder), str(merged))}
+    command = [sys.executable, "-c", CLEAN_PROCESS, str(tmp_path / "images"), json.dumps(loads)]
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert answer.returncode == 0, answer.stderr[-2000:]

@@ -11,6 +11,7 @@ from genaf_hf import GenAFConfig
 AUTHORS = {
     "learning_rate": 1e-4,
     "head_learning_rate": 5e-3,
+    "layer_decay": 1,
     "weight_decay": 8e-4,
     "decoupled_weight_decay": False,
     "lr_scheduler_type": "constant",
@@ -68,6 +69,7 @@ def test_the_paper_preset_sets_the_authors_values(make):
         ("genetic_weight", 1.0),
         ("lr_scheduler_type", "cosine"),
         ("epoch_decay", 0.5),
+        ("layer_decay", 0.75),
         ("max_grad_norm", 2.0),
     ],
 )
@@ -113,6 +115,7 @@ NAN = math.nan
         ("adapt_epochs", [-1, NAN]),
         ("eps_warmup_ratio", [-0.1, 1.5, NAN]),
         ("redundant_share", [0, -0.2, 1.5, NAN]),
+        ("layer_decay", [0, -0.65, 1.01, NAN]),
         ("layer_assessment", ["gradient"]),
     ],
 )
@@ -131,6 +134,7 @@ def test_each_bad_value_is_refused_by_its_name(make, name, values):
         {"adapt_epochs": 0},
         {"eps_warmup_ratio": 1},
         {"redundant_share": 1},
+        {"layer_decay": 1},
     ],
 )
 def test_values_at_the_edge_are_taken(make, changes):
@@ -141,6 +145,7 @@ def test_values_at_the_edge_are_taken(make, changes):
 FLAGS = {
     "learning_rate": 1e-3,
     "head_learning_rate": 2e-3,
+    "layer_decay": 0.65,
     "weight_decay": 0.1,
     "decoupled_weight_decay": False,
     "warmup_steps": 7.0,

@@ -60,7 +60,8 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
     start_and_kill(command(killed), stages / "evaluation/answers.undefended.l4a-adaptive.json")
     subprocess.run(command(killed), check=True, capture_output=True)
     assert not stages.exists()
-    for file in ("model.safetensors", "undefended/model.safetensors", "layer_robustness.json", "report.json"):
+    models = ("model.safetensors", "undefended/model.safetensors")
+    for file in (*models, "layer_robustness.json", "samples.png", "report.json"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
 
 

@@ -22,7 +22,8 @@ from genaf_hf.unfinished_run import begin_or_resume
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {
     *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json", "training.json"),
-    *("overview.png", "accuracy_by_eps.png", "gallery.png", "layer_robustness.png", "training_curves.png"),
+    *("overview.png", "accuracy_by_eps.png", "gallery.png"),
+    *("samples.png", "layer_robustness.png", "training_curves.png"),
     *("layer_robustness.json", "perturbation/perturbation.safetensors", ".eval_results/genaf_hf.yaml"),
 }
 TASKS = ("clean", "l4a-linf-8-255-5-steps", "l4a-adaptive-linf-8-255-5-steps", "pgd-linf-8-255-2-steps")

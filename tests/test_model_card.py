@@ -20,6 +20,7 @@ from genaf_hf.audit_arguments import AuditArguments
 from genaf_hf.cards.citations import CITATIONS, GEN_AF
 from genaf_hf.cards.model_card import PICTURES, findings, model_card, plain, shell
 from genaf_hf.report import Check, Measurement, RobustnessReport
+from genaf_hf.training_record import balance_table
 
 ROOT = Path(__file__).parents[1]
 FAILED = Check("hardened", "gradients are not zero", False, {"images without a gradient": 10})
@@ -163,7 +164,8 @@ def test_what_was_trained_is_told_with_its_sources():
     assert sorted(pictures) == sorted(PICTURES)
     assert [text.index(f"({name})") < text.index("## How it was trained") for name in PICTURES] == [True] * 3 + [
         False
-    ] * 2
+    ] * 3
+    assert text.index("3 classes: red") < text.index("(samples.png)") < text.index("Stage 1 fine-tunes")
 
 
 def test_what_is_not_known_of_the_training_is_not_claimed():
@@ -187,6 +189,20 @@ def test_what_is_not_known_of_the_training_is_not_claimed():
     assert "## How it was trained" not in audited
 
 
+def test_a_model_of_the_adapter_search_is_told_for_what_it_is():
+    history = [{"stage": "adversarial_finetune_of_adapter", "step": 3, "epoch": 1.0}]
+    child = text_of(record=make_record(history=history, hyperparameters={"method": "lora", "parents": [3, 1]}))
+    assert "adapters in the encoder, and its head." in child
+    assert "They started where those of trial 3 and 1 of the search had ended" in child
+    head = text_of(record=make_record(history=history, hyperparameters={"method": "head", "parents": []}))
+    assert "its head alone." in head
+    assert "the encoder is the public one" in head
+    for text in (child, head):
+        assert "encoder was hardened" not in text
+    for claim in ("adapters", "They started"):
+        assert claim not in head
+
+
 def test_a_class_of_our_own_is_loaded_with_its_code():
     models = {"hardened": {"class": "EncoderForImageClassification", "parameters": 7, "classes": 3}}
     text = text_of("hardened", models=models)
@@ -201,6 +217,22 @@ def test_many_classes_are_not_all_listed():
     assert "21 classes: class0, class1, " in text
     assert "class19, ...." in text
     assert "class20" not in text
+
+
+def test_sizes_and_class_balance_are_a_table():
+    table = (
+        "| split      | images | classes | smallest class | largest class |\n"
+        "|------------|--------|---------|----------------|---------------|\n"
+        "| train      | 48     | 3       | blue (12)      | red (20)      |\n"
+        "| validation | 12     | 3       | red (4)        | red (4)       |\n"
+        "| test       | 10     | 1       | green (0)      | red (10)      |\n"
+    )
+    text = text_of(record=make_record())
+    assert table in text
+    assert balance_table(make_record().data) == table.rstrip()
+    data = {name: value for name, value in make_record().data.items() if name != "class_counts"}
+    old = text_of(record=make_record(data=data))
+    assert old == text.replace(f"{table}\nEach class is followed by the number of its images.\n\n", "")
 
 
 # ---- citations ----
@@ -317,7 +349,14 @@ def hostile_card(name: str) -> ModelCard:
     )
     record = make_record(
         base_model={"name": name, "revision": name, "license": name},
-        data={"name": name, "config": name, "revision": name, "splits": {name: 3}, "class_names": [name, f"{name}2"]},
+        data={
+            "name": name,
+            "config": name,
+            "revision": name,
+            "splits": {name: 3},
+            "class_names": [name, f"{name}2"],
+            "class_counts": {name: [1, 2]},
+        },
         hyperparameters={name: name, "list": [name], "dict": {name: name}},
     )
     return model_card(report, record, model_name=name)

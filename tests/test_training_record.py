@@ -1,18 +1,22 @@
 import json
 import shlex
 
+import numpy as np
 import pytest
 from cards import make_record, make_report
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainingArguments
 
 from genaf_hf import GenAFConfig
 from genaf_hf.command_line import parse_arguments, reproducing_command
-from genaf_hf.hardening import HardeningArguments
+from genaf_hf.data_figures import TILE, draw_samples
+from genaf_hf.hardening import HardeningArguments, described
 from genaf_hf.results import write_results
 from genaf_hf.training_figures import draw_layers, draw_training
-from genaf_hf.training_record import TrainingRecord, changed_settings
+from genaf_hf.training_record import TrainingRecord, balance_table, changed_settings
 
 TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
 QUIET = {"report_to": "none", "use_cpu": True}
@@ -43,6 +47,33 @@ def test_stages_are_told_by_the_log():
     by_hand = [*make_record().history, {"eval_clean_accuracy": 0.5, "step": 9, "epoch": 9.0}]
     assert make_record(history=by_hand).stages == make_record().stages
     assert make_record(history=[]).stages == {}
+
+
+def test_a_record_of_many_classes_and_its_table_stay_small(tmp_path):
+    data = {
+        **make_record().data,
+        "class_names": [f"class {i}" for i in range(1000)],
+        "class_counts": {split: [1300] * 999 + [7] for split in ("train", "validation", "test")},
+    }
+    record = make_record(data=data)
+    record.save(tmp_path / "training.json")
+    assert TrainingRecord.load(tmp_path / "training.json") == record
+    assert (tmp_path / "training.json").stat().st_size < 80_000
+    table = balance_table(data)
+    assert "| train      | 1298707 | 1000    | class 999 (7)  | class 0 (1300) |" in table
+    assert len(table) < 500
+
+
+def test_what_hardening_tells_of_the_images(dataset):
+    source = {"name": "colours", "config": None, "revision": None, "split": "test"}
+    assert described(dataset, source) == {
+        "name": "colours",
+        "config": None,
+        "revision": None,
+        "splits": {"train": 48, "validation": 12, "test": 18},
+        "class_names": ["red", "green", "blue"],
+        "class_counts": {split: [images["label"][:].count(i) for i in range(3)] for split, images in dataset.items()},
+    }
 
 
 # ---- settings ----
@@ -175,6 +206,31 @@ def test_training_curves_are_drawn(tmp_path, history):
     record = make_record(history=history)
     draw_training(record, tmp_path / "curves.png")
     assert size_of(tmp_path / "curves.png") == (330 + 630 * len(record.stages), 1050)
+
+
+def samples(counts, names, side=(12, 9)) -> Dataset:
+    """Images of one grey per class."""
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    images = [Image.new("RGB", side, (20 * (label % 10),) * 3) for label in labels]
+    return Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+@pytest.mark.filterwarnings("error")
+def test_each_class_has_a_row_of_samples(tmp_path):
+    train = samples([9, 0, 3], ["$a_$<b>", "no image", "a name that is " + "very " * 100 + "long"])
+    for name in ("samples.png", "again.png"):
+        draw_samples(train, tmp_path / name)
+    assert (tmp_path / "samples.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    pixels = np.asarray(Image.open(tmp_path / "samples.png").convert("RGB"))
+    for label, shown in ((0, 8), (2, 3)):
+        assert (pixels == 20 * label).all(2).sum() == pytest.approx(shown * TILE**2, rel=0.03)
+
+
+def test_of_many_classes_ten_are_shown(tmp_path):
+    draw_samples(samples([1] * 200, [str(i) for i in range(200)], side=(2, 2)), tmp_path / "many.png")
+    draw_samples(samples([1] * 10, [str(i) for i in range(10)], side=(2, 2)), tmp_path / "ten.png")
+    assert size_of(tmp_path / "many.png")[1] == size_of(tmp_path / "ten.png")[1]
 
 
 # ---- all of it ----

@@ -34,6 +34,7 @@ class Member:
         parameters: trainable ones, of adapters and head.
         on_front: whether no other genome was as good and in something better, on the validation images.
         known: its name, for a known configuration.
+        parents: trials whose trained adapters it started from.
         clean: accuracy on the test images.
         robust: accuracy on them under the attack.
         attack: its name, norm, eps and steps.
@@ -44,6 +45,7 @@ class Member:
     parameters: int
     on_front: bool
     known: str | None
+    parents: list[int]
     clean: Rate
     robust: Rate
     attack: str
@@ -101,6 +103,7 @@ def member(trial: FrozenTrial, report: RobustnessReport, *, on_front: bool) -> M
         parameters=int(trial.values[2]),
         on_front=on_front,
         known=trial.user_attrs.get(KNOWN),
+        parents=trial.user_attrs["parents"],
         clean=report.measurement(name, CLEAN).accuracy,
         robust=attacked.accuracy,
         attack=f"PGD, {norm}, eps {eps}, {steps} steps",

@@ -37,15 +37,16 @@ from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.cards.existing_card import license_of
 from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import data_source, with_pixel_values
+from genaf_hf.data_figures import draw_samples
 from genaf_hf.encoders import load_configuration, load_encoder
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
-from genaf_hf.hardening import check_evaluation, craft_attacks, load_data
+from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source, public_name
 from genaf_hf.report import RobustnessReport
 from genaf_hf.results import write_results
-from genaf_hf.training_record import TrainingRecord, changed_settings
+from genaf_hf.training_record import TrainingRecord, balance_table, changed_settings
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     url = arguments.storage or f"sqlite:///{folder / STUDY_FILE}"
     storage = open_storage(url, heartbeat_seconds=arguments.heartbeat_seconds)
     laboratory = open_laboratory(arguments, config)
+    logger.info("\n%s\n", balance_table(described(laboratory.data, laboratory.dataset_info)))
     fitness = fitness_of(laboratory)
     space = space_of(laboratory)
     known = space.known_configurations()
@@ -331,6 +333,7 @@ def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[M
     )
     plain.save_pretrained(folder)
     processor.save_pretrained(folder)
+    draw_samples(laboratory.data["train"], folder / "samples.png")
     name = f"{laboratory.folder.resolve().name}/{folder.name}"
     write_results(folder, report, record(laboratory, found[arguments.pick]), model_name=name)
     return report
@@ -342,7 +345,6 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     source, revision = model_source(laboratory.encoder.config)
     defaults = {each.name: each.default for each in fields(arguments)}
     asked = {name: value for name, value in asdict(arguments).items() if value != defaults[name] and name != "storage"}
-    info = laboratory.dataset_info
     training = fitness_of(laboratory).training_of(chosen.genome)
     history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
     return TrainingRecord(
@@ -351,12 +353,8 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
             "revision": revision,
             "license": source and license_of(source, revision=revision, token=config.hub_token),
         },
-        data={
-            **{name: info[name] for name in ("name", "config", "revision")},
-            "splits": {split: len(images) for split, images in laboratory.data.items()},
-            "class_names": laboratory.data["train"].features["label"].names,
-        },
-        hyperparameters={**changed_settings(training), **asdict(chosen.genome)},
+        data=described(laboratory.data, laboratory.dataset_info),
+        hyperparameters={**changed_settings(training), **asdict(chosen.genome), "parents": chosen.parents},
         history=[{**entry, "stage": STAGE} for entry in history],
         command=reproducing_command(
             RECIPE, {**asked, "output_dir": laboratory.folder.resolve().name, **changed_settings(config)}

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from genaf_hf.adapter_search.genome import HEAD_ONLY, METHODS, Genome, Method
 from genaf_hf.adapter_search.inheritance import adapt
 from genaf_hf.adapter_search.merged_weights import merged_weights
-from genaf_hf.encoders import in_head
+from genaf_hf.encoders.blocks import encoder_blocks, is_adaptable
 from genaf_hf.errors import first_line
 from genaf_hf.genaf_config import GenAFConfig
 
@@ -26,6 +26,8 @@ OFF = -1
 LARGEST_RANK = 5  # as a power of two
 BLOCK_SHARES = {"off": 0.0, "half": 0.5, "full": 1.0, "double": 2.0}
 SMALLEST_BLOCK = 2  # of OFT: blocks of one have nothing to rotate
+# Swin v2 computes it from two coordinates: with it, one rank for all modules would be at most 2, and OFT would fail.
+POSITION_BIAS = "position_bias"
 # What the field calls them; only the known configuration of that name depends on it.
 QUERY_OR_VALUE = re.compile(r"(^|[._])(q|query|v|value)(_proj)?$")
 
@@ -94,16 +96,11 @@ class SearchSpace:
         Raises:
             ValueError: when it has none with linear layers or convolutions.
         """
-        targets, block = {}, 0
-        lists = {name: module for name, module in model.named_modules() if is_block_list(name, module)}
-        for name, blocks in lists.items():
-            if any(other.startswith(f"{name}.") for other in lists):
-                continue
-            for index, layer in enumerate(blocks):
-                for kind, module in layer.named_modules():
-                    if is_adaptable(module):
-                        targets[f"{name}.{index}.{kind}"] = describe(block, kind, module)
-                block += 1
+        targets = {}
+        for index, (name, block) in enumerate(encoder_blocks(model).items()):
+            for kind, module in block.named_modules():
+                if is_adaptable(module) and POSITION_BIAS not in kind:
+                    targets[f"{name}.{kind}"] = describe(index, kind, module)
         space = cls(targets, config)
         space.methods = [name for name in space.methods if space.works(name, model, pixel_values)]
         return space
@@ -226,22 +223,6 @@ def suggest(trial: Trial, space: SearchSpace) -> Genome:
 
 def around(value: float) -> FloatDistribution:
     return FloatDistribution(value / 10, value * 10, log=True)
-
-
-def is_block_list(name: str, module: nn.Module) -> bool:
-    """Whether a module is a list of layers of one class that hold something to adapt, outside of the head."""
-    return (
-        isinstance(module, nn.ModuleList)
-        and not in_head(name)
-        and len({type(layer) for layer in module}) == 1
-        and not is_adaptable(module[0])
-        and any(is_adaptable(part) for part in module.modules())
-    )
-
-
-def is_adaptable(module: nn.Module) -> bool:
-    """Whether adapters can be put on a module; not on convolutions in groups."""
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def describe(block: int, kind: str, module: nn.Module) -> Target:

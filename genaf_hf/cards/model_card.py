@@ -4,6 +4,7 @@ import html
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from genaf_hf.cards.citations import CITATIONS, GEN_AF
 from genaf_hf.cards.eval_results import REPORT_FILE, dataset_name, eval_results
 from genaf_hf.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.training_record import TrainingRecord, balance_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("genaf", "adversarial-robustness")
@@ -32,9 +33,11 @@ PICTURES = {
     "overview.png": "Attacked images, what the models make of them, and accuracies",
     "accuracy_by_eps.png": "Accuracy against eps under every attack",
     "gallery.png": "Images, perturbations and attacked images with predictions",
+    "samples.png": "Training images, a class in each row",
     "layer_robustness.png": "Contribution of each layer to robustness; the most redundant ones are those of stage 2",
     "training_curves.png": "Losses and accuracies during training",
 }
+RESULT_PICTURES = ("overview.png", "accuracy_by_eps.png", "gallery.png")
 TRAINING_PICTURES = ("layer_robustness.png", "training_curves.png")
 
 
@@ -118,6 +121,7 @@ def render(
             table=report.table(plain),
             details=report.details(subject, plain),
             pictures={name: words for name, words in PICTURES.items() if name in pictures},
+            result_pictures=RESULT_PICTURES,
             training_pictures=TRAINING_PICTURES,
             folder=folder,
             shown_classes=SHOWN_CLASSES,
@@ -136,7 +140,13 @@ def template_environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.tests |= {"patch": is_patch}
-    environment.filters |= {"plain": plain, "eps": eps_text, "python": python, "shell": shell}
+    environment.filters |= {
+        "plain": plain,
+        "balance_table": partial(balance_table, text=plain),
+        "eps": eps_text,
+        "python": python,
+        "shell": shell,
+    }
     return environment
 
 

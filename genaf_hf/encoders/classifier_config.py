@@ -107,3 +107,22 @@ def check_channels(config: PreTrainedConfig) -> None:
     channels = getattr(encoder_part(config), "num_channels", 3)
     if channels != 3:
         raise ValueError(f'The "{config.model_type}" encoder takes images of {channels} channels, expected 3.')
+
+
+def set_drop_path_rate(config: PreTrainedConfig, drop_path_rate: float) -> None:
+    """Sets how often a block of the encoder is left out in training.
+
+    Huang et al., Deep Networks with Stochastic Depth, ECCV 2016, https://arxiv.org/abs/1603.09382.
+
+    Raises:
+        ValueError: when it is no share in [0, 1), or the encoder has no drop path.
+    """
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f"drop_path_rate is {drop_path_rate}, expected a share in [0, 1).")
+    encoder = encoder_part(config)
+    if not hasattr(type(encoder)(), "drop_path_rate"):  # which a file may name although no module reads it
+        raise ValueError(
+            f'drop_path_rate is {drop_path_rate}, but the "{encoder.model_type}" encoder of transformers has no drop '
+            "path: leave it out."
+        )
+    encoder.drop_path_rate = drop_path_rate

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.generic import is_timm_config_dict
 from transformers.utils.hub import extract_commit_hash
 
-from genaf_hf.encoders.classifier_config import check_channels, classifier_config
+from genaf_hf.encoders.classifier_config import check_channels, classifier_config, set_drop_path_rate
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.encoders.encoder_classifier.modeling_encoder_classifier import pooled, pooling_layer
 from genaf_hf.encoders.flexible_siglip import load_flexible_siglip
@@ -43,6 +43,7 @@ def load_encoder(
     image_size: int | None = None,
     pooling: str | None = None,
     head: str | None = None,
+    drop_path_rate: float | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     attn_implementation: str | None = None,
@@ -61,6 +62,8 @@ def load_encoder(
         pooling: what the head reads: `"cls"`, `"mean"` of the patches, or the encoder's own `"pooler"`; default as the
             native class does it.
         head: `"linear"` (the default) or `"mlp"`, the paper's.
+        drop_path_rate: how often a block is left out for an image in training, in [0, 1), of the last block where the
+            family raises it from block to block; default the encoder's own. The configuration keeps it.
         revision: branch, tag or commit on the Hub.
         token: for private and gated repositories.
         attn_implementation: as in `from_pretrained`; `"eager"` is the faster one in bf16 on CPU.
@@ -70,7 +73,8 @@ def load_encoder(
 
     Raises:
         ValueError: when there is no such checkpoint, no encoder of images or no weights of it inside, fewer than two
-            labels, an unknown pooling or head, or a processor whose image size the encoder cannot take.
+            labels, an unknown pooling or head, a drop path rate for an encoder without drop path, or a processor whose
+            image size the encoder cannot take.
     """
     labels = [str(label) for label in labels]
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
@@ -82,6 +86,8 @@ def load_encoder(
     size = made_size(processor)
     config = classifier_config(source, labels, pooling=pooling, head=head)
     check_channels(config)
+    if drop_path_rate is not None:
+        set_drop_path_rate(config, drop_path_rate)
     options = {
         "dtype": torch.float32,
         "ignore_mismatched_sizes": True,

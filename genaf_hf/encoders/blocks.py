@@ -1,0 +1,39 @@
+"""The repeated blocks that an encoder of any family is made of, found in its module tree."""
+
+from torch import nn
+
+from genaf_hf.encoders.loading import in_head
+
+
+def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The blocks of a classifier's encoder by name, from the first to the last.
+
+    They are the members of the innermost lists of blocks of one class, e.g. `vit.layers.0` or
+    `swin.encoder.layers.1.blocks.0`.
+
+    Args:
+        model: a classifier, also wrapped by PEFT.
+    """
+    lists = {name: module for name, module in model.named_modules() if is_block_list(name, module)}
+    return {
+        f"{name}.{index}": block
+        for name, blocks in lists.items()
+        if not any(other.startswith(f"{name}.") for other in lists)
+        for index, block in enumerate(blocks)
+    }
+
+
+def is_block_list(name: str, module: nn.Module) -> bool:
+    """Whether a module is a list of layers of one class that hold something to adapt, outside of the head."""
+    return (
+        isinstance(module, nn.ModuleList)
+        and not in_head(name)
+        and len({type(layer) for layer in module}) == 1
+        and not is_adaptable(module[0])
+        and any(is_adaptable(part) for part in module.modules())
+    )
+
+
+def is_adaptable(module: nn.Module) -> bool:
+    """Whether adapters can be put on a module; not on convolutions in groups."""
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
