@@ -1,6 +1,6 @@
 """What the weight of the genetic regularization changes on the default run: paired differences over seeds.
 
-    python benchmarks/genetic_weight.py --seeds 10,11,12,13,14,15,16,17,18,19 --weights 0,20,60
+    python benchmarks/genetic_weight.py --seeds 10,11,12,13,14,15,16,17,18,19 --weights 0,200
 
 Each seed is hardened with each weight, with the settings of recipes/configs/digits.yaml and nothing else changed. A run
 takes about 80 s of CPU time. Results are kept in genetic_weight.jsonl, and a run that is there is not done again.
@@ -41,7 +41,7 @@ ATTACKS = ("clean", "l4a", "pgd")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="10,11,12,13,14,15,16,17,18,19")
-    parser.add_argument("--weights", default="0,20,60", help="The first is what the others are compared with.")
+    parser.add_argument("--weights", default="0,200", help="The first is what the others are compared with.")
     arguments = parser.parse_args()
     seeds, weights = ([float(word) for word in words.split(",")] for words in (arguments.seeds, arguments.weights))
     lines = FOUND.read_text().splitlines() if FOUND.exists() else []
@@ -72,9 +72,10 @@ def hardened_accuracies(seed: int, weight: float) -> dict[str, float]:
         trainer.train()
     images = encoder.to_images(pixels["train"][:]["pixel_values"])
     steps, pgd_steps = HardeningArguments.dae_steps, HardeningArguments.pgd_steps
+    pgd_eps = ours.get("pgd_eps", config.eps)
     attacks = {
         "l4a": l4a(encoder, images, eps=ours["dae_eps"], steps=steps, layer=ours["dae_layer"], seed=seed),
-        "pgd": partial(pgd, eps=config.eps, steps=pgd_steps, step_size=default_step_size(config.eps, pgd_steps)),
+        "pgd": partial(pgd, eps=pgd_eps, steps=pgd_steps, step_size=default_step_size(pgd_eps, pgd_steps)),
     }
     subject = {"hardened": PixelModel(trainer.model, processor).eval()}
     report = evaluate_robustness(subject, pixels["test"], attacks, batch_size=128, seed=seed)

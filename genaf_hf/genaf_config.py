@@ -92,7 +92,7 @@ class GenAFConfig(TrainingArguments):
         default=0.3, metadata={"help": "Share of stage 1 over which eps grows linearly to its value."}
     )
     genetic_weight: float = field(
-        default=20.0,
+        default=200.0,
         metadata={"help": "Weight of the genetic regularization, which is averaged over the rows of the global batch."},
     )
 
