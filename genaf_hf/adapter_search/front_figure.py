@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from genaf_hf.adapter_search.front import Member
 from genaf_hf.figures import COLORS, percentages, plt
 
 SMALLEST_DOT, LARGEST_DOT = 30, 420
+CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # right and up
+DISTANCE = 15  # pixels to the middle of a name, in each direction
 
 
 def draw_front(members: Sequence[Member], path: str | Path) -> None:
@@ -32,19 +36,36 @@ def draw_front(members: Sequence[Member], path: str | Path) -> None:
             across, up, s=sizes, color=color, marker=marker, alpha=0.75, linewidths=1.2, label=label,
             edgecolors=["black" if each.on_front else color for each in shown],
         )  # fmt: skip
-        for each, x, y in zip(shown, across, up, strict=True):
-            axes.annotate(
-                f"{each.known or each.trial}", (x, y), xytext=(7, 7), textcoords="offset points", fontsize=8,
-                parse_math=False,
-            )  # fmt: skip
     images = members[0].clean.count
     axes.set_xlabel(f"clean accuracy in % of {images} test images")
     axes.set_ylabel(f"robust accuracy in %, under {members[0].attack}")
     axes.set_title("numbers: trials; black edge: on the front of the validation images", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     add_legend(axes, [each.parameters for each in members])
+    figure.canvas.draw()  # fixes the scales that labels are placed by
+    add_labels(axes, members)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(figure)
+
+
+def add_labels(axes, members: Sequence[Member]) -> None:
+    """Each dot's name at that corner of it which is farthest from the other dots and names."""
+    largest = max(each.parameters for each in members)
+    points = [(100 * each.clean.value, 100 * each.robust.value) for each in members]
+    dots = list(axes.transData.transform(points))
+    names = []
+    for index, (each, point) in enumerate(zip(members, points, strict=True)):
+        others = np.array([*dots[:index], *dots[index + 1 :], *names])
+        corners = [dots[index] + DISTANCE * np.array(side) for side in CORNERS]
+        room = [np.linalg.norm(others - corner, axis=1).min() if len(others) else 0 for corner in corners]
+        best = int(np.argmax(room))
+        names.append(corners[best])
+        right, up = CORNERS[best]
+        reach = 3 + 0.3 * dot_size(each.parameters, largest) ** 0.5
+        axes.annotate(
+            f"{each.known or each.trial}", point, xytext=(reach * right, reach * up), textcoords="offset points",
+            ha="left" if right > 0 else "right", va="bottom" if up > 0 else "top", fontsize=8, parse_math=False,
+        )  # fmt: skip
 
 
 def dot_size(parameters: int, largest: int) -> float:
