@@ -45,3 +45,8 @@ class ExperimentArguments:
         default=None, metadata={"help": "Eps of PGD in the report, default the training eps."}
     )
     pgd_steps: int = field(default=20, metadata={"help": "Steps of PGD in the report."})
+
+    @property
+    def encoder_options(self) -> dict:
+        """Arguments for `load_encoder`."""
+        return {"revision": self.model_revision, "attn_implementation": self.attn_implementation}

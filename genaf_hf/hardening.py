@@ -75,6 +75,11 @@ class HardeningArguments(ExperimentArguments):
         default=None, metadata={"help": "Dataset of the Hub, the benchmark whose leaderboard the results are for."}
     )
 
+    @property
+    def encoder_options(self) -> dict:
+        ours = ("image_size", "pooling", "head", "drop_path_rate")
+        return {**super().encoder_options, **{name: getattr(self, name) for name in ours}}
+
 
 def harden(
     arguments: HardeningArguments, config: GenAFConfig, *, recipe: str = "recipes/genaf_vit.py"
@@ -96,8 +101,7 @@ def harden(
     check_evaluation(arguments, config)
     settings = settings_of_run(arguments, config)
     check_unfinished_run(config.output_dir, settings)
-    hub = {"revision": arguments.model_revision, "token": config.hub_token}
-    load_configuration(arguments.model_name_or_path, **hub)
+    load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
     data = load_data(arguments, config.hub_token)
     source = data_source(
         data["test"],
@@ -108,18 +112,7 @@ def harden(
     images = described(data, source)
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(images))
-    torch.manual_seed(config.seed)
-    encoder, processor = load_encoder(
-        arguments.model_name_or_path,
-        data["train"].features["label"].names,
-        attn_implementation=arguments.attn_implementation,
-        image_size=arguments.image_size,
-        pooling=arguments.pooling,
-        head=arguments.head,
-        drop_path_rate=arguments.drop_path_rate,
-        **hub,
-    )
-    pixels = {split: with_pixel_values(dataset, processor) for split, dataset in data.items()}
+    encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
     model_name = Path(config.output_dir).resolve().name
     if config.push_to_hub and PartialState().is_main_process:
         sharing = {"token": config.hub_token, "private": config.hub_private_repo}
@@ -200,6 +193,20 @@ def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
         revision=arguments.dataset_revision,
         token=token,
     )
+
+
+def load_encoder_and_pixels(
+    arguments: ExperimentArguments, config: GenAFConfig, data: DatasetDict
+) -> tuple[PreTrainedModel, object, dict]:
+    """The encoder with a head for these images, drawn by the seed; its image processor; pixel values by split."""
+    torch.manual_seed(config.seed)
+    encoder, processor = load_encoder(
+        arguments.model_name_or_path,
+        data["train"].features["label"].names,
+        token=config.hub_token,
+        **arguments.encoder_options,
+    )
+    return encoder, processor, {split: with_pixel_values(images, processor) for split, images in data.items()}
 
 
 def described(data: DatasetDict, source: Mapping[str, str | None]) -> dict:

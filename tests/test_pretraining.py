@@ -115,7 +115,7 @@ def dino(tmp_path) -> DINOTrainer:
     """A trainer of one step."""
     set_seed(0)
     head = PrototypeHead(
-        TINY_VIT["hidden_size"], TINY_DINO.hidden_size, TINY_DINO.bottleneck_size, TINY_DINO.prototypes
+        TINY_VIT["hidden_size"], TINY_DINO.hidden_size, TINY_DINO.bottleneck_size, TINY_DINO.prototypes, False
     )
     model = StudentAndTeacher(Projected(headless_encoder(ViTConfig(**TINY_VIT)), head), TINY_DINO.prototypes)
     views = [VIEW, VIEW, LOCAL]

@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import optuna
-import torch
 from datasets import DatasetDict
 from optuna import Study
 from optuna.exceptions import StorageInternalError
@@ -36,12 +35,12 @@ from genaf_hf.attacks import pgd
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.cards.existing_card import license_of
 from genaf_hf.command_line import reproducing_command
-from genaf_hf.data import data_source, with_pixel_values
+from genaf_hf.data import data_source
 from genaf_hf.data_figures import draw_samples
-from genaf_hf.encoders import load_configuration, load_encoder
+from genaf_hf.encoders import load_configuration
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
-from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data
+from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source, public_name
 from genaf_hf.report import RobustnessReport
@@ -176,17 +175,9 @@ def open_laboratory(arguments: AdapterSearchArguments, config: GenAFConfig) -> L
     Raises:
         ValueError: when there is none that can be worked with.
     """
-    hub = {"revision": arguments.model_revision, "token": config.hub_token}
-    load_configuration(arguments.model_name_or_path, **hub)
+    load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
     data = load_data(arguments, config.hub_token)
-    torch.manual_seed(config.seed)
-    encoder, processor = load_encoder(
-        arguments.model_name_or_path,
-        data["train"].features["label"].names,
-        attn_implementation=arguments.attn_implementation,
-        **hub,
-    )
-    pixels = {split: with_pixel_values(dataset, processor) for split, dataset in data.items()}
+    encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
     return Laboratory(arguments, config, data, pixels, encoder.eval(), processor)
 
 

@@ -31,6 +31,8 @@ class DINOSettings:
         center_momentum: of the center.
         frozen_epochs: for which the head's last layer is kept as it is.
         hidden_size, bottleneck_size, prototypes: of the head.
+        batch_norm: whether the head normalizes over the batch, as the authors' code can (`use_bn_in_head`). A small ViT
+            on few images needs it.
     """
 
     student_temperature: float = 0.1
@@ -41,6 +43,7 @@ class DINOSettings:
     hidden_size: int = 2048
     bottleneck_size: int = 256
     prototypes: int = 65536
+    batch_norm: bool = False
 
 
 class StudentAndTeacher(nn.Module):
@@ -132,7 +135,10 @@ def pretrain_dino(
     settings = settings or DINOSettings()
 
     def trainer(args: TrainingArguments) -> DINOTrainer:
-        head = PrototypeHead(feature_size(config), settings.hidden_size, settings.bottleneck_size, settings.prototypes)
+        head = PrototypeHead(
+            *(feature_size(config), settings.hidden_size, settings.bottleneck_size, settings.prototypes),
+            settings.batch_norm,
+        )
         model = StudentAndTeacher(Projected(headless_encoder(config), head), settings.prototypes)
         return DINOTrainer(model, args, dataset, processor, views, settings=settings)
 

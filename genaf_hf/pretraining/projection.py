@@ -36,17 +36,18 @@ class Projected(nn.Module):
 class PrototypeHead(nn.Module):
     """DINO's: three layers, normalized, and a last one whose weights have norm 1 (appendix C of the paper)."""
 
-    def __init__(self, size: int, hidden_size: int, bottleneck_size: int, prototypes: int):
+    def __init__(self, size: int, hidden_size: int, bottleneck_size: int, prototypes: int, batch_norm: bool):
         super().__init__()
+        norm = nn.BatchNorm1d if batch_norm else nn.Identity
         self.layers = nn.Sequential(
-            *(nn.Linear(size, hidden_size), nn.GELU()),
-            *(nn.Linear(hidden_size, hidden_size), nn.GELU()),
+            *(nn.Linear(size, hidden_size), norm(hidden_size), nn.GELU()),
+            *(nn.Linear(hidden_size, hidden_size), norm(hidden_size), nn.GELU()),
             nn.Linear(hidden_size, bottleneck_size),
         )
         self.prototypes = nn.Parameter(
             nn.init.trunc_normal_(self.layers[-1].weight.new_empty(prototypes, bottleneck_size))
         )
-        for layer in self.layers[::2]:
+        for layer in self.layers[::3]:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
