@@ -168,3 +168,11 @@ def test_views_change_with_the_epoch_and_are_normalized(dino):
     dino.state.epoch = 1.0
     assert not torch.allclose(dino.views(batch)[0], first, atol=0.1)
     assert -1 <= first.min() < -0.5 < 0.5 < first.max() <= 1
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_a_head_that_normalizes_over_the_batch_does_not_see_what_all_features_share(batch_norm):
+    set_seed(0)
+    head = PrototypeHead(6, TINY_DINO.hidden_size, TINY_DINO.bottleneck_size, TINY_DINO.prototypes, batch_norm)
+    features, shared = torch.randn(8, 6), 3 * torch.randn(6)
+    assert torch.allclose(head(features + shared), head(features), atol=1e-4) is batch_norm
