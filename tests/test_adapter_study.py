@@ -121,17 +121,18 @@ def test_a_search_in_which_nothing_works_stops_and_says_why(join):
     assert sum(trial.state == TrialState.FAIL for trial in study.get_trials()) == 5
 
 
-def test_a_worker_that_was_silent_for_too_long_lets_its_genome_go(join, caplog):
+@pytest.mark.parametrize(("state", "values"), [(TrialState.FAIL, None), (TrialState.COMPLETE, [0.5, 0.5, 3])])
+def test_a_worker_lets_a_genome_go_that_another_one_has_ended(join, caplog, state, values):
     study = join()
 
     def silent(trial):
         if trial.number == 2:
-            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # as another worker does
+            study._storage.set_trial_state_values(trial._trial_id, state, values)  # as another worker does
         return objective(trial)
 
     with caplog.at_level(logging.WARNING):
         own = work(study, silent, heartbeat_seconds=1)
-    assert "Genome 2 was given to another worker" in caplog.text
+    assert "Genome 2 was ended by another worker" in caplog.text
     assert 2 not in own
     assert {trial.state for trial in last_tries(study)} == {TrialState.COMPLETE}
     assert [slot(trial) for trial in last_tries(study)] == list(range(BUDGET))

@@ -142,13 +142,17 @@ def work(study: Study, objective: Callable[[optuna.Trial], Sequence[float]], *, 
 
 
 def run_one(study: Study, attempt: Callable[[optuna.Trial], Sequence[float]], own: list[int]) -> None:
-    """Runs the next trial. One that was given to another worker meanwhile, because this one was silent, is let go."""
+    """Runs the next trial. One that another worker has ended meanwhile is let go.
+
+    That worker took this one for dead, because it was silent, or took the same trial in the same moment, which SQLite
+    does not prevent.
+    """
     try:
         study.optimize(attempt, n_trials=1, catch=(Exception,))
     except ValueError:
-        if not own or study.get_trials(deepcopy=False)[own[-1]].state != TrialState.FAIL:
+        if not own or not study.get_trials(deepcopy=False)[own[-1]].state.is_finished():
             raise
-        logger.warning("Genome %d was given to another worker, because this one was silent for too long", own.pop())
+        logger.warning("Genome %d was ended by another worker meanwhile; what this one found is left out", own.pop())
 
 
 def last_tries(study: Study) -> list[FrozenTrial]:
