@@ -1,7 +1,7 @@
 """Images per second of reading JPEGs as pixel values, by a DataLoader without and with workers.
 
-python benchmarks/loader.py
-python benchmarks/loader.py --workers 0 4 8 16
+    python benchmarks/loader.py
+    python benchmarks/loader.py --workers 0 4 8 16
 
 All ways take their turn, round after round; the table shows their medians.
 """

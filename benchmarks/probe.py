@@ -43,11 +43,14 @@ def main() -> None:
 def probe(model: nn.Module, processor, data) -> Rate:
     """Test accuracy of a linear probe on a model's features."""
     encoder = PixelModel(model.eval(), processor)
-    train, test = (with_pixel_values(data[split], processor)[:] for split in ("train", "test"))
-    fitted = LinearProbe(encoder, encoder.to_images(train["pixel_values"]), train["labels"])
+    (train, labels), (test, expected) = (
+        (encoder.to_images(rows["pixel_values"].to(encoder.mean.device)), rows["labels"].to(encoder.mean.device))
+        for rows in (with_pixel_values(data[split], processor)[:] for split in ("train", "test"))
+    )
+    fitted = LinearProbe(encoder, train, labels)
     with torch.no_grad():
-        predictions = fitted.classes[fitted(encoder.to_images(test["pixel_values"])).argmax(1)]
-    return Rate(int((predictions == test["labels"]).sum()), len(predictions))
+        predictions = fitted.classes[fitted(test).argmax(1)]
+    return Rate(int((predictions == expected).sum()), len(predictions))
 
 
 if __name__ == "__main__":

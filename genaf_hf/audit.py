@@ -169,7 +169,7 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
 
 
 def load_data(arguments: AuditArguments, class_names: Sequence[str]) -> DatasetDict:
-    """Checked splits, labelled with the model's class ids; test is cut to the limit."""
+    """Checked splits, labelled with the model's class ids; train is cut to the attacker's, test to the limit."""
     data = load_images(
         arguments.dataset_name,
         config_name=arguments.dataset_config_name,

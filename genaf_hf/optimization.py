@@ -1,4 +1,4 @@
-"""Learning rates of encoder and head, and their decay per epoch."""
+"""Learning rates of encoder and head, and their decay from layer to layer and per epoch."""
 
 from collections import defaultdict
 from collections.abc import Collection

@@ -1,8 +1,7 @@
 """Hardens a masked autoencoder's encoder with Gen-AF.
 
     accelerate launch recipes/genaf_mae.py
-    accelerate launch recipes/genaf_mae.py --model_name_or_path facebook/vit-mae-base --dataset_name uoft-cs/cifar10 \
-        --output_dir mae-base-cifar10-genaf
+    accelerate launch recipes/genaf_mae.py recipes/configs/mae_base_cifar10.yaml --seed 1
 
 Without a model or a dataset it runs recipes/configs/digits_mae.yaml: scikit-learn's digits, and a small masked
 autoencoder that is trained on them first and kept for the next run.

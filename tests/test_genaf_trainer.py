@@ -390,7 +390,7 @@ def test_training_logs_name_the_stage_and_the_terms_of_its_loss(vit, pixels, con
     assert all(terms <= log.keys() for log in logs[:3])
     assert not any(terms & log.keys() for log in logs[3:])
     assert all(
-        log["loss"] == pytest.approx(log["adversarial_loss"] + 20 * log["genetic_regularization"], abs=1e-5)
+        log["loss"] == pytest.approx(log["adversarial_loss"] + 200 * log["genetic_regularization"], abs=1e-5)
         for log in logs[:3]
     )
 
@@ -416,6 +416,7 @@ def test_evaluation_counts_are_those_by_hand(tmp_path):
         per_device_eval_batch_size=ODD,
         learning_rate=1e-2,
         max_steps=10,
+        genetic_weight=20,
         compute_metrics=compute_metrics,
         callbacks=[recorder],
         **ADVERSARY,

@@ -193,13 +193,13 @@ def test_a_model_of_the_adapter_search_is_told_for_what_it_is():
     history = [{"stage": "adversarial_finetune_of_adapter", "step": 3, "epoch": 1.0}]
     child = text_of(record=make_record(history=history, hyperparameters={"method": "lora", "parents": [3, 1]}))
     assert "adapters in the encoder, and its head." in child
-    assert "They started where those of trial 3 and 1 of the search had ended" in child
+    assert "Training started from what trials 3 and 1 of the search had ended with" in child
     head = text_of(record=make_record(history=history, hyperparameters={"method": "head", "parents": []}))
     assert "its head alone." in head
     assert "the encoder is the public one" in head
     for text in (child, head):
         assert "encoder was hardened" not in text
-    for claim in ("adapters", "They started"):
+    for claim in ("adapters", "Training started"):
         assert claim not in head
 
 

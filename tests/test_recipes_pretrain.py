@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(dataset, t
         ({"model_settings": {"image_size": 3}}, "model_settings have the unknown image_size"),
         ({"model_settings": "hidden_size: 3"}, "expected JSON such as"),
         ({"model_settings": "[3]"}, "expected a JSON object such as"),
-        ({"method_settings": {"temperature": 3}}, "unknown temperature; known are bottleneck_size, center_momentum"),
+        ({"method_settings": {"temperature": 3}}, "unknown temperature; known are batch_norm, bottleneck_size"),
         ({"method": "supervised", "method_settings": {"temperature": 3}}, "unknown temperature; known are none"),
         ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
     ],

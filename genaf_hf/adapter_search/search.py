@@ -345,7 +345,11 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
             "license": source and license_of(source, revision=revision, token=config.hub_token),
         },
         data=described(laboratory.data, laboratory.dataset_info),
-        hyperparameters={**changed_settings(training), **asdict(chosen.genome), "parents": chosen.parents},
+        hyperparameters={
+            **changed_settings(training),
+            **asdict(chosen.genome),
+            **({"parents": chosen.parents} if chosen.parents else {}),
+        },
         history=[{**entry, "stage": STAGE} for entry in history],
         command=reproducing_command(
             RECIPE, {**asked, "output_dir": laboratory.folder.resolve().name, **changed_settings(config)}

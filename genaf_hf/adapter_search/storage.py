@@ -67,9 +67,10 @@ def check_connection(address: URL) -> None:
         inspect(create_engine(address)).get_table_names()
     except (ImportError, NoSuchModuleError) as error:
         kind = address.get_backend_name()
+        extra = "" if kind == "sqlite" else f"pip install '.[{kind}]', and "
         raise ValueError(
-            f"The {place(address)} needs a driver that is missing ({first_line(error)}): pip install '.[{kind}]', and "
-            f"begin the URL as in {DATABASES[kind]}."
+            f"The {place(address)} needs a driver that is missing ({first_line(error)}): {extra}begin the URL as in "
+            f"{DATABASES[kind]}."
         ) from error
     except SQLAlchemyError as error:
         raise ValueError(

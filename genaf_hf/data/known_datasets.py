@@ -1,7 +1,7 @@
 """Datasets of the Hub whose structure is known, so that their name is all that has to be given.
 
-What is written here is as the pages of the datasets say. It is the default where neither the user nor the dataset's
-own features say otherwise.
+What is written here is as the pages of the datasets say. What the user says comes first; names of classes are taken
+only where the dataset's own features have none.
 """
 
 from collections.abc import Mapping
