@@ -8,8 +8,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from genaf_hf.adapter_search.sampler import GenerationSampler, parents
-from genaf_hf.adapter_search.storage import TRIES, open_storage, parse_address, slot
-from genaf_hf.adapter_search.study import begin_or_join, failure, last_tries, work
+from genaf_hf.adapter_search.storage import TRIES, open_storage, parse_address, retry, slot
+from genaf_hf.adapter_search.study import begin_or_join, failure, is_superfluous, last_tries, work
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -136,6 +136,24 @@ def test_a_worker_lets_a_genome_go_that_another_one_has_ended(join, caplog, stat
     assert 2 not in own
     assert {trial.state for trial in last_tries(study)} == {TrialState.COMPLETE}
     assert [slot(trial) for trial in last_tries(study)] == list(range(BUDGET))
+
+
+def test_a_genome_that_two_workers_gave_to_be_tried_again_is_counted_once(join):
+    study = join()
+
+    def killed(trial):
+        if trial.number == 2:
+            raise KeyboardInterrupt
+        return objective(trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        work(study, killed, heartbeat_seconds=1)
+    for _ in range(2):  # as both do that find it lost in the same moment
+        retry(study, study.get_trials()[2])
+    work(study, objective, heartbeat_seconds=1)
+    completed = [slot(trial) for trial in study.get_trials(states=[TrialState.COMPLETE])]
+    assert sorted(completed) == list(range(BUDGET))
+    assert is_superfluous(BUDGET + 1, study.get_trials(), BUDGET)
 
 
 def test_a_genome_that_kills_every_worker_is_given_up(join):

@@ -11,8 +11,8 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial
-from sqlalchemy import create_engine, inspect
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import create_engine, event, inspect
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from genaf_hf.errors import first_line
@@ -44,17 +44,37 @@ def open_storage(url: str, *, heartbeat_seconds: int = 10) -> RDBStorage:
     for attempt in range(ATTEMPTS):
         try:
             with quiet_optuna():
-                return RDBStorage(
+                storage = RDBStorage(
                     url,
                     engine_kwargs=of_file if address.get_backend_name() == "sqlite" else of_server,
                     heartbeat_interval=heartbeat_seconds,
                     grace_period=SILENT_HEARTBEATS * heartbeat_seconds,
                     heartbeat_stale_trial_callback=retry,
                 )
+            if address.get_backend_name() == "sqlite":
+                lock_when_reading(storage.engine)
+            return storage
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:  # another worker is making the tables
             failed = error
             time.sleep(attempt * random.random())
     raise ValueError(f"The {place(address)} cannot hold a study ({reason(failed)}): name another one.") from failed
+
+
+def lock_when_reading(engine: Engine) -> None:
+    """Makes each transaction of an SQLite file lock it from the start, or two workers could take the same trial.
+
+    By SQLAlchemy's recipe, https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#pysqlite-serializable.
+    """
+
+    @event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection, record):
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def lock(connection):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections from before know nothing of this
 
 
 def check_connection(address: URL) -> None:

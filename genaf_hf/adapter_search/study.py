@@ -112,8 +112,8 @@ def work(study: Study, objective: Callable[[optuna.Trial], Sequence[float]], *, 
     own, budget = [], study.user_attrs[BUDGET]
 
     def attempt(trial: optuna.Trial) -> Sequence[float]:
-        if trial.number >= budget and slot(study.get_trials(deepcopy=False)[trial.number]) >= budget:
-            raise optuna.TrialPruned  # another worker was faster to take the last one
+        if trial.number >= budget and is_superfluous(trial.number, study.get_trials(deepcopy=False), budget):
+            raise optuna.TrialPruned
         own.append(trial.number)
         trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
         try:
@@ -142,11 +142,7 @@ def work(study: Study, objective: Callable[[optuna.Trial], Sequence[float]], *, 
 
 
 def run_one(study: Study, attempt: Callable[[optuna.Trial], Sequence[float]], own: list[int]) -> None:
-    """Runs the next trial. One that another worker has ended meanwhile is let go.
-
-    That worker took this one for dead, because it was silent, or took the same trial in the same moment, which SQLite
-    does not prevent.
-    """
+    """Runs the next trial. One that another worker has ended meanwhile, because this one was silent, is let go."""
     try:
         study.optimize(attempt, n_trials=1, catch=(Exception,))
     except ValueError:
@@ -155,10 +151,21 @@ def run_one(study: Study, attempt: Callable[[optuna.Trial], Sequence[float]], ow
         logger.warning("Genome %d was ended by another worker meanwhile; what this one found is left out", own.pop())
 
 
+def is_superfluous(number: int, trials: Sequence[FrozenTrial], budget: int) -> bool:
+    """Whether a trial is not needed: the budget was met, or two workers gave the same genome to be tried again."""
+    place = slot(trials[number])
+    others = [trial for trial in trials if trial.number != number and slot(trial) == place]
+    return place >= budget or any(
+        trial.state == TrialState.COMPLETE
+        or (trial.state in (TrialState.WAITING, TrialState.RUNNING) and trial.number < number)
+        for trial in others
+    )
+
+
 def last_tries(study: Study) -> list[FrozenTrial]:
     """What became of each genome of the budget: its completed trial, or else the last one."""
     budget, found = study.user_attrs[BUDGET], {}
-    for trial in study.get_trials(deepcopy=False):
+    for trial in study.get_trials(deepcopy=False, states=[each for each in TrialState if each != TrialState.PRUNED]):
         place = slot(trial)
         if place < budget and (place not in found or found[place].state != TrialState.COMPLETE):
             found[place] = trial
