@@ -25,6 +25,7 @@ from genaf_hf.data import commit, data_source, load_images, stratified_subset, t
 from genaf_hf.encoders import load_classifier, load_encoder
 from genaf_hf.errors import first_line
 from genaf_hf.evaluation import evaluate_robustness, for_model
+from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.figures import SHOWN, draw_gallery, draw_sweep
 from genaf_hf.journal import Journal
 from genaf_hf.perturbation_cache import crafted_once, digest, encoder_tensors, tensors
@@ -64,12 +65,11 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     data = load_data(arguments, class_names)
 
     name = public_name(arguments.model_name_or_path)
-    surrogate = data["train"]
-    bank, pixels = (with_pixel_values(each, model.processor) for each in (surrogate, data["test"]))
+    bank, pixels = (with_pixel_values(data[split], model.processor) for split in ("train", "test"))
     known = bank[:]
     attacker = {"images": model.to_images(known["pixel_values"].to(device)), "labels": known["labels"].to(device)}
     try_out(rounds[0], model, attacker["images"][:1])
-    words = f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split {surrogate.split or 'train'}"
+    words = told(data["train"], arguments.dataset_name)
     attacks, *sweep = (craft(each, model, name, encoder, attacker, words) for each in rounds)
     begin_or_resume(arguments.output_dir, {**settings, **what_was_loaded(model, encoder, data["test"])})
     report = evaluate_robustness(
@@ -172,17 +172,18 @@ def load_data(arguments: AuditArguments, class_names: Sequence[str]) -> DatasetD
     """Checked splits, labelled with the model's class ids; train is cut to the attacker's, test to the limit."""
     data = load_images(
         arguments.dataset_name,
-        config_name=arguments.dataset_config_name,
-        image_column=arguments.image_column,
-        label_column=arguments.label_column,
-        train_split=arguments.train_split,
+        **dataset_options(arguments),
         test_split=arguments.test_split,
         max_train_samples=ATTACKER_IMAGES,
         max_eval_samples=arguments.limit,
-        revision=arguments.dataset_revision,
     )
     ids = class_ids(class_names, data["train"].features["label"].names)
     return DatasetDict({split: relabelled(data[split], ids) for split in ("train", "test")})
+
+
+def told(train: Dataset, dataset_name: str) -> str:
+    """The attacker's images in words."""
+    return f"{len(train)} images of {public_name(dataset_name)}, split {train.split or 'train'}"
 
 
 def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genaf_hf.answers import attack_images, distances
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
-from genaf_hf.audit import ATTACKER_IMAGES, load_data, load_model, load_public_encoder, try_out
+from genaf_hf.audit import load_data, load_model, load_public_encoder, told, try_out
 from genaf_hf.audit_arguments import EXAMPLE, AuditArguments, attack_names, configure, other_settings
 from genaf_hf.data import stratified_subset, to_rgb, with_pixel_values
 from genaf_hf.hardening import HARDENED, UNDEFENDED
@@ -144,8 +144,7 @@ class Demo:
     @cached_property
     def attacker(self) -> dict[str, Tensor]:
         """The attacker's images (n, 3, h, w) in [0, 1] and their labels."""
-        surrogate = stratified_subset(self.train, ATTACKER_IMAGES, seed=0)
-        known = with_pixel_values(surrogate, self.encoder.processor)[:]
+        known = with_pixel_values(self.train, self.encoder.processor)[:]
         device = self.encoder.mean.device
         return {
             "images": self.encoder.to_images(known["pixel_values"].to(device)),
@@ -157,10 +156,8 @@ class Demo:
         needed = ATTACKS[name].needs[1:]
         if not needed:
             return "none"
-        images = min(ATTACKER_IMAGES, len(self.train))
         labels = "with" if "labels" in needed else "without"
-        where = f"{public_name(self.arguments.dataset_name)}, split {self.train.split or 'train'}"
-        return f"{images} images of {where}, {labels} labels"
+        return f"{told(self.train, self.arguments.dataset_name)}, {labels} labels"
 
     def view(self, image: PILImage.Image | dict) -> dict[str, Tensor]:
         """An image as each model's own image processor makes it, (1, 3, h, w) in [0, 1].

@@ -3,6 +3,17 @@
 from dataclasses import dataclass, field
 
 
+def dataset_options(arguments) -> dict:
+    """What `load_images` is told of the dataset by the arguments of hardening, of an audit or of pre-training."""
+    return {
+        "config_name": arguments.dataset_config_name,
+        "image_column": arguments.image_column,
+        "label_column": arguments.label_column,
+        "train_split": arguments.train_split,
+        "revision": arguments.dataset_revision,
+    }
+
+
 @dataclass
 class ExperimentArguments:
     """The part that hardening and the search for adapters are both asked for."""

@@ -25,7 +25,7 @@ from genaf_hf.data import class_balance, data_source, load_images, stratified_su
 from genaf_hf.data_figures import draw_samples
 from genaf_hf.encoders import load_configuration, load_encoder
 from genaf_hf.evaluation import Attack, evaluate_robustness, for_model
-from genaf_hf.experiment_arguments import ExperimentArguments
+from genaf_hf.experiment_arguments import ExperimentArguments, dataset_options
 from genaf_hf.figures import SHOWN, draw_gallery, draw_overview
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genaf_trainer import (
@@ -180,17 +180,13 @@ def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
     """The checked splits, cut to the sizes that were asked for."""
     return load_images(
         arguments.dataset_name,
-        config_name=arguments.dataset_config_name,
-        image_column=arguments.image_column,
-        label_column=arguments.label_column,
-        train_split=arguments.train_split,
+        **dataset_options(arguments),
         validation_split=arguments.validation_split,
         test_split=arguments.test_split,
         held_out_share=arguments.held_out_share,
         max_train_samples=arguments.max_train_samples,
         max_eval_samples=arguments.max_eval_samples,
         streaming=arguments.streaming,
-        revision=arguments.dataset_revision,
         token=token,
     )
 

@@ -1,13 +1,11 @@
 """Some images of a dataset that is too large to be downloaded as a whole."""
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
 from datasets import (
-    ClassLabel,
     Dataset,
     DatasetDict,
     DownloadConfig,
@@ -117,12 +115,12 @@ def draw(
 
 def warn_of_absent_classes(train: Dataset) -> None:
     """Warns when the images drawn to train on are not of all classes."""
-    feature = train.features["label"]
-    absent = len(feature.names) - len(Counter(train["label"])) if isinstance(feature, ClassLabel) else 0
+    names = train.features["label"].names
+    absent = len(names) - len(set(train["label"]))
     if absent:
         logger.warning(
             "%d of %d classes are not among the %d images drawn to train on: draw more, or load all without streaming",
             absent,
-            len(feature.names),
+            len(names),
             len(train),
         )

@@ -8,6 +8,7 @@ from accelerate import PartialState
 from transformers import ViTImageProcessor, set_seed
 
 from genaf_hf.data import load_images
+from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.hub import publish
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
@@ -56,13 +57,9 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
     augmentations, settings = views(arguments, model), method_settings(arguments)
     data = load_images(
         arguments.dataset_name,
-        config_name=arguments.dataset_config_name,
-        image_column=arguments.image_column,
-        label_column=arguments.label_column,
-        train_split=arguments.train_split,
+        **dataset_options(arguments),
         max_train_samples=arguments.max_train_samples,
-        streaming=False,
-        revision=arguments.dataset_revision,
+        streaming=False,  # a stream wants the number of images to test on too, and here there are none
         token=config.hub_token,
     )
     train = data["train"]
