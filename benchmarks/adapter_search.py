@@ -37,7 +37,9 @@ from genaf_hf.adapter_search.search_space import ALL_LINEAR, QUERY_VALUE
 from genaf_hf.adapter_search.storage import open_storage, quiet_optuna
 from genaf_hf.adapter_search.study import begin_or_join, last_tries, work
 from genaf_hf.command_line import parse_arguments
+from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
 from genaf_hf.encoders import parameter_count
+from genaf_hf.head import head_of
 from genaf_hf.journal import Journal
 from genaf_hf.report import markdown
 
@@ -60,6 +62,8 @@ def main() -> None:
     benchmark, arguments, config = parse_arguments(
         (BenchmarkArguments, AdapterSearchArguments, GenAFConfig), CONFIGS / "evolve_digits.yaml"
     )
+    if arguments.model_name_or_path in DIGITS_ENCODERS:
+        pretrain_digits_encoder(config.use_cpu, arguments.model_name_or_path)
     found = {seed: hypervolumes(arguments, config, seed) for seed in benchmark.seeds}
     ways = list(next(iter(found.values())))
     rows = [["seed", *ways]]
@@ -144,7 +148,7 @@ def values(score) -> list[float]:
 def point(laboratory: Laboratory, clean: float, robust: float, parameters: float) -> tuple[float, float, float]:
     """Three numbers in [0, 1], the more the better."""
     whole = parameter_count(laboratory.encoder)
-    head = parameter_count(laboratory.encoder.classifier)
+    head = parameter_count(head_of(laboratory.encoder))
     return clean, robust, min(1.0, max(0.0, math.log(whole / parameters) / math.log(whole / head)))
 
 

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from genaf_hf.encoders import in_head
-from genaf_hf.encoders.blocks import encoder_blocks
+from genaf_hf.blocks import encoder_blocks
+from genaf_hf.head import head_name, in_head
 
 
 def parameter_groups(
@@ -35,17 +35,17 @@ def parameter_groups(
         ValueError: when rates are to decay over an encoder without repeated blocks.
     """
     powers = {} if layer_decay == 1 else layer_decay_powers(model)
-    groups = defaultdict(list)
+    groups, head = defaultdict(list), head_name(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[in_head(name), powers.get(name, 0), name in decayed].append(parameter)
+            groups[in_head(name, head), powers.get(name, 0), name in decayed].append(parameter)
     return [
         {
             "params": parameters,
-            "lr": head_learning_rate if head else learning_rate * layer_decay**power,
+            "lr": head_learning_rate if of_head else learning_rate * layer_decay**power,
             "weight_decay": weight_decay if decay else 0.0,
         }
-        for (head, power, decay), parameters in sorted(groups.items())
+        for (of_head, power, decay), parameters in sorted(groups.items())
     ]
 
 
@@ -69,9 +69,9 @@ def layer_decay_powers(model: nn.Module) -> dict[str, int]:
             "layer_decay is not 1, but the encoder has no repeated blocks that rates could decay over: leave it out."
         )
     depths = {parameter: depth for depth, block in enumerate(blocks, start=1) for parameter in block.parameters()}
-    reached, powers = 0, {}
+    reached, powers, head = 0, {}, head_name(model)
     for name, parameter in model.named_parameters():  # in the order of the module tree
-        if not in_head(name):
+        if not in_head(name, head):
             reached = depths.get(parameter, reached)
             above = parameter not in depths and reached == len(blocks)
             powers[name] = 0 if above else len(blocks) + 1 - reached

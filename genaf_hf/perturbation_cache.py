@@ -20,7 +20,7 @@ from torch import Tensor
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.perturbation import FILE_NAME
 from genaf_hf.attacks.registry import attack_name
-from genaf_hf.encoders import in_head
+from genaf_hf.head import head_name, in_head
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source
 
@@ -82,7 +82,8 @@ def tensors(model: PixelModel) -> dict[str, Tensor]:
 
 def encoder_tensors(model: PixelModel) -> dict[str, Tensor]:
     """Those that are not the head's, which is random on a public encoder."""
-    return {name: tensor for name, tensor in tensors(model).items() if not in_head(name)}
+    head = f"model.{head_name(model.model)}"
+    return {name: tensor for name, tensor in tensors(model).items() if not in_head(name, head)}
 
 
 def digest(words: object, named: Mapping[str, Tensor]) -> str:

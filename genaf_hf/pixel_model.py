@@ -7,9 +7,10 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor, nn
 
+from genaf_hf.blocks import encoder_blocks
+from genaf_hf.head import head_of, timm_part
 from genaf_hf.partial_forward import input_of, outputs_of, producers_of
 
-HEAD = "classifier"  # as transformers names it
 ROUNDING = 1e-3
 
 
@@ -68,8 +69,7 @@ class PixelModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the classification head reads, (n, d), in float32 or wider; the head itself is not run."""
-        head = getattr(self.model, HEAD)
-        read = input_of(head, lambda: self.model(pixel_values=self.to_pixel_values(images)))
+        read = input_of(head_of(self.model), lambda: self.model(pixel_values=self.to_pixel_values(images)))
         return at_least_float32(read.flatten(1))
 
     def hidden_states(self, images: Tensor, up_to: int | str | None = None) -> tuple[Tensor, ...]:
@@ -82,21 +82,28 @@ class PixelModel(nn.Module):
         Raises:
             ValueError: when there is no such layer, or the model does not tell its hidden states.
         """
-        if up_to is None:
+        if up_to is None and timm_part(self.model) is None:
             pixel_values = self.to_pixel_values(images)
             states = self.model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
             if states is None:
                 raise ValueError(f"The {type(self.model).__name__} gives no hidden states, which were asked for.")
             return tuple(state for state in states if state is not pixel_values)  # which some count as the first one
-        names = self.layer_names(images)[: self.layer_index(up_to, images) + 1]
+        names = self.layer_names(images)
+        if up_to is not None:
+            names = names[: self.layer_index(up_to, images) + 1]
         modules = [self.model.get_submodule(name) for name in names]
         return outputs_of(modules, lambda: self.model(pixel_values=self.to_pixel_values(images)))
 
     def layer_names(self, images: Tensor) -> list[str]:
         """Names of the submodules of `model` that put out the hidden states, e.g. `vit.embeddings`, `vit.layers.0`.
 
-        The first call follows one of the images through the whole encoder, later ones remember.
+        The first call follows one of the images through the whole encoder, later ones remember. What timm tells as
+        hidden states are copies in another layout, so these are the stem and the repeated blocks of its encoders.
         """
+        if not self._layer_names and (inner := timm_part(self.model)) is not None:
+            stem = next(inner.children())
+            names = [name for name, module in self.model.named_modules() if module is stem]
+            self._layer_names = [*names, *encoder_blocks(self.model)]
         if not self._layer_names:
             with evaluating(self), torch.no_grad():
                 self._layer_names = producers_of(self.model, lambda: self.hidden_states(images[:1]))

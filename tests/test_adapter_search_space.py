@@ -115,7 +115,7 @@ def test_a_block_that_is_off_is_left_alone_and_shares_change_ranks(space_of):
 
 def test_an_encoder_without_blocks_is_refused(config):
     with pytest.raises(ValueError, match="no repeated blocks with linear layers or convolutions"):
-        SearchSpace.of(nn.Sequential(nn.Linear(4, 4)), config(), torch.rand(2, 3, 8, 8))
+        SearchSpace.of(nn.ModuleDict({"classifier": nn.Linear(4, 4)}), config(), torch.rand(2, 3, 8, 8))
 
 
 def test_learning_rates_span_two_decades_around_those_of_the_configuration(config):

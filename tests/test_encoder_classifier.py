@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from genaf_hf import PixelModel, layer_robustness, load_encoder
-from genaf_hf.encoders import in_head
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.head import head_name, in_head
 
 LABELS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
 RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
@@ -141,7 +141,8 @@ def test_adapters_are_found_trained_and_merged(pixel_values, tmp_path):
     )
     adapted = get_peft_model(model, settings).eval()
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
-    assert all("lora" in name or in_head(name) for name in trained)
+    head = head_name(adapted)
+    assert all("lora" in name or in_head(name, head) for name in trained)
     with torch.no_grad():
         expected = adapted(pixel_values=pixel_values).logits
         merged = adapted.merge_and_unload()

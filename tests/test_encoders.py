@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CLASSES, SIDE, TINY_VIT
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from train_tiny import tiny_model
 from transformers import (
     Aimv2VisionConfig,
     Aimv2VisionModel,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     BeitConfig,
@@ -40,12 +43,14 @@ from transformers import (
     ViTMAEForPreTraining,
     ViTModel,
 )
+from transformers.utils import is_timm_available
 
 from genaf_hf import PixelModel, l4a, load_encoder, pgd
-from genaf_hf.encoders import in_head, load_classifier, parameter_count
+from genaf_hf.encoders import load_classifier, parameter_count
 from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
 from genaf_hf.encoders.position_embeddings import encoder_part
 from genaf_hf.hardening import HardeningArguments, harden
+from genaf_hf.head import HEAD, head_name, head_of, in_head
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -150,7 +155,7 @@ def test_a_head_for_other_labels_is_new(classifier, new_weights, labels):
     assert not torch.equal(model.classifier.weight, weights["classifier.weight"][: len(labels)])
     assert model.classifier.bias.eq(0).all()
     for name, value in weights.items():
-        assert in_head(name) or torch.equal(model.state_dict()[name], value), name
+        assert in_head(name, HEAD) or torch.equal(model.state_dict()[name], value), name
 
 
 def test_a_new_head_depends_on_the_seed_alone(encoders):
@@ -422,15 +427,11 @@ def test_what_gives_no_features_of_colored_images_is_refused_by_name(model, sent
     assert refusal(tmp_path).startswith(sentence)
 
 
+@pytest.mark.skipif(is_timm_available(), reason="timm is installed")
 @pytest.mark.parametrize("settings", [{"model_type": "timm_wrapper"}, {"pretrained_cfg": {"input_size": [3, 8, 8]}}])
-def test_timm_is_refused_with_the_reason(settings, tmp_path):
+def test_an_encoder_of_timm_is_refused_where_it_is_not_installed(settings, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", **settings}))
-    assert refusal(tmp_path).startswith(f'"{tmp_path}" is a timm_wrapper encoder, which is not taken, because timm')
-
-
-@pytest.mark.skip(reason="timm cannot be installed without torchvision, so that its encoders are refused")
-def test_timm_encoders_are_hardened():
-    pass
+    assert refusal(tmp_path).startswith(f'"{tmp_path}" is an encoder of timm, which is not installed: pip install "gen')
 
 
 @pytest.mark.parametrize(
@@ -477,16 +478,31 @@ def test_a_processor_of_images_that_are_no_squares_is_refused(changed):
 def test_a_processor_of_images_of_varying_size_is_refused(changed):
     ViTImageProcessor(size={"shortest_edge": SIDE}).save_pretrained(changed)
     assert refusal(changed).startswith("The image processor makes images of 8 x 12 pixels from a wide one and 12 x 8")
-    sentence = "image_size is 16, but the ViTImageProcessorPil of this encoder cannot be set to make squares of it"
+    name = type(AutoImageProcessor.from_pretrained(changed)).__name__  # another one where torchvision is installed
+    sentence = f"image_size is 16, but the {name} of this encoder cannot be set to make squares of it"
     assert refusal(changed, image_size=16).startswith(sentence)
 
 
-def test_parameters_are_counted_and_the_head_is_told_from_the_encoder():
+def test_parameters_are_counted():
     assert parameter_count(nn.Linear(3, 4)) == 16
-    assert in_head("classifier.weight")
-    assert in_head("base_model.model.classifier.1.bias")
-    assert not in_head("vit.layers.0.mlp.fc1.weight")
-    assert not in_head("vit.classifiers.weight")
+
+
+def test_the_head_is_told_from_the_encoder():
+    model = tiny_model()
+    assert head_of(model) is model.classifier
+    assert head_name(model) == HEAD
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], modules_to_save=[HEAD]))
+    assert head_name(adapted) == "base_model.model.classifier"
+    assert in_head("base_model.model.classifier.modules_to_save.default.bias", head_name(adapted))
+    assert in_head("classifier", HEAD)
+    assert not in_head("vit.classifier.weight", HEAD)
+    assert not in_head("classifiers.weight", HEAD)
+
+
+def test_a_model_without_a_head_is_refused():
+    assert head_of(nn.Linear(3, 4)) is None
+    with pytest.raises(ValueError, match='A Linear has no head by the name "classifier", expected a classifier'):
+        head_name(nn.Linear(3, 4))
 
 
 # ---- what is saved needs nothing of ours ----

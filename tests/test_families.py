@@ -17,6 +17,7 @@ import torch
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from huggingface_hub import ModelCard
 from peft import PeftModel
+from torch import nn
 from torch.nn import functional as F
 from transformers import (
     Aimv2VisionConfig,
@@ -71,8 +72,14 @@ from genaf_hf.cards.model_card import model_card
 from genaf_hf.checkpoint import load_weights
 from genaf_hf.encoders import load_classifier
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.head import head_name, in_head
 from genaf_hf.layers import layer_weights
 from genaf_hf.pixel_model import evaluating
+
+try:
+    import timm
+except ModuleNotFoundError:
+    timm = None
 
 OURS = EncoderForImageClassification.__name__
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}
@@ -136,6 +143,19 @@ def on_patches(model: PreTrainedModel, x):
     patches = F.unfold(x, 4, stride=4).transpose(1, 2).unflatten(2, (3, 16)).transpose(2, 3).flatten(2)
     mask, shapes = torch.ones(len(x), side**2), torch.full((len(x), 2), side)
     return model.vision_model(patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state.mean(1)
+
+
+def of_timm(architecture: str, side: int = SIDE, **model_args) -> nn.Module:
+    model = timm.create_model(architecture, num_classes=5, **model_args)
+    model.pretrained_cfg["input_size"], model.model_args = (3, side, side), model_args
+    return model
+
+
+def features_of_timm(model: nn.Module, x):
+    if hasattr(model, "set_input_size"):
+        model = copy.deepcopy(model)
+        model.set_input_size(x.shape[-2:])
+    return model.forward_head(model.forward_features(x), pre_logits=True)
 
 
 @dataclass
@@ -252,6 +272,45 @@ FAMILIES = {
         other_size=None,
     ),
 }
+TIMM = {  # as its models are published, which have no image processor
+    "timm, vit": Family(
+        partial(of_timm, "vit_tiny_patch16_224", img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_heads=2),
+        "TimmWrapperForImageClassification",
+        features_of_timm,
+        processor=None,
+    ),
+    "timm, resnet": Family(
+        partial(of_timm, "resnet18", layers=[1, 1, 1, 1], channels=[8, 8, 16, 16]),
+        "TimmWrapperForImageClassification",
+        features_of_timm,
+        processor=None,
+        left_out=CONVOLUTIONS_ALONE,
+    ),
+    "timm, convnext": Family(
+        partial(of_timm, "convnext_atto", 32, depths=[1, 1, 1, 1], dims=[4, 4, 8, 8]),
+        "TimmWrapperForImageClassification",
+        features_of_timm,
+        processor=None,
+        other_size=64,
+        left_out=CONVOLUTIONS_ALONE,
+    ),
+    "timm, mlp head": Family(
+        partial(of_timm, "vit_tiny_patch16_224", img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_heads=2),
+        OURS,
+        features_of_timm,
+        processor=None,
+        options={"head": "mlp"},
+    ),
+}
+FAMILIES |= TIMM
+
+
+def needs(name: str) -> list[pytest.MarkDecorator]:
+    """Skips, with the reason, a family of timm where that is not installed."""
+    return [pytest.mark.skipif(timm is None, reason="timm is not installed")] if name in TIMM else []
+
+
+NAMES = [pytest.param(name, marks=needs(name)) for name in FAMILIES]
 
 
 def made(family: Family) -> PreTrainedModel:
@@ -276,8 +335,12 @@ def public(tmp_path_factory):
         if name not in checkpoints:
             folder, family = tmp_path_factory.mktemp("public"), FAMILIES[name]
             checkpoints[name] = made(family), folder
-            checkpoints[name][0].save_pretrained(folder)
-            family.processor.save_pretrained(folder)
+            original, _ = checkpoints[name]
+            if name in TIMM:
+                timm.models.save_for_hf(original, folder, model_args=original.model_args, safe_serialization=True)
+            else:
+                original.save_pretrained(folder)
+                family.processor.save_pretrained(folder)
         return checkpoints[name]
 
     return make
@@ -288,10 +351,10 @@ def loaded(folder: Path, name: str, **options):
     return load_encoder(str(folder), CLASSES, **FAMILIES[name].options, **options)
 
 
-SIZES = [(name, size) for name, family in FAMILIES.items() for size in (None, family.other_size)]
+SIZES = [(name, size) for name, family in FAMILIES.items() for size in dict.fromkeys((None, family.other_size))]
 
 
-@pytest.mark.parametrize(("name", "size"), dict.fromkeys(SIZES))
+@pytest.mark.parametrize(("name", "size"), [pytest.param(*each, marks=needs(each[0])) for each in SIZES])
 def test_features_are_those_of_the_original(name, size, public):
     original, folder = public(name)
     model, processor = loaded(folder, name, image_size=size)
@@ -350,7 +413,9 @@ def harden(name: str, encoder: Path, folder: Path) -> torch.Tensor:
     )
     assert trainer.train().global_step == 4
     moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
-    assert {"classifier"} < {name.split(".")[0] for name in moved}
+    head = head_name(model)
+    assert any(in_head(name, head) for name in moved)
+    assert not all(in_head(name, head) for name in moved)
     assert set(trainer._redundant_layers) <= moved
 
     public_encoder = PixelModel(*loaded(encoder, name)).eval()
@@ -370,7 +435,7 @@ def harden(name: str, encoder: Path, folder: Path) -> torch.Tensor:
         return model(pixel_values=test[:4]["pixel_values"]).logits
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_encoder_is_hardened_attacked_and_loaded_again(name, public, hardened):
     folder, logits = hardened(name)
     assert str(public(name)[1]) not in (folder / "config.json").read_text()
@@ -385,13 +450,14 @@ def test_an_encoder_is_hardened_attacked_and_loaded_again(name, public, hardened
             torch.testing.assert_close(each(pixel_values=pixel_values).logits, logits, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_card_says_what_was_measured_and_which_code_the_class_needs(name, hardened):
     card = ModelCard.load(hardened(name)[0] / "README.md")
     assert [each.metric_args["attack"] for each in card.data.eval_results] == ["clean", "l4a", "pgd"]
     needs_code = FAMILIES[name].result == OURS
     assert ("the code of its own lies beside the weights" in card.text) == needs_code
     assert ("Nothing of `genaf_hf` is needed" in card.text) != needs_code
+    assert ("but `timm` is." in card.text) == (name in TIMM and not needs_code)
 
 
 @pytest.fixture(scope="module")
@@ -442,7 +508,7 @@ def search_and_merge(name: str, public_encoder: Path, folder: Path) -> torch.Ten
     return logits
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_adapters_are_searched_for_trained_merged_and_loaded_again(name, public, adapted):
     folder, logits = adapted(name)
     assert str(public(name)[1]) not in (folder / "config.json").read_text()
@@ -484,7 +550,7 @@ print(json.dumps(answers))
 def test_a_clean_process_without_this_package_loads_them_all_as_their_cards_say(hardened, adapted, tmp_path):
     colored_images(6, 1).select(range(4)).save_to_disk(tmp_path / "images")
     expected, loads = {}, {}
-    for name in FAMILIES:
+    for name in (name for name in FAMILIES if name not in TIMM or timm):
         (folder, logits), (merged, merged_logits) = hardened(name), adapted(name)
         _, code, *_ = re.split(r"```python\n|```", ModelCard.load(folder / "README.md").text)
         expected |= {str(folder): (name, logits), str(merged): (f"{name}, merged", merged_logits)}

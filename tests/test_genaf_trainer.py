@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from genaf_hf import GenAFTrainer, PixelModel, genetic_regularization, pgd
 from genaf_hf.checkpoint import load_weights, newest_complete_checkpoint
-from genaf_hf.encoders import in_head
+from genaf_hf.head import HEAD, in_head
 
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
@@ -83,7 +83,7 @@ def test_encoder_and_head_have_their_own_rates_on_one_schedule(tmp_path):
     for step, groups in enumerate(recorder.groups, start=1):
         share = min(step / 2, (5 - step) / 3)
         for group in groups:
-            (head,) = {in_head(names[parameter]) for parameter in group["params"]}
+            (head,) = {in_head(names[parameter], HEAD) for parameter in group["params"]}
             assert group["lr"] == pytest.approx((5e-3 if head else 2e-3) * share, rel=1e-12)
             assert group["weight_decay"] in (0, 0.05)
             matrices = {names[p].endswith("weight") and "norm" not in names[p] for p in group["params"] if p.ndim < 3}
@@ -156,7 +156,7 @@ def test_paper_preset_is_adam_with_a_decay_per_epoch(tmp_path):
     decayed = set(again.get_decay_parameter_names(expected))
     torch.optim.Adam(
         [
-            {"params": [p], "lr": 5e-3 if in_head(name) else 1e-4, "weight_decay": 8e-4 if name in decayed else 0}
+            {"params": [p], "lr": 5e-3 if in_head(name, HEAD) else 1e-4, "weight_decay": 8e-4 if name in decayed else 0}
             for name, p in expected.named_parameters()
         ]
     ).step()

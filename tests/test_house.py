@@ -11,7 +11,8 @@ import genaf_hf
 ROOT = Path(genaf_hf.__file__).parent
 OF_TRANSFORMERS = {"transformers", "accelerate", "datasets", "peft"}
 KNOW_ONLY_TORCH = [
-    *("genaf_hf.genetic_regularization", "genaf_hf.layers", "genaf_hf.partial_forward", "genaf_hf.pixel_model"),
+    *("genaf_hf.blocks", "genaf_hf.genetic_regularization", "genaf_hf.head", "genaf_hf.layers"),
+    *("genaf_hf.partial_forward", "genaf_hf.pixel_model"),
     *("genaf_hf.pretraining.losses", "genaf_hf.pretraining.augmentation"),
     *("genaf_hf.attacks", *(f"genaf_hf.attacks.{path.stem}" for path in sorted((ROOT / "attacks").glob("[!_]*.py")))),
 ]

@@ -16,7 +16,7 @@ from transformers import (
     SwinForImageClassification,
 )
 
-from genaf_hf.encoders import in_head
+from genaf_hf.head import HEAD, in_head
 from genaf_hf.optimization import layer_decay_powers, parameter_groups
 
 SMALL = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -48,7 +48,10 @@ def test_without_layer_decay_a_model_has_four_groups_in_the_order_of_published_r
     model, decayed = trainer.model, set(trainer.get_decay_parameter_names(trainer.model))
     rates = trainer.args.learning_rate, trainer.args.head_learning_rate
     expected = [
-        ([p for name, p in model.named_parameters() if (in_head(name), name in decayed) == (head, decay)], rates[head])
+        (
+            [p for name, p in model.named_parameters() if (in_head(name, HEAD), name in decayed) == (head, decay)],
+            rates[head],
+        )
         for head in (False, True)
         for decay in (False, True)
     ]
@@ -64,7 +67,7 @@ def test_rates_of_a_vit_decay_as_in_the_code_of_beit_and_mae():
     for name, power in powers.items():
         [part] = [part for part in expected if name.startswith(f"vit.{part}.")]
         assert power == expected[part], name
-    assert powers.keys() == {name for name, _ in tiny_model().named_parameters() if not in_head(name)}
+    assert powers.keys() == {name for name, _ in tiny_model().named_parameters() if not in_head(name, HEAD)}
 
 
 def test_what_merges_patches_between_stages_decays_with_the_block_before_it():
@@ -99,10 +102,10 @@ def test_adapters_have_the_rate_of_their_block_and_the_head_keeps_its_own():
 
 
 def test_layer_decay_is_refused_for_an_encoder_without_blocks():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model = nn.ModuleDict({"encoder": nn.Linear(4, 4), "classifier": nn.Linear(4, 2)})
     with pytest.raises(ValueError, match=r"^layer_decay is not 1, but the encoder has no repeated blocks [^\n]+$"):
         parameter_groups(model, [], **RATES, layer_decay=0.5)
-    assert len(parameter_groups(model, [], **RATES, layer_decay=1.0)) == 1
+    assert len(parameter_groups(model, [], **RATES, layer_decay=1.0)) == 2
 
 
 @pytest.mark.parametrize("preset", [None, "paper"])
@@ -122,6 +125,6 @@ def test_stage_1_trains_by_the_decayed_rates_and_stage_2_by_its_own(preset, tmp_
     rates = {id(p): group["initial_lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
     powers = layer_decay_powers(trainer.model)
     for name, parameter in trainer.model.named_parameters():
-        assert rates[id(parameter)] == (2e-3 if in_head(name) else 8e-3 * 0.5 ** powers[name]), name
+        assert rates[id(parameter)] == (2e-3 if in_head(name, HEAD) else 8e-3 * 0.5 ** powers[name]), name
     trainer.adapt(["classifier.weight", "vit.layers.0.mlp.fc1.weight"])
     assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {7e-4}

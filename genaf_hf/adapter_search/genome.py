@@ -9,7 +9,7 @@ from peft import HRAConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, MissC
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import PreTrainedModel
 
-from genaf_hf.pixel_model import HEAD
+from genaf_hf.head import head_name
 
 HEAD_ONLY = "head"
 
@@ -114,7 +114,7 @@ class Genome:
         settings = {
             **method.settings,
             "target_modules": list(self.ranks) or DUMMY_TARGET_MODULES,
-            "modules_to_save": [HEAD],
+            "modules_to_save": [head_name(model)],
         }
         if method.size:
             largest = max(self.ranks.values())

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from genaf_hf.adapter_search.genome import HEAD_ONLY, METHODS, Genome, Method
 from genaf_hf.adapter_search.inheritance import adapt
 from genaf_hf.adapter_search.merged_weights import merged_weights
-from genaf_hf.encoders.blocks import encoder_blocks, is_adaptable
+from genaf_hf.blocks import encoder_blocks, is_adaptable
 from genaf_hf.errors import first_line
 from genaf_hf.genaf_config import GenAFConfig
 

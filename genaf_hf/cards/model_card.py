@@ -113,6 +113,7 @@ def render(
             dataset_name=dataset_name(report),
             is_adapter=report.models[subject]["class"].startswith("Peft"),
             own_class=report.models[subject]["class"] == OWN_CLASS,
+            of_timm=report.models[subject]["class"].startswith("TimmWrapper"),
             subject=subject,
             verdict=verdict(report, subject, references),
             attacked=[each for each in found if each.attack != CLEAN],

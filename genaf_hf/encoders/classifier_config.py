@@ -11,17 +11,19 @@ from transformers import (
     PreTrainedConfig,
     SiglipConfig,
     SiglipVisionConfig,
+    TimmWrapperConfig,
     ViTConfig,
 )
 
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.encoders.position_embeddings import encoder_part
-from genaf_hf.pixel_model import HEAD
+from genaf_hf.head import head_of
 
 POOLING = {  # of the native classes; the others read what the encoder's pooler gives
     **dict.fromkeys(("vit", "deit", "vit_msn"), "cls"),
     **dict.fromkeys(("ijepa", "clip", "siglip"), "mean"),
 }
+LABELS = ("id2label", "label2id", "label_names", "num_classes")  # the latter two in timm
 TOWERS = {"clip_vision_model": CLIPConfig, "siglip_vision_model": SiglipConfig}  # published alone
 
 
@@ -62,6 +64,11 @@ def clean_config(source: PreTrainedConfig) -> PreTrainedConfig:
     """A copy of an encoder's configuration; for an encoder whose weights another family's classifier holds, of that."""
     if source.model_type == "vit_mae":
         return ViTConfig(**shared_settings(source, ViTConfig()))
+    if source.model_type == "timm_wrapper":  # without its way to make images, which the processor beside it tells
+        config = TimmWrapperConfig(**shared_settings(source, TimmWrapperConfig()))
+        # Recent releases of timm write the number of classes there, which the wrapper passes on by itself.
+        config.model_args = {name: value for name, value in (config.model_args or {}).items() if name != "num_classes"}
+        return config
     if source.model_type == "siglip2":
         return SiglipConfig(vision_config=shared_settings(source.vision_config, SiglipVisionConfig()))
     if source.model_type in TOWERS:
@@ -73,16 +80,16 @@ def clean_config(source: PreTrainedConfig) -> PreTrainedConfig:
 
 def shared_settings(source: PreTrainedConfig, target: PreTrainedConfig) -> dict:
     """The settings of one configuration that another has too, other than what it is and its labels."""
-    known = target.to_dict().keys() - {"model_type", "architectures", "transformers_version", "id2label", "label2id"}
+    known = target.to_dict().keys() - {"model_type", "architectures", "transformers_version", *LABELS}
     return {name: value for name, value in source.to_dict().items() if name in known}
 
 
 def has_native_classifier(config: PreTrainedConfig) -> bool:
-    """Whether `transformers` has a classifier for this encoder whose head goes by the usual name."""
+    """Whether `transformers` has a classifier for this encoder whose head can be found."""
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return False
     with torch.device("meta"):
-        return hasattr(AutoModelForImageClassification.from_config(config), HEAD)
+        return head_of(AutoModelForImageClassification.from_config(config)) is not None
 
 
 def check_takes_images(config: PreTrainedConfig) -> None:

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
     ViTConfig,
 )
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import CONFIG_NAME, cached_file, is_timm_available, is_torchvision_available
 from transformers.utils import logging as transformers_logging
 from transformers.utils.generic import is_timm_config_dict
 from transformers.utils.hub import extract_commit_hash
@@ -28,10 +28,11 @@ from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.encoders.encoder_classifier.modeling_encoder_classifier import pooled, pooling_layer
 from genaf_hf.encoders.flexible_siglip import load_flexible_siglip
 from genaf_hf.encoders.image_processors import at_image_size, load_image_processor
-from genaf_hf.encoders.position_embeddings import as_pair, encoder_part, outputs_on_black, with_image_size
+from genaf_hf.encoders.position_embeddings import as_pair, built_size, encoder_part, outputs_on_black, with_image_size
 from genaf_hf.errors import first_line
+from genaf_hf.head import head_name, head_of, in_head
 from genaf_hf.hub import why_not_loaded
-from genaf_hf.pixel_model import HEAD, image_sizes
+from genaf_hf.pixel_model import image_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def load_encoder(
         else:
             model, new = load_parts(model_name_or_path, source, config, size, options)
     names = {name for name, _ in model.named_parameters()}
-    heads = {name for name in names if in_head(name)}
+    heads = head_weights(model)
     if names - heads <= new:
         raise ValueError(f'"{model_name_or_path}" holds no weights for a {type(model).__name__}.')
     if heads - new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
@@ -142,8 +143,7 @@ def load_parts(
     setattr(model, part, encoder)
     model.config.name_or_path = model_name_or_path
     encoder_part(model.config).name_or_path = ""  # which would be saved, as that of the whole is not
-    head = {name for name, _ in model.named_parameters() if in_head(name)}
-    return model, head | {f"{part}.{name}" for name in missing}
+    return model, head_weights(model) | {f"{part}.{name}" for name in missing}
 
 
 def new_weights(loading: dict) -> set[str]:
@@ -157,7 +157,7 @@ def measure_features(encoder: PreTrainedModel, pooling: str, size: tuple[int, in
     Raises:
         ValueError: when the encoder takes no such images, or its features are no single vector.
     """
-    size = as_pair(getattr(encoder.config, "image_size", size))
+    size = built_size(encoder, size)
     outputs = outputs_on_black(encoder, size)
     states, pooler = outputs.get("last_hidden_state"), outputs.get("pooler_output")
     read = pooler if pooling == "pooler" else states
@@ -219,15 +219,16 @@ def load_configuration(
     """Configuration, with the commit it is from, and image processor of a checkpoint.
 
     Raises:
-        ValueError: when there are none, or only timm has the model.
+        ValueError: when there are none, or timm is not installed that has the model.
     """
     hub = {"revision": revision, "token": token}
     with loading_configuration(model_name_or_path, **hub):
         settings, _ = PreTrainedConfig.get_config_dict(model_name_or_path, **hub)
-    if settings.get("model_type") == "timm_wrapper" or is_timm_config_dict(settings):
+    of_timm = settings.get("model_type") == "timm_wrapper" or is_timm_config_dict(settings)
+    if of_timm and not (is_timm_available() and is_torchvision_available()):
         raise ValueError(
-            f'"{model_name_or_path}" is a timm_wrapper encoder, which is not taken, because timm cannot be installed '
-            "without torchvision: choose the checkpoint of the same encoder in the format of transformers."
+            f'"{model_name_or_path}" is an encoder of timm, which is not installed: pip install "genaf_hf[timm]", with '
+            "the release of torchvision that belongs to the installed torch."
         )
     with loading_configuration(model_name_or_path, **hub):
         config = AutoConfig.from_pretrained(model_name_or_path, **hub)
@@ -285,14 +286,15 @@ def made_size(processor) -> tuple[int, int]:
     return made
 
 
-def in_head(parameter_name: str) -> bool:
-    """Whether a parameter belongs to the classification head; every other one is the encoder's."""
-    return HEAD in parameter_name.split(".")
+def head_weights(model: PreTrainedModel) -> set[str]:
+    """Names of the weights of the classification head."""
+    head = head_name(model)
+    return {name for name, _ in model.named_parameters() if in_head(name, head)}
 
 
 def reset_head(model: PreTrainedModel) -> None:
     """Gives the head fresh weights, drawn as for a new model."""
-    for module in getattr(model, HEAD).modules():
+    for module in head_of(model).modules():
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = False
         model._init_weights(module)

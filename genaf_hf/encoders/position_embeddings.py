@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from genaf_hf.errors import first_line
+from genaf_hf.head import timm_part
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,11 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
         ValueError: when the images are no squares, smaller than a patch, a weight cannot be interpolated, or a model
             without position embeddings does not take images of this size.
     """
-    before = as_pair(getattr(encoder_part(model.config), "image_size", size))
+    before = built_size(model, size)
     if size == before:
         return model
+    if timm_part(model) is not None:
+        return timm_with_image_size(model, size)
     if weight_shapes(model, 2 * before[0]) == weight_shapes(model, before[0]):
         outputs_on_black(model, size)
         return model
@@ -58,6 +61,35 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
     return resized.train(model.training)
 
 
+def built_size(model: PreTrainedModel, default: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the images that a model is built for, the default where it takes any."""
+    if (inner := timm_part(model)) is not None:
+        return getattr(getattr(inner, "patch_embed", None), "img_size", None) or default
+    return as_pair(getattr(encoder_part(model.config), "image_size", default))
+
+
+def timm_with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrainedModel:
+    """The same for a model of timm, which interpolates for itself.
+
+    Raises:
+        ValueError: when it cannot, or what it makes of itself is not what its configuration makes.
+    """
+    inner, config = timm_part(model), copy.deepcopy(model.config)
+    before, settings = inner.patch_embed.img_size, encoder_part(config)
+    settings.model_args = {**(settings.model_args or {}), "img_size": list(size)}
+    try:
+        inner.set_input_size(img_size=size)
+        resized = type(model)._from_config(config, dtype=model.dtype)
+        resized.load_state_dict(model.state_dict())
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'The "{settings.architecture}" encoder of timm is for images of {before[0]} x {before[1]} pixels, and '
+            f"cannot be made for {size[0]} x {size[1]} ({first_line(error)}): use the size that it was published with."
+        ) from error
+    logger.info("Position embeddings interpolated for images of %d x %d pixels, by timm", *size)
+    return resized.train(model.training)
+
+
 def outputs_on_black(model: PreTrainedModel, size: tuple[int, int]):
     """What a model in eval mode gives for one black image.
 
@@ -67,7 +99,7 @@ def outputs_on_black(model: PreTrainedModel, size: tuple[int, int]):
     try:
         with torch.no_grad():
             return model(torch.zeros(1, 3, *size))
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f'The "{encoder_part(model.config).model_type}" encoder does not take an image of {size[0]} x {size[1]} '
             f"pixels ({first_line(error)}): choose another image size or encoder."

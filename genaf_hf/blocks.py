@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from genaf_hf.encoders.loading import in_head
+from genaf_hf.head import head_name, in_head
 
 
 def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -14,7 +14,10 @@ def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
     Args:
         model: a classifier, also wrapped by PEFT.
     """
-    lists = {name: module for name, module in model.named_modules() if is_block_list(name, module)}
+    head = head_name(model)
+    lists = {
+        name: module for name, module in model.named_modules() if not in_head(name, head) and is_block_list(module)
+    }
     return {
         f"{name}.{index}": block
         for name, blocks in lists.items()
@@ -23,14 +26,12 @@ def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def is_block_list(name: str, module: nn.Module) -> bool:
-    """Whether a module is a list of layers of one class that hold something to adapt, outside of the head."""
+def is_block_list(module: nn.Module) -> bool:
+    """Whether a module is a list of blocks of one class, each of which holds several layers to adapt."""
     return (
-        isinstance(module, nn.ModuleList)
-        and not in_head(name)
-        and len({type(layer) for layer in module}) == 1
-        and not is_adaptable(module[0])
-        and any(is_adaptable(part) for part in module.modules())
+        isinstance(module, (nn.ModuleList, nn.Sequential))
+        and len({type(block) for block in module}) == 1
+        and sum(is_adaptable(part) for part in module[0].modules()) > 1
     )
 
 

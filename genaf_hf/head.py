@@ -1,0 +1,43 @@
+"""The classification head of a model; everything else of it is the encoder."""
+
+from torch import nn
+
+HEAD = "classifier"  # as transformers names it
+
+
+def timm_part(model: nn.Module) -> nn.Module | None:
+    """The model of timm inside of a wrapper of `transformers`; None where there is none."""
+    return next((module.timm_model for module in model.modules() if hasattr(module, "timm_model")), None)
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    """The head of a classifier, also of one wrapped by PEFT; None where it has another name, or there are two."""
+    if hasattr(model, HEAD):
+        return getattr(model, HEAD)
+    inner = timm_part(model)
+    head = inner.get_classifier() if inner is not None else None
+    return head if isinstance(head, nn.Module) else None
+
+
+def head_name(model: nn.Module) -> str:
+    """Where the head is in the module tree of a classifier, e.g. `classifier` or `timm_model.head.fc`.
+
+    Raises:
+        ValueError: when there is no head that can be found.
+    """
+    head = head_of(model)
+    if head is None:
+        raise ValueError(
+            f'A {type(model).__name__} has no head by the name "{HEAD}", expected a classifier that has one.'
+        )
+    return next(name for name, module in model.named_modules() if module is head)
+
+
+def in_head(name: str, head: str) -> bool:
+    """Whether a module or a weight of this name is the head or a part of it.
+
+    Args:
+        name: of the module or the weight.
+        head: the name of the head.
+    """
+    return f"{name}.".startswith(f"{head}.")
