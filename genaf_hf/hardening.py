@@ -243,17 +243,19 @@ def fine_tune(
             processing_class=processor,
         )
 
+    def finished(trained: GenAFTrainer) -> PixelModel:
+        return PixelModel(trained.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False), processor).eval()
+
     logger.info("Training on %d process(es), %s", config.world_size, config.device)
     newest = partial(newest_complete_checkpoint, world_size=config.world_size)
     undefended, hardened = trainer(), trainer()
     undefended.args.max_steps = standard_max_steps or config.max_steps
     undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if resume else None)
+    models = {UNDEFENDED: finished(undefended)}
+    del undefended  # whose optimizer holds twice as much as the encoder
     began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
     hardened.train(resume_from_checkpoint=resume and began)
-    models = {
-        name: PixelModel(trained.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False), processor).eval()
-        for name, trained in ((UNDEFENDED, undefended), (HARDENED, hardened))
-    }
+    models[HARDENED] = finished(hardened)
     return models, hardened.training_record()
 
 

@@ -519,6 +519,15 @@ def test_adapters_are_searched_for_trained_merged_and_loaded_again(name, public,
     torch.testing.assert_close(again, logits, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.values[0] in TIMM])
+def test_a_published_classifier_of_timm_is_loaded_as_it_is(name, public):
+    original, folder = public(name)
+    model, processor = load_classifier(str(folder))
+    images = torch.rand(3, 3, *PixelModel(model, processor).image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixel_values=images).logits, original(images), rtol=0, atol=1e-6)
+
+
 def test_weights_that_the_logits_do_not_depend_on_are_not_assessed(public):
     model = PixelModel(*loaded(public("siglip")[1], "siglip"))
     images, labels = torch.rand(3, 3, SIDE, SIDE), torch.arange(3)

@@ -65,10 +65,7 @@ def clean_config(source: PreTrainedConfig) -> PreTrainedConfig:
     if source.model_type == "vit_mae":
         return ViTConfig(**shared_settings(source, ViTConfig()))
     if source.model_type == "timm_wrapper":  # without its way to make images, which the processor beside it tells
-        config = TimmWrapperConfig(**shared_settings(source, TimmWrapperConfig()))
-        # Recent releases of timm write the number of classes there, which the wrapper passes on by itself.
-        config.model_args = {name: value for name, value in (config.model_args or {}).items() if name != "num_classes"}
-        return config
+        return TimmWrapperConfig(**shared_settings(source, TimmWrapperConfig()))
     if source.model_type == "siglip2":
         return SiglipConfig(vision_config=shared_settings(source.vision_config, SiglipVisionConfig()))
     if source.model_type in TOWERS:

@@ -232,6 +232,8 @@ def load_configuration(
         )
     with loading_configuration(model_name_or_path, **hub):
         config = AutoConfig.from_pretrained(model_name_or_path, **hub)
+        if of_timm and config.model_args:  # where recent releases of timm write what the wrapper passes on by itself
+            config.model_args.pop("num_classes", None)
         processor = load_image_processor(model_name_or_path, config, **hub)
         config._commit_hash = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
     return config, processor
