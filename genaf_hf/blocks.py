@@ -1,5 +1,7 @@
 """The repeated blocks that an encoder of any family is made of, found in its module tree."""
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from genaf_hf.head import head_name, in_head
@@ -31,8 +33,17 @@ def is_block_list(module: nn.Module) -> bool:
     return (
         isinstance(module, (nn.ModuleList, nn.Sequential))
         and len({type(block) for block in module}) == 1
-        and sum(is_adaptable(part) for part in module[0].modules()) > 1
+        and len(list(adaptable_layers(module[0]))) > 1
     )
+
+
+def adaptable_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The parts that adapters can be put on; one that PEFT has put adapters on is one part, as before."""
+    if is_adaptable(module) or hasattr(module, "base_layer"):
+        yield module
+        return
+    for child in module.children():
+        yield from adaptable_layers(child)
 
 
 def is_adaptable(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ def head_of(model: nn.Module) -> nn.Module | None:
         return getattr(model, HEAD)
     inner = timm_part(model)
     head = inner.get_classifier() if inner is not None else None
-    return head if isinstance(head, nn.Module) else None
+    return head if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList) else None
 
 
 def head_name(model: nn.Module) -> str:

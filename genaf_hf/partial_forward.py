@@ -64,6 +64,17 @@ def producers_of(model: nn.Module, forward: Callable[[], Sequence[Tensor]]) -> l
     return names
 
 
+def called(model: nn.Module, names: Sequence[str], forward: Callable) -> list[str]:
+    """Those of the named submodules of `model` that `forward()` calls, in the order in which it does."""
+    found = []
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: found.append(name)) for name in names
+    ]
+    with removing(hooks):
+        forward()
+    return list(dict.fromkeys(found))
+
+
 def first_tensor(output):
     """A module's output, or the first part of one that has several."""
     return output[0] if isinstance(output, tuple) else output

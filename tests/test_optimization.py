@@ -12,10 +12,13 @@ from transformers import (
     CLIPForImageClassification,
     ConvNextConfig,
     ConvNextForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
     SwinConfig,
     SwinForImageClassification,
 )
 
+from genaf_hf.blocks import encoder_blocks
 from genaf_hf.head import HEAD, in_head
 from genaf_hf.optimization import layer_decay_powers, parameter_groups
 
@@ -87,6 +90,15 @@ def test_rates_of_every_family_decay_block_by_block_from_the_head_down(family):
         powers = list(layer_decay_powers(make()).values())
     assert powers == sorted(powers, reverse=True)
     assert {*powers} == set(range(blocks + 2))
+
+
+def test_blocks_are_the_same_under_adapters():
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic", num_labels=3)
+    model = ResNetForImageClassification(config)
+    plain = list(encoder_blocks(model))
+    assert plain == [f"resnet.encoder.stages.{name}" for name in ("0.layers.0", "1.layers.0", "1.layers.1")]
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["convolution"], modules_to_save=["classifier"]))
+    assert list(encoder_blocks(adapted)) == [f"base_model.model.{name}" for name in plain]
 
 
 def test_adapters_have_the_rate_of_their_block_and_the_head_keeps_its_own():

@@ -219,7 +219,7 @@ def load_configuration(
     """Configuration, with the commit it is from, and image processor of a checkpoint.
 
     Raises:
-        ValueError: when there are none, or timm is not installed that has the model.
+        ValueError: when there are none, or the timm that has the model is not installed.
     """
     hub = {"revision": revision, "token": token}
     with loading_configuration(model_name_or_path, **hub):
@@ -236,7 +236,24 @@ def load_configuration(
             config.model_args.pop("num_classes", None)
         processor = load_image_processor(model_name_or_path, config, **hub)
         config._commit_hash = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
+    if of_timm:
+        check_timm_knows(config.architecture, model_name_or_path)
     return config, processor
+
+
+def check_timm_knows(architecture: str, model_name_or_path: str) -> None:
+    """Refuses an architecture that came to timm after the installed release.
+
+    Raises:
+        ValueError: names it.
+    """
+    import timm
+
+    if not timm.is_model(architecture):
+        raise ValueError(
+            f'"{model_name_or_path}" is a "{architecture}" of timm, which timm {timm.__version__} does not know: '
+            "install a newer one."
+        )
 
 
 @contextmanager

@@ -35,11 +35,11 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
         ValueError: when the images are no squares, smaller than a patch, a weight cannot be interpolated, or a model
             without position embeddings does not take images of this size.
     """
+    if timm_part(model) is not None:
+        return timm_with_image_size(model, size)
     before = built_size(model, size)
     if size == before:
         return model
-    if timm_part(model) is not None:
-        return timm_with_image_size(model, size)
     if weight_shapes(model, 2 * before[0]) == weight_shapes(model, before[0]):
         outputs_on_black(model, size)
         return model
@@ -74,8 +74,12 @@ def timm_with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTr
     Raises:
         ValueError: when it cannot, or what it makes of itself is not what its configuration makes.
     """
+    before = built_size(model, size)
+    if size == before:
+        outputs_on_black(model, size)  # one that is built for no size may yet take only some
+        return model
     inner, config = timm_part(model), copy.deepcopy(model.config)
-    before, settings = inner.patch_embed.img_size, encoder_part(config)
+    settings = encoder_part(config)
     settings.model_args = {**(settings.model_args or {}), "img_size": list(size)}
     try:
         inner.set_input_size(img_size=size)

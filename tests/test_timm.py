@@ -1,0 +1,82 @@
+"""What is particular to encoders of timm; test_families.py takes some of them the whole way."""
+
+import json
+
+import pytest
+import torch
+from conftest import CLASSES
+from torch import nn
+
+from genaf_hf import PixelModel, load_encoder
+from genaf_hf.head import head_name, head_of
+
+timm = pytest.importorskip("timm", reason="timm is not installed")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A function that makes a folder as timm publishes a model of an architecture."""
+
+    def make(architecture: str, side: int, **model_args) -> str:
+        torch.manual_seed(0)
+        model = timm.create_model(architecture, num_classes=5, **model_args)
+        model.pretrained_cfg["input_size"] = (3, side, side)
+        timm.models.save_for_hf(model, tmp_path, model_args=model_args, safe_serialization=True)
+        return str(tmp_path)
+
+    return make
+
+
+def refusal(folder: str, **options) -> str:
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        load_encoder(folder, CLASSES, **options)
+    return str(error.value)
+
+
+def test_layers_are_those_that_run_from_the_stem_up(published):
+    small = {"embed_dims": [8, 8, 8, 8], "num_heads": [1, 1, 1, 1], "depths": [1, 1, 1, 1]}
+    model, processor = load_encoder(published("twins_svt_small", 64, img_size=64, **small), CLASSES)
+    pixel_model = PixelModel(model, processor).eval()
+    images = torch.rand(2, 3, 64, 64)
+    names = pixel_model.layer_names(images)
+    assert names == [f"timm_model.blocks.{stage}.0" for stage in range(4)]
+    assert len(pixel_model.hidden_states(images)) == 4
+    assert [len(pixel_model.hidden_states(images, up_to=i)) for i in range(4)] == [1, 2, 3, 4]
+
+
+def test_two_heads_are_replaced_by_one(published):
+    model, _ = load_encoder(published("deit_tiny_distilled_patch16_224", 32, img_size=32, depth=1), CLASSES)
+    assert type(model).__name__ == "EncoderForImageClassification"
+    assert head_name(model) == "classifier"
+
+
+def test_a_list_of_heads_is_no_head():
+    assert head_of(timm_wrapped(nn.ModuleList([nn.Linear(2, 3)]))) is None
+    assert head_of(timm_wrapped(nn.Linear(2, 3))) is not None
+
+
+def timm_wrapped(head: nn.Module) -> nn.Module:
+    inner = nn.Module()
+    inner.head, inner.get_classifier = head, lambda: head
+    outer = nn.Module()
+    outer.timm_model = inner
+    return outer
+
+
+def test_images_of_a_size_that_the_encoder_does_not_take_are_refused(published):
+    folder = published("maxvit_rmlp_pico_rw_256", 64, img_size=64)
+    assert refusal(folder, image_size=72).startswith('The "timm_wrapper" encoder does not take an image of 72 x 72')
+
+
+def test_windows_that_would_change_with_the_size_are_refused(published):
+    small = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1], "window_size": 4}
+    folder = published("swin_tiny_patch4_window7_224", 32, img_size=32, **small)
+    sentence = 'The "swin_tiny_patch4_window7_224" encoder of timm is for images of 32 x 32 pixels, and cannot be made'
+    assert refusal(folder, image_size=48).startswith(sentence)
+
+
+def test_an_architecture_that_the_installed_timm_does_not_know_is_refused(published, tmp_path):
+    folder = published("vit_tiny_patch16_224", 32, img_size=32, depth=1)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architecture": "vit_of_tomorrow"}))
+    assert refusal(folder).startswith(f'"{folder}" is a "vit_of_tomorrow" of timm, which timm {timm.__version__} does')
