@@ -37,7 +37,7 @@ from genaf_hf.adapter_search.search_space import ALL_LINEAR, QUERY_VALUE
 from genaf_hf.adapter_search.storage import open_storage, quiet_optuna
 from genaf_hf.adapter_search.study import begin_or_join, last_tries, work
 from genaf_hf.command_line import parse_arguments
-from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
+from genaf_hf.digits_encoder import pretrain_where_named
 from genaf_hf.encoders import parameter_count
 from genaf_hf.head import head_of
 from genaf_hf.journal import Journal
@@ -62,8 +62,7 @@ def main() -> None:
     benchmark, arguments, config = parse_arguments(
         (BenchmarkArguments, AdapterSearchArguments, GenAFConfig), CONFIGS / "evolve_digits.yaml"
     )
-    if arguments.model_name_or_path in DIGITS_ENCODERS:
-        pretrain_digits_encoder(config.use_cpu, arguments.model_name_or_path)
+    pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
     found = {seed: hypervolumes(arguments, config, seed) for seed in benchmark.seeds}
     ways = list(next(iter(found.values())))
     rows = [["seed", *ways]]

@@ -25,7 +25,7 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.command_line import parse_arguments
 from genaf_hf.data import stratified_subset
-from genaf_hf.digits_encoder import DIGITS_ENCODER, DIGITS_ENCODERS, pretrain_digits_encoder
+from genaf_hf.digits_encoder import DIGITS_ENCODER, DIGITS_ENCODERS, pretrain_where_named
 from genaf_hf.hardening import (
     SURROGATE_IMAGES,
     HardeningArguments,
@@ -63,8 +63,7 @@ def main() -> None:
     probes = [["encoder", "linear probe", "linear probe on random weights"]]
     accuracies = [["encoder", "model", "clean", *DAES, f"PGD-{arguments.pgd_steps}"]]
     for encoder in benchmark.encoders:
-        if encoder in DIGITS_ENCODERS:
-            pretrain_digits_encoder(config.use_cpu, encoder)
+        pretrain_where_named(encoder, config.use_cpu)
         found = measured(replace(arguments, model_name_or_path=encoder), copy.copy(config), data)
         name = Path(encoder).name
         probes.append([name, *(str(Rate(*part_and_count)) for part_and_count in found["probes"])])

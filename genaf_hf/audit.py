@@ -27,7 +27,7 @@ from genaf_hf.errors import first_line
 from genaf_hf.evaluation import evaluate_robustness, for_model
 from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.figures import SHOWN, draw_gallery, draw_sweep
-from genaf_hf.head import HEAD, head_of
+from genaf_hf.head import HEAD, find_head
 from genaf_hf.journal import Journal
 from genaf_hf.perturbation_cache import crafted_once, digest, encoder_tensors, tensors
 from genaf_hf.pixel_model import PixelModel
@@ -118,7 +118,7 @@ def load_model(arguments: AuditArguments) -> PixelModel:
         ValueError: when it is none, or does not tell its features.
     """
     classifier, processor = load_classifier(arguments.model_name_or_path, revision=arguments.model_revision)
-    if head_of(classifier) is None:
+    if find_head(classifier) is None:
         raise ValueError(
             f'"{arguments.model_name_or_path}" is a {type(classifier).__name__}, expected one with a head by the name '
             f'"{HEAD}", which tells the features.'

@@ -43,6 +43,16 @@ def pretrain_digits_encoder(use_cpu: bool, name: str = DIGITS_ENCODER) -> Path:
     return folder if folder.exists() else DIGITS_ENCODERS[name](name, use_cpu)
 
 
+def pretrain_where_named(model_name_or_path: str, use_cpu: bool) -> None:
+    """Makes the encoder where the name is one of `DIGITS_ENCODERS`; any other is made by somebody else.
+
+    Raises:
+        ValueError: when there is an unfinished run with other settings.
+    """
+    if model_name_or_path in DIGITS_ENCODERS:
+        pretrain_digits_encoder(use_cpu, model_name_or_path)
+
+
 def first_mae(name: str, use_cpu: bool) -> Path:
     """The masked autoencoder of recipes/genaf_vit.py, kept to the bit because its numbers are published."""
     settings = {"num_train_epochs": 200, "learning_rate": 4e-3, "adam_beta2": 0.95, "save_strategy": "no"}

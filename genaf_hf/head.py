@@ -10,7 +10,7 @@ def timm_part(model: nn.Module) -> nn.Module | None:
     return next((module.timm_model for module in model.modules() if hasattr(module, "timm_model")), None)
 
 
-def head_of(model: nn.Module) -> nn.Module | None:
+def find_head(model: nn.Module) -> nn.Module | None:
     """The head of a classifier, also of one wrapped by PEFT; None where it has another name, or there are two."""
     if hasattr(model, HEAD):
         return getattr(model, HEAD)
@@ -19,18 +19,32 @@ def head_of(model: nn.Module) -> nn.Module | None:
     return head if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList) else None
 
 
+def head_of(model: nn.Module) -> nn.Module:
+    """The same of a classifier that has one.
+
+    Raises:
+        ValueError: when there is no head that can be found.
+    """
+    head = find_head(model)
+    if head is None:
+        raise ValueError(
+            f'A {type(model).__name__} has no head by the name "{HEAD}", expected a classifier that has one.'
+        )
+    return head
+
+
 def head_name(model: nn.Module) -> str:
     """Where the head is in the module tree of a classifier, e.g. `classifier` or `timm_model.head.fc`.
 
     Raises:
         ValueError: when there is no head that can be found.
     """
-    head = head_of(model)
-    if head is None:
-        raise ValueError(
-            f'A {type(model).__name__} has no head by the name "{HEAD}", expected a classifier that has one.'
-        )
-    return next(name for name, module in model.named_modules() if module is head)
+    return name_of(head_of(model), model)
+
+
+def name_of(module: nn.Module, model: nn.Module) -> str:
+    """The name of a module in the module tree of a model."""
+    return next(name for name, each in model.named_modules() if each is module)
 
 
 def in_head(name: str, head: str) -> bool:

@@ -7,8 +7,8 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor, nn
 
-from genaf_hf.blocks import encoder_blocks
-from genaf_hf.head import head_name, timm_part
+from genaf_hf.blocks import stem_and_blocks
+from genaf_hf.head import head_of, timm_part
 from genaf_hf.partial_forward import called, input_of, outputs_of, producers_of
 
 ROUNDING = 1e-3
@@ -69,8 +69,7 @@ class PixelModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the classification head reads, (n, d), in float32 or wider; the head itself is not run."""
-        head = self.model.get_submodule(head_name(self.model))
-        read = input_of(head, lambda: self.model(pixel_values=self.to_pixel_values(images)))
+        read = input_of(head_of(self.model), lambda: self.model(pixel_values=self.to_pixel_values(images)))
         return at_least_float32(read.flatten(1))
 
     def hidden_states(self, images: Tensor, up_to: int | str | None = None) -> tuple[Tensor, ...]:
@@ -103,15 +102,11 @@ class PixelModel(nn.Module):
         """
         if self._layer_names:
             return self._layer_names
-        inner = timm_part(self.model)
         with evaluating(self), torch.no_grad():
-            if inner is None:
+            if timm_part(self.model) is None:
                 self._layer_names = producers_of(self.model, lambda: self.hidden_states(images[:1]))
             else:
-                stem = next(inner.children())
-                names = [name for name, module in self.model.named_modules() if module is stem]
-                names += encoder_blocks(self.model)
-                self._layer_names = called(self.model, names, lambda: self(images[:1]))
+                self._layer_names = called(self.model, stem_and_blocks(self.model), lambda: self(images[:1]))
         return self._layer_names
 
     def layer_index(self, layer: int | str, images: Tensor) -> int:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from genaf_hf.command_line import parse_arguments
-from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
+from genaf_hf.digits_encoder import pretrain_where_named
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import HardeningArguments, harden
 
@@ -21,8 +21,7 @@ def run_recipe(recipe: str, default_config: Path) -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         arguments, config = parse_arguments((HardeningArguments, GenAFConfig), default_config)
-        if arguments.model_name_or_path in DIGITS_ENCODERS:
-            pretrain_digits_encoder(config.use_cpu, arguments.model_name_or_path)
+        pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
         report = harden(arguments, config, recipe=recipe)
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("", exc_info=error)

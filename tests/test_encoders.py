@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CLASSES, SIDE, TINY_VIT
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from train_tiny import tiny_model
 from transformers import (
     Aimv2VisionConfig,
     Aimv2VisionModel,
@@ -50,7 +48,7 @@ from genaf_hf.encoders import load_classifier, parameter_count
 from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
 from genaf_hf.encoders.position_embeddings import encoder_part
 from genaf_hf.hardening import HardeningArguments, harden
-from genaf_hf.head import HEAD, head_name, head_of, in_head
+from genaf_hf.head import HEAD, in_head
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -485,24 +483,6 @@ def test_a_processor_of_images_of_varying_size_is_refused(changed):
 
 def test_parameters_are_counted():
     assert parameter_count(nn.Linear(3, 4)) == 16
-
-
-def test_the_head_is_told_from_the_encoder():
-    model = tiny_model()
-    assert head_of(model) is model.classifier
-    assert head_name(model) == HEAD
-    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], modules_to_save=[HEAD]))
-    assert head_name(adapted) == "base_model.model.classifier"
-    assert in_head("base_model.model.classifier.modules_to_save.default.bias", head_name(adapted))
-    assert in_head("classifier", HEAD)
-    assert not in_head("vit.classifier.weight", HEAD)
-    assert not in_head("classifiers.weight", HEAD)
-
-
-def test_a_model_without_a_head_is_refused():
-    assert head_of(nn.Linear(3, 4)) is None
-    with pytest.raises(ValueError, match='A Linear has no head by the name "classifier", expected a classifier'):
-        head_name(nn.Linear(3, 4))
 
 
 # ---- what is saved needs nothing of ours ----

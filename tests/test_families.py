@@ -17,6 +17,7 @@ import torch
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from huggingface_hub import ModelCard
 from peft import PeftModel
+from timm_models import of_timm, publish, timm
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -75,11 +76,6 @@ from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, Encode
 from genaf_hf.head import head_name, in_head
 from genaf_hf.layers import layer_weights
 from genaf_hf.pixel_model import evaluating
-
-try:
-    import timm
-except ModuleNotFoundError:
-    timm = None
 
 OURS = EncoderForImageClassification.__name__
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}
@@ -143,12 +139,6 @@ def on_patches(model: PreTrainedModel, x):
     patches = F.unfold(x, 4, stride=4).transpose(1, 2).unflatten(2, (3, 16)).transpose(2, 3).flatten(2)
     mask, shapes = torch.ones(len(x), side**2), torch.full((len(x), 2), side)
     return model.vision_model(patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state.mean(1)
-
-
-def of_timm(architecture: str, side: int = SIDE, **model_args) -> nn.Module:
-    model = timm.create_model(architecture, num_classes=5, **model_args)
-    model.pretrained_cfg["input_size"], model.model_args = (3, side, side), model_args
-    return model
 
 
 def features_of_timm(model: nn.Module, x):
@@ -274,13 +264,13 @@ FAMILIES = {
 }
 TIMM = {  # as its models are published, which have no image processor
     "timm, vit": Family(
-        partial(of_timm, "vit_tiny_patch16_224", img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_heads=2),
+        partial(of_timm, "vit_tiny_patch16_224", SIDE, img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_heads=2),
         "TimmWrapperForImageClassification",
         features_of_timm,
         processor=None,
     ),
     "timm, resnet": Family(
-        partial(of_timm, "resnet18", layers=[1, 1, 1, 1], channels=[8, 8, 16, 16]),
+        partial(of_timm, "resnet18", SIDE, layers=[1, 1, 1, 1], channels=[8, 8, 16, 16]),
         "TimmWrapperForImageClassification",
         features_of_timm,
         processor=None,
@@ -295,7 +285,7 @@ TIMM = {  # as its models are published, which have no image processor
         left_out=CONVOLUTIONS_ALONE,
     ),
     "timm, mlp head": Family(
-        partial(of_timm, "vit_tiny_patch16_224", img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_heads=2),
+        partial(of_timm, "vit_tiny_patch16_224", SIDE, img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_heads=2),
         OURS,
         features_of_timm,
         processor=None,
@@ -337,7 +327,7 @@ def public(tmp_path_factory):
             checkpoints[name] = made(family), folder
             original, _ = checkpoints[name]
             if name in TIMM:
-                timm.models.save_for_hf(original, folder, model_args=original.model_args, safe_serialization=True)
+                publish(original, folder)
             else:
                 original.save_pretrained(folder)
                 family.processor.save_pretrained(folder)

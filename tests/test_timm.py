@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from conftest import CLASSES
-from torch import nn
+from timm_models import of_timm, publish
 
 from genaf_hf import PixelModel, load_encoder
-from genaf_hf.head import head_name, head_of
+from genaf_hf.head import head_name
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
@@ -19,9 +19,7 @@ def published(tmp_path):
 
     def make(architecture: str, side: int, **model_args) -> str:
         torch.manual_seed(0)
-        model = timm.create_model(architecture, num_classes=5, **model_args)
-        model.pretrained_cfg["input_size"] = (3, side, side)
-        timm.models.save_for_hf(model, tmp_path, model_args=model_args, safe_serialization=True)
+        publish(of_timm(architecture, side, **model_args), tmp_path)
         return str(tmp_path)
 
     return make
@@ -48,19 +46,6 @@ def test_two_heads_are_replaced_by_one(published):
     model, _ = load_encoder(published("deit_tiny_distilled_patch16_224", 32, img_size=32, depth=1), CLASSES)
     assert type(model).__name__ == "EncoderForImageClassification"
     assert head_name(model) == "classifier"
-
-
-def test_a_list_of_heads_is_no_head():
-    assert head_of(timm_wrapped(nn.ModuleList([nn.Linear(2, 3)]))) is None
-    assert head_of(timm_wrapped(nn.Linear(2, 3))) is not None
-
-
-def timm_wrapped(head: nn.Module) -> nn.Module:
-    inner = nn.Module()
-    inner.head, inner.get_classifier = head, lambda: head
-    outer = nn.Module()
-    outer.timm_model = inner
-    return outer
 
 
 def test_images_of_a_size_that_the_encoder_does_not_take_are_refused(published):

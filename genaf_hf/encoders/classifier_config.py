@@ -17,7 +17,7 @@ from transformers import (
 
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.encoders.position_embeddings import encoder_part
-from genaf_hf.head import head_of
+from genaf_hf.head import find_head
 
 POOLING = {  # of the native classes; the others read what the encoder's pooler gives
     **dict.fromkeys(("vit", "deit", "vit_msn"), "cls"),
@@ -86,7 +86,7 @@ def has_native_classifier(config: PreTrainedConfig) -> bool:
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return False
     with torch.device("meta"):
-        return head_of(AutoModelForImageClassification.from_config(config)) is not None
+        return find_head(AutoModelForImageClassification.from_config(config)) is not None
 
 
 def check_takes_images(config: PreTrainedConfig) -> None:

@@ -219,34 +219,34 @@ def load_configuration(
     """Configuration, with the commit it is from, and image processor of a checkpoint.
 
     Raises:
-        ValueError: when there are none, or the timm that has the model is not installed.
+        ValueError: when there are none, or they are of a model that only a timm which is not installed has.
     """
     hub = {"revision": revision, "token": token}
     with loading_configuration(model_name_or_path, **hub):
         settings, _ = PreTrainedConfig.get_config_dict(model_name_or_path, **hub)
     of_timm = settings.get("model_type") == "timm_wrapper" or is_timm_config_dict(settings)
-    if of_timm and not (is_timm_available() and is_torchvision_available()):
-        raise ValueError(
-            f'"{model_name_or_path}" is an encoder of timm, which is not installed: pip install "genaf_hf[timm]", with '
-            "the release of torchvision that belongs to the installed torch."
-        )
+    if of_timm:
+        check_timm(model_name_or_path, settings.get("architecture", ""))
     with loading_configuration(model_name_or_path, **hub):
         config = AutoConfig.from_pretrained(model_name_or_path, **hub)
         if of_timm and config.model_args:  # where recent releases of timm write what the wrapper passes on by itself
             config.model_args.pop("num_classes", None)
         processor = load_image_processor(model_name_or_path, config, **hub)
         config._commit_hash = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
-    if of_timm:
-        check_timm_knows(config.architecture, model_name_or_path)
     return config, processor
 
 
-def check_timm_knows(architecture: str, model_name_or_path: str) -> None:
-    """Refuses an architecture that came to timm after the installed release.
+def check_timm(model_name_or_path: str, architecture: str) -> None:
+    """Refuses a model of timm that the installed release, or none, cannot make.
 
     Raises:
-        ValueError: names it.
+        ValueError: says what to install.
     """
+    if not (is_timm_available() and is_torchvision_available()):
+        raise ValueError(
+            f'"{model_name_or_path}" is an encoder of timm, which is not installed: pip install "genaf_hf[timm]", with '
+            "the release of torchvision that belongs to the installed torch."
+        )
     import timm
 
     if not timm.is_model(architecture):
