@@ -50,6 +50,29 @@ def test_the_child_of_one_parent_with_its_own_genome_is_that_parent(method, enco
     )
 
 
+@pytest.mark.parametrize("parent", ["lora", "rslora"])
+@pytest.mark.parametrize("child", ["lora", "rslora", "dora"])
+def test_the_child_of_one_parent_of_another_variant_computes_what_it_did(parent, child, encoder, images, tmp_path):
+    model, folder = raised(encoder, genome(parent), tmp_path)
+    torch.testing.assert_close(
+        child_of(encoder, genome(child), folder)(pixel_values=images).logits,
+        model(pixel_values=images).logits,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_convolutions_inherit_magnitudes_too(resnet, tmp_path):
+    encoder = resnet[0].eval()
+    targets = ["resnet.encoder.stages.0.layers.0.layer.0.convolution"]
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    parent, folder = raised(encoder, genome("lora", targets), tmp_path)
+    child = child_of(encoder, genome("dora", targets), folder)
+    torch.testing.assert_close(
+        child(pixel_values=images).logits, parent(pixel_values=images).logits, rtol=1e-4, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(("first", "second"), [("lora", "lora"), ("lora", "rslora"), ("rslora", "dora")])
 def test_a_large_child_of_two_has_the_mean_of_their_updates_and_heads(first, second, encoder, tmp_path):
     parents = [

@@ -23,6 +23,7 @@ from genaf_hf.provenance import model_source
 
 CHILD, CROSSED = "default", "crossed"
 FACTORS = ("lora_A.", "lora_B.")
+MAGNITUDE = "lora_magnitude_vector"
 NEGLIGIBLE = 1e-6  # of the largest singular value
 
 
@@ -31,7 +32,7 @@ def adapt(encoder: PreTrainedModel, config: PeftConfig, parents: Sequence[str | 
 
     LoRA and its variants take the mean of the parents' updates of the weights, cut to the child's ranks by singular
     values. Any other tensor, the head's too, is the mean of the parents' tensors of the same name and shape. The rest
-    stays as it was initialized.
+    stays as it was initialized; magnitudes of DoRA that no parent has are those of the updated weights.
 
     Args:
         encoder: stays as it is; what is returned shares its weights.
@@ -51,6 +52,8 @@ def adapt(encoder: PreTrainedModel, config: PeftConfig, parents: Sequence[str | 
         if name in updates:
             update = updates[name] / layer.scaling[CHILD]
             set_factors(layer.lora_A[CHILD].weight, layer.lora_B[CHILD].weight, update)
+            if CHILD in layer.lora_magnitude_vector and not any(f"{name}.{MAGNITUDE}" in each for each in weights):
+                set_magnitude(layer)
     return model
 
 
@@ -109,3 +112,11 @@ def set_factors(lora_a: Tensor, lora_b: Tensor, update: Tensor) -> None:
         lora_a[:rank] = (roots[:, None] * right[:rank]).view_as(lora_a[:rank])
         lora_b.zero_()
         lora_b[:, :rank] = (left[:, :rank] * roots).view_as(lora_b[:, :rank])
+
+
+def set_magnitude(layer: LoraLayer) -> None:
+    """Sets DoRA's magnitudes to the norms of the weights with their update, so that it computes what LoRA would."""
+    magnitude = layer.lora_magnitude_vector[CHILD]
+    with torch.no_grad():
+        update = layer.get_delta_weight(CHILD)
+        magnitude.weight.copy_(magnitude.get_weight_norm(layer.get_base_layer().weight, update, scaling=1.0))
