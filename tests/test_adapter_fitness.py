@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from test_adapter_genome import genome, moved
 from train_tiny import PROCESSOR, tensors, tiny_model
 
@@ -52,6 +53,29 @@ def test_nothing_is_left_merged_when_an_attack_fails():
     with pytest.raises(RuntimeError, match="on the way"), merged_weights(model):
         raise RuntimeError("on the way")
     torch.testing.assert_close(model(pixel_values=images).logits, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "oft", "ia3", "loha"])
+def test_nothing_is_left_merged_when_a_merge_fails_at_the_second_layer(method, monkeypatch):
+    encoder = tiny_model()
+    before = copy.deepcopy(encoder.state_dict())
+    model = moved(adapt(encoder, genome(method).peft_config(encoder)))
+    images = torch.rand(2, 3, 8, 8)
+    logits = model(pixel_values=images).logits
+    first, second = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+
+    def out_of_memory(*args, **kwargs):
+        assert first.merged
+        second.get_base_layer().weight.data += 1
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(second, "merge", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError), merged_weights(model):
+        pass
+    assert not first.merged
+    assert not second.merged
+    torch.testing.assert_close(dict(encoder.state_dict()), dict(before), rtol=0, atol=0)
+    torch.testing.assert_close(model(pixel_values=images).logits, logits, rtol=0, atol=0)
 
 
 def test_trials_leave_the_encoder_and_the_memory_as_they_were(fitness):

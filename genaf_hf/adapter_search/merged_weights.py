@@ -15,22 +15,24 @@ from genaf_hf.genaf_trainer import GenAFTrainer
 def merged_weights(model: PeftModel) -> Iterator[None]:
     """Computes with the adapters merged, which saves their own forward and backward passes.
 
-    The frozen weights are back to the bit afterwards: adapters merge into copies of them, because undoing a merge by
-    arithmetic drifts. Gradients of the input are those of the unmerged model; of adapters there are none meanwhile.
+    The frozen weights are back to the bit afterwards, whatever fails on the way: adapters merge into copies of them,
+    because undoing a merge by arithmetic drifts. Gradients of the input are those of the unmerged model; of adapters
+    there are none meanwhile.
     """
-    layers = [module.get_base_layer() for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    frozen = [(parameter, parameter.data) for layer in layers for parameter in layer.parameters()]
-    for parameter, values in frozen:
-        parameter.data = values.clone()
-    with torch.no_grad():
-        model.merge_adapter()
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    frozen = [(parameter, parameter.data) for layer in layers for parameter in layer.get_base_layer().parameters()]
     try:
+        for parameter, values in frozen:
+            parameter.data = values.clone()
+        with torch.no_grad():
+            model.merge_adapter()
         yield
     finally:
-        with torch.no_grad():
-            model.unmerge_adapter()
         for parameter, values in frozen:
             parameter.data = values
+        # Not unmerge_adapter(), which calculates back what is thrown away, and can fail where a merge was interrupted.
+        for layer in layers:
+            layer.merged_adapters = []
 
 
 class AdapterTrainer(GenAFTrainer):
