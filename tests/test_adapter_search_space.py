@@ -3,6 +3,7 @@ import optuna
 import pytest
 import torch
 from optuna.samplers import RandomSampler
+from peft.tuners.ia3.layer import Linear as IA3Linear
 from torch import nn
 from train_tiny import tiny_model
 from transformers import (
@@ -16,7 +17,7 @@ from transformers import (
     SwinForImageClassification,
 )
 
-from genaf_hf.adapter_search import METHODS, SearchSpace, adapt, suggest
+from genaf_hf.adapter_search import METHODS, Genome, SearchSpace, adapt, suggest
 
 SMALL = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 FAMILIES = {
@@ -116,6 +117,24 @@ def test_a_block_that_is_off_is_left_alone_and_shares_change_ranks(space_of):
 def test_an_encoder_without_blocks_is_refused(config):
     with pytest.raises(ValueError, match="no repeated blocks with linear layers or convolutions"):
         SearchSpace.of(nn.ModuleDict({"classifier": nn.Linear(4, 4)}), config(), torch.rand(2, 3, 8, 8))
+
+
+def test_an_encoder_that_no_method_works_on_is_refused_with_the_first_reason(space_of, monkeypatch):
+    def refuse(self, model):
+        raise ValueError(f"{self.method} takes no such module.")
+
+    monkeypatch.setattr(Genome, "peft_config", refuse)
+    sentence = r"No adapter method works on this ViTForImageClassification \(lora: lora takes no such module\): choose"
+    with pytest.raises(ValueError, match=sentence):
+        space_of(tiny_model())
+
+
+def test_a_method_that_computes_something_else_when_merged_is_left_out(space_of, monkeypatch, caplog):
+    model = tiny_model().eval()
+    monkeypatch.setattr(IA3Linear, "merge", lambda self, **options: self.get_base_layer().weight.zero_())
+    with caplog.at_level("WARNING"):
+        assert "ia3" not in space_of(model).methods
+    assert "ia3 does not work on this encoder and is left out: merged, it gives other logits" in caplog.text
 
 
 def test_learning_rates_span_two_decades_around_those_of_the_configuration(config):

@@ -94,7 +94,7 @@ class SearchSpace:
             pixel_values: a few images, (n, 3, h, w), to try the methods on.
 
         Raises:
-            ValueError: when it has none with linear layers or convolutions.
+            ValueError: when it has none with linear layers or convolutions, or no method works on them.
         """
         targets = {}
         for index, (name, block) in enumerate(encoder_blocks(model).items()):
@@ -102,21 +102,31 @@ class SearchSpace:
                 if is_adaptable(module) and POSITION_BIAS not in kind:
                     targets[f"{name}.{kind}"] = describe(index, kind, module)
         space = cls(targets, config)
-        space.methods = [name for name in space.methods if space.works(name, model, pixel_values)]
+        trouble = {name: space.trouble(name, model, pixel_values) for name in space.methods}
+        space.methods = [name for name, reason in trouble.items() if reason is None]
+        if not space.methods:
+            name, reason = next(iter(trouble.items()))
+            raise ValueError(
+                f"No adapter method works on this {type(model).__name__} ({name}: {reason}): choose another encoder."
+            )
         return space
 
-    def works(self, method: str, model: PreTrainedModel, pixel_values: Tensor) -> bool:
-        """Whether a method can be put on all targets, merged, and used; PEFT does not take every module everywhere."""
+    def trouble(self, method: str, model: PreTrainedModel, pixel_values: Tensor) -> str | None:
+        """Why a method cannot be put on all targets, merged, and used: PEFT does not take every module everywhere."""
         everything = self.known_configurations()[ALL_LINEAR]
         try:
             adapted = adapt(model, self.genome({**everything, "method": method}).peft_config(model)).eval()
             with torch.no_grad():
                 logits = adapted(pixel_values=pixel_values).logits
                 with merged_weights(adapted):
-                    return torch.allclose(adapted(pixel_values=pixel_values).logits, logits, atol=1e-3)
+                    merged = adapted(pixel_values=pixel_values).logits
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            logger.warning("%s does not work on this encoder and is left out: %s", method, first_line(error))
-            return False
+            reason = first_line(error)
+        else:
+            reason = None if torch.allclose(merged, logits, atol=1e-3) else "merged, it gives other logits"
+        if reason is not None:
+            logger.warning("%s does not work on this encoder and is left out: %s", method, reason)
+        return reason
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
