@@ -11,11 +11,10 @@ def timm_part(model: nn.Module) -> nn.Module | None:
 
 
 def find_head(model: nn.Module) -> nn.Module | None:
-    """The head of a classifier, also of one wrapped by PEFT; None where it has another name, or there are two."""
-    if hasattr(model, HEAD):
-        return getattr(model, HEAD)
-    inner = timm_part(model)
-    head = inner.get_classifier() if inner is not None else None
+    """The head of a classifier, also of one wrapped by PEFT; None where it has another name or is a list."""
+    head = getattr(model, HEAD, None)
+    if head is None and (inner := timm_part(model)) is not None:
+        head = inner.get_classifier()
     return head if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList) else None
 
 

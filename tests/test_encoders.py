@@ -15,8 +15,6 @@ from conftest import CLASSES, SIDE, TINY_VIT
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
-    Aimv2VisionConfig,
-    Aimv2VisionModel,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -412,12 +410,8 @@ def test_weights_of_something_else_are_refused(changed):
             lambda: ViTModel(ViTConfig(**TINY_VIT, num_channels=1)),
             'The "vit" encoder takes images of 1 channels, expected 3.',
         ),
-        (
-            lambda: Aimv2VisionModel(Aimv2VisionConfig(**TINY_VIT, use_head=False)),
-            'The "aimv2_vision_model" encoder has no features for pooling "pooler"; it gives last_hidden_state (1, 4,',
-        ),
     ],
-    ids=["text", "video", "grey", "no pooler"],
+    ids=["text", "video", "grey"],
 )
 def test_what_gives_no_features_of_colored_images_is_refused_by_name(model, sentence, tmp_path):
     model().save_pretrained(tmp_path)

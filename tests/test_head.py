@@ -37,5 +37,8 @@ def timm_wrapped(head: nn.Module) -> nn.Module:
 
 
 def test_a_list_of_heads_is_no_head():
+    pooling = nn.Module()
+    pooling.classifier = nn.ModuleList([nn.AdaptiveAvgPool2d(1), nn.Flatten()])  # as that of HGNetV2 is
+    assert find_head(pooling) is None
     assert find_head(timm_wrapped(nn.ModuleList([nn.Linear(2, 3)]))) is None
     assert find_head(timm_wrapped(nn.Linear(2, 3))) is not None

@@ -61,7 +61,7 @@ def load_encoder(
         labels: class names, in the order of their ids.
         image_size: height and width of the images, default those that the processor makes.
         pooling: what the head reads: `"cls"`, `"mean"` of the patches, or the encoder's own `"pooler"`; default as the
-            native class does it.
+            native class does it, else the pooler, or the mean where the encoder has none.
         head: `"linear"` (the default) or `"mlp"`, the paper's.
         drop_path_rate: how often a block is left out for an image in training, in [0, 1), of the last block where the
             family raises it from block to block; default the encoder's own. The configuration keeps it.
@@ -103,7 +103,7 @@ def load_encoder(
             )
             new = new_weights(loading)
         else:
-            model, new = load_parts(model_name_or_path, source, config, size, options)
+            model, new = load_parts(model_name_or_path, source, config, size, options, pooling)
     names = {name for name, _ in model.named_parameters()}
     heads = head_weights(model)
     if names - heads <= new:
@@ -122,9 +122,26 @@ def load_encoder(
 
 
 def load_parts(
-    model_name_or_path: str, source: PreTrainedConfig, config: PreTrainedConfig, size: tuple[int, int], options: dict
+    model_name_or_path: str,
+    source: PreTrainedConfig,
+    config: PreTrainedConfig,
+    size: tuple[int, int],
+    options: dict,
+    pooling: str | None,
 ) -> tuple[PreTrainedModel, set[str]]:
-    """A fresh classifier around the encoder of a checkpoint, and the names of its new weights."""
+    """A fresh classifier around the encoder of a checkpoint, and the names of its new weights.
+
+    Args:
+        model_name_or_path: Hub id or local folder.
+        source: its configuration.
+        config: of the result; gets the measures of the features.
+        size: height and width of the images.
+        options: of `from_pretrained`.
+        pooling: that was asked for.
+
+    Raises:
+        ValueError: when the encoder takes no such images, or gives no such features.
+    """
     ours = isinstance(config, EncoderClassifierConfig)
     if source.model_type == "siglip2":
         encoder, missing = load_flexible_siglip(model_name_or_path, source, encoder_part(config), size, options)
@@ -135,7 +152,7 @@ def load_parts(
         )
         missing = new_weights(loading)
     if ours:
-        config.prefix_tokens, config.feature_size = measure_features(encoder, config.pooling, size)
+        measure_features(encoder, config, size, pooling)
     model = AutoModelForImageClassification.from_config(
         config, dtype=options["dtype"], attn_implementation=options["attn_implementation"]
     ).eval()
@@ -151,8 +168,12 @@ def new_weights(loading: dict) -> set[str]:
     return {*loading["missing_keys"], *(mismatch[0] for mismatch in loading["mismatched_keys"])}
 
 
-def measure_features(encoder: PreTrainedModel, pooling: str, size: tuple[int, int]) -> tuple[int, int]:
-    """Tokens before those of the patches, and the width of the features, found by a look at one black image.
+def measure_features(
+    encoder: PreTrainedModel, config: EncoderClassifierConfig, size: tuple[int, int], pooling: str | None
+) -> None:
+    """Sets the tokens before those of the patches and the width of the features, by a look at one black image.
+
+    An encoder whose one output are states has no pooler: their mean is read where no pooling was asked for.
 
     Raises:
         ValueError: when the encoder takes no such images, or its features are no single vector.
@@ -160,17 +181,20 @@ def measure_features(encoder: PreTrainedModel, pooling: str, size: tuple[int, in
     size = built_size(encoder, size)
     outputs = outputs_on_black(encoder, size)
     states, pooler = outputs.get("last_hidden_state"), outputs.get("pooler_output")
-    read = pooler if pooling == "pooler" else states
-    dimensions = {"cls": (3,), "mean": (3, 4), "pooler": (2, 3, 4)}[pooling]
+    if pooling is None and config.pooling == "pooler" and list(outputs) == ["last_hidden_state"]:
+        config.pooling = "mean"
+    read = pooler if config.pooling == "pooler" else states
+    dimensions = {"cls": (3,), "mean": (3, 4), "pooler": (2, 3, 4)}[config.pooling]
     if not isinstance(read, torch.Tensor) or read.ndim not in dimensions:
         found = {name: tuple(each.shape) for name, each in outputs.items() if isinstance(each, torch.Tensor)}
         raise ValueError(
-            f'The "{encoder.config.model_type}" encoder has no features for pooling "{pooling}"; it gives '
-            f"{', '.join(f'{name} {shape}' for name, shape in found.items()) or 'no tensor'}: choose another pooling."
+            f'The "{encoder.config.model_type}" encoder has no features for pooling "{config.pooling}"; it gives '
+            f"{', '.join(f'{name} {shape}' for name, shape in found.items()) or 'no tensor'}: choose another pooling "
+            "or encoder."
         )
     tokens = states.shape[1] if isinstance(states, torch.Tensor) and states.ndim == 3 else 0
-    prefix = tokens - patch_count(encoder.config, tokens, size)
-    return prefix, pooled(outputs, pooling, prefix).shape[1]
+    config.prefix_tokens = tokens - patch_count(encoder.config, tokens, size)
+    config.feature_size = pooled(outputs, config.pooling, config.prefix_tokens).shape[1]
 
 
 def patch_count(config: PreTrainedConfig, tokens: int, size: tuple[int, int]) -> int:

@@ -1,0 +1,152 @@
+"""Encoders beside the families that are promised by name: each works, or is refused in one sentence."""
+
+import pytest
+import torch
+from conftest import CLASSES, TINY_VIT
+from transformers import (
+    Aimv2VisionConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    HGNetV2Config,
+    HieraConfig,
+    MobileNetV2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PvtV2Config,
+    Sam2VisionConfig,
+    SwiftFormerConfig,
+    TextNetConfig,
+    VitDetConfig,
+    ViTImageProcessor,
+)
+
+from genaf_hf import PixelModel, load_encoder
+from genaf_hf.encoders import load_classifier
+from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
+
+SIDE = 32
+OURS = EncoderForImageClassification.__name__
+STAGES = {"hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}
+HGNET = {f"stage_{name}_channels": [8, 8, 8, 8] for name in ("in", "mid", "out")}
+HGNET |= {"stage_num_blocks": [1, 1, 1, 1], "stage_numb_of_layers": [1, 1, 1, 1], "stem_channels": [3, 4, 8]}
+HIERA = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "masked_unit_size": [2, 2], "num_query_pool": 1}
+CLASSIFIERS = {
+    "mobilenet_v2": (
+        MobileNetV2Config(image_size=SIDE, depth_multiplier=0.1, min_depth=4, depth_divisible_by=4),
+        "MobileNetV2ForImageClassification",
+    ),
+    "pvt_v2": (
+        PvtV2Config(image_size=SIDE, **STAGES, num_attention_heads=[1, 1, 1, 2], mlp_ratios=[2, 2, 2, 2]),
+        "PvtV2ForImageClassification",
+    ),
+    "hiera": (HieraConfig(image_size=[SIDE, SIDE], **HIERA), "HieraForImageClassification"),
+    # Their heads are "head" and "fc"; the other's "classifier" is a list of layers that pool.
+    "swiftformer": (SwiftFormerConfig(image_size=SIDE, embed_dims=[8, 8, 8, 16], depths=[1, 1, 1, 1]), OURS),
+    "textnet": (
+        TextNetConfig(
+            image_size=[SIDE, SIDE],
+            stem_out_channels=4,
+            hidden_sizes=[4, 4, 4, 8, 8],
+            conv_layer_kernel_sizes=[[[3, 3]]] * 4,
+            conv_layer_strides=[[1], [2], [2], [2]],
+        ),
+        OURS,
+    ),
+}
+WITHOUT_POOLER = {
+    "swiftformer": CLASSIFIERS["swiftformer"][0],
+    "vitdet": VitDetConfig(
+        image_size=SIDE,
+        pretrain_image_size=SIDE,
+        patch_size=8,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        mlp_ratio=2,
+    ),
+    "aimv2": Aimv2VisionConfig(**TINY_VIT | {"image_size": SIDE}, use_head=False),
+}
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A function that publishes a model of a configuration, none of whose weights hides others: it and its folder."""
+
+    def make(config: PreTrainedConfig, auto_class: type) -> tuple[PreTrainedModel, str]:
+        torch.manual_seed(0)
+        model = auto_class.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        model.save_pretrained(tmp_path / "public")
+        ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path / "public")
+        return model, str(tmp_path / "public")
+
+    return make
+
+
+@pytest.mark.parametrize(("config", "result"), CLASSIFIERS.values(), ids=CLASSIFIERS)
+def test_a_classifier_gives_logits_and_gradients_and_comes_back(config, result, published, tmp_path):
+    model, processor = load_encoder(published(config, AutoModelForImageClassification)[1], CLASSES)
+    assert type(model).__name__ == result
+    pixel_model, images = PixelModel(model, processor).eval(), torch.rand(2, 3, SIDE, SIDE, requires_grad=True)
+    logits = pixel_model(images)
+    logits[:, 0].sum().backward()
+    assert logits.shape == (2, 3)
+    assert images.grad.isfinite().all()
+    assert images.grad.abs().max() > 0
+    assert pixel_model.features(images).ndim == 2
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        again = PixelModel(*load_classifier(str(tmp_path / "saved")))(images)
+    torch.testing.assert_close(again, logits.detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("config", WITHOUT_POOLER.values(), ids=WITHOUT_POOLER)
+def test_an_encoder_without_a_pooler_is_averaged_unless_a_pooler_was_asked_for(config, published):
+    original, folder = published(config, AutoModel)
+    model, processor = load_encoder(folder, CLASSES)
+    assert (type(model).__name__, model.config.pooling) == (OURS, "mean")
+    pixel_model, images = PixelModel(model, processor).eval(), torch.rand(2, 3, SIDE, SIDE)
+    with torch.no_grad():
+        states = original(pixel_model.to_pixel_values(images)).last_hidden_state
+        expected = states.mean(1 if states.ndim == 3 else (2, 3))
+        torch.testing.assert_close(pixel_model.features(images), expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match='encoder has no features for pooling "pooler"; it gives last_hidden_state'):
+        load_encoder(folder, CLASSES, pooling="pooler")
+
+
+@pytest.mark.parametrize(
+    ("config", "auto_class", "given"),
+    [
+        (HGNetV2Config(embedding_size=8, **STAGES, **HGNET), AutoModelForImageClassification, "no tensor"),
+        (
+            Sam2VisionConfig(
+                backbone_config={
+                    "model_type": "sam2_hiera_det_model",
+                    "image_size": [SIDE, SIDE],
+                    "hidden_size": 4,
+                    "embed_dim_per_stage": [4, 8, 16, 32],
+                    "num_attention_heads_per_stage": [1, 1, 1, 1],
+                    "num_attention_heads": 1,
+                    "blocks_per_stage": [1, 1, 1, 1],
+                    "global_attention_blocks": [],
+                    "window_size_per_stage": [2, 2, 2, 2],
+                    "window_positional_embedding_background_size": [2, 2],
+                },
+                backbone_channel_list=[32, 16, 8, 4],
+                fpn_hidden_size=8,
+            ),
+            AutoModel,
+            r"last_hidden_state \(1, 1, 1, 32\)",
+        ),
+    ],
+    ids=["hgnet_v2", "sam2"],
+)
+def test_what_gives_no_single_tensor_of_features_is_refused_in_one_sentence(config, auto_class, given, published):
+    _, folder = published(config, auto_class)
+    sentence = f'The "{config.model_type}" encoder has no features for pooling "pooler"; it gives {given}: choose'
+    with pytest.raises(ValueError, match=sentence) as refused:
+        load_encoder(folder, CLASSES)
+    assert "\n" not in str(refused.value)
