@@ -179,6 +179,24 @@ def test_a_record_beside_the_file_and_the_flag_go_before_its_name(tmp_path):
         known_method("simsiam", checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('["mocov3"]', "holds a list, expected an object"),
+        ('"mocov3"', "holds a str, expected an object"),
+        ("{method: mocov3", "cannot be read as JSON (Expecting property name"),
+        ("", "cannot be read as JSON (Expecting value"),
+    ],
+)
+def test_a_broken_record_is_refused_by_its_name(text, sentence, tmp_path):
+    (tmp_path / "args.json").write_text(text)
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        known_method(None, tmp_path / "byol.ckpt")
+    assert str(refused.value).startswith(f"{tmp_path / 'args.json'} {sentence}")
+    assert "\n" not in str(refused.value)
+    assert known_method("wmse", tmp_path / "byol.ckpt") == "wmse"
+
+
 class Harmless:
     """Runs nothing, yet stands for code that a pickle would run."""
 

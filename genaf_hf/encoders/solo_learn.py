@@ -101,7 +101,7 @@ def convert_solo_learn(
         image_mean, image_std: of the image processor, default those of CIFAR-10 or ImageNet.
 
     Raises:
-        ValueError: when the file is none of solo-learn, or holds no ResNet.
+        ValueError: when the file is none of solo-learn, or holds no ResNet; for a broken `args.json`.
     """
     checkpoint = Path(checkpoint)
     state = read_state_dict(checkpoint)
@@ -237,16 +237,31 @@ def known_method(method: str | None, checkpoint: Path) -> str | None:
     """The name in solo-learn of the method that made a checkpoint, None where nothing tells.
 
     Raises:
-        ValueError: for an unknown one.
+        ValueError: for an unknown one, and for a broken `args.json`.
     """
     if method is not None and method not in METHODS:
         raise ValueError(f'method is "{method}", expected one of {", ".join(METHODS)}.')
     if method is None and (record := checkpoint.with_name("args.json")).exists():
-        method = json.loads(record.read_text(encoding="utf-8")).get("method")
+        method = recorded_method(record)
     if method in METHODS:
         return method
     words = re.split(r"[^a-z0-9]+", checkpoint.name.lower())
     return next((name for name in METHODS if set(name.split("_")) <= set(words)), None)
+
+
+def recorded_method(record: Path) -> str | None:
+    """The method that an `args.json` names, None where it names none.
+
+    Raises:
+        ValueError: when it is no JSON object.
+    """
+    try:
+        settings = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(f"{record} cannot be read as JSON ({first_line(error)}): mend it or move it away.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{record} holds a {type(settings).__name__}, expected an object: mend it or move it away.")
+    return settings.get("method")
 
 
 def image_processor(
