@@ -175,6 +175,8 @@ def test_a_record_beside_the_file_and_the_flag_go_before_its_name(tmp_path):
     (tmp_path / "args.json").write_text(json.dumps({"method": "mocov3"}))
     assert known_method(None, checkpoint) == "mocov3"
     assert known_method("wmse", checkpoint) == "wmse"
+    (tmp_path / "args.json").write_text(json.dumps({"method": ["mocov3"]}))
+    assert known_method(None, checkpoint) == "byol"
     with pytest.raises(ValueError, match='method is "simsiam", expected one of barlow_twins, byol'):
         known_method("simsiam", checkpoint)
 

@@ -258,10 +258,16 @@ def recorded_method(record: Path) -> str | None:
     try:
         settings = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError) as error:
-        raise ValueError(f"{record} cannot be read as JSON ({first_line(error)}): mend it or move it away.") from error
+        raise ValueError(
+            f"{record} cannot be read as JSON ({first_line(error)}): mend it, or name the method with --method."
+        ) from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{record} holds a {type(settings).__name__}, expected an object: mend it or move it away.")
-    return settings.get("method")
+        raise ValueError(
+            f"{record} holds a {type(settings).__name__}, expected an object: mend it, or name the method with "
+            "--method."
+        )
+    method = settings.get("method")
+    return method if isinstance(method, str) else None
 
 
 def image_processor(
