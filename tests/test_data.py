@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from transformers import ViTImageProcessor
 
 from genaf_hf import load_images, with_pixel_values
-from genaf_hf.data import digits, stratified_subset, to_rgb
+from genaf_hf.data import digits, load_unlabelled_images, stratified_subset, to_rgb
 
 KINDS = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
 
@@ -359,6 +359,67 @@ def test_a_class_of_one_image_cannot_be_held_out(saved):
 def test_a_held_out_share_that_is_no_share_is_refused(saved, dataset, share):
     with pytest.raises(ValueError, match=f"held_out_share is {share}, expected"):
         load_images(saved(train=dataset["train"]), held_out_share=share)
+
+
+# ---- without labels ----
+
+
+def test_images_in_a_folder_without_classes_are_all_trained_on(tmp_path):
+    for index, picture in enumerate(colored_images(5, 4)["image"][:]):
+        picture.save(tmp_path / f"{index}.png")
+    with pytest.raises(ValueError, match="0 columns could be the label"):
+        load_images(str(tmp_path))
+    found = load_unlabelled_images(str(tmp_path))
+    assert found.column_names == ["image"]
+    assert sorted(Path(image["path"]).name for image in found["image"]) == [f"{index}.png" for index in range(5)]
+    processor = ViTImageProcessor(size={"height": 8, "width": 8})
+    assert {name: value.shape for name, value in with_pixel_values(found, processor)[:].items()} == {
+        "pixel_values": (5, 3, 8, 8)
+    }
+
+
+def test_labels_that_no_classifier_can_be_trained_on_are_passed_over(saved, dataset):
+    train = dataset["train"].filter(lambda example: example["label"] == 1).rename_column("image", "img")
+    found = load_unlabelled_images(saved(train=train, test=dataset["test"]))
+    assert found.column_names == ["image"]
+    assert [to_rgb(image).tobytes() for image in found["image"]] == [image.tobytes() for image in train["img"]]
+
+
+def test_nothing_is_held_out_where_no_labels_are_read(saved, dataset):
+    folder = saved(train=dataset["train"], extra=dataset["validation"])
+    assert len(load_unlabelled_images(folder)) == 48
+    assert len(load_unlabelled_images(folder, train_split="extra")) == 12
+    assert len(load_unlabelled_images("digits")) == 1297
+
+
+def test_some_images_are_drawn_by_the_seed(saved, dataset):
+    folder = saved(train=dataset["train"])
+    first, again, other = (contents(load_unlabelled_images(folder, max_samples=9, seed=seed)) for seed in (3, 3, 4))
+    assert first == again
+    assert len(set(first)) == 9
+    assert set(first) != set(other)
+    assert len(load_unlabelled_images(folder, max_samples=100)) == 48
+
+
+def test_what_is_wrong_with_unlabelled_images_is_said(saved, tmp_path, dataset):
+    train = dataset["train"].add_column("id", list(range(48)))
+    folder = saved(train=train)
+    for name in ("broken", "empty"):
+        (tmp_path / name).mkdir()
+    train.select([]).to_parquet(tmp_path / "empty" / "train.parquet")
+    (tmp_path / "broken" / "one.png").write_bytes(b"no picture")
+    refused = {
+        'empty" cannot be loaded': (str(tmp_path / "empty"), {}),
+        'There is no split "gold"': (folder, {"train_split": "gold"}),
+        'The column "id" holds .*, expected images': (folder, {"image_column": "id"}),
+        "max_train_samples is 0, expected at least 1 image": (folder, {"max_samples": 0}),
+        r'Image .*one.png in the split "train" .* cannot be read': (str(tmp_path / "broken"), {}),
+        'The dataset "nobody/nothing" cannot be loaded': ("nobody/nothing", {}),
+    }
+    for sentence, (name, settings) in refused.items():
+        with pytest.raises(ValueError, match=sentence) as refusal:
+            load_unlabelled_images(name, **settings)
+        assert_one_sentence(refusal)
 
 
 # ---- images ----

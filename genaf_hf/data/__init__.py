@@ -1,8 +1,8 @@
-"""Labelled images from the Hub or a local folder, checked, split and turned into pixel values."""
+"""Images from the Hub or a local folder, checked, split and turned into pixel values."""
 
 from genaf_hf.data.balance import class_balance
 from genaf_hf.data.digits import DIGITS, digits
-from genaf_hf.data.images import load_images
+from genaf_hf.data.images import load_images, load_unlabelled_images
 from genaf_hf.data.pixel_values import to_pixel_values, to_rgb, with_pixel_values
 from genaf_hf.data.source import commit, data_source
 from genaf_hf.data.splits import stratified_rows, stratified_subset
@@ -14,6 +14,7 @@ __all__ = [
     "data_source",
     "digits",
     "load_images",
+    "load_unlabelled_images",
     "stratified_rows",
     "stratified_subset",
     "to_pixel_values",

@@ -1,4 +1,4 @@
-"""Labelled images from the Hub or a local folder, checked and split."""
+"""Images from the Hub or a local folder, checked and split."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from genaf_hf.data.known_datasets import known_dataset
 from genaf_hf.data.labels import check_labels, with_class_labels
 from genaf_hf.data.pixel_values import to_rgb
 from genaf_hf.data.reading import in_one_sentence, read_dataset
-from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, stratified_subset
+from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
 from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
 
 CHECKED_AT_ONCE = 64
@@ -80,13 +80,12 @@ def load_images(
     check_columns(chosen, image_column, label_column, where)
 
     if cache is None:
-        chosen = with_columns(chosen, image_column, label_column)
+        chosen = with_columns(chosen, {"image": image_column, "label": label_column})
     else:
         with in_one_sentence(name_or_path, **hub):
             chosen = draw_splits(chosen, limits, image_column, label_column, seed=seed, cache=cache, token=token)
     for role, dataset in chosen.items():
-        if len(dataset) == 0:
-            raise ValueError(f"The {where[role]} is empty; name another with --{role}_split.")
+        check_not_empty(dataset, role, where[role])
     chosen = with_class_labels(chosen, known.class_names if label_column == known.label_column else None)
     for role, dataset in chosen.items():
         check_labels(dataset, where[role])
@@ -103,6 +102,43 @@ def load_images(
     return DatasetDict(divided)
 
 
+def load_unlabelled_images(
+    name_or_path: str,
+    *,
+    config_name: str | None = None,
+    image_column: str | None = None,
+    train_split: str | None = None,
+    max_samples: int | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Dataset:
+    """All images of the split to train on, in the column `image` alone, for methods that read no labels.
+
+    Nothing is held out, labels need not be there, and every image is decoded once.
+
+    Args:
+        name_or_path, config_name, image_column, train_split, revision, token: as for `load_images`.
+        max_samples: images at most, drawn at random; `None` for all.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: for an unknown dataset, a missing or ambiguous column or split, an empty split, and images that
+            cannot be read as 8-bit RGB.
+    """
+    known = known_dataset(name_or_path)
+    check_limit("max_train_samples", max_samples)
+    raw, _ = read_dataset(name_or_path, config_name=config_name or known.config_name, revision=revision, token=token)
+    split = choose_splits(raw, {"train": train_split, "validation": None, "test": None}, known.splits)["train"]
+    image_column = choose_column(raw[split], image_column, known.image_column, "image")
+    where = f'split "{split}" of "{name_or_path}"'
+    images = with_columns({"train": raw[split]}, {"image": image_column})["train"]
+    check_not_empty(images, "train", where)
+    drawn = random_subset(images, max_samples, seed)
+    check_images_decode(drawn, images, where)
+    return drawn
+
+
 def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samples: int | None, streaming: bool):
     """Refuses numbers of images that are none, or missing where they are needed.
 
@@ -115,8 +151,27 @@ def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samp
                 f'"{name_or_path}" is streamed but {name} is None: say by max_train_samples and max_eval_samples '
                 "(limit in an audit) how many images to draw, or set streaming to False to download all."
             )
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} is {limit}, expected at least 1 image.")
+        check_limit(name, limit)
+
+
+def check_limit(name: str, limit: int | None) -> None:
+    """Refuses a number of images that is none.
+
+    Raises:
+        ValueError: names the number.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"{name} is {limit}, expected at least 1 image.")
+
+
+def check_not_empty(dataset: Dataset, role: str, where: str) -> None:
+    """Refuses a split without an image.
+
+    Raises:
+        ValueError: names the split.
+    """
+    if len(dataset) == 0:
+        raise ValueError(f"The {where} is empty; name another with --{role}_split.")
 
 
 def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: str | None, kind: str) -> str:
@@ -161,21 +216,25 @@ def check_columns(
             )
 
 
-def with_columns(splits: Mapping[str, Dataset], image_column: str, label_column: str) -> DatasetDict:
-    """The splits with the columns `image`, as it is encoded, and `label`.
+def with_columns(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> DatasetDict:
+    """The splits with the column `image`, as it is encoded, and `label` where it is wanted.
+
+    Args:
+        splits: by role.
+        columns: the dataset's names of these columns.
 
     Raises:
         ValueError: when the column holds no images.
     """
-    chosen = DatasetDict(splits).select_columns([image_column, label_column])
-    for column, name in ((image_column, "image"), (label_column, "label")):
+    chosen = DatasetDict(splits).select_columns(list(columns.values()))
+    for name, column in columns.items():
         if column != name:
             chosen = chosen.rename_column(column, name)
     try:
         return chosen.cast_column("image", Image(decode=False))
     except (NotImplementedError, TypeError) as error:
         held = chosen["train"].features["image"]
-        raise ValueError(f'The column "{image_column}" holds {held}, expected images.') from error
+        raise ValueError(f'The column "{columns["image"]}" holds {held}, expected images.') from error
 
 
 def check_images_decode(dataset: Dataset, origin: Dataset, where: str) -> None:

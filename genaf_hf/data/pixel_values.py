@@ -36,7 +36,7 @@ def to_rgb(image) -> PILImage.Image:
 
 
 def with_pixel_values(dataset: Dataset, processor) -> torch.utils.data.Dataset:
-    """The dataset as `pixel_values` (3, h, w) and `labels`; an index gives one image, a slice a batch.
+    """The dataset as `pixel_values` (3, h, w), and `labels` if it has any; an index gives one image, a slice a batch.
 
     What fits into 2 GiB is decoded once and kept, anything larger is decoded when it is read; by the workers of a
     `DataLoader` if it has any.
@@ -81,4 +81,5 @@ def to_pixel_values(examples: dict, processor) -> dict[str, torch.Tensor]:
     images = [to_rgb(image) for image in examples["image"]]
     # Stacked here: processors for PIL copy their arrays several times to return tensors.
     pixel_values = torch.stack([torch.as_tensor(values) for values in processor(images)["pixel_values"]])
-    return {"pixel_values": pixel_values, "labels": torch.as_tensor(examples["label"])}
+    labels = {"labels": torch.as_tensor(examples["label"])} if "label" in examples else {}
+    return {"pixel_values": pixel_values, **labels}

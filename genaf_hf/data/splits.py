@@ -89,6 +89,13 @@ def hold_out(splits: DatasetDict, role: str, size: int, seed: int, **settings) -
     logger.info("No %s split: %d images held out of train by seed %d", role, len(parts["test"]), seed)
 
 
+def random_subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:
+    """At most `count` images, drawn by a fixed seed; `None` keeps all."""
+    if count is None or count >= len(dataset):
+        return dataset
+    return dataset.shuffle(seed=seed).select(range(count))
+
+
 def stratified_subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:
     """At most `count` images, with the class shares of the whole, by a fixed seed; `None` keeps all."""
     if count is None or count >= len(dataset):

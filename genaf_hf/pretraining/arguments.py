@@ -25,13 +25,19 @@ class PretrainingArguments:
     """Which encoder is trained from scratch, by which method and on which images."""
 
     method: str = field(metadata={"help": "How the encoder is trained.", "choices": list(METHODS)})
-    dataset_name: str = field(metadata={"help": "Hub id, local folder (also of images in class folders), or digits."})
+    dataset_name: str = field(
+        metadata={"help": "Hub id, local folder (also of images, in class folders or not), or digits."}
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of class labels; found if there is one."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of class labels, which supervised alone reads; found if there is one."}
+    )
     train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on a stratified subset of this size."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on a subset of this size, for supervised a stratified one."}
+    )
     model_type: str = field(default="vit", metadata={"help": "Kind of the encoder.", "choices": list(MODEL_TYPES)})
     model_settings: dict | str | None = field(
         default=None,

@@ -25,7 +25,7 @@ def pretrain_mae(
     """Pre-trains a masked autoencoder, without labels.
 
     Args:
-        dataset: with the columns `image` and `label`.
+        dataset: with the column `image`.
         config: of the autoencoder.
         processor: its image processor, saved beside it.
         args: of the training; `output_dir` is where the encoder lands, as an ordinary Hub checkpoint.

@@ -1,13 +1,14 @@
-"""From labelled images to a public encoder: what recipes/pretrain.py runs."""
+"""From images to a public encoder: what recipes/pretrain.py runs."""
 
 import copy
 import logging
 from pathlib import Path
 
 from accelerate import PartialState
+from datasets import Dataset, DatasetDict
 from transformers import ViTImageProcessor, set_seed
 
-from genaf_hf.data import load_images
+from genaf_hf.data import class_balance, load_images, load_unlabelled_images
 from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.hub import publish
 from genaf_hf.pretraining.arguments import (
@@ -22,6 +23,7 @@ from genaf_hf.pretraining.mae import pretrain_mae
 from genaf_hf.pretraining.simclr import pretrain_simclr
 from genaf_hf.pretraining.supervised import pretrain_supervised
 from genaf_hf.provenance import public_name
+from genaf_hf.training_record import balance_table
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ PRETRAIN = {
 
 
 def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path:
-    """Trains an encoder from scratch on the training split, and leaves it in `config.output_dir`.
+    """Trains an encoder from scratch on the images to train on, and leaves it in `config.output_dir`.
 
     That folder then is an ordinary checkpoint with image processor and card. A run that was killed goes on where it was
     when it is started again with the same settings.
@@ -55,18 +57,13 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
         raise ValueError(f"{folder} is there already: choose another output_dir, or delete it to train anew.")
     model = encoder_config(arguments)
     augmentations, settings = views(arguments, model), method_settings(arguments)
-    data = load_images(
-        arguments.dataset_name,
-        **dataset_options(arguments),
-        max_train_samples=arguments.max_train_samples,
-        streaming=False,  # a stream wants the number of images to test on too, and here there are none
-        token=config.hub_token,
-    )
-    train = data["train"]
+    train = load_train_images(arguments, config.hub_token)
     processor = ViTImageProcessor(size={"height": arguments.image_size, "width": arguments.image_size})
     training = copy.copy(config)
     training.push_to_hub = False
     set_seed(config.seed)
+    if "label" in train.column_names and PartialState().is_main_process:
+        logger.info("\n%s\n", classes_table(train))
     logger.info("Training on %d images, %d process(es), %s", len(train), config.world_size, config.device)
     PRETRAIN[arguments.method](
         train,
@@ -83,3 +80,24 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
         logger.info("Pushed to %s", publish(folder, config.hub_model_id, message=message, **sharing))
     PartialState().wait_for_everyone()
     return folder
+
+
+def load_train_images(arguments: PretrainingArguments, token: str | None) -> Dataset:
+    """The images to train on: with labels for `supervised`, else the whole split, whether it has labels or not.
+
+    Raises:
+        ValueError: as `load_images` and `load_unlabelled_images`.
+    """
+    options = dataset_options(arguments) | {"token": token}
+    if arguments.method == "supervised":
+        # Not from a stream, which wants the number of images to test on too, and here there are none.
+        limits = {"max_train_samples": arguments.max_train_samples, "streaming": False}
+        return load_images(arguments.dataset_name, **options, **limits)["train"]
+    del options["label_column"]
+    return load_unlabelled_images(arguments.dataset_name, **options, max_samples=arguments.max_train_samples)
+
+
+def classes_table(train: Dataset) -> str:
+    """A Markdown table of labelled images, with their smallest and largest class."""
+    counts = class_balance(DatasetDict(train=train))["train"]
+    return balance_table({"class_names": list(counts), "class_counts": {"train": list(counts.values())}})

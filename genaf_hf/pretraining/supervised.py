@@ -23,7 +23,8 @@ def pretrain_supervised(
     """Trains a classifier on labels and keeps it with its head.
 
     Args:
-        dataset, processor, args, views, data: as for `pretrain_mae`.
+        dataset: with the columns `image` and `label`.
+        processor, args, views, data: as for `pretrain_mae`.
         config: of the classifier; its labels become those of the dataset.
 
     Returns:

@@ -31,7 +31,7 @@ class ViewTrainer(Trainer):
     Args:
         model: what is trained.
         args: of the training.
-        dataset: with the columns `image` and `label`.
+        dataset: with the column `image`, and `label` if the model gets labels.
         processor: makes the images' `pixel_values`, which the views are cut from.
         views: one per view; without any, the pixel values are the view.
         labels: whether the model gets labels.
