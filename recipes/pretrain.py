@@ -1,29 +1,40 @@
 """Trains a public encoder from scratch, by a masked autoencoder, DINO, SimCLR or labels.
 
-    accelerate launch recipes/pretrain.py
+    accelerate launch recipes/pretrain.py --method dino
     accelerate launch recipes/pretrain.py recipes/configs/pretrain_dino_small.yaml --dataset_name my-images \
         --output_dir my-dino
 
-Without a dataset it runs recipes/configs/pretrain_digits.yaml: SimCLR on scikit-learn's digits. A run that was killed
-goes on where it was. The other recipes harden what comes out.
+Without a dataset it trains on scikit-learn's digits, by SimCLR or the method that is named, as
+recipes/configs/pretrain_digits_<method>.yaml says. Only supervised training reads labels; the other methods take images
+without them, and all of the split to train on: where a dataset has no test split, also those that are held out when an
+encoder is hardened on it. A run that was killed goes on where it was. The other recipes harden what comes out.
 """
 
+import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from genaf_hf.command_line import parse_arguments
-from genaf_hf.pretraining.arguments import PretrainingArguments, PretrainingConfig
+from genaf_hf.pretraining.arguments import METHODS, PretrainingArguments, PretrainingConfig
 from genaf_hf.pretraining.pretrain import pretrain
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "pretrain_digits.yaml"
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def default_config(argv: Sequence[str]) -> Path:
+    """The settings for the digits by the method that flags name."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--method", choices=METHODS, default="simclr")
+    return CONFIGS / f"pretrain_digits_{parser.parse_known_args(argv)[0].method}.yaml"
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
-        arguments, config = parse_arguments((PretrainingArguments, PretrainingConfig), DEFAULT_CONFIG)
+        arguments, config = parse_arguments((PretrainingArguments, PretrainingConfig), default_config(sys.argv[1:]))
         folder = pretrain(arguments, config)
     except (ValueError, OSError) as error:
         logging.debug("", exc_info=error)

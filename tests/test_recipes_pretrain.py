@@ -1,19 +1,26 @@
 """recipes/pretrain.py, and the configurations of the recipes for each family."""
 
+import logging
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import TINY_VIT
+from datasets import DatasetDict
+from huggingface_hub import ModelCard
 from processes import start_and_kill
+from transformers import AutoModel
 
 from genaf_hf import GenAFConfig
 from genaf_hf.command_line import parse_arguments
+from genaf_hf.data.known_datasets import KNOWN_DATASETS
 from genaf_hf.digits_encoder import DIGITS_ENCODERS
 from genaf_hf.encoders.solo_learn import METHODS as SOLO_LEARN
 from genaf_hf.hardening import HardeningArguments
 from genaf_hf.pretraining.arguments import (
+    METHODS,
     PretrainingArguments,
     PretrainingConfig,
     encoder_config,
@@ -127,13 +134,14 @@ def test_settings_come_from_json_and_from_yaml_alike():
     assert encoder_config(resnet).model_type == "resnet"
 
 
+@pytest.mark.parametrize("dataset_name", KNOWN_DATASETS)
 @pytest.mark.parametrize("method", PAPER_METHODS)
-def test_the_papers_settings_are_read_by_the_recipe(method):
+def test_the_papers_settings_are_read_by_the_recipe(method, dataset_name):
     assert method in SOLO_LEARN
     file = CONFIGS / "paper" / f"{method}.yaml"
-    argv = [str(file), "--dataset_name", "uoft-cs/cifar10", "--use_cpu"]
+    argv = [str(file), "--dataset_name", dataset_name, "--use_cpu"]
     arguments, config = parse_arguments((HardeningArguments, GenAFConfig), None, argv)
-    assert (arguments.model_name_or_path, arguments.dataset_name) == (f"{method}-resnet18", "uoft-cs/cifar10")
+    assert (arguments.model_name_or_path, arguments.dataset_name) == (f"{method}-resnet18", dataset_name)
     assert (config.learning_rate, config.head_learning_rate, config.weight_decay, config.epoch_decay) == (
         *(1e-4, 5e-3, 8e-4, 0.96),
     )
@@ -147,12 +155,102 @@ def test_there_is_a_configuration_for_each_method_of_the_paper():
     assert sorted(path.stem for path in (CONFIGS / "paper").iterdir()) == PAPER_METHODS
 
 
-@pytest.mark.parametrize("family", ["dino", "mae"])
+@pytest.mark.parametrize("family", ["vit", "dino", "mae"])
 def test_the_default_of_a_family_is_read_by_its_recipe(family):
-    assert f"digits_{family}.yaml" in (RECIPES / f"genaf_{family}.py").read_text()
+    assert (
+        f'CONFIGS / "digits_{family}.yaml", CONFIGS / "{family}.yaml"' in (RECIPES / f"genaf_{family}.py").read_text()
+    )
     arguments, _ = parse_arguments((HardeningArguments, GenAFConfig), CONFIGS / f"digits_{family}.yaml", ["--use_cpu"])
     assert arguments.model_name_or_path in DIGITS_ENCODERS
     assert arguments.dataset_name == "digits"
+
+
+@pytest.mark.parametrize(("family", "rate", "decay"), [("vit", 2e-5, 1.0), ("dino", 5e-5, 1.0), ("mae", 1.25e-4, 0.65)])
+def test_a_named_encoder_gets_the_settings_of_its_family(family, rate, decay):
+    argv = ["--model_name_or_path", "a/model", "--dataset_name", "digits", "--output_dir", "out", "--use_cpu"]
+    _, config = parse_arguments((HardeningArguments, GenAFConfig), None, argv, family_config=CONFIGS / f"{family}.yaml")
+    assert (config.learning_rate, config.layer_decay, config.per_device_train_batch_size) == (rate, decay, 64)
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A function that runs recipes/pretrain.py with flags, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *flags, "--use_cpu"])
+        runpy.run_path(str(RECIPES / "pretrain.py"), run_name="__main__")
+
+    return run
+
+
+@pytest.mark.parametrize("flags", [[], *(["--method", method] for method in METHODS), ["--method=mae"]], ids=str)
+def test_there_is_a_default_for_each_method(flags):
+    method = flags[-1].removeprefix("--method=") if flags else "simclr"
+    default = runpy.run_path(str(RECIPES / "pretrain.py"))["default_config"]([*flags, "--seed", "1"])
+    arguments, config = parse_arguments(PRETRAINING, default, [*flags, "--use_cpu"])
+    assert (arguments.method, arguments.dataset_name) == (method, "digits")
+    assert config.output_dir == f"digits-pretrained-{method}"  # not where the recipes keep an encoder of their own
+    assert views(arguments, encoder_config(arguments))
+    method_settings(arguments)
+
+
+@pytest.mark.parametrize(("method", "images"), [("mae", "1,297"), ("dino", "1,297"), ("supervised", "1,167")])
+def test_the_default_of_a_method_trains(method, images, recipe, capsys):
+    recipe("--method", method, "--max_steps", "2")
+    assert f"The encoder is in digits-pretrained-{method}." in capsys.readouterr().out
+    assert f"on {images} images of digits" in ModelCard.load(f"digits-pretrained-{method}/README.md").text
+    assert AutoModel.from_pretrained(f"digits-pretrained-{method}").config.hidden_size == 64
+
+
+def test_an_unknown_method_is_refused(recipe, capsys):
+    with pytest.raises(SystemExit):
+        recipe("--method", "byol")
+    assert "invalid choice: 'byol' (choose from" in capsys.readouterr().err
+
+
+# ---- labels ----
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """A function that pre-trains a tiny encoder for two steps on a dataset."""
+
+    def run(dataset_name: Path, **changes) -> Path:
+        config = PretrainingConfig(output_dir=str(tmp_path / "encoder"), max_steps=2, use_cpu=True, report_to="none")
+        return pretrain(asked_for(dataset_name=str(dataset_name), **changes), config)
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["mae", "dino", "simclr"])
+def test_methods_without_labels_need_none_and_see_every_image(method, quick, dataset, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "genaf_hf")
+    (tmp_path / "flat").mkdir()
+    for index, image in enumerate(dataset["train"]["image"][:]):
+        image.save(tmp_path / "flat" / f"{index}.png")
+    settings = {"dino": HEAD, "simclr": {"hidden_size": 16}}.get(method)
+    folder = quick(
+        tmp_path / "flat",
+        method=method,
+        method_settings=settings,
+        model_settings=TINY | (DECODER if method == "mae" else {}),
+        local_views=1,
+        label_column="what supervised training would read",
+    )
+    assert "on 48 images of flat" in ModelCard.load(folder / "README.md").text
+    assert next(message for message in caplog.messages if "images" in message).startswith("Training on 48 images")
+
+
+def test_supervised_training_needs_labels_and_tells_of_its_classes(quick, dataset, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "genaf_hf")
+    DatasetDict({"train": dataset["train"].remove_columns("label")}).save_to_disk(tmp_path / "unlabelled")
+    with pytest.raises(ValueError, match="0 columns could be the label"):
+        quick(tmp_path / "unlabelled", method="supervised")
+    dataset.save_to_disk(tmp_path / "labelled")
+    quick(tmp_path / "labelled", method="supervised", max_train_samples=30)
+    [table] = [message for message in caplog.messages if "smallest class" in message]
+    assert "| train | 30     | 3       | red (10)       | red (10)      |" in table
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("pretrain_*.yaml")), ids=lambda file: file.stem)
