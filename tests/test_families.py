@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from transformers import (
     Aimv2VisionConfig,
     AutoModel,
+    AutoModelForImageClassification,
     BeitConfig,
     BeitForImageClassification,
     BitImageProcessor,
@@ -356,6 +357,25 @@ def test_features_are_those_of_the_original(name, size, public):
         expected = FAMILIES[name].features(original, pixel_model.to_pixel_values(images))
         torch.testing.assert_close(pixel_model.features(images), expected, rtol=0, atol=1e-5)
     assert expected.std(dim=0).mean() > 1e-3, "the features do not tell images apart"
+
+
+RESIZED = [(name, size) for name, size in SIZES if size is not None]
+
+
+@pytest.mark.parametrize(("name", "size"), [pytest.param(*each, marks=needs(each[0])) for each in RESIZED])
+def test_what_is_saved_at_another_size_comes_back(name, size, public, tmp_path):
+    model, processor = loaded(public(name)[1], name, image_size=size)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    pixel_model = PixelModel(model, processor).eval()
+    again = PixelModel(*load_classifier(str(tmp_path)))
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert pixel_model.image_size == again.image_size == (size, size)
+    images = torch.rand(3, 3, size, size)
+    with torch.no_grad():
+        logits = pixel_model(images)
+        torch.testing.assert_close(again(images), logits, rtol=0, atol=0)
+        torch.testing.assert_close(plain(again.to_pixel_values(images)).logits, logits, rtol=0, atol=0)
 
 
 # ---- the whole way ----
