@@ -39,8 +39,8 @@ class Method:
 
 LORA = {"alpha": "lora_alpha", "dropout": "lora_dropout", "per_module": True, "convolutions": True}
 # Left out, though PEFT puts them on a ViT: PiSSA rewrites the frozen weights, which all trials share; AdaLoRA wants to
-# be called after every training step; BOFT is OFT wherever its CUDA extension cannot be compiled; FourierFT has a number
-# of frequencies (PEFT's default is 1000), which says little beside the ranks of the others.
+# be called after every training step; BOFT is OFT wherever its CUDA extension cannot be compiled; FourierFT has a
+# number of frequencies (by default 1000), which says little beside the ranks of the others.
 METHODS = {
     "lora": Method(LoraConfig, **LORA),
     "rslora": Method(LoraConfig, **LORA, settings={"use_rslora": True}),
