@@ -111,7 +111,7 @@ def searched(
         study = begin_or_join(
             open_storage(f"sqlite:///{laboratory.folder / 'study.db'}"),
             "benchmark",
-            settings=settings_of_search(arguments, laboratory.config),
+            settings=settings_of_search(laboratory, space),
             budget=arguments.budget,
             known=space.known_configurations() if known else {},
             sampler=sampler,
@@ -177,21 +177,38 @@ def duration(trials: Sequence[optuna.trial.FrozenTrial]) -> float:
 
 
 def print_workers(root: Path) -> None:
-    """Trials per hour of one worker and of one for each core, at most three, on one storage; each has one thread."""
+    """Trials per hour of one worker, of one for each core, at most three, and of as many searches of their own."""
+    count = min(WORKERS, os.cpu_count())
+    ways = {
+        "1": [root / "workers-1"],
+        f"{count}": [root / f"workers-{count}"] * count,
+        f"{count} searches of their own, that share nothing": [root / f"own-{number}" for number in range(count)],
+    }
+    rows = [["workers", "cores", "trials per hour"]]
+    for way, folders in ways.items():
+        work_at_once(folders)
+        rates = (f"{trials_per_hour(folder):.0f}" for folder in dict.fromkeys(folders))
+        rows.append([way, str(os.cpu_count()), " + ".join(rates)])
+    print(markdown(rows))
+
+
+def work_at_once(folders: Sequence[Path]) -> None:
+    """Starts a worker of one thread for each output folder, and waits for all."""
     config = next(
         (word for word in sys.argv[1:] if word.endswith((".yaml", ".yml"))), str(CONFIGS / "evolve_digits.yaml")
     )
-    rows = [["workers", "cores", "trials per hour"]]
-    for count in (1, min(WORKERS, os.cpu_count())):
-        folder = root / f"workers-{count}"
-        command = [sys.executable, str(RECIPE), config, "--output_dir", str(folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        started = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(count)]
-        if max(worker.wait() for worker in started) > 0:
-            sys.exit("A worker failed.")
-        trials = optuna.load_study(study_name="adapters", storage=f"sqlite:///{folder / 'study.db'}").trials
-        rows.append([str(count), str(os.cpu_count()), f"{3600 * len(trials) / duration(trials):.0f}"])
-    print(markdown(rows))
+    command = [sys.executable, str(RECIPE), config, "--output_dir"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([*command, str(folder)], env=environment, stdout=subprocess.DEVNULL) for folder in folders
+    ]
+    if max(worker.wait() for worker in started) > 0:
+        sys.exit("A worker failed.")
+
+
+def trials_per_hour(folder: Path) -> float:
+    trials = optuna.load_study(study_name="adapters", storage=f"sqlite:///{folder / 'study.db'}").trials
+    return 3600 * len(trials) / duration(trials)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ def main() -> None:
         members = evolve(arguments, config)
         if members is None:
             print("\nThe search is done. Another worker evaluates the front; start the same command again to see it.")
+            if arguments.pick is not None:
+                print(f"Trial {arguments.pick} was not picked: that takes the evaluated front.")
             return
         print(f"\n{table(members)}\n\nTable, picture, study and adapters are in {config.output_dir}.")
         if arguments.pick is not None:

@@ -2,18 +2,29 @@ import csv
 import gc
 import json
 import runpy
+import shutil
 import subprocess
 import sys
+from functools import partial
+from operator import eq
 from pathlib import Path
 
 import optuna
 import pytest
+import torch
+from conftest import colored_images
+from datasets import DatasetDict
+from optuna.trial import TrialState
 from peft import PeftModel
-from transformers import AutoModelForImageClassification
+from processes import start_and_kill
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from genaf_hf import load_encoder
-from genaf_hf.adapter_search import AdapterSearchArguments, Genome, evolve, pick
-from genaf_hf.adapter_search.search import STAGE, settings_of_search
+from genaf_hf import PixelModel, load_encoder, pgd, with_pixel_values
+from genaf_hf.adapter_search import METHODS, AdapterSearchArguments, Genome, evolve, pick
+from genaf_hf.adapter_search.content import encoder_content, images_content
+from genaf_hf.adapter_search.search import STAGE, open_laboratory, settings_of_search, space_of
+from genaf_hf.adapter_search.storage import slot
+from genaf_hf.answers import answer
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.data import load_images
 from genaf_hf.report import RobustnessReport
@@ -127,7 +138,14 @@ def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(searc
     done = subprocess.run(plain, capture_output=True, text=True, cwd=folder)
     assert done.stdout.split() == [str(chosen.clean.part)], done.stderr
     assert len(test) == chosen.clean.count
-    assert type(AutoModelForImageClassification.from_pretrained(folder / "picked")).__name__ == chosen_class(report)
+    plain = AutoModelForImageClassification.from_pretrained(folder / "picked")
+    processor = AutoImageProcessor.from_pretrained(folder / "picked")
+    assert type(plain).__name__ == chosen_class(report)
+    steps = QUICK["pgd_steps"]
+    attack = partial(pgd, eps=again.eps, steps=steps, step_size=default_step_size(again.eps, steps))
+    found = answer(PixelModel(plain, processor), with_pixel_values(test, processor), attack, seed=again.seed)
+    assert sum(map(eq, found.predictions, found.labels)) == chosen.robust.part
+    assert 0 < chosen.robust.part < chosen.clean.part
     with pytest.raises(ValueError, match=r"pick is 99, expected one of the trials \d"):
         pick(arguments(pick=99), again, members)
 
@@ -153,19 +171,62 @@ def test_another_search_in_the_same_study_is_refused(searched, again, arguments)
         evolve(arguments(), again)
 
 
+@pytest.fixture
+def elsewhere(dataset, encoders, tmp_path, monkeypatch):
+    """A function that makes encoders, images and a PEFT that differ from those of the search, by the same names."""
+
+    def make(what: str) -> dict[str, str]:
+        if what == "encoder":
+            torch.manual_seed(1)
+            encoder = AutoModel.from_config(AutoConfig.from_pretrained(encoders["dino"]))
+            shutil.copytree(encoders["dino"], tmp_path / "dino")
+            encoder.save_pretrained(tmp_path / "dino")
+            return {"model_name_or_path": str(tmp_path / "dino")}
+        if what == "images":
+            changed = DatasetDict({**dataset, "validation": colored_images(12, 3)})
+            changed.save_to_disk(tmp_path / "colours")
+            return {"dataset_name": str(tmp_path / "colours")}
+        monkeypatch.delitem(METHODS, "hra")
+        return {}
+
+    return make
+
+
+@pytest.mark.parametrize("what", ["encoder", "images", "methods"])
+def test_a_search_of_something_else_by_the_same_names_is_refused(what, elsewhere, searched, again, arguments):
+    changes, value = elsewhere(what), r"(\"\w{64}\"|\[.*\])"
+    sentence = rf'The study "adapters" was begun with other settings \({what} was {value} and is {value}\): choose'
+    with pytest.raises(ValueError, match=sentence):
+        evolve(arguments(**changes), again)
+
+
+def test_content_is_the_same_wherever_it_lies(encoders, dataset, arguments, config, tmp_path):
+    shutil.copytree(encoders["dino"], tmp_path / "dino")
+    dataset.save_to_disk(tmp_path / "colours")
+    copied = arguments(model_name_or_path=str(tmp_path / "dino"), dataset_name=str(tmp_path / "colours"))
+    first, second = (open_laboratory(asked, config()) for asked in (arguments(), copied))
+    assert images_content(first.data) == images_content(second.data)
+    assert encoder_content(first.encoder, first.processor) == encoder_content(second.encoder, second.processor)
+    second.encoder.config._commit_hash = "0" * 40
+    assert encoder_content(second.encoder, second.processor) == "0" * 40
+
+
 def test_settings_tell_no_path_and_no_storage(arguments, config):
-    settings = settings_of_search(arguments(storage="postgresql://me:s3cret@host/db"), config(eps=0.1))
+    laboratory = open_laboratory(arguments(storage="postgresql://me:s3cret@host/db", pick=3), config(eps=0.1))
+    settings = settings_of_search(laboratory, space_of(laboratory))
     assert settings["model_name_or_path"] == "dino"
     assert settings["eps"] == 0.1
     assert not {"storage", "study", "pick", "heartbeat_seconds", "output_dir"} & settings.keys()
+    assert arguments().dataset_name not in json.dumps(settings)
 
 
 def test_genomes_that_are_too_large_are_not_trained_and_not_on_the_front(arguments, config, tmp_path):
     out, settings = tmp_path / "out", {"max_steps": 1, "steps": 1}
+    (out / "adapters" / "trial-1").mkdir(parents=True)  # LoRA on all linear layers, of some other search
     members = evolve(arguments(max_parameters=1000, generations=1), config(output_dir=str(out), **settings))
     assert all(each.parameters <= 1000 for each in members)
     assert "head only" in {each.known for each in members}
-    assert not (out / "adapters" / "trial-1").exists()  # LoRA on all linear layers
+    assert not list((out / "adapters" / "trial-1").iterdir())
 
     short = arguments(max_parameters=60, max_seconds=1e-6, generations=1)
     with pytest.raises(
@@ -181,6 +242,10 @@ def test_genomes_that_are_too_large_are_not_trained_and_not_on_the_front(argumen
         ({"generations": 0}, "generations is 0, expected at least 1"),
         ({"max_parameters": 0}, "max_parameters is 0, expected a positive number"),
         ({"max_seconds": -1.0}, r"max_seconds is -1\.0, expected a positive number"),
+        ({"study": ".."}, r'study is "\.\.", expected a name for a folder of its own'),
+        ({"study": "picked"}, 'study is "picked", expected a name'),
+        ({"pick": 8}, "pick is 8, expected the number of a trial, 0 to 7"),
+        ({"pick": -1}, "pick is -1, expected the number of a trial"),
         ({"max_parameters": 10}, "max_parameters is 10, but the head alone has 51"),
         ({"storage": "study.db"}, "The storage is no URL of a database"),
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
@@ -197,6 +262,30 @@ def test_an_objective_that_never_varies_is_told(arguments, config, tmp_path, cap
         evolve(arguments(generations=1), config(output_dir=str(tmp_path), max_steps=1, learning_rate=1e-9,
                                                head_learning_rate=1e-9, steps=1))  # fmt: skip
     assert "clean_accuracy is 0.3333 for all of 4 genomes" in caplog.text
+
+
+def test_the_recipe_says_that_a_pick_was_not_made(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", command(given, tmp_path, pick=3)[1:])
+    monkeypatch.setattr("genaf_hf.adapter_search.evolve", lambda arguments, config: None)
+    runpy.run_path(str(RECIPE), run_name="__main__")
+    assert "Trial 3 was not picked" in capsys.readouterr().out
+
+
+def test_a_search_whose_worker_was_killed_goes_on_and_meets_its_budget(given, again, arguments, tmp_path):
+    folder = tmp_path / "out"
+    again.output_dir = str(folder)
+    start_and_kill(command(given, folder, heartbeat_seconds=1), folder / "adapters" / "trial-1")
+    members = evolve(arguments(heartbeat_seconds=1), again)
+    trials = optuna.load_study(study_name="adapters", storage=f"sqlite:///{folder / 'study.db'}").trials
+    completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    assert sorted(map(slot, completed)) == list(range(8))
+    assert len({trial.user_attrs["worker"] for trial in completed}) == 2
+    assert len(failed) <= 1  # none where the worker had just told what it found
+    assert {each.trial for each in members} <= {trial.number for trial in completed}
+    assert [each["trial"] for each in json.loads((folder / "front.json").read_text())] == [
+        each.trial for each in members
+    ]
 
 
 def test_the_recipe_refuses_in_one_sentence(given, tmp_path, monkeypatch, capfd):

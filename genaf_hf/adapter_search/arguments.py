@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from genaf_hf.experiment_arguments import ExperimentArguments
 
 SMALLEST_POPULATION = 4
+TAKEN = ("", ".", "..", "picked")  # as folders: the output folder itself, the one above it, and the picked model's
 
 
 @dataclass
@@ -36,6 +37,8 @@ class AdapterSearchArguments(ExperimentArguments):
     search_steps: int = field(default=10, metadata={"help": "Steps of PGD by which genomes are compared."})
 
     def __post_init__(self):
+        if self.study in TAKEN:
+            raise ValueError(f'study is "{self.study}", expected a name for a folder of its own: choose another one.')
         if self.population < SMALLEST_POPULATION:
             raise ValueError(
                 f"population is {self.population}, expected at least {SMALLEST_POPULATION}: the known configurations "

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from genaf_hf.adapter_search.genome import Genome
-from genaf_hf.adapter_search.study import KNOWN, last_tries
+from genaf_hf.adapter_search.study import KNOWN, last_tries, was_trained
 from genaf_hf.evaluation import evaluate_robustness, settings
 from genaf_hf.journal import write_whole
 from genaf_hf.pixel_model import PixelModel
@@ -52,12 +52,13 @@ class Member:
 
 
 def chosen_trials(study: Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-    """The trials of the front, smallest first and one for the same values, and the known configurations beside it."""
+    """The front, smallest first and one trial for the same values, and other known configurations that were trained."""
     counted = {trial.number: trial for trial in last_tries(study) if trial.state == TrialState.COMPLETE}
     best = {tuple(trial.values): trial for trial in reversed(study.best_trials) if trial.number in counted}
     front = sorted(best.values(), key=lambda trial: (trial.values[2], trial.number))
     on_front = {trial.number for trial in front}
-    others = [trial for trial in counted.values() if KNOWN in trial.user_attrs and trial.number not in on_front]
+    known = [trial for trial in counted.values() if KNOWN in trial.user_attrs and was_trained(trial)]
+    others = [trial for trial in known if trial.number not in on_front]
     return front, others
 
 

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from transformers import PreTrainedModel
 
 from genaf_hf.adapter_search.arguments import AdapterSearchArguments
+from genaf_hf.adapter_search.content import encoder_content, images_content
 from genaf_hf.adapter_search.fitness import HISTORY, Fitness
 from genaf_hf.adapter_search.front import (
     PGD,
@@ -30,7 +31,15 @@ from genaf_hf.adapter_search.front_figure import draw_front
 from genaf_hf.adapter_search.sampler import GenerationSampler, parents
 from genaf_hf.adapter_search.search_space import HEAD_ALONE, SearchSpace, suggest
 from genaf_hf.adapter_search.storage import open_storage, parse_address, place, quiet_optuna
-from genaf_hf.adapter_search.study import OBJECTIVES, begin_or_join, failure, last_tries, work
+from genaf_hf.adapter_search.study import (
+    OBJECTIVES,
+    SECONDS,
+    begin_or_join,
+    failure,
+    last_tries,
+    was_trained,
+    work,
+)
 from genaf_hf.attacks import pgd
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.cards.existing_card import license_of
@@ -41,6 +50,7 @@ from genaf_hf.encoders import load_configuration
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
+from genaf_hf.perturbation_cache import digest
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source, public_name
 from genaf_hf.report import RobustnessReport
@@ -53,6 +63,7 @@ RECIPE = "recipes/evolve_peft.py"
 STUDY_FILE = "study.db"
 STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune` that it trains all weights
 OF_THE_WORKER = ("study", "storage", "heartbeat_seconds", "pick", "attn_implementation")
+FOUND = ("model_revision", "dataset_revision")  # branches and tags move: the commit or the content is compared
 OF_THE_REPORT = ("pgd_steps", "dae_eps", "dae_steps", "dae_layer")
 
 
@@ -137,11 +148,12 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
             study = begin_or_join(
                 storage,
                 arguments.study,
-                settings=settings_of_search(arguments, config),
+                settings=settings_of_search(laboratory, space),
                 budget=arguments.budget,
                 known=known,
                 sampler=sampler,
             )
+            check_pick(arguments.pick, study)
             others = any(trial.state == TrialState.RUNNING for trial in last_tries(study))
             objective = objective_of(laboratory, fitness, space, sampler)
             own = work(study, objective, heartbeat_seconds=arguments.heartbeat_seconds)
@@ -167,6 +179,20 @@ def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
             "and, on a machine with several GPUs, another CUDA_VISIBLE_DEVICES each."
         )
     check_evaluation(arguments, config)
+
+
+def check_pick(number: int | None, study: Study) -> None:
+    """Refuses, before any training, to pick a trial that is none. Those that are tried again come after the budget.
+
+    Raises:
+        ValueError: names the numbers that there are.
+    """
+    trials = len(study.get_trials(deepcopy=False))
+    if number is not None and number not in range(trials):
+        raise ValueError(
+            f"pick is {number}, expected the number of a trial, 0 to {trials - 1}: search without it, and choose from "
+            "the table."
+        )
 
 
 def open_laboratory(arguments: AdapterSearchArguments, config: GenAFConfig) -> Laboratory:
@@ -196,12 +222,19 @@ def space_of(laboratory: Laboratory) -> SearchSpace:
     return SearchSpace.of(laboratory.encoder, laboratory.config, examples)
 
 
-def settings_of_search(arguments: AdapterSearchArguments, config: GenAFConfig) -> dict:
+def settings_of_search(laboratory: Laboratory, space: SearchSpace) -> dict:
     """Everything that the trials depend on, as JSON gives it back; not what differs between workers or only reports."""
-    asked = {name: value for name, value in asdict(arguments).items() if name not in OF_THE_WORKER + OF_THE_REPORT}
+    left_out = OF_THE_WORKER + OF_THE_REPORT + FOUND
+    asked = {name: value for name, value in asdict(laboratory.arguments).items() if name not in left_out}
     for name in ("model_name_or_path", "dataset_name"):
         asked[name] = public_name(asked[name])
-    return json.loads(json.dumps({**asked, **changed_settings(config)}))
+    found = {
+        "encoder": encoder_content(laboratory.encoder, laboratory.processor),
+        "images": images_content(laboratory.data),
+        "methods": space.methods,
+        "targets": digest(sorted(space.targets), {}),
+    }
+    return json.loads(json.dumps({**asked, **changed_settings(laboratory.config), **found}))
 
 
 def objective_of(
@@ -213,6 +246,7 @@ def objective_of(
     def objective(trial: optuna.Trial) -> tuple[float, float, int]:
         genome = suggest(trial, space)
         trial.set_user_attr("genome", asdict(genome))
+        trial.set_user_attr("parents", [])
         what = f"Genome {trial.number} of {arguments.budget}: {genome.method}, {len(genome.ranks)} modules"
         if arguments.max_parameters is not None:
             parameters = fitness.parameters(genome)
@@ -221,11 +255,11 @@ def objective_of(
                 logger.info("%s, %s parameters are too many", what, f"{parameters:,}")
                 return 0.0, 0.0, parameters
         related = parents(trial.params, sampler.parent_population) if arguments.inherit else []
-        folders = {each.number: laboratory.adapter(each.number) for each in related}
+        folders = {each.number: laboratory.adapter(each.number) for each in related if was_trained(each)}
         folders = {number: folder for number, folder in folders.items() if folder.exists()}
         trial.set_user_attr("parents", list(folders))
         score = fitness(genome, laboratory.adapter(trial.number), list(folders.values()))
-        trial.set_user_attr("seconds", score.seconds)
+        trial.set_user_attr(SECONDS, score.seconds)
         trial.set_user_attr("correct", {"clean": score.clean.part, "robust": score.robust.part})
         if arguments.max_seconds is not None:
             trial.set_constraint("seconds", score.seconds - arguments.max_seconds)
@@ -245,7 +279,7 @@ def last_finished(study: Study) -> int:
 
 def warn_of_constants(study: Study) -> None:
     """Says which objective told genomes nothing."""
-    trained = [trial for trial in last_tries(study) if "seconds" in trial.user_attrs and trial.values]
+    trained = [trial for trial in last_tries(study) if was_trained(trial) and trial.values]
     for index, name in enumerate(OBJECTIVES):
         found = [trial.values[index] for trial in trained]
         if len(found) > 1 and len(set(found)) == 1:

@@ -19,7 +19,7 @@ from genaf_hf.adapter_search.storage import TRIES, retry, slot, tries
 logger = logging.getLogger(__name__)
 
 OBJECTIVES = {"clean_accuracy": "maximize", "robust_accuracy": "maximize", "parameters": "minimize"}
-SETTINGS, BUDGET, FAILURE, WORKER, KNOWN = "settings", "budget", "failure", "worker", "known"
+SETTINGS, BUDGET, FAILURE, WORKER, KNOWN, SECONDS = "settings", "budget", "failure", "worker", "known", "seconds"
 FIRST_FAILURES = 5
 SETUP_SECONDS = 60
 
@@ -170,6 +170,11 @@ def last_tries(study: Study) -> list[FrozenTrial]:
         if place < budget and (place not in found or found[place].state != TrialState.COMPLETE):
             found[place] = trial
     return [found[place] for place in sorted(found)]
+
+
+def was_trained(trial: FrozenTrial) -> bool:
+    """Whether there is an adapter; not of genomes with too many parameters, whatever lies in their folder."""
+    return SECONDS in trial.user_attrs
 
 
 def is_lost(trial: FrozenTrial) -> bool:
