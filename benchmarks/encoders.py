@@ -25,7 +25,7 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.command_line import parse_arguments
 from genaf_hf.data import stratified_subset
-from genaf_hf.digits_encoder import DIGITS_ENCODER, DIGITS_ENCODERS, pretrain_where_named
+from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_where_named
 from genaf_hf.hardening import (
     SURROGATE_IMAGES,
     HardeningArguments,
@@ -50,7 +50,7 @@ class BenchmarkArguments:
     """Which encoders are compared."""
 
     encoders: list[str] = field(
-        default_factory=lambda: [name for name in DIGITS_ENCODERS if name != DIGITS_ENCODER],
+        default_factory=lambda: list(DIGITS_ENCODERS),
         metadata={"help": "Hub ids or local folders, default the digits' encoders of all four methods."},
     )
 

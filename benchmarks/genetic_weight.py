@@ -1,90 +1,96 @@
-"""What the weight of the genetic regularization changes on the default run: paired differences over seeds.
+"""What the weight of the genetic regularization changes: paired differences over seeds.
 
-    python benchmarks/genetic_weight.py --seeds 10,11,12,13,14,15,16,17,18,19 --weights 0,200
+    python benchmarks/genetic_weight.py --use_cpu
+    python benchmarks/genetic_weight.py recipes/configs/digits_vit.yaml --use_cpu --eps 0.25 --weights 0 200 600
 
-Each seed is hardened with each weight, with the settings of recipes/configs/digits.yaml and nothing else changed. A run
-takes about 80 s of CPU time. Results are kept in genetic_weight.jsonl, and a run that is there is not done again.
+Each seed is hardened with each weight, by default with the settings of recipes/configs/digits_vit.yaml and nothing else
+changed, and then attacked as recipes/genaf_vit.py does. Flags are those of that recipe. A run takes about a minute of
+CPU time. Results are kept in genetic_weight.jsonl, and a run that is there is not done again. Prints a Markdown table.
 """
 
-import argparse
 import copy
 import json
+import logging
 import tempfile
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
-import yaml
 from scipy.stats import t as student
 
-from genaf_hf import (
-    GenAFConfig,
-    GenAFTrainer,
-    PixelModel,
-    evaluate_robustness,
-    l4a,
-    load_encoder,
-    load_images,
-    pgd,
-    with_pixel_values,
-)
+from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, evaluate_robustness, l4a, pgd
 from genaf_hf.attacks.pgd import default_step_size
-from genaf_hf.digits_encoder import DIGITS_ENCODER, pretrain_digits_encoder
-from genaf_hf.hardening import HardeningArguments
+from genaf_hf.command_line import parse_arguments
+from genaf_hf.digits_encoder import pretrain_where_named
+from genaf_hf.hardening import HardeningArguments, load_data, load_encoder_and_pixels, settings_of_run
+from genaf_hf.report import markdown
 
-SETTINGS = Path(__file__).parents[1] / "recipes" / "configs" / "digits.yaml"
+SETTINGS = Path(__file__).parents[1] / "recipes" / "configs" / "digits_vit.yaml"
 FOUND = Path("genetic_weight.jsonl")
 ATTACKS = ("clean", "l4a", "pgd")
 
 
+@dataclass
+class BenchmarkArguments:
+    """Which runs are compared."""
+
+    seeds: list[int] = field(default_factory=lambda: list(range(10, 20)))
+    weights: list[float] = field(
+        default_factory=lambda: [0.0, 200.0],
+        metadata={"help": "The first is what the others are compared with."},
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", default="10,11,12,13,14,15,16,17,18,19")
-    parser.add_argument("--weights", default="0,200", help="The first is what the others are compared with.")
-    arguments = parser.parse_args()
-    seeds, weights = ([float(word) for word in words.split(",")] for words in (arguments.seeds, arguments.weights))
-    lines = FOUND.read_text().splitlines() if FOUND.exists() else []
-    found = {(each["seed"], each["weight"]): each for each in map(json.loads, lines)}
-    pretrain_digits_encoder(use_cpu=True)
-    for seed in map(int, seeds):
-        for weight in weights:
-            if (seed, weight) not in found:
-                found[seed, weight] = {"seed": seed, "weight": weight, **hardened_accuracies(seed, weight)}
-                with FOUND.open("a") as file:
-                    file.write(json.dumps(found[seed, weight]) + "\n")
-    print_table(found, [int(seed) for seed in seeds], weights)
+    logging.basicConfig(level=logging.WARNING)
+    benchmark, arguments, config = parse_arguments((BenchmarkArguments, HardeningArguments, GenAFConfig), SETTINGS)
+    pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
+    found = {}
+    for seed in benchmark.seeds:
+        for weight in benchmark.weights:
+            config.seed, config.genetic_weight = seed, weight
+            found[seed, weight] = measured(arguments, config)
+    print_table(found, benchmark.seeds, benchmark.weights)
 
 
-def hardened_accuracies(seed: int, weight: float) -> dict[str, float]:
-    """Accuracies in % on the test images, clean and under the attacks of the default run."""
-    values = yaml.safe_load(SETTINGS.read_text())
-    ours = {name: values.pop(name) for name in list(values) if name in HardeningArguments.__dataclass_fields__}
-    data = load_images(ours["dataset_name"])
-    torch.manual_seed(seed)
-    model, processor = load_encoder(DIGITS_ENCODER, data["train"].features["label"].names)
-    pixels = {split: with_pixel_values(images, processor) for split, images in data.items()}
+def measured(arguments: HardeningArguments, config: GenAFConfig) -> dict[str, float]:
+    """Accuracies in % of a run; of one that was made before, those that it had."""
+    settings = settings_of_run(arguments, config)
+    for line in FOUND.read_text().splitlines() if FOUND.exists() else []:
+        if (run := json.loads(line))["settings"] == settings:
+            return run["accuracies"]
+    accuracies = hardened_accuracies(arguments, copy.copy(config))
+    with FOUND.open("a") as file:
+        file.write(json.dumps({"settings": settings, "accuracies": accuracies}) + "\n")
+    return accuracies
+
+
+def hardened_accuracies(arguments: HardeningArguments, config: GenAFConfig) -> dict[str, float]:
+    """Accuracies in % on the test images, clean and under the attacks of the recipe."""
+    data = load_data(arguments, config.hub_token)
+    model, processor, pixels = load_encoder_and_pixels(arguments, config, data)
     encoder = PixelModel(copy.deepcopy(model), processor).eval()
     with tempfile.TemporaryDirectory() as folder:
-        changes = {"seed": seed, "genetic_weight": weight, "output_dir": folder, "save_strategy": "no", "use_cpu": True}
-        config = GenAFConfig(**{**values, **changes})
+        config.output_dir, config.save_strategy = folder, "no"
         trainer = GenAFTrainer(model=model, args=config, train_dataset=pixels["train"], processing_class=processor)
         trainer.train()
     images = encoder.to_images(pixels["train"][:]["pixel_values"])
-    steps, pgd_steps = HardeningArguments.dae_steps, HardeningArguments.pgd_steps
-    pgd_eps = ours.get("pgd_eps", config.eps)
+    dae_eps, pgd_eps, steps = arguments.dae_eps or config.eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
     attacks = {
-        "l4a": l4a(encoder, images, eps=ours["dae_eps"], steps=steps, layer=ours["dae_layer"], seed=seed),
-        "pgd": partial(pgd, eps=pgd_eps, steps=pgd_steps, step_size=default_step_size(pgd_eps, pgd_steps)),
+        "l4a": l4a(
+            encoder, images, eps=dae_eps, steps=arguments.dae_steps, layer=arguments.dae_layer, seed=config.seed
+        ),
+        "pgd": partial(pgd, eps=pgd_eps, steps=steps, step_size=default_step_size(pgd_eps, steps)),
     }
     subject = {"hardened": PixelModel(trainer.model, processor).eval()}
-    report = evaluate_robustness(subject, pixels["test"], attacks, batch_size=128, seed=seed)
+    report = evaluate_robustness(subject, pixels["test"], attacks, batch_size=128, seed=config.seed)
     return {attack: 100 * report.measurement("hardened", attack).accuracy.value for attack in ATTACKS}
 
 
 def print_table(found: dict, seeds: list[int], weights: list[float]) -> None:
     """Means and standard deviations, and mean differences to the first weight with 95 % t intervals."""
-    print(f"\n| weight | {' | '.join(ATTACKS)} |\n|---|{'---|' * len(ATTACKS)}")
+    rows = [["weight", *ATTACKS]]
     for weight in weights:
         cells = []
         for attack in ATTACKS:
@@ -95,7 +101,8 @@ def print_table(found: dict, seeds: list[int], weights: list[float]) -> None:
                 reach = student.ppf(0.975, len(seeds) - 1) * stdev(differences) / len(seeds) ** 0.5
                 cell += f", {mean(differences):+.1f} ± {reach:.1f}"
             cells.append(cell)
-        print(f"| {weight:g} | {' | '.join(cells)} |")
+        rows.append([f"{weight:g}", *cells])
+    print(f"\n{markdown(rows)}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> None:
     data = load_images(DIGITS)
     rows = [["encoder", "pooling", "pre-trained", "random weights"]]
     for name in DIGITS_ENCODERS:
-        folder = pretrain_digits_encoder(use_cpu=True, name=name)
+        folder = pretrain_digits_encoder(name, use_cpu=True)
         for pooling in POOLINGS:
             model, processor = load_encoder(str(folder), data["train"].features["label"].names, pooling=pooling)
             set_seed(args.seed)

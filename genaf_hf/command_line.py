@@ -13,23 +13,32 @@ from genaf_hf.provenance import public_name
 
 
 def parse_arguments(
-    dataclass_types: Sequence[type], default_config: str | Path | None, argv: Sequence[str] | None = None
+    dataclass_types: Sequence[type],
+    default_config: str | Path | None,
+    argv: Sequence[str] | None = None,
+    *,
+    family_config: str | Path | None = None,
 ) -> tuple:
     """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win over the file.
 
-    Without a file, and without the flags that name a model or a dataset, the default configuration is used if there is
-    one.
+    Args:
+        dataclass_types: whose fields are the flags.
+        default_config: the file that is taken where flags name neither a model nor a dataset.
+        argv: default those of the process.
+        family_config: the file that is taken where flags do, unless they name a preset too.
 
     Raises:
         ValueError: when the file is missing or has keys that are no flags.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types)
-    config = None
+    named, config = {word.split("=")[0] for word in argv}, None
     if argv and argv[0].endswith((".yaml", ".yml")):
         config = argv.pop(0)
-    elif not any(word.split("=")[0] in ("--model_name_or_path", "--dataset_name") for word in argv):
+    elif not named & {"--model_name_or_path", "--dataset_name"}:
         config = default_config
+    elif "--preset" not in named:
+        config = family_config
     if config is not None:
         set_defaults(parser, Path(config))
     return parser.parse_args_into_dataclasses(argv)
@@ -39,7 +48,22 @@ def set_defaults(parser: HfArgumentParser, path: Path) -> None:
     """Takes a YAML file's values as the defaults of the flags of these names.
 
     Raises:
-        ValueError: when the file is missing, no YAML, no mapping, or has unknown keys.
+        ValueError: as `read_config`, or when there are unknown keys.
+    """
+    values = read_config(path)
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    if unknown := sorted(values.keys() - actions.keys(), key=str):
+        raise ValueError(f"{path} has the unknown key {unknown[0]}; --help lists the known ones.")
+    for name in values:
+        actions[name].required = False
+    parser.set_defaults(**values)
+
+
+def read_config(path: Path) -> dict:
+    """The names and values of a YAML file.
+
+    Raises:
+        ValueError: when the file is missing, no YAML, or no mapping.
     """
     if not path.exists():
         raise ValueError(f"There is no configuration file {path}.")
@@ -49,12 +73,7 @@ def set_defaults(parser: HfArgumentParser, path: Path) -> None:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, expected names and values of flags.")
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
-    if unknown := sorted(values.keys() - actions.keys(), key=str):
-        raise ValueError(f"{path} has the unknown key {unknown[0]}; --help lists the known ones.")
-    for name in values:
-        actions[name].required = False
-    parser.set_defaults(**values)
+    return values
 
 
 def reproducing_command(script: str, settings: Mapping, processes: int = 1) -> str:

@@ -4,7 +4,7 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -82,7 +82,11 @@ class HardeningArguments(ExperimentArguments):
 
 
 def harden(
-    arguments: HardeningArguments, config: GenAFConfig, *, recipe: str = "recipes/genaf_vit.py"
+    arguments: HardeningArguments,
+    config: GenAFConfig,
+    *,
+    recipe: str = "recipes/genaf_vit.py",
+    recipe_settings: Collection[str] = (),
 ) -> RobustnessReport:
     """Fine-tunes an undefended and a hardened model from one encoder, attacks both, and writes everything down.
 
@@ -94,6 +98,7 @@ def harden(
         arguments: what is hardened on what, and what the result is attacked with.
         config: of the training.
         recipe: that the card names to do the run again.
+        recipe_settings: names of those that the recipe has defaults of its own for, so that the card must state them.
 
     Raises:
         ValueError: for input that cannot be worked with, before any training.
@@ -113,6 +118,9 @@ def harden(
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(images))
     encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
+    public_encoder = PixelModel(encoder, processor)
+    example = public_encoder.to_images(pixels["validation"][:1]["pixel_values"])
+    public_encoder.layer_index(arguments.dae_layer, example)  # refused now, not when all is trained
     model_name = Path(config.output_dir).resolve().name
     if config.push_to_hub and PartialState().is_main_process:
         sharing = {"token": config.hub_token, "private": config.hub_private_repo}
@@ -122,8 +130,9 @@ def harden(
         draw_samples(data["train"], Path(config.output_dir) / "samples.png")
 
     models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
-    public_encoder = PixelModel(encoder.to(config.device), processor)
-    attacks, *sweep = craft_attacks(arguments, config, public_encoder, models, data["train"], processor)
+    attacks, *sweep = craft_attacks(
+        arguments, config, public_encoder.to(config.device), models, data["train"], processor
+    )
     report = evaluate_robustness(
         models,
         pixels["test"],
@@ -144,6 +153,7 @@ def harden(
             command=reproducing_command(
                 recipe,
                 {
+                    **{name: value for name, value in settings.items() if name in recipe_settings},
                     **changed(arguments, config),
                     "model_revision": record.base_model["revision"],
                     "dataset_revision": source["revision"],

@@ -4,25 +4,28 @@ import logging
 import sys
 from pathlib import Path
 
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.command_line import parse_arguments, read_config
 from genaf_hf.digits_encoder import pretrain_where_named
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import HardeningArguments, harden
 
 
-def run_recipe(recipe: str, default_config: Path) -> None:
+def run_recipe(recipe: str, default_config: Path, family_config: Path) -> None:
     """Hardens what the command line names, and prints the report; an error ends it with one sentence.
 
     Args:
         recipe: that the card names to do the run again.
         default_config: what is run without a model or a dataset. An encoder for the digits is made first.
+        family_config: settings that serve the family, for what flags do not say where they name a model or a dataset.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
-        arguments, config = parse_arguments((HardeningArguments, GenAFConfig), default_config)
+        arguments, config = parse_arguments(
+            (HardeningArguments, GenAFConfig), default_config, family_config=family_config
+        )
         pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
-        report = harden(arguments, config, recipe=recipe)
+        report = harden(arguments, config, recipe=recipe, recipe_settings=read_config(family_config))
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("", exc_info=error)
         sys.exit(f"\n{error}")

@@ -29,7 +29,7 @@ except ImportError:
     sys.exit("The demo needs gradio: pip install -c constraints.txt '.[demo]'")
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "demo_digits.yaml"
-DEFAULTS = ("digits-vit-genaf", "digits-vit-genaf/undefended", "digits-vit-mae")
+DEFAULTS = ("digits-vit-genaf", "digits-vit-genaf/undefended", "digits-supervised")
 LARGEST_UPLOAD = "10mb"
 KEPT = 3600  # seconds that an upload is kept
 LONGEST_QUEUE = 20

@@ -1,8 +1,10 @@
 """Hardens a masked autoencoder's encoder with Gen-AF.
 
     accelerate launch recipes/genaf_mae.py
-    accelerate launch recipes/genaf_mae.py recipes/configs/mae_base_cifar10.yaml --seed 1
+    accelerate launch recipes/genaf_mae.py --model_name_or_path facebook/vit-mae-base \
+        --dataset_name uoft-cs/cifar10 --output_dir hardened
 
+A model that is named by flags is trained as recipes/configs/mae.yaml says; other flags win over it.
 Without a model or a dataset it runs recipes/configs/digits_mae.yaml: scikit-learn's digits, and a small masked
 autoencoder that is trained on them first and kept for the next run.
 """
@@ -11,5 +13,7 @@ from pathlib import Path
 
 from genaf_hf.recipe import run_recipe
 
+CONFIGS = Path(__file__).parent / "configs"
+
 if __name__ == "__main__":
-    run_recipe("recipes/genaf_mae.py", Path(__file__).parent / "configs" / "digits_mae.yaml")
+    run_recipe("recipes/genaf_mae.py", CONFIGS / "digits_mae.yaml", CONFIGS / "mae.yaml")

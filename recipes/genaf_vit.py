@@ -1,15 +1,19 @@
 """Hardens a vision transformer with Gen-AF.
 
     accelerate launch recipes/genaf_vit.py
-    accelerate launch recipes/genaf_vit.py recipes/configs/vit_base_cifar10.yaml --seed 1
+    accelerate launch recipes/genaf_vit.py --model_name_or_path google/vit-base-patch16-224-in21k \
+        --dataset_name uoft-cs/cifar10 --output_dir hardened
 
-Without a model or a dataset it runs recipes/configs/digits.yaml: scikit-learn's digits, and a small masked autoencoder
-that is pre-trained on them first and kept for the next run.
+A model that is named by flags is trained as recipes/configs/vit.yaml says; other flags win over it.
+Without a model or a dataset it runs recipes/configs/digits_vit.yaml: scikit-learn's digits, and a small ViT that is
+trained on their labels first and kept for the next run.
 """
 
 from pathlib import Path
 
 from genaf_hf.recipe import run_recipe
 
+CONFIGS = Path(__file__).parent / "configs"
+
 if __name__ == "__main__":
-    run_recipe("recipes/genaf_vit.py", Path(__file__).parent / "configs" / "digits.yaml")
+    run_recipe("recipes/genaf_vit.py", CONFIGS / "digits_vit.yaml", CONFIGS / "vit.yaml")

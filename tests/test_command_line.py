@@ -6,7 +6,7 @@ from genaf_hf.hardening import HardeningArguments
 
 TYPES = (HardeningArguments, GenAFConfig)
 DEFAULT = """
-model_name_or_path: digits-vit-mae
+model_name_or_path: digits-supervised
 dataset_name: digits
 output_dir: {folder}
 use_cpu: true
@@ -38,7 +38,7 @@ def write(tmp_path):
 @pytest.mark.parametrize("argv", [[], ["--steps", "3"], ["--output_dir=elsewhere"]])
 def test_without_a_model_or_a_dataset_the_default_is_run(default, argv):
     arguments, config = parse_arguments(TYPES, default, argv)
-    assert (arguments.model_name_or_path, arguments.dataset_name) == ("digits-vit-mae", "digits")
+    assert (arguments.model_name_or_path, arguments.dataset_name) == ("digits-supervised", "digits")
     assert config.eps == 0.25
     assert config.learning_rate == 2e-3
     assert not config.random_start
@@ -72,6 +72,25 @@ def test_model_and_dataset_by_flags_need_no_file(tmp_path):
     arguments, config = parse_arguments(TYPES, tmp_path / "missing.yaml", flags)
     assert (arguments.model_name_or_path, arguments.dataset_name) == ("a/model", "a/dataset")
     assert config.eps == 8 / 255
+
+
+NAMED = ["--model_name_or_path", "a/model", "--dataset_name", "a/dataset", "--output_dir", "out", "--use_cpu"]
+
+
+def test_a_model_that_is_named_gets_the_settings_of_its_family_and_flags_win(default, write):
+    family = write("learning_rate: 2e-5\nsteps: 7\n", "family.yaml")
+    _, config = parse_arguments(TYPES, default, [*NAMED, "--steps", "10"], family_config=family)
+    assert (config.learning_rate, config.steps, config.eps) == (2e-5, 10, 8 / 255)
+
+
+def test_the_family_says_nothing_of_the_default_a_file_or_a_preset(default, write, tmp_path):
+    family = write("learning_rate: 2e-5\n", "family.yaml")
+    assert parse_arguments(TYPES, default, [], family_config=family)[1].learning_rate == 2e-3
+    own = write(f"model_name_or_path: a/model\noutput_dir: {tmp_path}\nuse_cpu: true\nlearning_rate: 3e-4\n")
+    argv = [own, "--dataset_name", "a/dataset"]
+    assert parse_arguments(TYPES, default, argv, family_config=family)[1].learning_rate == 3e-4
+    argv = [*NAMED, "--preset", "paper"]
+    assert parse_arguments(TYPES, default, argv, family_config=family)[1].learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "yml"])

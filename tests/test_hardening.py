@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from datasets import ClassLabel, DatasetDict
 from processes import start_and_kill
 
 from genaf_hf import GenAFConfig
+from genaf_hf.command_line import parse_arguments
 from genaf_hf.hardening import HardeningArguments, harden
+from genaf_hf.training_record import TrainingRecord
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
 QUICK = {
@@ -60,6 +63,10 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
     start_and_kill(command(killed), stages / "evaluation/answers.undefended.l4a-adaptive.json")
     subprocess.run(command(killed), check=True, capture_output=True)
     assert not stages.exists()
+    stated = shlex.split(TrainingRecord.load(whole / "training.json").command)
+    _, config = parse_arguments((HardeningArguments, GenAFConfig), None, [*stated[5:], "--use_cpu"])
+    assert (config.learning_rate, config.adapt_learning_rate, config.steps) == (2e-5, 1e-5, 2)
+    assert "--head_learning_rate" in stated  # though it is the default of GenAFConfig, for it might not be the recipe's
     models = ("model.safetensors", "undefended/model.safetensors")
     for file in (*models, "layer_robustness.json", "samples.png", "report.json"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
@@ -72,6 +79,7 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
         ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
         ({"dae_eps": 2}, "eps is 2.0, expected a value in"),
         ({"norm": "l2"}, "name a --dae_eps"),
+        ({"dae_layer": 99}, "layer is 99, expected 0 to 2, the hidden states of this encoder"),
     ],
 )
 def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(command, tmp_path, changes, sentence):
