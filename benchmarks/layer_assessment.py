@@ -1,6 +1,6 @@
 """First-order layer assessment against the paper's ascent: cost, rank correlation, and the layers that each selects.
 
-python benchmarks/layer_assessment.py --model_name_or_path digits-vit-genaf --dataset_name digits --eps 0.25
+python benchmarks/layer_assessment.py --model_name_or_path digits-vit-genaf --dataset_name digits --eps 0.3
 """
 
 import argparse
