@@ -15,6 +15,7 @@ from genaf_hf.training_record import TrainingRecord
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
 QUICK = {
+    "per_device_train_batch_size": 8,
     "max_steps": 6,
     "adapt_max_steps": 4,
     "steps": 2,
