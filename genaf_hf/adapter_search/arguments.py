@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from genaf_hf.experiment_arguments import ExperimentArguments
 
 SMALLEST_POPULATION = 4
-TAKEN = ("", ".", "..", "picked")  # as folders: the output folder itself, the one above it, and the picked model's
+PICKED = "picked"
+TAKEN = ("", ".", "..", PICKED)  # as folders: the output folder itself, the one above it, and the picked model's
 
 
 @dataclass

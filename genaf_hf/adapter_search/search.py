@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from transformers import PreTrainedModel
 
-from genaf_hf.adapter_search.arguments import AdapterSearchArguments
+from genaf_hf.adapter_search.arguments import PICKED, AdapterSearchArguments
 from genaf_hf.adapter_search.content import encoder_content, images_content
 from genaf_hf.adapter_search.fitness import HISTORY, Fitness
 from genaf_hf.adapter_search.front import (
@@ -341,7 +341,7 @@ def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[M
     if arguments.pick not in found:
         raise ValueError(f"pick is {arguments.pick}, expected one of the trials {', '.join(map(str, found))}.")
     laboratory = open_laboratory(arguments, config)
-    processor, folder = laboratory.processor, laboratory.folder / "picked"
+    processor, folder = laboratory.processor, laboratory.folder / PICKED
     plain = merged_model(laboratory.encoder, laboratory.adapter(arguments.pick)).to(config.device)
     models = {f"trial-{arguments.pick}": PixelModel(plain, processor).eval()}
     encoder = PixelModel(laboratory.encoder.to(config.device), processor)
