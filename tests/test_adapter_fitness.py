@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, load_peft_weights
 from peft.tuners.tuners_utils import BaseTunerLayer
 from test_adapter_genome import genome, moved
 from train_tiny import PROCESSOR, tensors, tiny_model
@@ -112,6 +112,9 @@ def test_training_follows_the_genome_and_the_budget(fitness, tmp_path):
     assert config.eps == pytest.approx(fitness.config.eps / 2)
     assert config.step_size == pytest.approx(2.5 * config.eps / 2)
     assert config.max_steps == 3
+    fitness.config.step_size /= 2
+    halved = fitness.training_of(genome("lora"))
+    assert halved.step_size == config.step_size / 2
     fitness(genome("lora"), tmp_path)
     weights = PeftModel.from_pretrained(copy.deepcopy(fitness.encoder), tmp_path).state_dict()
     assert any(value.any() for name, value in weights.items() if "lora_B" in name)
@@ -120,6 +123,15 @@ def test_training_follows_the_genome_and_the_budget(fitness, tmp_path):
 def test_the_same_genome_has_the_same_score(fitness):
     first, second = fitness(genome("rslora")), fitness(genome("rslora"))
     assert (first.clean, first.robust, first.parameters) == (second.clean, second.robust, second.parameters)
+
+
+def test_a_trial_sees_the_images_in_an_order_of_its_own(fitness, tmp_path):
+    heads = []
+    for name, number in (("first", 0), ("again", 0), ("second", 1)):
+        fitness(genome("head"), tmp_path / name, number=number)
+        heads.append(load_peft_weights(str(tmp_path / name), device="cpu")["base_model.model.classifier.weight"])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
 
 
 def test_training_that_diverges_is_an_error(fitness):

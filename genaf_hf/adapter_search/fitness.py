@@ -4,7 +4,7 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,13 +69,21 @@ class Fitness:
         self.train, self.validation = train, validation
         self.config, self.attack = config, attack
 
-    def __call__(self, genome: Genome, folder: str | Path | None = None, parents: Sequence[str | Path] = ()) -> Score:
+    def __call__(
+        self,
+        genome: Genome,
+        folder: str | Path | None = None,
+        parents: Mapping[str | Path, float] | None = None,
+        number: int = 0,
+    ) -> Score:
         """Trains a genome and measures it.
 
         Args:
             genome: of this encoder.
             folder: where the trained adapter, `genome.json` and `history.json` go; None keeps nothing.
-            parents: folders of trained adapters that it starts from.
+            parents: weights by folder of the trained adapters that it starts from.
+            number: of the trial. Each has an order of images of its own, so that one that goes on with its parents'
+                adapters sees other ones first than they did.
 
         Raises:
             FloatingPointError: when training diverges.
@@ -83,7 +91,10 @@ class Fitness:
         start = time.perf_counter()
         model = self.adapted(genome, parents)
         trainer = AdapterTrainer(
-            model=model, args=self.training_of(genome), train_dataset=self.train, processing_class=self.processor
+            model=model,
+            args=self.training_of(genome, number),
+            train_dataset=self.train,
+            processing_class=self.processor,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.adversarial_finetune()
@@ -94,18 +105,20 @@ class Fitness:
             (Path(folder) / HISTORY).write_text(history, encoding="utf-8", newline="\n")
         return Score(*rates, count_trainable(model), time.perf_counter() - start)
 
-    def adapted(self, genome: Genome, parents: Sequence[str | Path] = ()) -> PeftModel:
+    def adapted(self, genome: Genome, parents: Mapping[str | Path, float] | None = None) -> PeftModel:
         """The encoder with a genome's adapter, untrained; it shares the encoder's weights."""
         torch.manual_seed(self.config.seed)
         return adapt(self.encoder, genome.peft_config(self.encoder), parents)
 
-    def training_of(self, genome: Genome) -> GenAFConfig:
-        """The settings by which a genome is trained; it leaves no checkpoints and reports nowhere."""
+    def training_of(self, genome: Genome, number: int = 0) -> GenAFConfig:
+        """The settings by which a trial of a genome is trained; it leaves no checkpoints and reports nowhere."""
         config = copy.copy(self.config)
+        config.data_seed = number + (config.seed if config.data_seed is None else config.data_seed)
         for name in ("learning_rate", "head_learning_rate", "genetic_weight", "steps"):
             setattr(config, name, getattr(genome, name))
         config.eps = self.config.eps * genome.eps_share
-        config.step_size = default_step_size(config.eps, config.steps)
+        asked = self.config.step_size / default_step_size(self.config.eps, self.config.steps)
+        config.step_size = asked * default_step_size(config.eps, config.steps)
         config.save_strategy = config.eval_strategy = "no"
         config.logging_strategy, config.logging_steps = "steps", LOGS
         config.report_to, config.disable_tqdm = [], True
