@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -24,6 +25,7 @@ from optuna.samplers import RandomSampler
 
 from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search import AdapterSearchArguments
+from genaf_hf.adapter_search.hypervolume import hypervolume, point
 from genaf_hf.adapter_search.sampler import GenerationSampler
 from genaf_hf.adapter_search.search import (
     Laboratory,
@@ -35,7 +37,7 @@ from genaf_hf.adapter_search.search import (
 )
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, QUERY_VALUE
 from genaf_hf.adapter_search.storage import open_storage, quiet_optuna
-from genaf_hf.adapter_search.study import begin_or_join, last_tries, work
+from genaf_hf.adapter_search.study import KNOWN, begin_or_join, last_tries, work
 from genaf_hf.command_line import parse_arguments
 from genaf_hf.digits_encoder import pretrain_where_named
 from genaf_hf.encoders import parameter_count
@@ -80,32 +82,36 @@ def hypervolumes(arguments: AdapterSearchArguments, config: GenAFConfig, seed: i
     config = copy.copy(config)
     config.seed, root = seed, Path(config.output_dir) / f"seed-{seed}"
     ways: dict[str, tuple[bool, Callable]] = {
-        "evolved": (True, lambda: GenerationSampler(arguments.population, seed)),
-        "cold start": (False, lambda: GenerationSampler(arguments.population, seed)),
-        "random search": (False, lambda: RandomSampler(seed=seed)),
+        "evolved": (True, partial(GenerationSampler, arguments.population, seed)),
+        "cold start": (False, partial(GenerationSampler, arguments.population, seed)),
+        "random search": (False, lambda whole: RandomSampler(seed=seed)),
     }
-    found = {}
+    found, trials = {}, {}
     for way, (inherit, sampler) in ways.items():
         config.output_dir = str(root / way.replace(" ", "-"))
         laboratory = open_laboratory(replace(arguments, inherit=inherit), config)
-        values, overhead = searched(laboratory, sampler(), known=way != "random search")
-        found[way] = hypervolume([point(laboratory, *each) for each in values])
+        trials[way], overhead = searched(laboratory, sampler, known=way != "random search")
+        found[way] = volume(laboratory, [trial.values for trial in trials[way]])
         print(f"seed {seed}, {way}: {found[way]:.4f}, search and storage took {overhead:.2%} of a trial", flush=True)
+    known = [trial for trial in trials["evolved"] if KNOWN in trial.user_attrs]
+    started = [*known, *trials["random search"][: arguments.budget - len(known)]]
+    found["random search, known ones first"] = volume(laboratory, [trial.values for trial in started])
     config.output_dir = str(root)
     laboratory = open_laboratory(arguments, config)
     journal = Journal(root / "fixed")
     for name, values in fixed(laboratory, journal).items():
-        found[name] = hypervolume([point(laboratory, *values)])
+        found[name] = volume(laboratory, [values])
         print(f"seed {seed}, {name}: {found[name]:.4f}", flush=True)
     found["best fixed"] = max(found[name] for name in found if name.startswith("LoRA"))
     return found
 
 
 def searched(
-    laboratory: Laboratory, sampler: optuna.samplers.BaseSampler, *, known: bool
-) -> tuple[list[list[float]], float]:
-    """Values of all genomes, and the time between genomes as a share of the time that they took."""
+    laboratory: Laboratory, sampler_of: Callable[[int], optuna.samplers.BaseSampler], *, known: bool
+) -> tuple[list[optuna.trial.FrozenTrial], float]:
+    """All genomes that did not fail, and the time between genomes as a share of the time that they took."""
     arguments, space = laboratory.arguments, space_of(laboratory)
+    sampler = sampler_of(parameter_count(laboratory.encoder))
     laboratory.folder.mkdir(parents=True, exist_ok=True)
     with quiet_optuna():
         study = begin_or_join(
@@ -119,7 +125,7 @@ def searched(
         work(study, objective_of(laboratory, fitness_of(laboratory), space, sampler), heartbeat_seconds=10)
         trials = [trial for trial in last_tries(study) if trial.values is not None]
     busy = sum(trial.user_attrs["seconds"] for trial in trials)
-    return [trial.values for trial in trials], duration(trials) / busy - 1
+    return trials, duration(trials) / busy - 1
 
 
 def fixed(laboratory: Laboratory, journal: Journal) -> dict[str, list[float]]:
@@ -144,29 +150,10 @@ def values(score) -> list[float]:
     return [score.clean.value, score.robust.value, score.parameters]
 
 
-def point(laboratory: Laboratory, clean: float, robust: float, parameters: float) -> tuple[float, float, float]:
-    """Three numbers in [0, 1], the more the better."""
-    whole = parameter_count(laboratory.encoder)
-    head = parameter_count(head_of(laboratory.encoder))
-    return clean, robust, min(1.0, max(0.0, math.log(whole / parameters) / math.log(whole / head)))
-
-
-def hypervolume(points: Sequence[tuple[float, float, float]]) -> float:
-    """Volume of what lies below any of the points, in the positive octant."""
-    volume, ordered = 0.0, sorted(points, key=lambda each: -each[2])
-    for index, (*_, height) in enumerate(ordered):
-        below = ordered[index + 1][2] if index + 1 < len(ordered) else 0.0
-        volume += (height - below) * area([each[:2] for each in ordered[: index + 1]])
-    return volume
-
-
-def area(points: Sequence[tuple[float, float]]) -> float:
-    """Area of what lies below any of the points, in the positive quadrant."""
-    found, reached = 0.0, 0.0
-    for x, y in sorted(points, reverse=True):
-        found += x * max(0.0, y - reached)
-        reached = max(reached, y)
-    return found
+def volume(laboratory: Laboratory, found: Sequence[Sequence[float]]) -> float:
+    """The hypervolume of values, at most 1."""
+    whole, head = parameter_count(laboratory.encoder), parameter_count(head_of(laboratory.encoder))
+    return hypervolume([point(each, whole) for each in found]) / math.log(whole / head)
 
 
 def duration(trials: Sequence[optuna.trial.FrozenTrial]) -> float:

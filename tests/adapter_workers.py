@@ -54,7 +54,7 @@ def join(storage: str) -> None:
             settings={"population": POPULATION},
             budget=POPULATION * GENERATIONS,
             known=KNOWN,
-            sampler=GenerationSampler(POPULATION, seed=0),
+            sampler=GenerationSampler(POPULATION, seed=0, whole=1000),
         )
         work(study, objective, heartbeat_seconds=1)
 
@@ -62,7 +62,7 @@ def join(storage: str) -> None:
 def objective(trial: optuna.Trial) -> tuple[float, float, int]:
     x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
     time.sleep(0.5)
-    return x, y, round(100 * (x + y))
+    return x, y, 1 + round(100 * (x + y))
 
 
 def kill_in_the_middle(worker: int, storage: str) -> None:

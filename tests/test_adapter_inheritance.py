@@ -34,7 +34,7 @@ def raised(encoder, own: Genome, folder, seed: int = 0):
 
 def child_of(encoder, own: Genome, *parents):
     torch.manual_seed(9)
-    return adapt(encoder, own.peft_config(encoder), parents).eval()
+    return adapt(encoder, own.peft_config(encoder), dict.fromkeys(parents, 1)).eval()
 
 
 def updates(model) -> dict[str, torch.Tensor]:
@@ -86,6 +86,22 @@ def test_a_large_child_of_two_has_the_mean_of_their_updates_and_heads(first, sec
         torch.testing.assert_close(update, mean, rtol=1e-4, atol=1e-5)
     heads = [model.base_model.model.classifier.weight for model in (child, *(parent for parent, _ in parents))]
     torch.testing.assert_close(heads[0], (heads[1] + heads[2]) / 2)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_the_parent_of_more_genes_counts_more(method, encoder, tmp_path):
+    parents = [raised(encoder, genome(method), tmp_path / str(seed), seed) for seed in (0, 1)]
+    weights = dict(zip((folder for _, folder in parents), (3, 1), strict=True))
+    large = dataclasses.replace(genome(method), ranks=dict.fromkeys(TARGETS, 8 if method == "lora" else 1))
+    child = adapt(encoder, large.peft_config(encoder), weights).eval()
+    for name, update in updates(child).items():
+        first, second = (updates(parent)[name] for parent, _ in parents)
+        torch.testing.assert_close(update, 0.75 * first + 0.25 * second, rtol=1e-4, atol=1e-5)
+    names = [name for name, each in child.named_parameters() if each.requires_grad and "lora_" not in name]
+    assert len(names) == 2 + len(TARGETS) * (method == "ia3")
+    for name in names:
+        first, second = (parent.get_parameter(name) for parent, _ in parents)
+        torch.testing.assert_close(child.get_parameter(name), 0.75 * first + 0.25 * second)
 
 
 def test_a_module_that_one_parent_has_counts_half(encoder, tmp_path):

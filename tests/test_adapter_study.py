@@ -7,7 +7,7 @@ from optuna.samplers import NSGAIISampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from genaf_hf.adapter_search.sampler import GenerationSampler, parents
+from genaf_hf.adapter_search.sampler import GenerationSampler, parents, survivors
 from genaf_hf.adapter_search.storage import TRIES, open_storage, parse_address, retry, slot
 from genaf_hf.adapter_search.study import begin_or_join, failure, is_superfluous, last_tries, work
 
@@ -48,14 +48,14 @@ def join_at(url: str, **changes) -> optuna.Study:
         "settings": {"eps": 0.1, "population": POPULATION},
         "budget": BUDGET,
         "known": KNOWN,
-        "sampler": GenerationSampler(POPULATION, seed=0),
+        "sampler": GenerationSampler(POPULATION, seed=0, whole=1000),
     }
     return begin_or_join(open_storage(url, heartbeat_seconds=1), **{**given, **changes})
 
 
 def objective(trial: optuna.Trial) -> tuple[float, float, int]:
     x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
-    return x, y, round(100 * (x + y))
+    return x, y, 1 + round(100 * (x + y))
 
 
 def test_every_genome_of_the_budget_is_evaluated_once_known_ones_first(finished):
@@ -242,9 +242,9 @@ def test_draws_depend_on_the_number_of_a_trial_and_not_on_the_worker(tmp_path):
             settings={},
             budget=6,
             known={},
-            sampler=GenerationSampler(8, seed=0),
+            sampler=GenerationSampler(8, seed=0, whole=1000),
         )
-        samplers = [GenerationSampler(8, seed=0) for _ in range(workers)]
+        samplers = [GenerationSampler(8, seed=0, whole=1000) for _ in range(workers)]
         for number in range(6):
             study.sampler = samplers[number % workers]
             study.optimize(objective, n_trials=1)
@@ -265,8 +265,24 @@ def test_parents_are_those_that_explain_the_genes():
     for number, trial in enumerate(population):
         trial.number = number
     found = [
-        [trial.number for trial in parents(dict(zip("abc", genes, strict=True)), population)]
+        [(trial.number, genes) for trial, genes in parents(dict(zip("abc", genes, strict=True)), population)]
         for genes in ((2, 2, 3), (1, 1, 1), (3, 9, 9), (9, 9, 9))
     ]
-    assert found == [[1, 2], [0], [2], []]
+    assert found == [[(1, 2), (2, 1)], [(0, 3)], [(2, 1)], []]
     assert parents({"a": 1}, []) == []
+
+
+def test_those_that_add_the_most_volume_survive():
+    values = [(0.9, 0.1, 10), (0.9, 0.5, 100), (0.88, 0.48, 110), (0.5, 0.9, 100), (0.9, 0.6, 1000)]
+    trials = [create_trial(values=each) for each in values]
+    chosen = survivors(trials, 3, whole=1000)
+    assert [each.values for each in chosen] == [list(values[number]) for number in (1, 3, 0)]
+    assert len(survivors(trials, 9, whole=1000)) == 5
+
+
+def test_a_broken_constraint_comes_after_all_that_keep_it():
+    trials = [create_trial(values=(0.1, 0.1, 500)) for _ in range(2)]
+    for excess in (5.0, 2.0):
+        trials.append(create_trial(values=(0.9, 0.9, 10), system_attrs={"constraints:parameters": excess}))
+    trials[0] = create_trial(values=(0.2, 0.1, 500), system_attrs={"constraints:parameters": -1.0})
+    assert survivors(trials, 3, whole=1000) == [trials[0], trials[1], trials[3]]

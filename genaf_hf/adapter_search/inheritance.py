@@ -1,7 +1,8 @@
 """What a child's adapter takes over from the trained adapters of its parents."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -27,7 +28,22 @@ MAGNITUDE = "lora_magnitude_vector"
 NEGLIGIBLE = 1e-6  # of the largest singular value
 
 
-def adapt(encoder: PreTrainedModel, config: PeftConfig, parents: Sequence[str | Path] = ()) -> PeftModel:
+@dataclass(frozen=True)
+class Parent:
+    """A trained adapter that a child starts from.
+
+    Attributes:
+        config: of the adapter.
+        tensors: of adapter and head, by name.
+        share: of the child that comes from it, in (0, 1].
+    """
+
+    config: PeftConfig
+    tensors: dict[str, Tensor]
+    share: float
+
+
+def adapt(encoder: PreTrainedModel, config: PeftConfig, parents: Mapping[str | Path, float] | None = None) -> PeftModel:
     """A classifier with a new adapter, which starts where its parents ended as far as shapes allow.
 
     LoRA and its variants take the mean of the parents' updates of the weights, cut to the child's ranks by singular
@@ -37,48 +53,59 @@ def adapt(encoder: PreTrainedModel, config: PeftConfig, parents: Sequence[str | 
     Args:
         encoder: stays as it is; what is returned shares its weights.
         config: of the child.
-        parents: folders of adapters for the same encoder, as `save_pretrained` writes them.
+        parents: weight in these means by folder of an adapter for the same encoder, as `save_pretrained` writes it.
     """
-    weights = [load_peft_weights(str(parent), device="cpu") for parent in parents]
-    updates = crossed_updates(encoder, parents, weights) if config.peft_type == PeftType.LORA else {}
+    found = read_parents(parents or {})
+    updates = crossed_updates(encoder, found) if config.peft_type == PeftType.LORA else {}
     model = get_peft_model(sharing_weights(encoder), config)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     for name, own in state.items():
-        same = [each[name] for each in weights if name in each and each[name].shape == own.shape]
+        same = [each for each in found if name in each.tensors and each.tensors[name].shape == own.shape]
         if same and not any(factor in name for factor in FACTORS):
-            state[name] = torch.stack(same).mean(0)
+            whole = sum(each.share for each in same)
+            state[name] = sum(each.tensors[name] * (each.share / whole) for each in same)
     set_peft_model_state_dict(model, state)
     for name, layer in lora_layers(model).items():
         if name in updates:
             update = updates[name] / layer.scaling[CHILD]
             set_factors(layer.lora_A[CHILD].weight, layer.lora_B[CHILD].weight, update)
-            if CHILD in layer.lora_magnitude_vector and not any(f"{name}.{MAGNITUDE}" in each for each in weights):
+            if CHILD in layer.lora_magnitude_vector and not any(
+                f"{name}.{MAGNITUDE}" in tensor for each in found for tensor in each.tensors
+            ):
                 set_magnitude(layer)
     return model
 
 
-def crossed_updates(
-    encoder: PreTrainedModel, parents: Sequence[str | Path], weights: Sequence[dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """The mean of the parents' updates of the weights, by module, of those parents that are LoRA or a variant."""
-    configs = [PeftConfig.from_pretrained(str(parent)) for parent in parents]
+def read_parents(parents: Mapping[str | Path, float]) -> list[Parent]:
+    """Parents from their folders, with their weights as shares."""
+    whole = sum(parents.values())
+    return [
+        Parent(PeftConfig.from_pretrained(str(folder)), load_peft_weights(str(folder), device="cpu"), weight / whole)
+        for folder, weight in parents.items()
+    ]
+
+
+def crossed_updates(encoder: PreTrainedModel, parents: Sequence[Parent]) -> dict[str, Tensor]:
+    """The mean of the parents' updates of the weights, by module, where those that are no LoRA count as none."""
     related = [
-        (config, {name: tensor for name, tensor in own.items() if "lora_" in name})
-        for config, own in zip(configs, weights, strict=True)
-        if config.peft_type == PeftType.LORA and any(FACTORS[0] in name for name in own)
+        each
+        for each in parents
+        if each.config.peft_type == PeftType.LORA and any(FACTORS[0] in name for name in each.tensors)
     ]
     if not related:
         return {}
     names = [f"parent-{number}" for number in range(len(related))]
     model = None
-    for name, (config, own) in zip(names, related, strict=True):
+    for name, parent in zip(names, related, strict=True):
+        config = copy.copy(parent.config)
         config.modules_to_save = None  # heads cannot be added up; their mean is taken as that of any other tensor
         if model is None:
             model = get_peft_model(sharing_weights(encoder), config, name)
         else:
             model.add_adapter(name, config)
+        own = {name: tensor for name, tensor in parent.tensors.items() if "lora_" in name}
         set_peft_model_state_dict(model, own, name)
-    model.base_model.add_weighted_adapter(names, [1 / len(parents)] * len(names), CROSSED, combination_type="cat")
+    model.base_model.add_weighted_adapter(names, [each.share for each in related], CROSSED, combination_type="cat")
     # The factors hold the parents' scalings already; for rsLoRA, PEFT's merged adapter has one of its own.
     return {
         name: layer.get_delta_weight(CROSSED) / layer.scaling[CROSSED] for name, layer in lora_layers(model).items()

@@ -46,7 +46,7 @@ from genaf_hf.cards.existing_card import license_of
 from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import data_source
 from genaf_hf.data_figures import draw_samples
-from genaf_hf.encoders import load_configuration
+from genaf_hf.encoders import load_configuration, parameter_count
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
@@ -142,7 +142,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
         raise ValueError(
             f"max_parameters is {arguments.max_parameters}, but the head alone has {smallest}: allow at least those."
         )
-    sampler = GenerationSampler(arguments.population, config.seed)
+    sampler = GenerationSampler(arguments.population, config.seed, parameter_count(laboratory.encoder))
     try:
         with quiet_optuna():
             study = begin_or_join(
@@ -255,10 +255,11 @@ def objective_of(
                 logger.info("%s, %s parameters are too many", what, f"{parameters:,}")
                 return 0.0, 0.0, parameters
         related = parents(trial.params, sampler.parent_population) if arguments.inherit else []
-        folders = {each.number: laboratory.adapter(each.number) for each in related if was_trained(each)}
-        folders = {number: folder for number, folder in folders.items() if folder.exists()}
-        trial.set_user_attr("parents", list(folders))
-        score = fitness(genome, laboratory.adapter(trial.number), list(folders.values()))
+        genes = {each.number: count for each, count in related if was_trained(each)}
+        genes = {number: count for number, count in genes.items() if laboratory.adapter(number).exists()}
+        trial.set_user_attr("parents", list(genes))
+        inherited = {laboratory.adapter(number): count for number, count in genes.items()}
+        score = fitness(genome, laboratory.adapter(trial.number), inherited, trial.number)
         trial.set_user_attr(SECONDS, score.seconds)
         trial.set_user_attr("correct", {"clean": score.clean.part, "robust": score.robust.part})
         if arguments.max_seconds is not None:
@@ -370,7 +371,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     source, revision = model_source(laboratory.encoder.config)
     defaults = {each.name: each.default for each in fields(arguments)}
     asked = {name: value for name, value in asdict(arguments).items() if value != defaults[name] and name != "storage"}
-    training = fitness_of(laboratory).training_of(chosen.genome)
+    training = fitness_of(laboratory).training_of(chosen.genome, chosen.trial)
     history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
     return TrainingRecord(
         base_model={
