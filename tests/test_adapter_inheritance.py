@@ -62,6 +62,32 @@ def test_the_child_of_one_parent_of_another_variant_computes_what_it_did(parent,
     )
 
 
+@pytest.mark.parametrize("method", ["loha", "lokr"])
+def test_another_alpha_changes_nothing_of_what_is_inherited(method, encoder, images, tmp_path):
+    model, folder = raised(encoder, genome(method, alpha=8), tmp_path)
+    torch.testing.assert_close(
+        child_of(encoder, genome(method, alpha=3), folder)(pixel_values=images).logits,
+        model(pixel_values=images).logits,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("method", ["loha", "lokr", "vera", "miss", "hra", "oft"])
+def test_a_module_takes_all_tensors_of_its_parent_or_none(method, encoder, tmp_path):
+    """Factors of a product that only some were taken over of would be worse than a cold start."""
+    _, folder = raised(encoder, genome(method), tmp_path)
+    own = genome(method)
+    other = dataclasses.replace(own, ranks={name: rank // 2 for name, rank in own.ranks.items()})
+    child, cold = child_of(encoder, other, folder), child_of(encoder, other)
+    names = [name for name, each in child.named_parameters() if each.requires_grad and "classifier" not in name]
+    for name in names:
+        same = torch.equal(child.get_parameter(name), cold.get_parameter(name))
+        assert same or method == "lokr"
+    if method == "lokr":  # of 4 x 4 and 8 x 4, what is full at rank 4 is not at rank 1
+        assert any(torch.equal(child.get_parameter(name), cold.get_parameter(name)) for name in names)
+
+
 def test_convolutions_inherit_magnitudes_too(resnet, tmp_path):
     encoder = resnet[0].eval()
     targets = ["resnet.encoder.stages.0.layers.0.layer.0.convolution"]

@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.usefixtures("quiet"),
 ]
 POPULATION, BUDGET, WHOLE_BUDGET = 4, 6, 12
+DIGIT = optuna.distributions.IntDistribution(0, 9)
 KNOWN = {"middle": {"x": 0.5, "y": 0.5}, "corner": {"x": 1.0, "y": 1.0}}
 
 
@@ -240,17 +241,17 @@ def test_draws_depend_on_the_number_of_a_trial_and_not_on_the_worker(tmp_path):
             open_storage(f"sqlite:///{tmp_path / f'{workers}.db'}"),
             "adapters",
             settings={},
-            budget=6,
+            budget=WHOLE_BUDGET,
             known={},
-            sampler=GenerationSampler(8, seed=0, whole=1000),
+            sampler=GenerationSampler(POPULATION, seed=0, whole=1000),
         )
-        samplers = [GenerationSampler(8, seed=0, whole=1000) for _ in range(workers)]
-        for number in range(6):
+        samplers = [GenerationSampler(POPULATION, seed=0, whole=1000) for _ in range(workers)]
+        for number in range(WHOLE_BUDGET):
             study.sampler = samplers[number % workers]
             study.optimize(objective, n_trials=1)
         drawn.append([trial.params for trial in study.get_trials()])
     assert drawn[0] == drawn[1]
-    assert len({tuple(params.values()) for params in drawn[0]}) == 6
+    assert len({tuple(params.values()) for params in drawn[0]}) > POPULATION
 
 
 def test_parents_are_those_that_explain_the_genes():
@@ -258,7 +259,7 @@ def test_parents_are_those_that_explain_the_genes():
         create_trial(
             values=[0.0],
             params=genes,
-            distributions={name: optuna.distributions.IntDistribution(0, 9) for name in genes},
+            distributions=dict.fromkeys(genes, DIGIT),
         )
         for genes in ({"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 2, "c": 2}, {"a": 3, "b": 3, "c": 3})
     ]
@@ -278,6 +279,21 @@ def test_those_that_add_the_most_volume_survive():
     chosen = survivors(trials, 3, whole=1000)
     assert [each.values for each in chosen] == [list(values[number]) for number in (1, 3, 0)]
     assert len(survivors(trials, 9, whole=1000)) == 5
+
+
+def test_where_no_trial_adds_volume_the_next_best_survive():
+    values = [(0.1, 0.05, 900), (0.12, 0.05, 900), (0.11, 0.04, 900), (0.9, 0.6, 100), (0.89, 0.59, 101), (0.8, 0, 10)]
+    trials = [create_trial(values=each) for each in values]
+    assert [each.values[0] for each in survivors(trials, 6, whole=1000)] == [0.9, 0.89, 0.12, 0.1, 0.11, 0.8]
+    fragile = [create_trial(values=each) for each in [(0.5, 0.0, 10), (0.7, 0.0, 20), (0.7, 0.0, 10)]]
+    assert survivors(fragile, 2, whole=1000) == [fragile[2], fragile[1]]
+
+
+def test_of_twins_the_later_one_is_the_parent():
+    population = [create_trial(values=[0.0], params={"a": 1}, distributions={"a": DIGIT}) for _ in range(3)]
+    for number, trial in enumerate(population):
+        trial.number = (4, 9, 7)[number]
+    assert [trial.number for trial, _ in parents({"a": 1}, population)] == [9]
 
 
 def test_a_broken_constraint_comes_after_all_that_keep_it():

@@ -1,7 +1,7 @@
 """What a child's adapter takes over from the trained adapters of its parents."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,8 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lycoris_utils import LycorisConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -24,6 +26,8 @@ from genaf_hf.provenance import model_source
 
 CHILD, CROSSED = "default", "crossed"
 FACTORS = ("lora_A.", "lora_B.")
+FIRST_FACTORS = (".hada_w1_a", ".lokr_w1", ".lokr_w1_a")  # of a product that is scaled by alpha
+OF_THE_MODEL = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
 NEGLIGIBLE = 1e-6  # of the largest singular value
 
@@ -34,7 +38,7 @@ class Parent:
 
     Attributes:
         config: of the adapter.
-        tensors: of adapter and head, by name.
+        tensors: of adapter and head, by name; the products of LoHa and LoKr hold the scaling by their alpha already.
         share: of the child that comes from it, in (0, 1].
     """
 
@@ -42,13 +46,18 @@ class Parent:
     tensors: dict[str, Tensor]
     share: float
 
+    def has(self, name: str, shape: torch.Size) -> bool:
+        """Whether it has a tensor of a name and shape."""
+        return name in self.tensors and self.tensors[name].shape == shape
+
 
 def adapt(encoder: PreTrainedModel, config: PeftConfig, parents: Mapping[str | Path, float] | None = None) -> PeftModel:
     """A classifier with a new adapter, which starts where its parents ended as far as shapes allow.
 
     LoRA and its variants take the mean of the parents' updates of the weights, cut to the child's ranks by singular
-    values. Any other tensor, the head's too, is the mean of the parents' tensors of the same name and shape. The rest
-    stays as it was initialized; magnitudes of DoRA that no parent has are those of the updated weights.
+    values. Of other methods a module takes the mean of those parents that have all of its tensors in the same shapes;
+    so does the head. The rest stays as it was initialized; magnitudes of DoRA that no parent has are those of the
+    updated weights.
 
     Args:
         encoder: stays as it is; what is returned shares its weights.
@@ -58,31 +67,50 @@ def adapt(encoder: PreTrainedModel, config: PeftConfig, parents: Mapping[str | P
     found = read_parents(parents or {})
     updates = crossed_updates(encoder, found) if config.peft_type == PeftType.LORA else {}
     model = get_peft_model(sharing_weights(encoder), config)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    for name, own in state.items():
-        same = [each for each in found if name in each.tensors and each.tensors[name].shape == own.shape]
-        if same and not any(factor in name for factor in FACTORS):
-            whole = sum(each.share for each in same)
-            state[name] = sum(each.tensors[name] * (each.share / whole) for each in same)
+    for layer, names in tensors_by_layer(state, layers).items():
+        related = [each for each in found if all(each.has(name, state[name].shape) for name in names)]
+        whole = sum(each.share for each in related)
+        for name in names if related else ():
+            state[name] = sum(each.tensors[name] * (each.share / whole) for each in related)
+            if name.endswith(FIRST_FACTORS):
+                state[name] /= layers[layer].scaling[CHILD]
     set_peft_model_state_dict(model, state)
-    for name, layer in lora_layers(model).items():
+    for name, layer in layers.items():
         if name in updates:
-            update = updates[name] / layer.scaling[CHILD]
-            set_factors(layer.lora_A[CHILD].weight, layer.lora_B[CHILD].weight, update)
+            set_factors(layer.lora_A[CHILD].weight, layer.lora_B[CHILD].weight, updates[name] / layer.scaling[CHILD])
             if CHILD in layer.lora_magnitude_vector and not any(
-                f"{name}.{MAGNITUDE}" in tensor for each in found for tensor in each.tensors
+                f"{name}.{MAGNITUDE}" in each.tensors for each in found
             ):
                 set_magnitude(layer)
     return model
 
 
+def tensors_by_layer(names: Iterable[str], layers: Iterable[str]) -> dict[str, list[str]]:
+    """Names of the tensors that mean nothing without each other, by the name of the module; the head's by their own.
+
+    What all modules share, as those of VeRA do, is of each of them. The factors of LoRA are left out.
+    """
+    names = [name for name in names if not any(factor in name for factor in FACTORS)]
+    shared = [name for name in names if not name.startswith(OF_THE_MODEL)]
+    found = {layer: [*(name for name in names if name.startswith(f"{layer}.")), *shared] for layer in layers}
+    taken = set(chain(*found.values(), shared))
+    return found | {name: [name] for name in names if name not in taken}
+
+
 def read_parents(parents: Mapping[str | Path, float]) -> list[Parent]:
     """Parents from their folders, with their weights as shares."""
-    whole = sum(parents.values())
-    return [
-        Parent(PeftConfig.from_pretrained(str(folder)), load_peft_weights(str(folder), device="cpu"), weight / whole)
-        for folder, weight in parents.items()
-    ]
+    whole, found = sum(parents.values()), []
+    for folder, weight in parents.items():
+        config = PeftConfig.from_pretrained(str(folder))
+        tensors = load_peft_weights(str(folder), device="cpu")
+        for name in tensors if isinstance(config, LycorisConfig) else ():
+            if name.endswith(FIRST_FACTORS):
+                module = name.rpartition(".")[0].removeprefix(OF_THE_MODEL)
+                tensors[name] = tensors[name] * (config.alpha / config.rank_pattern.get(module, config.r))
+        found.append(Parent(config, tensors, weight / whole))
+    return found
 
 
 def crossed_updates(encoder: PreTrainedModel, parents: Sequence[Parent]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ SEEDS = 1_000_003
 CROSSED = 0.5  # of the children; the others go on with the adapter of one parent
 MUTATED = 0.125  # of a child's genes
 LOCALITY = 5  # of the mutations of numbers, Deb's eta
+ROUNDING = 1e-9
 
 
 class GenerationSampler(BaseSampler):
@@ -48,7 +49,8 @@ class GenerationSampler(BaseSampler):
         )
         # Also of known configurations, for which nothing is drawn: without a generation they would have no children.
         generation = self.nsga.get_trial_generation(study, trial)
-        self.parent_population = self.nsga.get_parent_population(study, generation)
+        population = self.nsga.get_parent_population(study, generation)
+        self.parent_population = sorted(population, key=lambda parent: parent.number)
         self.nsga.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -66,21 +68,27 @@ class GenerationSampler(BaseSampler):
 def survivors(trials: Sequence[FrozenTrial], count: int, whole: int) -> list[FrozenTrial]:
     """Those that add the most hypervolume, one after the other; before any that breaks a constraint.
 
+    Where none adds any, those that are left are compared among themselves, as the fronts of non-dominated sorting are.
+
     Args:
         trials: to choose from.
         count: of trials to choose.
         whole: parameters of the whole model.
     """
-    chosen, left = [], list(trials)
+    chosen, front, left = [], [], list(trials)
+
+    def worth(trial: FrozenTrial) -> tuple[float, float, float, float]:
+        clean, robust, parameters = trial.values
+        volume = hypervolume([point(each.values, whole) for each in (*front, trial)])
+        return -violation(trial), volume, clean + robust, -parameters
+
     while left and len(chosen) < count:
-        best = max(
-            left,
-            key=lambda trial: (
-                -violation(trial),
-                hypervolume([point(each.values, whole) for each in (*chosen, trial)]),
-            ),
-        )
+        best = max(left, key=worth)
+        if front and worth(best)[1] <= (1 + ROUNDING) * worth(front[-1])[1]:
+            front = []
+            continue
         chosen.append(best)
+        front.append(best)
         left.remove(best)
     return chosen
 
@@ -93,7 +101,8 @@ def violation(trial: FrozenTrial) -> float:
 def parents(child: Mapping[str, object], population: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, int]]:
     """The trial of a population that shares the most genes with a child, and the one that explains most of the rest.
 
-    Optuna does not tell which trials it crossed.
+    Optuna does not tell which trials it crossed. Of twins it is the later one, which may have gone on with the other's
+    adapter.
 
     Args:
         child: parameters.
@@ -108,7 +117,7 @@ def parents(child: Mapping[str, object], population: Sequence[FrozenTrial]) -> l
             trial.number: {name for name in unexplained if trial.params.get(name) == child[name]}
             for trial in population
         }
-        best = max(population, key=lambda trial: len(shared[trial.number]), default=None)
+        best = max(population, key=lambda trial: (len(shared[trial.number]), trial.number), default=None)
         if best is None or not shared[best.number]:
             break
         found.append((best, len(shared[best.number])))
