@@ -18,7 +18,6 @@ from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search import AdapterSearchArguments, evolve, pick
 from genaf_hf.adapter_search.front import table
 from genaf_hf.command_line import parse_arguments
-from genaf_hf.digits_encoder import pretrain_where_named
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "evolve_digits.yaml"
 
@@ -31,7 +30,6 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         arguments, config = parse_arguments((AdapterSearchArguments, GenAFConfig), DEFAULT_CONFIG)
-        pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
         members = evolve(arguments, config)
         if members is None:
             print("\nThe search is done. Another worker evaluates the front; start the same command again to see it.")

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from genaf_hf.adapter_search.sampler import GenerationSampler
 from genaf_hf.adapter_search.storage import open_storage, quiet_optuna
-from genaf_hf.adapter_search.study import begin_or_join, work
+from genaf_hf.adapter_search.study import SECONDS, begin_or_join, work
 
 WORKERS, POPULATION, GENERATIONS = 3, 4, 3
 KNOWN = {"middle": {"x": 0.5, "y": 0.5}}
@@ -62,6 +62,7 @@ def join(storage: str) -> None:
 def objective(trial: optuna.Trial) -> tuple[float, float, int]:
     x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
     time.sleep(0.5)
+    trial.set_user_attr(SECONDS, 0.5)
     return x, y, 1 + round(100 * (x + y))
 
 

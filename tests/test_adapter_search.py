@@ -109,7 +109,7 @@ def test_nothing_tells_where_it_was_made(searched, given):
 def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(searched, again, arguments):
     folder, _ = searched
     members = evolve(arguments(), again)  # the search is done: only the table is made again
-    chosen = max(members, key=lambda each: each.clean.part)
+    chosen = max(members, key=lambda each: (0 < each.robust.part < each.clean.part, each.clean.part))
     report = pick(arguments(pick=chosen.trial), again, members)
     (name,) = report.models
     assert report.measurement(name, "clean").accuracy == chosen.clean
@@ -216,7 +216,7 @@ def test_settings_tell_no_path_and_no_storage(arguments, config):
     settings = settings_of_search(laboratory, space_of(laboratory))
     assert settings["model_name_or_path"] == "dino"
     assert settings["eps"] == 0.1
-    assert not {"storage", "study", "pick", "heartbeat_seconds", "output_dir"} & settings.keys()
+    assert not {"storage", "study", "pick", "output_dir"} & settings.keys()
     assert arguments().dataset_name not in json.dumps(settings)
 
 
@@ -229,10 +229,21 @@ def test_genomes_that_are_too_large_are_not_trained_and_not_on_the_front(argumen
     assert not list((out / "adapters" / "trial-1").iterdir())
 
     short = arguments(max_parameters=60, max_seconds=1e-6, generations=1)
-    with pytest.raises(
-        ValueError, match=r"None of 4 genomes met the constraints \(0 failed\): raise max_parameters or"
-    ):
+    with pytest.raises(ValueError, match=r"No known configuration met max_seconds, the fastest took .*: choose"):
         evolve(short, config(output_dir=str(tmp_path / "short"), **settings))
+
+
+def test_a_study_of_the_same_name_in_another_storage_does_not_take_the_adapters(searched, again, arguments, tmp_path):
+    front = (searched[0] / "front.json").read_bytes()
+    elsewhere = arguments(storage=f"sqlite:///{tmp_path / 'other.db'}")
+    with pytest.raises(ValueError, match=r'adapters of another study of the name "adapters".*--study or --output_dir'):
+        evolve(elsewhere, again)
+    assert (searched[0] / "front.json").read_bytes() == front
+
+
+def test_a_layer_that_a_picked_model_could_not_be_attacked_at_is_refused_at_once(searched, again, arguments):
+    with pytest.raises(ValueError, match="layer is 99, expected 0 to 2"):
+        evolve(arguments(pick=0, dae_layer=99), again)
 
 
 @pytest.mark.parametrize(

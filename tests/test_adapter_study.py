@@ -9,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 
 from genaf_hf.adapter_search.sampler import GenerationSampler, parents, survivors
 from genaf_hf.adapter_search.storage import TRIES, open_storage, parse_address, retry, slot
-from genaf_hf.adapter_search.study import begin_or_join, failure, is_superfluous, last_tries, work
+from genaf_hf.adapter_search.study import SECONDS, begin_or_join, failure, is_superfluous, last_tries, work
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -56,6 +56,7 @@ def join_at(url: str, **changes) -> optuna.Study:
 
 def objective(trial: optuna.Trial) -> tuple[float, float, int]:
     x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+    trial.set_user_attr(SECONDS, x)
     return x, y, 1 + round(100 * (x + y))
 
 
@@ -120,6 +121,37 @@ def test_a_search_in_which_nothing_works_stops_and_says_why(join):
     with pytest.raises(ValueError, match=r"All of the first 5 genomes failed\. The first one: .*no kernel image"):
         work(study, failing, heartbeat_seconds=1)
     assert sum(trial.state == TrialState.FAIL for trial in study.get_trials()) == 5
+
+
+def test_genomes_that_are_too_large_do_not_hide_that_nothing_works(join):
+    def failing(trial):
+        if trial.number == 0:
+            trial.set_constraint("parameters", 1)
+            return 0.0, 0.0, 9999
+        raise RuntimeError("no kernel image")
+
+    with pytest.raises(ValueError, match=r"first 5 genomes failed\. .*no kernel image\. .*choose another --study"):
+        work(join(), failing, heartbeat_seconds=1)
+
+
+def test_a_search_that_is_too_slow_stops_after_the_known_configurations(join):
+    def slow(trial):
+        trial.set_constraint("seconds", 7.5 + trial.number)
+        return objective(trial)
+
+    study = join()
+    with pytest.raises(ValueError, match=r"No known configuration met max_seconds, the fastest took 0\.5: choose"):
+        work(study, slow, heartbeat_seconds=1)
+    assert sum(trial.state == TrialState.COMPLETE for trial in study.get_trials()) == len(KNOWN)
+
+
+def test_a_worker_that_was_killed_before_its_first_heartbeat_holds_nobody_up(monkeypatch, url):
+    for module in ("storage", "study"):
+        monkeypatch.setattr(f"genaf_hf.adapter_search.{module}.SILENT_HEARTBEATS", 1)
+    study = join_at(url)
+    study.ask()
+    assert len(work(study, objective, heartbeat_seconds=1)) == BUDGET
+    assert [trial.state for trial in last_tries(study)] == [TrialState.COMPLETE] * BUDGET
 
 
 @pytest.mark.parametrize(("state", "values"), [(TrialState.FAIL, None), (TrialState.COMPLETE, [0.5, 0.5, 3])])
@@ -204,12 +236,13 @@ def test_a_study_that_could_not_be_set_up_is_not_left_behind(join, url):
         ("study.db", r"The storage is no URL of a database; expected a URL such as sqlite:///study\.db"),
         ("redis://host/0", 'of the kind "redis"'),
         ("sqlite://", "names no database"),
-        ("postgresql://me:s3c@ret@host/db", "has an @ in it: write it as %40"),
+        ("postgresql://me:s3c@ret@host/db", "has an @ or a / in it: write them as %40"),
         ("postgresql://me:s3cret@host:port/db", "no URL of a database"),
         (
             "postgresql+psycopg://me:s3cret@127.0.0.1:1/db",
             r"no connection to the postgresql database db on 127\.0\.0\.1",
         ),
+        ("postgresql://me:s3@cret/s3cret@host/db", r"has an @ or a / in it: write them as %40 and %2F"),
         ("mysql+nothing://me:s3cret@host/db", "The mysql database db on host needs a driver that is missing"),
         ("sqlite:////nowhere/at/all/study.db", "no connection to the SQLite file /nowhere/at/all/study.db"),
     ],

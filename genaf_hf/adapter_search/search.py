@@ -32,6 +32,7 @@ from genaf_hf.adapter_search.sampler import GenerationSampler, parents
 from genaf_hf.adapter_search.search_space import HEAD_ALONE, SearchSpace, suggest
 from genaf_hf.adapter_search.storage import open_storage, parse_address, place, quiet_optuna
 from genaf_hf.adapter_search.study import (
+    IDENTITY,
     OBJECTIVES,
     SECONDS,
     begin_or_join,
@@ -46,10 +47,12 @@ from genaf_hf.cards.existing_card import license_of
 from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import data_source
 from genaf_hf.data_figures import draw_samples
+from genaf_hf.digits_encoder import pretrain_where_named
 from genaf_hf.encoders import load_configuration, parameter_count
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
+from genaf_hf.journal import write_whole
 from genaf_hf.perturbation_cache import digest
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source, public_name
@@ -60,9 +63,9 @@ from genaf_hf.training_record import TrainingRecord, balance_table, changed_sett
 logger = logging.getLogger(__name__)
 
 RECIPE = "recipes/evolve_peft.py"
-STUDY_FILE = "study.db"
+STUDY_FILE, OWNER = "study.db", "study.txt"
 STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune` that it trains all weights
-OF_THE_WORKER = ("study", "storage", "heartbeat_seconds", "pick", "attn_implementation")
+OF_THE_WORKER = ("study", "storage", "pick", "attn_implementation")
 FOUND = ("model_revision", "dataset_revision")  # branches and tags move: the commit or the content is compared
 OF_THE_REPORT = ("pgd_steps", "dae_eps", "dae_steps", "dae_layer")
 
@@ -91,9 +94,14 @@ class Laboratory:
     def folder(self) -> Path:
         return Path(self.config.output_dir)
 
+    @property
+    def adapters(self) -> Path:
+        """Folder of the study's adapters."""
+        return self.folder / quote(self.arguments.study, safe="")
+
     def adapter(self, trial: int) -> Path:
-        """Folder of a trial's adapter; studies do not share them."""
-        return self.folder / quote(self.arguments.study, safe="") / f"trial-{trial}"
+        """Folder of a trial's adapter."""
+        return self.adapters / f"trial-{trial}"
 
     def attack(self, steps: int) -> partial:
         """PGD with so many steps."""
@@ -132,7 +140,10 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     folder.mkdir(parents=True, exist_ok=True)
     url = arguments.storage or f"sqlite:///{folder / STUDY_FILE}"
     storage = open_storage(url, heartbeat_seconds=arguments.heartbeat_seconds)
+    pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
     laboratory = open_laboratory(arguments, config)
+    if arguments.pick is not None:
+        check_dae_layer(laboratory)
     logger.info("\n%s\n", balance_table(described(laboratory.data, laboratory.dataset_info)))
     fitness = fitness_of(laboratory)
     space = space_of(laboratory)
@@ -154,6 +165,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
                 sampler=sampler,
             )
             check_pick(arguments.pick, study)
+            claim_folder(laboratory.adapters, study)
             others = any(trial.state == TrialState.RUNNING for trial in last_tries(study))
             objective = objective_of(laboratory, fitness, space, sampler)
             own = work(study, objective, heartbeat_seconds=arguments.heartbeat_seconds)
@@ -192,6 +204,34 @@ def check_pick(number: int | None, study: Study) -> None:
         raise ValueError(
             f"pick is {number}, expected the number of a trial, 0 to {trials - 1}: search without it, and choose from "
             "the table."
+        )
+
+
+def check_dae_layer(laboratory: Laboratory) -> None:
+    """Refuses, before any training, a layer that the attacks on a picked model could not read.
+
+    Raises:
+        ValueError: when the encoder has no such layer.
+    """
+    model = PixelModel(laboratory.encoder, laboratory.processor)
+    example = laboratory.pixels["validation"][:1]["pixel_values"].to(laboratory.encoder.device)
+    model.layer_index(laboratory.arguments.dae_layer, model.to_images(example))
+
+
+def claim_folder(folder: Path, study: Study) -> None:
+    """Keeps the adapters of two studies of the same name, in two storages, apart.
+
+    Raises:
+        ValueError: when the folder is another study's.
+    """
+    path, own = folder / OWNER, study.user_attrs[IDENTITY]
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, own)
+    if path.read_text(encoding="utf-8") != own:
+        raise ValueError(
+            f'{folder} holds the adapters of another study of the name "{study.study_name}", from another storage: '
+            "choose another --study or --output_dir."
         )
 
 
@@ -244,6 +284,8 @@ def objective_of(
     arguments = laboratory.arguments
 
     def objective(trial: optuna.Trial) -> tuple[float, float, int]:
+        if trial.number == arguments.population:
+            warn_of_constants(trial.study)
         genome = suggest(trial, space)
         trial.set_user_attr("genome", asdict(genome))
         trial.set_user_attr("parents", [])
@@ -300,9 +342,10 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
     front, others = chosen_trials(study)
     if not front:
         failed = [failure(trial) for trial in last_tries(study) if trial.state == TrialState.FAIL]
+        reason = f"{len(failed)} failed, the first one: {failed[0]}" if failed else "none failed"
         raise ValueError(
-            f"None of {len(last_tries(study))} genomes met the constraints ({len(failed)} failed): raise "
-            "max_parameters or max_seconds."
+            f"None of {len(last_tries(study))} genomes met the constraints ({reason}): choose another --study, and "
+            "raise max_parameters or max_seconds."
         )
     config, members = laboratory.config, []
     numbers = {trial.number for trial in front}

@@ -117,8 +117,8 @@ def parse_address(url: str) -> URL:
         raise ValueError(f"The storage is no URL of a database; {expected}.") from None
     if address.get_backend_name() not in DATABASES:
         raise ValueError(f'The storage is of the kind "{address.get_backend_name()}"; {expected}.')
-    if "@" in (address.host or ""):
-        raise ValueError("The password in the storage's URL has an @ in it: write it as %40.")
+    if "@" in (address.host or "") + (address.database or "") and address.get_backend_name() != "sqlite":
+        raise ValueError("The password in the storage's URL has an @ or a / in it: write them as %40 and %2F.")
     if not address.database:
         raise ValueError(f"The storage's URL names no database; {expected}.")
     return address

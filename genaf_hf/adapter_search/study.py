@@ -6,6 +6,8 @@ import math
 import os
 import socket
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import optuna
@@ -14,12 +16,13 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from genaf_hf.adapter_search.storage import TRIES, retry, slot, tries
+from genaf_hf.adapter_search.storage import SILENT_HEARTBEATS, TRIES, retry, slot, tries
 
 logger = logging.getLogger(__name__)
 
 OBJECTIVES = {"clean_accuracy": "maximize", "robust_accuracy": "maximize", "parameters": "minimize"}
 SETTINGS, BUDGET, FAILURE, WORKER, KNOWN, SECONDS = "settings", "budget", "failure", "worker", "known", "seconds"
+IDENTITY = "identity"
 FIRST_FAILURES = 5
 SETUP_SECONDS = 60
 
@@ -56,6 +59,7 @@ def begin_or_join(
         return study
     try:
         study.set_metric_names(list(OBJECTIVES))
+        study.set_user_attr(IDENTITY, uuid.uuid4().hex)
         study.set_user_attr(BUDGET, budget)
         for label, parameters in list(known.items())[:budget]:
             study.enqueue_trial(dict(parameters), user_attrs={KNOWN: label})
@@ -74,15 +78,17 @@ def check_settings(study: Study, settings: Mapping) -> None:
     Raises:
         ValueError: names them.
     """
-    for _ in range(SETUP_SECONDS):
-        if (before := study.user_attrs.get(SETTINGS)) is not None:
-            break
+    trials, waited = 0, 0
+    while (before := study.user_attrs.get(SETTINGS)) is None:
+        if waited == SETUP_SECONDS:
+            raise ValueError(
+                f'The study "{study.study_name}" in this storage was not begun by genaf_hf, or its first worker was '
+                "killed before it was set up: choose another name, or delete it with `optuna delete-study`."
+            )
         time.sleep(1)
-    else:
-        raise ValueError(
-            f'The study "{study.study_name}" in this storage was not begun by genaf_hf, or its first worker was killed '
-            "before it was set up: choose another name, or delete it with `optuna delete-study`."
-        )
+        grown = len(study.get_trials(deepcopy=False)) > trials
+        waited = 0 if grown else waited + 1
+        trials = len(study.get_trials(deepcopy=False))
     if changed := sorted(name for name in {*settings, *before} if settings.get(name) != before.get(name)):
         details = ", ".join(
             f"{name} was {json.dumps(before.get(name))} and is {json.dumps(settings.get(name))}" for name in changed
@@ -107,9 +113,9 @@ def work(study: Study, objective: Callable[[optuna.Trial], Sequence[float]], *, 
         Numbers of the trials that this worker finished.
 
     Raises:
-        ValueError: when the first genomes all fail, with the reason.
+        ValueError: when the first genomes all fail, with the reason; or when no known configuration is fast enough.
     """
-    own, budget = [], study.user_attrs[BUDGET]
+    own, budget, looks = [], study.user_attrs[BUDGET], Counter()
 
     def attempt(trial: optuna.Trial) -> Sequence[float]:
         if trial.number >= budget and is_superfluous(trial.number, study.get_trials(deepcopy=False), budget):
@@ -128,12 +134,15 @@ def work(study: Study, objective: Callable[[optuna.Trial], Sequence[float]], *, 
     while True:
         trials = last_tries(study)
         refuse_if_all_fail(trials)
-        states = {trial.state for trial in trials}
-        if TrialState.WAITING in states:
+        refuse_if_all_are_slow(trials)
+        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        if any(trial.state == TrialState.WAITING for trial in trials):
             run_one(study, attempt, own)
-        elif TrialState.RUNNING in states:
+        elif running:
             time.sleep(heartbeat_seconds)
             fail_stale_trials(study)
+            looks.update(running)
+            begin_heartbeats(study, [number for number in running if looks[number] == SILENT_HEARTBEATS + 1])
         elif lost := [trial for trial in trials if is_lost(trial)]:
             for trial in lost:
                 retry(study, trial)
@@ -149,6 +158,16 @@ def run_one(study: Study, attempt: Callable[[optuna.Trial], Sequence[float]], ow
         if not own or not study.get_trials(deepcopy=False)[own[-1]].state.is_finished():
             raise
         logger.warning("Genome %d was ended by another worker meanwhile; what this one found is left out", own.pop())
+
+
+def begin_heartbeats(study: Study, numbers: Sequence[int]) -> None:
+    """Lets trials be told apart that live and that are dead, though their worker was killed before its first heartbeat.
+
+    Optuna takes no trial without a heartbeat for dead; a worker that lives goes on with its own.
+    """
+    storage, study_id = study._storage, study._study_id
+    for number in numbers:
+        storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
 def is_superfluous(number: int, trials: Sequence[FrozenTrial], budget: int) -> bool:
@@ -177,6 +196,15 @@ def was_trained(trial: FrozenTrial) -> bool:
     return SECONDS in trial.user_attrs
 
 
+def is_untried(trial: FrozenTrial) -> bool:
+    """Whether a genome was not trained, because it has too many parameters."""
+    return (
+        trial.state == TrialState.COMPLETE
+        and any(value > 0 for value in trial.constraints.values())
+        and not (was_trained(trial))
+    )
+
+
 def is_lost(trial: FrozenTrial) -> bool:
     """Whether a trial ended with its worker, by the hand of a user or because two were killed at once."""
     return trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs and tries(trial) < TRIES
@@ -193,8 +221,28 @@ def refuse_if_all_fail(trials: Sequence[FrozenTrial]) -> None:
     Raises:
         ValueError: tells the first reason.
     """
-    finished = [trial for trial in trials if trial.state.is_finished()]
+    finished = [trial for trial in trials if trial.state.is_finished() and not is_untried(trial)]
     if len(finished) >= min(FIRST_FAILURES, len(trials)) and all(
         trial.state == TrialState.FAIL and not is_lost(trial) for trial in finished
     ):
-        raise ValueError(f"All of the first {len(finished)} genomes failed. The first one: {failure(finished[0])}")
+        raise ValueError(
+            f"All of the first {len(finished)} genomes failed. The first one: {failure(finished[0])}. Once the cause "
+            "is mended, choose another --study."
+        )
+
+
+def refuse_if_all_are_slow(trials: Sequence[FrozenTrial]) -> None:
+    """Stops a search of which not even the known configurations, the head alone among them, are fast enough.
+
+    Raises:
+        ValueError: tells how long the fastest took.
+    """
+    trained = [trial for trial in trials if KNOWN in trial.user_attrs and was_trained(trial)]
+    finished = all(trial.state.is_finished() for trial in trials if KNOWN in trial.user_attrs)
+    excess = [trial.constraints[SECONDS] for trial in trained if SECONDS in trial.constraints]
+    if finished and excess and min(excess) > 0:
+        fastest = min(trial.user_attrs[SECONDS] for trial in trained)
+        raise ValueError(
+            f"No known configuration met max_seconds, the fastest took {fastest:.3g}: choose another --study, and "
+            "raise max_seconds or train for fewer steps."
+        )

@@ -160,7 +160,11 @@ def pretrained(
             method, data, len(trainer.train_dataset), {"model": config.to_diff_dict(), **told, **training}
         )
         card.save(draft / "README.md")
-        draft.rename(folder)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.exists():  # else a worker beside this one has made it meanwhile
+                raise
         shutil.rmtree(unfinished)
     trainer.accelerator.wait_for_everyone()
     return folder
