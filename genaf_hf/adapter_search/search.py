@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import optuna
 from datasets import DatasetDict
+from filelock import FileLock
 from optuna import Study
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
@@ -47,7 +48,7 @@ from genaf_hf.cards.existing_card import license_of
 from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import data_source
 from genaf_hf.data_figures import draw_samples
-from genaf_hf.digits_encoder import pretrain_where_named
+from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
 from genaf_hf.encoders import load_configuration, parameter_count
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
@@ -140,7 +141,9 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     folder.mkdir(parents=True, exist_ok=True)
     url = arguments.storage or f"sqlite:///{folder / STUDY_FILE}"
     storage = open_storage(url, heartbeat_seconds=arguments.heartbeat_seconds)
-    pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
+    if arguments.model_name_or_path in DIGITS_ENCODERS:
+        with FileLock(f".{arguments.model_name_or_path}.lock"):  # workers that start at once find it made
+            pretrain_digits_encoder(arguments.model_name_or_path, config.use_cpu)
     laboratory = open_laboratory(arguments, config)
     if arguments.pick is not None:
         check_dae_layer(laboratory)

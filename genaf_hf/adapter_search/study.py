@@ -198,11 +198,7 @@ def was_trained(trial: FrozenTrial) -> bool:
 
 def is_untried(trial: FrozenTrial) -> bool:
     """Whether a genome was not trained, because it has too many parameters."""
-    return (
-        trial.state == TrialState.COMPLETE
-        and any(value > 0 for value in trial.constraints.values())
-        and not (was_trained(trial))
-    )
+    return trial.state == TrialState.COMPLETE and not was_trained(trial)
 
 
 def is_lost(trial: FrozenTrial) -> bool:

@@ -160,11 +160,7 @@ def pretrained(
             method, data, len(trainer.train_dataset), {"model": config.to_diff_dict(), **told, **training}
         )
         card.save(draft / "README.md")
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not folder.exists():  # else a worker beside this one has made it meanwhile
-                raise
+        draft.rename(folder)
         shutil.rmtree(unfinished)
     trainer.accelerator.wait_for_everyone()
     return folder
