@@ -82,8 +82,8 @@ class Fitness:
             genome: of this encoder.
             folder: where the trained adapter, `genome.json` and `history.json` go; None keeps nothing.
             parents: weights by folder of the trained adapters that it starts from.
-            number: of the trial. Each has an order of images of its own, so that one that goes on with its parents'
-                adapters sees other ones first than they did.
+            number: place of the trial in the budget. Each has an order of images of its own, so that one that goes on
+                with its parents' adapters sees other ones first than they did.
 
         Raises:
             FloatingPointError: when training diverges.

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from genaf_hf.adapter_search.genome import Genome
+from genaf_hf.adapter_search.storage import slot
 from genaf_hf.adapter_search.study import KNOWN, last_tries, was_trained
 from genaf_hf.evaluation import evaluate_robustness, settings
 from genaf_hf.journal import write_whole
@@ -30,6 +31,7 @@ class Member:
 
     Attributes:
         trial: its number in the study.
+        slot: its place in the budget; another number where a killed worker had it first.
         genome: what it is.
         parameters: trainable ones, of adapters and head.
         on_front: whether no other genome was as good and in something better, on the validation images.
@@ -41,6 +43,7 @@ class Member:
     """
 
     trial: int
+    slot: int
     genome: Genome
     parameters: int
     on_front: bool
@@ -100,6 +103,7 @@ def member(trial: FrozenTrial, report: RobustnessReport, *, on_front: bool) -> M
     norm, eps, steps = strength(attacked)
     return Member(
         trial=trial.number,
+        slot=slot(trial),
         genome=Genome(**trial.user_attrs["genome"]),
         parameters=int(trial.values[2]),
         on_front=on_front,

@@ -31,7 +31,7 @@ from genaf_hf.adapter_search.front import (
 from genaf_hf.adapter_search.front_figure import draw_front
 from genaf_hf.adapter_search.sampler import GenerationSampler, parents
 from genaf_hf.adapter_search.search_space import HEAD_ALONE, SearchSpace, suggest
-from genaf_hf.adapter_search.storage import open_storage, parse_address, place, quiet_optuna
+from genaf_hf.adapter_search.storage import open_storage, parse_address, place, quiet_optuna, slot
 from genaf_hf.adapter_search.study import (
     IDENTITY,
     OBJECTIVES,
@@ -304,7 +304,8 @@ def objective_of(
         genes = {number: count for number, count in genes.items() if laboratory.adapter(number).exists()}
         trial.set_user_attr("parents", list(genes))
         inherited = {laboratory.adapter(number): count for number, count in genes.items()}
-        score = fitness(genome, laboratory.adapter(trial.number), inherited, trial.number)
+        stored = trial.study.get_trials(deepcopy=False)[trial.number]
+        score = fitness(genome, laboratory.adapter(trial.number), inherited, slot(stored))
         trial.set_user_attr(SECONDS, score.seconds)
         trial.set_user_attr("correct", {"clean": score.clean.part, "robust": score.robust.part})
         if arguments.max_seconds is not None:
@@ -417,7 +418,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     source, revision = model_source(laboratory.encoder.config)
     defaults = {each.name: each.default for each in fields(arguments)}
     asked = {name: value for name, value in asdict(arguments).items() if value != defaults[name] and name != "storage"}
-    training = fitness_of(laboratory).training_of(chosen.genome, chosen.trial)
+    training = fitness_of(laboratory).training_of(chosen.genome, chosen.slot)
     history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
     return TrainingRecord(
         base_model={
