@@ -1,6 +1,6 @@
 """What evolving adapters is worth: against random search, fixed configurations and cold starts; and what workers add.
 
-    python benchmarks/adapter_search.py recipes/configs/evolve_digits.yaml --seeds 0 1 2 3 4 --output_dir benchmark
+    python benchmarks/adapter_search.py recipes/configs/evolve_digits.yaml --generations 6 --output_dir benchmark
 
 Takes the flags of recipes/evolve_peft.py. Every way has the same budget of training steps; a fixed configuration has
 the whole of it to itself. Hypervolumes are of clean accuracy, robust accuracy and size on the validation images, with
