@@ -216,6 +216,7 @@ def test_settings_tell_no_path_and_no_storage(arguments, config):
     settings = settings_of_search(laboratory, space_of(laboratory))
     assert settings["model_name_or_path"] == "dino"
     assert settings["eps"] == 0.1
+    assert settings["heartbeat_seconds"] == 10  # workers with another one would take each other for dead
     assert not {"storage", "study", "pick", "output_dir"} & settings.keys()
     assert arguments().dataset_name not in json.dumps(settings)
 

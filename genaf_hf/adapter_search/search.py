@@ -300,10 +300,9 @@ def objective_of(
                 logger.info("%s, %s parameters are too many", what, f"{parameters:,}")
                 return 0.0, 0.0, parameters
         related = parents(trial.params, sampler.parent_population) if arguments.inherit else []
-        genes = {each.number: count for each, count in related if was_trained(each)}
-        genes = {number: count for number, count in genes.items() if laboratory.adapter(number).exists()}
-        trial.set_user_attr("parents", list(genes))
-        inherited = {laboratory.adapter(number): count for number, count in genes.items()}
+        related = [each for each in related if was_trained(each[0]) and laboratory.adapter(each[0].number).exists()]
+        trial.set_user_attr("parents", [parent.number for parent, _ in related])
+        inherited = {laboratory.adapter(parent.number): genes for parent, genes in related}
         stored = trial.study.get_trials(deepcopy=False)[trial.number]
         score = fitness(genome, laboratory.adapter(trial.number), inherited, slot(stored))
         trial.set_user_attr(SECONDS, score.seconds)

@@ -86,9 +86,8 @@ def check_settings(study: Study, settings: Mapping) -> None:
                 "killed before it was set up: choose another name, or delete it with `optuna delete-study`."
             )
         time.sleep(1)
-        grown = len(study.get_trials(deepcopy=False)) > trials
-        waited = 0 if grown else waited + 1
-        trials = len(study.get_trials(deepcopy=False))
+        now = len(study.get_trials(deepcopy=False))
+        trials, waited = now, 0 if now > trials else waited + 1
     if changed := sorted(name for name in {*settings, *before} if settings.get(name) != before.get(name)):
         details = ", ".join(
             f"{name} was {json.dumps(before.get(name))} and is {json.dumps(settings.get(name))}" for name in changed
