@@ -23,7 +23,7 @@ from genaf_hf.cards.eval_results import REPORT_FILE
 from genaf_hf.cards.existing_card import card_metadata, read_card
 from genaf_hf.data import commit, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_classifier, load_encoder
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation import evaluate_robustness, for_model
 from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.figures import SHOWN, draw_gallery, draw_sweep
@@ -50,8 +50,7 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     crafted once for the same encoder, settings and images, also by other audits.
 
     Raises:
-        ValueError: for input that cannot be worked with, before anything is measured or written.
-        ImportError: when the package of an attack is not installed, likewise.
+        UserError: for input that cannot be worked with, before anything is measured or written.
     """
     # Without an accelerator, processes find each other only when they are told that they are on CPU.
     device = PartialState(cpu=not torch.accelerator.is_available()).device
@@ -115,11 +114,11 @@ def load_model(arguments: AuditArguments) -> PixelModel:
     """The classifier that is audited.
 
     Raises:
-        ValueError: when it is none, or does not tell its features.
+        UserError: when it is none, or does not tell its features.
     """
     classifier, processor = load_classifier(arguments.model_name_or_path, revision=arguments.model_revision)
     if find_head(classifier) is None:
-        raise ValueError(
+        raise UserError(
             f'"{arguments.model_name_or_path}" is a {type(classifier).__name__}, expected one with a head by the name '
             f'"{HEAD}", which tells the features.'
         )
@@ -130,7 +129,7 @@ def load_public_encoder(arguments: AuditArguments, model: PixelModel) -> PixelMo
     """The encoder that the attacker has.
 
     Raises:
-        ValueError: when neither the flag nor the card names one, or it cannot take images of the model's size.
+        UserError: when neither the flag nor the card names one, or it cannot take images of the model's size.
     """
     name = arguments.encoder or base_model(arguments.model_name_or_path, arguments.model_revision)
     load = partial(load_encoder, name, UNUSED_LABELS, revision=arguments.encoder_revision)
@@ -140,7 +139,7 @@ def load_public_encoder(arguments: AuditArguments, model: PixelModel) -> PixelMo
         encoder = PixelModel(*load(image_size=height))
     if encoder.image_size != model.image_size:
         sizes = [" x ".join(map(str, each.image_size)) for each in (encoder, model)]
-        raise ValueError(
+        raise UserError(
             f'The encoder "{name}" takes images of {sizes[0]} pixels, the model "{arguments.model_name_or_path}" of '
             f"{sizes[1]}: a perturbation crafted on the one does not fit the other; name another with --encoder."
         )
@@ -151,18 +150,18 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
     """The public encoder that a model's card names.
 
     Raises:
-        ValueError: when it names none, or several.
+        UserError: when it names none, or several.
     """
     try:
         named = card_metadata(read_card(model_name_or_path, revision=revision)).get("base_model")
     except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise ValueError(
+        raise UserError(
             f'The card of "{model_name_or_path}" cannot be read ({first_line(error)}): name the public encoder with '
             "--encoder."
         ) from error
     named = [named] if isinstance(named, str) else [str(each) for each in named or []]
     if len(named) != 1:
-        raise ValueError(
+        raise UserError(
             f'The card of "{model_name_or_path}" names {", ".join(named) or "no base_model"}: name the public encoder '
             "with --encoder, or leave out the attacks on it."
         )
@@ -191,7 +190,7 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
     """The model's class id of each of the dataset's, by name.
 
     Raises:
-        ValueError: when the model does not know a name, or has several classes of it.
+        UserError: when the model does not know a name, or has several classes of it.
     """
     if all(label == f"LABEL_{i}" for i, label in enumerate(model_labels)) and len(model_labels) == len(dataset_labels):
         logger.warning("The model does not name its classes: they are taken in the order of the dataset's.")
@@ -203,7 +202,7 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
             ids = {name(label): i for i, label in enumerate(model_labels)}
             return [ids[name(label)] for label in dataset_labels]
     known = ", ".join(model_labels[:10]) + (", ..." if len(model_labels) > 10 else "")
-    raise ValueError(
+    raise UserError(
         f'The model has not exactly one class for "{odd[0]}" of the dataset; it has {known}. Name another '
         "--label_column, or a dataset with the model's classes."
     )

@@ -12,6 +12,7 @@ from typing import Union, get_args, get_origin, get_type_hints
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.errors import UserError
 
 LARGEST_EPS = {"linf": 1.0, "l2": math.inf}
 OURS = ("seeds", "data")  # settings of attacks that the audit gives
@@ -62,21 +63,21 @@ def check_arguments(arguments: AuditArguments) -> list[dict[str, partial]]:
     """The attacks at their eps, then at each factor of the sweep.
 
     Raises:
-        ValueError: for an unknown attack or setting, or a setting out of range.
+        UserError: for an unknown attack or setting, or a setting out of range.
     """
     sweep = arguments.sweep
     if not isinstance(sweep, list) or not all(map(is_factor, sweep)):
-        raise ValueError(f"sweep is {sweep}, expected positive numbers other than 1, such as [0.5, 2, 4].")
+        raise UserError(f"sweep is {sweep}, expected positive numbers other than 1, such as [0.5, 2, 4].")
     if arguments.update_card and arguments.model_revision is not None:
-        raise ValueError(
+        raise UserError(
             f'model_revision is "{arguments.model_revision}", but the card is that of the newest commit: leave out '
             "model_revision, or update_card."
         )
     if arguments.create_pr and (not arguments.update_card or Path(arguments.model_name_or_path).is_dir()):
-        raise ValueError("create_pr is given, but no card on the Hub is updated: leave it out, or add update_card.")
+        raise UserError("create_pr is given, but no card on the Hub is updated: leave it out, or add update_card.")
     for setting in ("limit", "batch_size"):
         if (value := getattr(arguments, setting)) is not None and value < 1:
-            raise ValueError(f"{setting} is {value}, expected at least 1 image.")
+            raise UserError(f"{setting} is {value}, expected at least 1 image.")
     return [configure(arguments, factor) for factor in (1, *sweep)]
 
 
@@ -88,13 +89,13 @@ def attack_names(arguments: AuditArguments) -> list[str]:
     """The attacks that were asked for.
 
     Raises:
-        ValueError: when there is none, or one twice.
+        UserError: when there is none, or one twice.
     """
     given = arguments.attacks if isinstance(arguments.attacks, str) else ""
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         known = ", ".join(ATTACKS)
-        raise ValueError(
+        raise UserError(
             f'attacks are "{arguments.attacks}", expected different names, separated by commas, of {known}.'
         )
     return names
@@ -104,17 +105,17 @@ def other_settings(arguments: AuditArguments) -> dict[str, dict]:
     """What `attack_settings` says, by attack.
 
     Raises:
-        ValueError: when it is no JSON object of objects, or has settings that are unknown or of another kind.
+        UserError: when it is no JSON object of objects, or has settings that are unknown or of another kind.
     """
     given = arguments.attack_settings or {}
     try:
         given = json.loads(given) if isinstance(given, str) else given
     except json.JSONDecodeError as error:
-        raise ValueError(f"attack_settings are {given}, expected JSON such as {EXAMPLE}.") from error
+        raise UserError(f"attack_settings are {given}, expected JSON such as {EXAMPLE}.") from error
     if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
-        raise ValueError(f"attack_settings are {given}, expected settings by attack, such as {EXAMPLE}.")
+        raise UserError(f"attack_settings are {given}, expected settings by attack, such as {EXAMPLE}.")
     if unknown := [name for name in given if name not in attack_names(arguments)]:
-        raise ValueError(f'attack_settings are for "{unknown[0]}", which is not among the attacks {arguments.attacks}.')
+        raise UserError(f'attack_settings are for "{unknown[0]}", which is not among the attacks {arguments.attacks}.')
     for name, settings in given.items():
         check_kinds(name, settings)
     return given
@@ -124,18 +125,18 @@ def check_kinds(attack: str, settings: Mapping) -> None:
     """Refuses settings of an attack that JSON cannot give, or of another kind than the attack takes.
 
     Raises:
-        ValueError: names the setting and the kind.
+        UserError: names the setting and the kind.
     """
     ATTACKS[attack].configure(**settings)
     hints = get_type_hints(ATTACKS[attack].function)
     for name, value in settings.items():
         if name in OURS:
-            raise ValueError(f"attack_settings give {attack} {name}, which the audit gives itself; leave them out.")
+            raise UserError(f"attack_settings give {attack} {name}, which the audit gives itself; leave them out.")
         kind = hints.get(name, object)
         kinds = {get_origin(each) or each for each in (get_args(kind) if get_origin(kind) in UNIONS else (kind,))}
         kinds |= {int} if float in kinds else {list} if tuple in kinds else set()
         if not isinstance(value, tuple(kinds)):
-            raise ValueError(
+            raise UserError(
                 f"attack_settings give {attack} the {name} {json.dumps(value)}, expected {formatannotation(kind)}."
             )
 
@@ -144,7 +145,7 @@ def configure(arguments: AuditArguments, factor: float = 1.0) -> dict[str, parti
     """The attacks with their settings, at `factor` times their eps; at another than 1 only those that have an eps.
 
     Raises:
-        ValueError: for an unknown attack or setting, or a setting out of range.
+        UserError: for an unknown attack or setting, or a setting out of range.
     """
     others = other_settings(arguments)
     configured = {}

@@ -11,6 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from genaf_hf.encoders.loading import quiet_transformers
+from genaf_hf.errors import UserError
 
 
 def newest_complete_checkpoint(*folders: str | Path, world_size: int = 1) -> Path | None:
@@ -46,7 +47,7 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
     `from_pretrained`; the Trainer's own loading skips what it does not recognise.
 
     Raises:
-        ValueError: when the checkpoint is broken, lacks a weight or has one too many.
+        UserError: when the checkpoint is broken, lacks a weight or has one too many.
     """
     try:
         with quiet_transformers():
@@ -54,10 +55,10 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
                 checkpoint, config=model.config, dtype=model.dtype, output_loading_info=True
             )
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"The checkpoint {checkpoint} cannot be read: {error}.") from error
+        raise UserError(f"The checkpoint {checkpoint} cannot be read: {error}.") from error
     wrong = {kind: sorted(map(str, loading[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
-        raise ValueError(f"The checkpoint {checkpoint} does not fit the model: {wrong}.")
+        raise UserError(f"The checkpoint {checkpoint} does not fit the model: {wrong}.")
     model.load_state_dict(saved.state_dict(), strict=True)
 
 
@@ -65,12 +66,12 @@ def check_disk_space(folder: str | Path, model: nn.Module) -> None:
     """Refuses a folder that cannot take one checkpoint: the weights and two moments for each.
 
     Raises:
-        OSError: names the space that is there and that is needed.
+        UserError: names the space that is there and that is needed.
     """
     needed = 3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
+        raise UserError(
             f"{folder} has {free / 2**20:.0f} MiB free, one checkpoint needs about {needed / 2**20:.0f} MiB: free some "
             "space or choose another output_dir."
         )

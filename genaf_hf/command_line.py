@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from genaf_hf.errors import UserError
 from genaf_hf.provenance import public_name
 
 
@@ -28,7 +29,7 @@ def parse_arguments(
         family_config: the file that is taken where flags do, unless they name a preset too.
 
     Raises:
-        ValueError: when the file is missing or has keys that are no flags.
+        UserError: when the file is missing or has keys that are no flags.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types)
@@ -48,12 +49,12 @@ def set_defaults(parser: HfArgumentParser, path: Path) -> None:
     """Takes a YAML file's values as the defaults of the flags of these names.
 
     Raises:
-        ValueError: as `read_config`, or when there are unknown keys.
+        UserError: as `read_config`, or when there are unknown keys.
     """
     values = read_config(path)
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     if unknown := sorted(values.keys() - actions.keys(), key=str):
-        raise ValueError(f"{path} has the unknown key {unknown[0]}; --help lists the known ones.")
+        raise UserError(f"{path} has the unknown key {unknown[0]}; --help lists the known ones.")
     for name in values:
         actions[name].required = False
     parser.set_defaults(**values)
@@ -63,16 +64,16 @@ def read_config(path: Path) -> dict:
     """The names and values of a YAML file.
 
     Raises:
-        ValueError: when the file is missing, no YAML, or no mapping.
+        UserError: when the file is missing, no YAML, or no mapping.
     """
     if not path.exists():
-        raise ValueError(f"There is no configuration file {path}.")
+        raise UserError(f"There is no configuration file {path}.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}, expected names and values of flags.")
+        raise UserError(f"{path} holds a {type(values).__name__}, expected names and values of flags.")
     return values
 
 

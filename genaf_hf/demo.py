@@ -20,6 +20,7 @@ from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.audit import load_data, load_model, load_public_encoder, told, try_out
 from genaf_hf.audit_arguments import EXAMPLE, AuditArguments, attack_names, configure, other_settings
 from genaf_hf.data import stratified_subset, to_rgb, with_pixel_values
+from genaf_hf.errors import UserError
 from genaf_hf.hardening import HARDENED, UNDEFENDED
 from genaf_hf.perturbation_cache import crafted_once
 from genaf_hf.pixel_model import PixelModel, evaluating
@@ -95,8 +96,7 @@ class Demo:
         published: the perturbation that came with the hardened model; None where it does not fit.
 
     Raises:
-        ValueError: for models, data or settings that cannot be worked with.
-        ImportError: when the package of an attack is not installed.
+        UserError: for models, data or settings that cannot be worked with, or an attack whose package is missing.
     """
 
     def __init__(self, arguments: DemoArguments):
@@ -163,7 +163,7 @@ class Demo:
         """An image as each model's own image processor makes it, (1, 3, h, w) in [0, 1].
 
         Raises:
-            ValueError: for other pixels than 8-bit ones.
+            UserError: for other pixels than 8-bit ones.
         """
         upright = to_rgb(image)
         return {
@@ -182,7 +182,7 @@ class Demo:
             tell: called with the number of forward passes of the encoder so far.
 
         Raises:
-            ValueError: for a setting that the attack refuses.
+            UserError: for a setting that the attack refuses.
         """
         if self.published and (self.published.attack, self.published.eps) == (name, eps):
             return self.published
@@ -209,7 +209,7 @@ class Demo:
             tell: called with the number of forward passes so far.
 
         Raises:
-            ValueError: for a setting that the attack refuses.
+            UserError: for a setting that the attack refuses.
         """
         universal = ATTACKS[name].universal
         attack = self.perturbation(name, eps, tell) if universal else self.configured(eps)[name]
@@ -272,16 +272,16 @@ def check_arguments(arguments: DemoArguments) -> None:
     """Refuses eps and settings that no attack can run with.
 
     Raises:
-        ValueError: names what was found.
+        UserError: names what was found.
     """
     if not isinstance(arguments.eps, list) or not arguments.eps:
-        raise ValueError(f"eps is {arguments.eps}, expected numbers to choose from, such as [0.1, 0.2].")
+        raise UserError(f"eps is {arguments.eps}, expected numbers to choose from, such as [0.1, 0.2].")
     for name, settings in other_settings(audit_arguments(arguments, arguments.hardened)).items():
         if "eps" in settings:
-            raise ValueError(f"attack_settings give {name} an eps, which is chosen on the page; name it with --eps.")
+            raise UserError(f"attack_settings give {name} an eps, which is chosen on the page; name it with --eps.")
     for name in attack_names(audit_arguments(arguments, arguments.hardened)):
         if "eps" not in signature(ATTACKS[name].function).parameters:
-            raise ValueError(f"{name} has no eps to choose, as the other attacks have; leave it out.")
+            raise UserError(f"{name} has no eps to choose, as the other attacks have; leave it out.")
     for eps in arguments.eps:
         configured(arguments, eps)
 
@@ -292,7 +292,7 @@ def configured(
     """The attacks at one eps; the attack of a published perturbation with its steps and its seed.
 
     Raises:
-        ValueError: for an eps or a setting out of range.
+        UserError: for an eps or a setting out of range.
     """
     audit = audit_arguments(arguments, arguments.hardened)
     settings = dict(other_settings(audit))
@@ -308,15 +308,15 @@ def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:
     """Refuses two models that cannot be shown side by side.
 
     Raises:
-        ValueError: names in what they differ.
+        UserError: names in what they differ.
     """
     if class_labels(undefended) != class_labels(hardened):
-        raise ValueError(
+        raise UserError(
             "The undefended and the hardened model have other class names; expected the same, in one order."
         )
     if undefended.image_size != hardened.image_size:
         sizes = [" x ".join(map(str, model.image_size)) for model in (undefended, hardened)]
-        raise ValueError(
+        raise UserError(
             f"The undefended model takes images of {sizes[0]} pixels, the hardened one of {sizes[1]}; expected the "
             "same size."
         )
@@ -354,15 +354,15 @@ def read_image(path: str) -> PILImage.Image:
     """An upright RGB image from a file that somebody uploaded.
 
     Raises:
-        ValueError: when it is no image of a kind that everybody can make, or broken; says nothing of its name.
+        UserError: when it is no image of a kind that everybody can make, or broken; says nothing of its name.
     """
     try:
         with PILImage.open(path, formats=FORMATS) as image:
             return to_rgb(image)
     except ValueError as error:
-        raise ValueError(f"This image cannot be shown to the models: {error}.") from error
+        raise UserError(f"This image cannot be shown to the models: {error}.") from error
     except (OSError, SyntaxError, RuntimeError, PILImage.DecompressionBombError) as error:
-        raise ValueError(
+        raise UserError(
             f"This file cannot be read: expected an image, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, that is whole "
             f"and of at most {2 * PILImage.MAX_IMAGE_PIXELS // 10**6} million pixels."
         ) from error

@@ -39,7 +39,7 @@ def pretrain_digits_encoder(name: str, use_cpu: bool) -> Path:
     """One of `DIGITS_ENCODERS`, trained on the training split; made once in a folder of its name, and then kept.
 
     Raises:
-        ValueError: when there is an unfinished run with other settings.
+        UserError: when there is an unfinished run with other settings.
     """
     folder = Path(name)
     return folder if folder.exists() else DIGITS_ENCODERS[name](name, use_cpu)
@@ -49,7 +49,7 @@ def pretrain_where_named(model_name_or_path: str, use_cpu: bool) -> None:
     """Makes the encoder where the name is one of `DIGITS_ENCODERS`; any other is made by somebody else.
 
     Raises:
-        ValueError: when there is an unfinished run with other settings.
+        UserError: when there is an unfinished run with other settings.
     """
     if model_name_or_path in DIGITS_ENCODERS:
         pretrain_digits_encoder(model_name_or_path, use_cpu)

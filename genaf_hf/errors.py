@@ -1,4 +1,11 @@
-"""What errors of other packages say, for a sentence of ours."""
+"""What a user did that cannot be worked with, and what errors of other packages say of it."""
+
+
+class UserError(ValueError):
+    """What its reader can mend: one sentence that names the value, what was expected and how to mend it.
+
+    Command lines print the sentence alone; every other exception is a fault of ours and keeps its traceback.
+    """
 
 
 def first_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
 from genaf_hf.attacks.registry import attack_name
 from genaf_hf.data import stratified_rows
 from genaf_hf.encoders import parameter_count
+from genaf_hf.errors import UserError
 from genaf_hf.journal import Journal
 from genaf_hf.metrics import load_metric
 from genaf_hf.pixel_model import PixelModel
@@ -69,10 +70,10 @@ def evaluate_robustness(
         The report, the same on every process.
 
     Raises:
-        ValueError: when there is no image, or an attack does not fit the images, or does not say what it is.
+        UserError: when there is no image, or an attack does not fit the images, or does not say what it is.
     """
     if len(dataset) == 0:
-        raise ValueError("The dataset to evaluate on is empty.")
+        raise UserError("The dataset to evaluate on is empty.")
     for round_of_attacks in (attacks, *sweep):
         for label, attack in round_of_attacks.items():
             for name in models:
@@ -190,12 +191,12 @@ def for_model(attack: Attack, model: str) -> UniversalPerturbation | Callable:
     """An attack, or the one that was crafted on this model.
 
     Raises:
-        ValueError: when none was.
+        UserError: when none was.
     """
     if not isinstance(attack, Mapping):
         return attack
     if model not in attack:
-        raise ValueError(f'No attack was crafted on "{model}", only on {", ".join(attack) or "nothing"}.')
+        raise UserError(f'No attack was crafted on "{model}", only on {", ".join(attack) or "nothing"}.')
     return attack[model]
 
 
@@ -208,7 +209,7 @@ def settings(name: str, attack: Attack, model: str) -> dict:
     """What an attack on a model is run with, for the report.
 
     Raises:
-        ValueError: when the attack does not tell, or not in plain values, or was not crafted on the model.
+        UserError: when the attack does not tell, or not in plain values, or was not crafted on the model.
     """
     crafted_on_model = {"encoder": model} if isinstance(attack, Mapping) else {}
     attack = for_model(attack, model)
@@ -217,12 +218,12 @@ def settings(name: str, attack: Attack, model: str) -> dict:
     parameters = signature(getattr(attack, "func", attack)).parameters
     wanted = {"eps"} | ({"steps"} & parameters.keys())
     if not isinstance(attack, partial) or not wanted <= attack.keywords.keys():
-        raise ValueError(
+        raise UserError(
             f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
             "eps=..., steps=...), so that the report can say what it was run with."
         )
     if odd := [key for key, value in attack.keywords.items() if not isinstance(value, str | int | float | None)]:
-        raise ValueError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
+        raise UserError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
     norm = parameters["norm"].default if "norm" in parameters else "linf"
     return {"attack": attack_name(attack.func), "norm": norm, **attack.keywords}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from transformers import TrainingArguments
 
 from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
+from genaf_hf.errors import UserError
 
 ASSESSMENTS = ("first_order", "ascent")
 
@@ -44,7 +45,7 @@ class GenAFConfig(TrainingArguments):
     are in pixel units of images in [0, 1].
 
     Raises:
-        ValueError: when a field is outside its range; the sentence names it.
+        UserError: when a field is outside its range; the sentence names it.
     """
 
     preset: str | None = field(
@@ -125,7 +126,7 @@ class GenAFConfig(TrainingArguments):
 
     def _apply_preset(self) -> None:
         if self.preset not in PRESETS:
-            raise ValueError(f'preset is "{self.preset}", expected one of {", ".join(PRESETS)}.')
+            raise UserError(f'preset is "{self.preset}", expected one of {", ".join(PRESETS)}.')
         defaults = {each.name: each.default for each in fields(self)}
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) == defaults[name]:
@@ -135,18 +136,16 @@ class GenAFConfig(TrainingArguments):
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
         for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
+                raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")
         for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
+                raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         if not isinstance(self.assessment_samples, int):
-            raise ValueError(f"assessment_samples is {self.assessment_samples}, expected a whole number.")
+            raise UserError(f"assessment_samples is {self.assessment_samples}, expected a whole number.")
         if not 0 <= self.eps_warmup_ratio <= 1:
-            raise ValueError(f"eps_warmup_ratio is {self.eps_warmup_ratio}, expected a share in [0, 1].")
+            raise UserError(f"eps_warmup_ratio is {self.eps_warmup_ratio}, expected a share in [0, 1].")
         for name in ("redundant_share", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")
+                raise UserError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")
         if self.layer_assessment not in ASSESSMENTS:
-            raise ValueError(
-                f'layer_assessment is "{self.layer_assessment}", expected one of {", ".join(ASSESSMENTS)}.'
-            )
+            raise UserError(f'layer_assessment is "{self.layer_assessment}", expected one of {", ".join(ASSESSMENTS)}.')

@@ -23,6 +23,7 @@ from genaf_hf.checkpoint import (
     newest_complete_checkpoint,
     read_state,
 )
+from genaf_hf.errors import UserError
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.genetic_regularization import genetic_regularization
 from genaf_hf.global_batch import AccumulatedBatch, gather_rows
@@ -51,7 +52,7 @@ class GenAFTrainer(SharingTrainer):
     Evaluation reports `eval_clean_accuracy` and `eval_robust_accuracy`, the latter under the training adversary.
 
     Raises:
-        ValueError: for settings that Gen-AF cannot honour, before any work.
+        UserError: for settings that Gen-AF cannot honour, before any work.
     """
 
     args: GenAFConfig
@@ -59,13 +60,13 @@ class GenAFTrainer(SharingTrainer):
 
     def __init__(self, model=None, args: GenAFConfig | None = None, *others, **kwargs):
         if not isinstance(args, GenAFConfig):
-            raise ValueError(f"args is a {type(args).__name__}, expected a GenAFConfig.")
+            raise UserError(f"args is a {type(args).__name__}, expected a GenAFConfig.")
         if kwargs.get("processing_class") is None:
-            raise ValueError("processing_class is missing, expected the image processor that made the pixel_values.")
+            raise UserError("processing_class is missing, expected the image processor that made the pixel_values.")
         if kwargs.get("compute_loss_func") is not None:
-            raise ValueError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
+            raise UserError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
         if kwargs.get("model_init") is not None:
-            raise ValueError("model_init is given, but stage 2 goes on with stage 1's model: pass the model itself.")
+            raise UserError("model_init is given, but stage 2 goes on with stage 1's model: pass the model itself.")
         super().__init__(model, args, *others, **kwargs)
         if args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = args.seed
@@ -84,9 +85,9 @@ class GenAFTrainer(SharingTrainer):
         checkpoint = self._find_checkpoint(resume_from_checkpoint, ADVERSARIAL_FINETUNE, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
         if adapts and not has_length(self.train_dataset):
-            raise ValueError("train_dataset has no length, but layers are assessed on a sample of it: use a sized one.")
+            raise UserError("train_dataset has no length, but layers are assessed on a sample of it: use a sized one.")
         if adapts and not layer_weights(self.model):
-            raise ValueError("The model has no trainable linear or convolutional layer to adapt: set adapt_epochs=0.")
+            raise UserError("The model has no trainable linear or convolutional layer to adapt: set adapt_epochs=0.")
         history, steps, metrics = [], 0, {}
         if checkpoint is None or checkpoint.parent.name != ADAPT:
             output = self.adversarial_finetune(checkpoint, **kwargs)
@@ -392,21 +393,21 @@ class GenAFTrainer(SharingTrainer):
         """The checkpoint to go on from: the one that was named, or the newest of some stages.
 
         Raises:
-            ValueError: when there is none where one was asked for.
+            UserError: when there is none where one was asked for.
         """
         if not resume_from_checkpoint:
             return None
         if resume_from_checkpoint is not True:
             checkpoint = Path(resume_from_checkpoint).resolve()
             if not is_complete(checkpoint, self.args.world_size):
-                raise ValueError(
+                raise UserError(
                     f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one."
                 )
             return checkpoint
         folders = [self._stage_folder(stage) for stage in stages]
         checkpoint = newest_complete_checkpoint(*folders, world_size=self.args.world_size)
         if checkpoint is None:
-            raise ValueError(
+            raise UserError(
                 f"There is no complete checkpoint of {self.args.world_size} process(es) in "
                 f"{' or '.join(map(str, folders))}; start without resuming."
             )
@@ -431,7 +432,7 @@ class GenAFTrainer(SharingTrainer):
     def _save_checkpoint(self, model, trial) -> None:
         broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
         if broken:
-            raise FloatingPointError(
+            raise UserError(
                 f"{broken[0]} is not finite after step {self.state.global_step}, nothing was saved. "
                 f"{self._last_good_checkpoint()}"
             )
@@ -440,7 +441,7 @@ class GenAFTrainer(SharingTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not loss.isfinite():
-            raise FloatingPointError(
+            raise UserError(
                 f"The loss is {loss.item()} at step {self.state.global_step} of {self.stage}. "
                 f"{self._last_good_checkpoint()}"
             )
@@ -453,7 +454,7 @@ class GenAFTrainer(SharingTrainer):
     def _read_redundant_layers(self) -> list[str]:
         path = Path(self.args.output_dir) / LAYER_ROBUSTNESS_FILE
         if not path.exists():
-            raise ValueError(f"{path} is missing: call assess_layers() first, or name the redundant_layers.")
+            raise UserError(f"{path} is missing: call assess_layers() first, or name the redundant_layers.")
         return json.loads(path.read_text())["redundant_layers"]
 
     def _write_layer_robustness(self, contributions: dict[str, float], samples: int) -> None:

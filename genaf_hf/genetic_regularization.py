@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from genaf_hf.errors import UserError
+
 TINY = 1e-7
 
 
@@ -48,10 +50,10 @@ def genetic_regularization(
         A scalar.
 
     Raises:
-        ValueError: for another reduction.
+        UserError: for another reduction.
     """
     if reduction not in ("sum", "mean"):
-        raise ValueError(f'reduction is "{reduction}", expected "sum" or "mean".')
+        raise UserError(f'reduction is "{reduction}", expected "sum" or "mean".')
     trust_in_labels = torch.tanh((sample_weight[:, None] + sample_weight[None, :]) / 32)
     same_class = labels[:, None] == labels[None, :]
     label_distances = torch.where(same_class, -2.0, 2.0).to(logits.dtype)

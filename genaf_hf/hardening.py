@@ -24,6 +24,7 @@ from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import class_balance, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.data_figures import draw_samples
 from genaf_hf.encoders import load_configuration, load_encoder
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation import Attack, evaluate_robustness, for_model
 from genaf_hf.experiment_arguments import ExperimentArguments, dataset_options
 from genaf_hf.figures import SHOWN, draw_gallery, draw_overview
@@ -101,7 +102,7 @@ def harden(
         recipe_settings: names of those that the recipe has defaults of its own for, so that the card must state them.
 
     Raises:
-        ValueError: for input that cannot be worked with, before any training.
+        UserError: for input that cannot be worked with, before any training.
     """
     check_evaluation(arguments, config)
     settings = settings_of_run(arguments, config)
@@ -175,10 +176,10 @@ def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> Non
     """Refuses settings of the final attacks that these could not be run with.
 
     Raises:
-        ValueError: names the setting.
+        UserError: names the setting.
     """
     if config.norm != "linf" and arguments.dae_eps is None:
-        raise ValueError(f'norm is "{config.norm}" but universal perturbations are bounded in linf: name a --dae_eps.')
+        raise UserError(f'norm is "{config.norm}" but universal perturbations are bounded in linf: name a --dae_eps.')
     for eps, steps, norm in (
         (arguments.dae_eps or config.eps, arguments.dae_steps, "linf"),
         (arguments.pgd_eps or config.eps, arguments.pgd_steps, config.norm),

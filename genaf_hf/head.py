@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from genaf_hf.errors import UserError
+
 HEAD = "classifier"  # as transformers names it
 
 
@@ -22,11 +24,11 @@ def head_of(model: nn.Module) -> nn.Module:
     """The same of a classifier that has one.
 
     Raises:
-        ValueError: when there is no head that can be found.
+        UserError: when there is no head that can be found.
     """
     head = find_head(model)
     if head is None:
-        raise ValueError(
+        raise UserError(
             f'A {type(model).__name__} has no head by the name "{HEAD}", expected a classifier that has one.'
         )
     return head
@@ -36,7 +38,7 @@ def head_name(model: nn.Module) -> str:
     """Where the head is in the module tree of a classifier, e.g. `classifier` or `timm_model.head.fc`.
 
     Raises:
-        ValueError: when there is no head that can be found.
+        UserError: when there is no head that can be found.
     """
     return name_of(head_of(model), model)
 

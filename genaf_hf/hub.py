@@ -32,7 +32,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from genaf_hf.cards.eval_results import benchmark_yaml
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +86,13 @@ def publish(
         The address of the commit.
 
     Raises:
-        ValueError: when there is nothing to publish, or the Hub does not take it: says why, and the command that goes
+        UserError: when there is nothing to publish, or the Hub does not take it: says why, and the command that goes
             on.
     """
     folder = Path(folder)
     files = [path.relative_to(folder).as_posix() for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
     if not files:
-        raise ValueError(f"{folder} holds nothing to publish, expected a folder with a model.")
+        raise UserError(f"{folder} holds nothing to publish, expected a folder with a model.")
     name = repo_id or folder.resolve().name
     api = HfApi(token=token)
 
@@ -115,7 +115,7 @@ def publish(
         privacy = {None: (), True: ("--private",), False: ("--no-private",)}[private]
         branch = () if revision is None else ("--revision", revision)
         command = shlex.join(["python", "-m", "genaf_hf.push", str(folder), name, *privacy, *branch])
-        raise ValueError(
+        raise UserError(
             f'"{name}" was not pushed: {trouble(error) or first_line(error)}; everything is kept in {folder}, and this '
             f"command goes on: {command}"
         ) from error
@@ -137,7 +137,7 @@ def commit_files(
         The address of the commit or the pull request.
 
     Raises:
-        ValueError: when the Hub does not take it.
+        UserError: when the Hub does not take it.
     """
     operations = [CommitOperationAdd(path, content) for path, content in files.items()]
     try:
@@ -147,7 +147,7 @@ def commit_files(
             )
         )
     except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
-        raise ValueError(f'"{repo_id}" was not changed: {trouble(error) or first_line(error)}.') from error
+        raise UserError(f'"{repo_id}" was not changed: {trouble(error) or first_line(error)}.') from error
     return str(commit.pr_url or commit.commit_url)
 
 
@@ -155,24 +155,24 @@ def check_access(repo_id: str, *, create_pr: bool) -> None:
     """Refuses a model on the Hub that the user may not change, or for a pull request, a user who is not logged in.
 
     Raises:
-        ValueError: says what to do.
+        UserError: says what to do.
     """
     try:
         persistently(HfApi().whoami if create_pr else partial(HfApi().auth_check, repo_id, write=True))
     except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise ValueError(f'"{repo_id}" cannot be changed: {trouble(error) or first_line(error)}.') from error
+        raise UserError(f'"{repo_id}" cannot be changed: {trouble(error) or first_line(error)}.') from error
 
 
 def newest_commit(repo_id: str) -> str:
     """The newest commit of a model on the Hub.
 
     Raises:
-        ValueError: when the Hub does not tell.
+        UserError: when the Hub does not tell.
     """
     try:
         return persistently(lambda: HfApi().model_info(repo_id).sha)
     except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise ValueError(f'"{repo_id}" cannot be read: {trouble(error) or first_line(error)}.') from error
+        raise UserError(f'"{repo_id}" cannot be read: {trouble(error) or first_line(error)}.') from error
 
 
 def publish_benchmark(repo_id: str, results: Sequence[EvalResult], *, token: str | None = None) -> None:
@@ -184,7 +184,7 @@ def publish_benchmark(repo_id: str, results: Sequence[EvalResult], *, token: str
         token: default the one of `hf auth login`.
 
     Raises:
-        ValueError: when the Hub does not take it.
+        UserError: when the Hub does not take it.
     """
     api = HfApi(token=token)
 
@@ -206,7 +206,7 @@ def publish_benchmark(repo_id: str, results: Sequence[EvalResult], *, token: str
     try:
         persistently(push)
     except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
-        raise ValueError(
+        raise UserError(
             f'The benchmark "{repo_id}" did not get its tasks: {trouble(error) or first_line(error)}; the model is '
             "pushed, and its results point to the benchmark."
         ) from error
@@ -218,14 +218,14 @@ def open_repository(
     """Makes the repository that `publish` uploads to, if it is not there, and gives its full id.
 
     Raises:
-        ValueError: when the Hub does not let the user write there.
+        UserError: when the Hub does not let the user write there.
     """
     name = repo_id or Path(folder).resolve().name
     api = HfApi(token=token)
     try:
         return persistently(lambda: api.create_repo(name, private=private, exist_ok=True).repo_id)
     except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise ValueError(f'"{name}" cannot be written to: {trouble(error) or first_line(error)}.') from error
+        raise UserError(f'"{name}" cannot be written to: {trouble(error) or first_line(error)}.') from error
 
 
 # ---- what fails ----

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
 
 LAYER_TYPES = (nn.Linear, nn.Conv2d)
@@ -45,10 +46,10 @@ def layer_robustness(
         convolutional layer that the logits depend on, in the order of the model.
 
     Raises:
-        ValueError: for an unknown method.
+        UserError: for an unknown method.
     """
     if method not in ("first_order", "ascent"):
-        raise ValueError(f'method is "{method}", expected first_order or ascent.')
+        raise UserError(f'method is "{method}", expected first_order or ascent.')
     weights = layer_weights(model.model)
     batches = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
     with evaluating(model), torch.enable_grad():
@@ -130,12 +131,12 @@ def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Freezes every parameter but the named ones, and gives each its own setting back.
 
     Raises:
-        ValueError: when a name is no parameter of the model.
+        UserError: when a name is no parameter of the model.
     """
     parameters = dict(model.named_parameters())
     names = set(names)
     if unknown := sorted(names - parameters.keys()):
-        raise ValueError(
+        raise UserError(
             f'"{unknown[0]}" is no parameter of the model; the last ones are {", ".join(list(parameters)[-3:])}.'
         )
     required = {name: parameter.requires_grad for name, parameter in parameters.items()}

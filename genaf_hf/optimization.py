@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from genaf_hf.blocks import encoder_blocks
+from genaf_hf.errors import UserError
 from genaf_hf.head import head_name, in_head
 
 
@@ -32,7 +33,7 @@ def parameter_groups(
         layer_decay: to the power of `layer_decay_powers` it is a factor on `learning_rate`.
 
     Raises:
-        ValueError: when rates are to decay over an encoder without repeated blocks.
+        UserError: when rates are to decay over an encoder without repeated blocks.
     """
     powers = {} if layer_decay == 1 else layer_decay_powers(model)
     groups, head = defaultdict(list), head_name(model)
@@ -61,11 +62,11 @@ def layer_decay_powers(model: nn.Module) -> dict[str, int]:
         model: a classifier, also wrapped by PEFT.
 
     Raises:
-        ValueError: when the encoder has no repeated blocks.
+        UserError: when the encoder has no repeated blocks.
     """
     blocks = encoder_blocks(model).values()
     if not blocks:
-        raise ValueError(
+        raise UserError(
             "layer_decay is not 1, but the encoder has no repeated blocks that rates could decay over: leave it out."
         )
     depths = {parameter: depth for depth, block in enumerate(blocks, start=1) for parameter in block.parameters()}
@@ -82,10 +83,10 @@ def decay_per_epoch(schedule: LRScheduler, decay: float, steps_per_epoch: int) -
     """Multiplies the learning rates of a schedule by `decay` after every epoch.
 
     Raises:
-        ValueError: for a schedule that is no function of the step.
+        UserError: for a schedule that is no function of the step.
     """
     if not isinstance(schedule, LambdaLR):
-        raise ValueError(
+        raise UserError(
             f"lr_scheduler_type makes a {type(schedule).__name__}, which takes no epoch_decay: choose another one, or "
             "leave epoch_decay at 1."
         )

@@ -5,6 +5,8 @@ from contextlib import contextmanager, suppress
 
 from torch import Tensor, nn
 
+from genaf_hf.errors import UserError
+
 
 class Done(Exception):  # noqa: N818
     """Ends a forward pass when all that was wanted is there."""
@@ -41,7 +43,7 @@ def producers_of(model: nn.Module, forward: Callable[[], Sequence[Tensor]]) -> l
     """Names of the submodules that put out the tensors which `forward()` returns, the outermost ones.
 
     Raises:
-        ValueError: when one of the tensors is no submodule's output.
+        UserError: when one of the tensors is no submodule's output.
     """
     produced = []
 
@@ -57,7 +59,7 @@ def producers_of(model: nn.Module, forward: Callable[[], Sequence[Tensor]]) -> l
         tensors = forward()
     names = [next((name for name, output in reversed(produced) if output is each), None) for each in tensors]
     if None in names:
-        raise ValueError(
+        raise UserError(
             f"Activation {names.index(None)} of this {type(model).__name__} is no submodule's output, so that the "
             "forward pass cannot be stopped there."
         )

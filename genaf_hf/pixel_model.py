@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from genaf_hf.blocks import stem_and_blocks
+from genaf_hf.errors import UserError
 from genaf_hf.head import head_of, timm_part
 from genaf_hf.partial_forward import called, input_of, outputs_of, producers_of
 
@@ -26,7 +27,7 @@ class PixelModel(nn.Module):
             `image_std`) and the size of its images.
 
     Raises:
-        ValueError: when the processor rescales to something else than [0, 1].
+        UserError: when the processor rescales to something else than [0, 1].
     """
 
     def __init__(self, model: nn.Module, processor):
@@ -52,12 +53,12 @@ class PixelModel(nn.Module):
         """Undoes the processor's normalisation: the images in [0, 1].
 
         Raises:
-            ValueError: when the result is not finite or outside [0, 1] by more than rounding.
+            UserError: when the result is not finite or outside [0, 1] by more than rounding.
         """
         images = pixel_values * self.std + self.mean
         low, high = images.amin().item(), images.amax().item()
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-            raise ValueError(
+            raise UserError(
                 f"The images span [{low:.4g}, {high:.4g}] after the processor's normalisation is undone, expected "
                 "[0, 1]: prepare them with the image processor that was given, and with no other normalisation."
             )
@@ -80,13 +81,13 @@ class PixelModel(nn.Module):
             up_to: the last one wanted, by index or by name (see `layer_names`); no layer above it is run.
 
         Raises:
-            ValueError: when there is no such layer, or the model does not tell its hidden states.
+            UserError: when there is no such layer, or the model does not tell its hidden states.
         """
         if up_to is None and timm_part(self.model) is None:
             pixel_values = self.to_pixel_values(images)
             states = self.model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
             if states is None:
-                raise ValueError(f"The {type(self.model).__name__} gives no hidden states, which were asked for.")
+                raise UserError(f"The {type(self.model).__name__} gives no hidden states, which were asked for.")
             return tuple(state for state in states if state is not pixel_values)  # which some count as the first one
         names = self.layer_names(images)
         if up_to is not None:
@@ -113,12 +114,12 @@ class PixelModel(nn.Module):
         """Index of a hidden state that is given by index or by name.
 
         Raises:
-            ValueError: when there is no such layer; lists them.
+            UserError: when there is no such layer; lists them.
         """
         names = self.layer_names(images)
         index = names.index(layer) if layer in names else layer
         if index not in range(len(names)):
-            raise ValueError(
+            raise UserError(
                 f"layer is {layer}, expected 0 to {len(names) - 1}, the hidden states of this encoder, or the name of "
                 f"one: {', '.join(names)}."
             )
@@ -129,10 +130,10 @@ def pixel_statistics(processor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation by which an image processor normalises images in [0, 1].
 
     Raises:
-        ValueError: when it rescales 8-bit pixels to something else than [0, 1].
+        UserError: when it rescales 8-bit pixels to something else than [0, 1].
     """
     if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-3:
-        raise ValueError(
+        raise UserError(
             f"The image processor has do_rescale={processor.do_rescale} and rescale_factor="
             f"{processor.rescale_factor}, expected 1/255, which maps 8-bit pixels to [0, 1]."
         )

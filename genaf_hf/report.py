@@ -8,6 +8,8 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
+from genaf_hf.errors import UserError
+
 SCHEMA_VERSION = 2
 CLEAN = "clean"
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
@@ -212,12 +214,12 @@ class RobustnessReport:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueError: when it is no report, or one of another version.
+            UserError: when it is no report, or one of another version.
         """
         try:
             values = json.loads(text)
             if values["schema_version"] != SCHEMA_VERSION:
-                raise ValueError(
+                raise UserError(
                     f"its schema_version is {values['schema_version']}, this version of genaf_hf reads "
                     f"{SCHEMA_VERSION}; make it again with the command that made it"
                 )
@@ -225,7 +227,7 @@ class RobustnessReport:
                 values[name] = [kind(**each) for each in values[name]]
             return cls(**values)
         except (KeyError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"This is not a report that genaf_hf can read: {error}.") from error
+            raise UserError(f"This is not a report that genaf_hf can read: {error}.") from error
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")

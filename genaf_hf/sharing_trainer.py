@@ -13,6 +13,7 @@ from genaf_hf.attacks.pgd import pgd
 from genaf_hf.cards.eval_results import UNNAMED
 from genaf_hf.cards.existing_card import license_of
 from genaf_hf.data import commit
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.hub import publish
 from genaf_hf.pixel_model import PixelModel, evaluating
@@ -33,10 +34,10 @@ class SharingTrainer(Trainer):
         """Accuracy on `eval_dataset`, clean and under the training adversary at its full eps, and the self-checks.
 
         Raises:
-            ValueError: when there is no `eval_dataset`.
+            UserError: when there is no `eval_dataset`.
         """
         if self.eval_dataset is None:
-            raise ValueError("There is no eval_dataset to measure robustness on: give the trainer one, or a report.")
+            raise UserError("There is no eval_dataset to measure robustness on: give the trainer one, or a report.")
         model = self._pixel_model(self.model)
         with evaluating(model):
             return evaluate_robustness(
@@ -118,10 +119,10 @@ class SharingTrainer(Trainer):
             The address of the commit; None on other processes than the main one.
 
         Raises:
-            ValueError: when `blocking` is False; when the Hub does not take it: says why, and the command that goes on.
+            UserError: when `blocking` is False; when the Hub does not take it: says why, and the command that goes on.
         """
         if not blocking:
-            raise ValueError("blocking is False, expected True: only the end of a push tells whether it arrived.")
+            raise UserError("blocking is False, expected True: only the end of a push tells whether it arrived.")
         token = token or self.args.hub_token
         private = self.args.hub_private_repo if private is None else private
         if self.hub_model_id is None:

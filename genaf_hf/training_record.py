@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
+from genaf_hf.errors import UserError
 from genaf_hf.provenance import public_name
 from genaf_hf.report import markdown
 
@@ -60,12 +61,12 @@ class TrainingRecord:
         """Reads what `save` wrote.
 
         Raises:
-            ValueError: when it is no training record.
+            UserError: when it is no training record.
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a training record that genaf_hf can read: {error}.") from error
+            raise UserError(f"{path} is not a training record that genaf_hf can read: {error}.") from error
 
 
 def balance_table(data: Mapping, text: Callable[[str], str] = str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from genaf_hf.errors import UserError
 from genaf_hf.journal import write_whole
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def begin_or_resume(output_dir: str | Path, settings: dict) -> bool:
         Whether there is one to be gone on with.
 
     Raises:
-        ValueError: as `check_unfinished_run`.
+        UserError: as `check_unfinished_run`.
     """
     resume = check_unfinished_run(output_dir, settings)
     folder = Path(output_dir) / UNFINISHED_RUN
@@ -44,17 +45,17 @@ def check_unfinished_run(output_dir: str | Path, settings: dict) -> bool:
     """Whether the output folder holds an unfinished run with these settings.
 
     Raises:
-        ValueError: when it holds one with other settings, names them; or when it is no folder.
+        UserError: when it holds one with other settings, names them; or when it is no folder.
     """
     if Path(output_dir).exists() and not Path(output_dir).is_dir():
-        raise ValueError(f"{output_dir} is a file, expected a folder or a new name.")
+        raise UserError(f"{output_dir} is a file, expected a folder or a new name.")
     path = Path(output_dir) / UNFINISHED_RUN / SETTINGS
     [before] = broadcast_object_list([json.loads(path.read_text()) if path.exists() else None])
     if before is None:
         return False
     if changed := [name for name in settings if before.get(name) != settings[name]]:
         details = ", ".join(f"{name} was {before.get(name)} and is {settings[name]}" for name in changed)
-        raise ValueError(
+        raise UserError(
             f"{output_dir} holds an unfinished run with other settings ({details}): choose another output_dir, "
             f"or delete {path.parent} to start anew."
         )

@@ -12,6 +12,7 @@ from train_tiny import PROCESSOR, tensors, tiny_model
 from genaf_hf import GenAFTrainer, PixelModel, pgd
 from genaf_hf.adapter_search import AdapterTrainer, Fitness, Genome, adapt, merged_model, merged_weights
 from genaf_hf.answers import answer
+from genaf_hf.errors import UserError
 from genaf_hf.report import Rate
 
 ATTACK = partial(pgd, eps=16 / 255, steps=3)
@@ -135,5 +136,5 @@ def test_a_trial_sees_the_images_in_an_order_of_its_own(fitness, tmp_path):
 
 
 def test_training_that_diverges_is_an_error(fitness):
-    with pytest.raises(FloatingPointError, match="The loss is nan"):
+    with pytest.raises(UserError, match="The loss is nan"):
         fitness(genome("lora", learning_rate=1e30))

@@ -28,6 +28,7 @@ from genaf_hf.audit import audit, base_model, class_ids
 from genaf_hf.audit_arguments import AuditArguments
 from genaf_hf.data import stratified_subset
 from genaf_hf.encoders import load_classifier
+from genaf_hf.errors import UserError
 from genaf_hf.figures import draw_gallery
 from genaf_hf.report import RobustnessReport
 
@@ -483,7 +484,7 @@ def test_an_encoder_of_larger_images_is_brought_to_the_size_of_the_model(argumen
 
 def test_without_its_package_autoattack_is_refused_before_any_work(arguments, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    with pytest.raises(ImportError, match="AutoAttack is not installed: pip install"):
+    with pytest.raises(UserError, match="AutoAttack is not installed: pip install"):
         audit(arguments(tmp_path / "out", "l4a,autoattack"))
     assert not (tmp_path / "out").exists()
 

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from genaf_hf import GenAFTrainer, PixelModel, genetic_regularization, pgd
 from genaf_hf.checkpoint import load_weights, newest_complete_checkpoint
+from genaf_hf.errors import UserError
 from genaf_hf.head import HEAD, in_head
 
 CHECKPOINTING = (
@@ -538,7 +539,7 @@ class Poison(TrainerCallback):
 def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, event, step, message):
     callbacks = [Poison(event, step)]
     trainer = tiny_trainer(tmp_path, save_strategy="steps", save_steps=2, callbacks=callbacks)
-    with pytest.raises(FloatingPointError, match=message):
+    with pytest.raises(UserError, match=message):
         trainer.train()
     checkpoint = newest_complete_checkpoint(tmp_path / "adversarial_finetune")
     if step == 0:
@@ -558,7 +559,7 @@ def test_full_disk_is_refused_before_any_step(tmp_path, monkeypatch):
     recorder = Recorder()
     trainer = tiny_trainer(tmp_path, save_strategy="steps", callbacks=[recorder])
     sentence = r"has 0 MiB free, one checkpoint needs about \d+ MiB: free some space or choose another output_dir\."
-    with pytest.raises(OSError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         trainer.train()
     assert recorder.events == []
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, pgd
 from genaf_hf.attacks import ATTACKS, autoattack, feature_pgd, fgsm, mi_fgsm, n_fgsm
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation import evaluate_robustness
 
 EPS = 0.1
@@ -220,7 +221,7 @@ def test_autoattack_takes_images_in_any_memory_format(vit, images):
 
 def test_without_the_package_autoattack_says_how_to_get_it(vit, images, labels, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyautoattack", None)
-    with pytest.raises(ImportError, match="genaf_hf\\[autoattack\\]"):
+    with pytest.raises(UserError, match="genaf_hf\\[autoattack\\]"):
         autoattack(PixelModel(*vit), images, labels, eps=EPS)
 
 

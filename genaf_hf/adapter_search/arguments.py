@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from genaf_hf.errors import UserError
 from genaf_hf.experiment_arguments import ExperimentArguments
 
 SMALLEST_POPULATION = 4
@@ -39,18 +40,18 @@ class AdapterSearchArguments(ExperimentArguments):
 
     def __post_init__(self):
         if self.study in TAKEN:
-            raise ValueError(f'study is "{self.study}", expected a name for a folder of its own: choose another one.')
+            raise UserError(f'study is "{self.study}", expected a name for a folder of its own: choose another one.')
         if self.population < SMALLEST_POPULATION:
-            raise ValueError(
+            raise UserError(
                 f"population is {self.population}, expected at least {SMALLEST_POPULATION}: the known configurations "
                 "and one to cross them with."
             )
         for name in ("generations", "search_steps", "heartbeat_seconds"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1.")
         for name in ("max_parameters", "max_seconds"):
             if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name} is {value}, expected a positive number.")
+                raise UserError(f"{name} is {value}, expected a positive number.")
 
     @property
     def budget(self) -> int:

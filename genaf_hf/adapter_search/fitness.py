@@ -86,7 +86,7 @@ class Fitness:
                 with its parents' adapters sees other ones first than they did.
 
         Raises:
-            FloatingPointError: when training diverges.
+            UserError: when training diverges.
         """
         start = time.perf_counter()
         model = self.adapted(genome, parents)

@@ -9,6 +9,7 @@ from peft import HRAConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, MissC
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import PreTrainedModel
 
+from genaf_hf.errors import UserError
 from genaf_hf.head import head_name
 
 HEAD_ONLY = "head"
@@ -73,7 +74,7 @@ class Genome:
         steps: gradient steps of the training adversary.
 
     Raises:
-        ValueError: for a value that no adapter can be made or trained with; the sentence names it.
+        UserError: for a value that no adapter can be made or trained with; the sentence names it.
     """
 
     method: str
@@ -88,31 +89,31 @@ class Genome:
 
     def __post_init__(self):
         if self.method not in METHODS:
-            raise ValueError(f'method is "{self.method}", expected one of {", ".join(METHODS)}.')
+            raise UserError(f'method is "{self.method}", expected one of {", ".join(METHODS)}.')
         if (self.method == HEAD_ONLY) != (not self.ranks):
-            raise ValueError(f"{self.method} adapts {len(self.ranks)} modules; expected none for {HEAD_ONLY} alone.")
+            raise UserError(f"{self.method} adapts {len(self.ranks)} modules; expected none for {HEAD_ONLY} alone.")
         for name in ("alpha", "learning_rate", "head_learning_rate", "eps_share", "steps"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
+                raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")
         if not 0 <= self.genetic_weight < math.inf:
-            raise ValueError(f"genetic_weight is {self.genetic_weight}, expected 0 or more.")
+            raise UserError(f"genetic_weight is {self.genetic_weight}, expected 0 or more.")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}, expected a share in [0, 1).")
+            raise UserError(f"dropout is {self.dropout}, expected a share in [0, 1).")
         sizes = set(self.ranks.values())
         if odd := [size for size in sizes if not isinstance(size, int) or size < 1]:
-            raise ValueError(f"A rank is {odd[0]}, expected a whole number, at least 1.")
+            raise UserError(f"A rank is {odd[0]}, expected a whole number, at least 1.")
         if len(sizes) > 1 and not METHODS[self.method].per_module:
-            raise ValueError(f"{self.method} takes one rank for all modules, not {sorted(sizes)}.")
+            raise UserError(f"{self.method} takes one rank for all modules, not {sorted(sizes)}.")
 
     def peft_config(self, model: PreTrainedModel) -> PeftConfig:
         """The configuration by which `get_peft_model` makes this adapter for a classifier.
 
         Raises:
-            ValueError: when the model has no module of some name.
+            UserError: when the model has no module of some name.
         """
         names = {name for name, _ in model.named_modules()}
         if missing := [name for name in self.ranks if name not in names]:
-            raise ValueError(f"The {type(model).__name__} has no module {missing[0]}: the genome is another encoder's.")
+            raise UserError(f"The {type(model).__name__} has no module {missing[0]}: the genome is another encoder's.")
         method = METHODS[self.method]
         settings = {
             **method.settings,
@@ -138,9 +139,9 @@ class Genome:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueError: when it is no genome.
+            UserError: when it is no genome.
         """
         try:
             return cls(**json.loads(text))
         except (AttributeError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"This is not a genome that genaf_hf can read: {error}") from error
+            raise UserError(f"This is not a genome that genaf_hf can read: {error}") from error

@@ -50,6 +50,7 @@ from genaf_hf.data import data_source
 from genaf_hf.data_figures import draw_samples
 from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
 from genaf_hf.encoders import load_configuration, parameter_count
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
@@ -133,8 +134,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
         The front, smallest first, and the known configurations; None where another worker reports it.
 
     Raises:
-        ValueError: for input that cannot be worked with, before any training.
-        OSError: when the storage is lost on the way.
+        UserError: for input that cannot be worked with, before any training; when the storage is lost on the way.
     """
     check(arguments, config)
     folder = Path(config.output_dir)
@@ -153,7 +153,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     known = space.known_configurations()
     smallest = fitness.parameters(space.genome(known[HEAD_ALONE]))
     if arguments.max_parameters is not None and smallest > arguments.max_parameters:
-        raise ValueError(
+        raise UserError(
             f"max_parameters is {arguments.max_parameters}, but the head alone has {smallest}: allow at least those."
         )
     sampler = GenerationSampler(arguments.population, config.seed, parameter_count(laboratory.encoder))
@@ -177,7 +177,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
             warn_of_constants(study)
             return report_front(laboratory, study)
     except StorageInternalError as error:
-        raise OSError(
+        raise UserError(
             f"The {place(parse_address(url))} was lost on the way: start the same command again when it is back."
         ) from error
 
@@ -186,10 +186,10 @@ def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
     """Refuses settings that no trial could be run with.
 
     Raises:
-        ValueError: names the setting.
+        UserError: names the setting.
     """
     if config.world_size > 1 or config.n_gpu > 1:
-        raise ValueError(
+        raise UserError(
             "Each worker is one process with one device: start the same command once for each, with --num_processes 1 "
             "and, on a machine with several GPUs, another CUDA_VISIBLE_DEVICES each."
         )
@@ -200,11 +200,11 @@ def check_pick(number: int | None, study: Study) -> None:
     """Refuses, before any training, to pick a trial that is none. Those that are tried again come after the budget.
 
     Raises:
-        ValueError: names the numbers that there are.
+        UserError: names the numbers that there are.
     """
     trials = len(study.get_trials(deepcopy=False))
     if number is not None and number not in range(trials):
-        raise ValueError(
+        raise UserError(
             f"pick is {number}, expected the number of a trial, 0 to {trials - 1}: search without it, and choose from "
             "the table."
         )
@@ -214,7 +214,7 @@ def check_dae_layer(laboratory: Laboratory) -> None:
     """Refuses, before any training, a layer that the attacks on a picked model could not read.
 
     Raises:
-        ValueError: when the encoder has no such layer.
+        UserError: when the encoder has no such layer.
     """
     model = PixelModel(laboratory.encoder, laboratory.processor)
     example = laboratory.pixels["validation"][:1]["pixel_values"].to(laboratory.encoder.device)
@@ -225,14 +225,14 @@ def claim_folder(folder: Path, study: Study) -> None:
     """Keeps the adapters of two studies of the same name, in two storages, apart.
 
     Raises:
-        ValueError: when the folder is another study's.
+        UserError: when the folder is another study's.
     """
     path, own = folder / OWNER, study.user_attrs[IDENTITY]
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, own)
     if path.read_text(encoding="utf-8") != own:
-        raise ValueError(
+        raise UserError(
             f'{folder} holds the adapters of another study of the name "{study.study_name}", from another storage: '
             "choose another --study or --output_dir."
         )
@@ -242,7 +242,7 @@ def open_laboratory(arguments: AdapterSearchArguments, config: GenAFConfig) -> L
     """Loads the images and, once for all trials of this process, the encoder.
 
     Raises:
-        ValueError: when there is none that can be worked with.
+        UserError: when there is none that can be worked with.
     """
     load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
     data = load_data(arguments, config.hub_token)
@@ -340,13 +340,13 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
     """Evaluates the front and the known configurations on all test images, and writes them down.
 
     Raises:
-        ValueError: when no genome was feasible, or an adapter is not in the output folder.
+        UserError: when no genome was feasible, or an adapter is not in the output folder.
     """
     front, others = chosen_trials(study)
     if not front:
         failed = [failure(trial) for trial in last_tries(study) if trial.state == TrialState.FAIL]
         reason = f"{len(failed)} failed, the first one: {failed[0]}" if failed else "none failed"
-        raise ValueError(
+        raise UserError(
             f"None of {len(last_tries(study))} genomes met the constraints ({reason}): choose another --study, and "
             "raise max_parameters or max_seconds."
         )
@@ -354,7 +354,7 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
     numbers = {trial.number for trial in front}
     for trial in (*front, *(each for each in others if laboratory.adapter(each.number).exists())):
         if not laboratory.adapter(trial.number).exists():
-            raise ValueError(
+            raise UserError(
                 f"The adapter of trial {trial.number}, which {trial.user_attrs['worker']} trained, is not in "
                 f"{laboratory.adapter(trial.number).parent}: give all workers one shared output_dir, or copy it there "
                 "and start the same command again."
@@ -382,11 +382,11 @@ def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[M
     The folder `picked/` of the output folder then is a `transformers` checkpoint.
 
     Raises:
-        ValueError: when no such trial is reported.
+        UserError: when no such trial is reported.
     """
     found = {each.trial: each for each in members}
     if arguments.pick not in found:
-        raise ValueError(f"pick is {arguments.pick}, expected one of the trials {', '.join(map(str, found))}.")
+        raise UserError(f"pick is {arguments.pick}, expected one of the trials {', '.join(map(str, found))}.")
     laboratory = open_laboratory(arguments, config)
     processor, folder = laboratory.processor, laboratory.folder / PICKED
     plain = merged_model(laboratory.encoder, laboratory.adapter(arguments.pick)).to(config.device)

@@ -16,7 +16,7 @@ from genaf_hf.adapter_search.genome import HEAD_ONLY, METHODS, Genome, Method
 from genaf_hf.adapter_search.inheritance import adapt
 from genaf_hf.adapter_search.merged_weights import merged_weights
 from genaf_hf.blocks import encoder_blocks, is_adaptable
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.genaf_config import GenAFConfig
 
 logger = logging.getLogger(__name__)
@@ -62,12 +62,12 @@ class SearchSpace:
             weight from 0 to twice its value, eps from a quarter to 1.25 times its value, and from one step to all.
 
     Raises:
-        ValueError: when there is no target.
+        UserError: when there is no target.
     """
 
     def __init__(self, targets: Mapping[str, Target], config: GenAFConfig):
         if not targets:
-            raise ValueError(
+            raise UserError(
                 "The encoder has no repeated blocks with linear layers or convolutions, so there is nothing to adapt: "
                 "choose another encoder."
             )
@@ -94,7 +94,7 @@ class SearchSpace:
             pixel_values: a few images, (n, 3, h, w), to try the methods on.
 
         Raises:
-            ValueError: when it has none with linear layers or convolutions, or no method works on them.
+            UserError: when it has none with linear layers or convolutions, or no method works on them.
         """
         targets = {}
         for index, (name, block) in enumerate(encoder_blocks(model).items()):
@@ -106,7 +106,7 @@ class SearchSpace:
         space.methods = [name for name, reason in trouble.items() if reason is None]
         if not space.methods:
             name, reason = next(iter(trouble.items()))
-            raise ValueError(
+            raise UserError(
                 f"No adapter method works on this {type(model).__name__} ({name}: {reason}): choose another encoder."
             )
         return space

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def open_storage(url: str, *, heartbeat_seconds: int = 10) -> RDBStorage:
             taken for dead.
 
     Raises:
-        ValueError: when there is no such database; names it by host and database.
+        UserError: when there is no such database; names it by host and database.
     """
     address = parse_address(url)
     check_connection(address)
@@ -57,7 +57,7 @@ def open_storage(url: str, *, heartbeat_seconds: int = 10) -> RDBStorage:
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:  # another worker is making the tables
             failed = error
             time.sleep(attempt * random.random())
-    raise ValueError(f"The {place(address)} cannot hold a study ({reason(failed)}): name another one.") from failed
+    raise UserError(f"The {place(address)} cannot hold a study ({reason(failed)}): name another one.") from failed
 
 
 def lock_when_reading(engine: Engine) -> None:
@@ -81,19 +81,19 @@ def check_connection(address: URL) -> None:
     """Connects and looks.
 
     Raises:
-        ValueError: when that is not possible; names host and database.
+        UserError: when that is not possible; names host and database.
     """
     try:
         inspect(create_engine(address)).get_table_names()
     except (ImportError, NoSuchModuleError) as error:
         kind = address.get_backend_name()
         extra = "" if kind == "sqlite" else f"pip install '.[{kind}]', and "
-        raise ValueError(
+        raise UserError(
             f"The {place(address)} needs a driver that is missing ({first_line(error)}): {extra}begin the URL as in "
             f"{DATABASES[kind]}."
         ) from error
     except SQLAlchemyError as error:
-        raise ValueError(
+        raise UserError(
             f"There is no connection to the {place(address)} ({reason(error)}): check that it runs, that the database "
             "exists and that this user may write to it."
         ) from error
@@ -108,19 +108,19 @@ def parse_address(url: str) -> URL:
     """The parts of a storage's URL.
 
     Raises:
-        ValueError: when it is none; what was given is not repeated, for it may hold a password.
+        UserError: when it is none; what was given is not repeated, for it may hold a password.
     """
     expected = f"expected a URL such as {', '.join(DATABASES.values())}"
     try:
         address = make_url(url)
     except (SQLAlchemyError, ValueError):
-        raise ValueError(f"The storage is no URL of a database; {expected}.") from None
+        raise UserError(f"The storage is no URL of a database; {expected}.") from None
     if address.get_backend_name() not in DATABASES:
-        raise ValueError(f'The storage is of the kind "{address.get_backend_name()}"; {expected}.')
+        raise UserError(f'The storage is of the kind "{address.get_backend_name()}"; {expected}.')
     if "@" in (address.host or "") + (address.database or "") and address.get_backend_name() != "sqlite":
-        raise ValueError("The password in the storage's URL has an @ or a / in it: write them as %40 and %2F.")
+        raise UserError("The password in the storage's URL has an @ or a / in it: write them as %40 and %2F.")
     if not address.database:
-        raise ValueError(f"The storage's URL names no database; {expected}.")
+        raise UserError(f"The storage's URL names no database; {expected}.")
     return address
 
 

@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from genaf_hf.adapter_search.storage import SILENT_HEARTBEATS, TRIES, retry, slot, tries
+from genaf_hf.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def begin_or_join(
         sampler: chooses the others.
 
     Raises:
-        ValueError: when the study has other settings, names them; or is none of ours.
+        UserError: when the study has other settings, names them; or is none of ours.
     """
     try:
         study = optuna.create_study(
@@ -76,12 +77,12 @@ def check_settings(study: Study, settings: Mapping) -> None:
     """Refuses a study with other settings.
 
     Raises:
-        ValueError: names them.
+        UserError: names them.
     """
     trials, waited = 0, 0
     while (before := study.user_attrs.get(SETTINGS)) is None:
         if waited == SETUP_SECONDS:
-            raise ValueError(
+            raise UserError(
                 f'The study "{study.study_name}" in this storage was not begun by genaf_hf, or its first worker was '
                 "killed before it was set up: choose another name, or delete it with `optuna delete-study`."
             )
@@ -92,7 +93,7 @@ def check_settings(study: Study, settings: Mapping) -> None:
         details = ", ".join(
             f"{name} was {json.dumps(before.get(name))} and is {json.dumps(settings.get(name))}" for name in changed
         )
-        raise ValueError(
+        raise UserError(
             f'The study "{study.study_name}" was begun with other settings ({details}): choose another --study, or '
             "give it the settings that it was begun with."
         )
@@ -112,7 +113,7 @@ def work(study: Study, objective: Callable[[optuna.Trial], Sequence[float]], *, 
         Numbers of the trials that this worker finished.
 
     Raises:
-        ValueError: when the first genomes all fail, with the reason; or when no known configuration is fast enough.
+        UserError: when the first genomes all fail, with the reason; or when no known configuration is fast enough.
     """
     own, budget, looks = [], study.user_attrs[BUDGET], Counter()
 
@@ -124,7 +125,7 @@ def work(study: Study, objective: Callable[[optuna.Trial], Sequence[float]], *, 
         try:
             values = objective(trial)
             if not all(map(math.isfinite, values)):
-                raise FloatingPointError(f"{', '.join(OBJECTIVES)} are {values}, expected finite numbers")
+                raise UserError(f"{', '.join(OBJECTIVES)} are {values}, expected finite numbers")
             return values
         except Exception as error:
             trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}")
@@ -214,13 +215,13 @@ def refuse_if_all_fail(trials: Sequence[FrozenTrial]) -> None:
     """Stops a search in which nothing works.
 
     Raises:
-        ValueError: tells the first reason.
+        UserError: tells the first reason.
     """
     finished = [trial for trial in trials if trial.state.is_finished() and not is_untried(trial)]
     if len(finished) >= min(FIRST_FAILURES, len(trials)) and all(
         trial.state == TrialState.FAIL and not is_lost(trial) for trial in finished
     ):
-        raise ValueError(
+        raise UserError(
             f"All of the first {len(finished)} genomes failed. The first one: {failure(finished[0])}. Once the cause "
             "is mended, choose another --study."
         )
@@ -230,14 +231,14 @@ def refuse_if_all_are_slow(trials: Sequence[FrozenTrial]) -> None:
     """Stops a search of which not even the known configurations, the head alone among them, are fast enough.
 
     Raises:
-        ValueError: tells how long the fastest took.
+        UserError: tells how long the fastest took.
     """
     trained = [trial for trial in trials if KNOWN in trial.user_attrs and was_trained(trial)]
     finished = all(trial.state.is_finished() for trial in trials if KNOWN in trial.user_attrs)
     excess = [trial.constraints[SECONDS] for trial in trained if SECONDS in trial.constraints]
     if finished and excess and min(excess) > 0:
         fastest = min(trial.user_attrs[SECONDS] for trial in trained)
-        raise ValueError(
+        raise UserError(
             f"No known configuration met max_seconds, the fastest took {fastest:.3g}: choose another --study, and "
             "raise max_seconds or train for fewer steps."
         )

@@ -10,6 +10,7 @@ from genaf_hf.attacks.patch import UniversalPatch, paste, random_corners
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source
 
@@ -44,7 +45,7 @@ def advencoder_per(
         The perturbation, with its provenance.
 
     Raises:
-        ValueError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range.
     """
     check_settings(images, eps=eps, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
     generator = seeded_generator(images.shape[-2:], width, seed).to(encoder.mean.device)
@@ -83,15 +84,15 @@ def advencoder_pat(
         The patch, with its provenance.
 
     Raises:
-        ValueError: for a setting or an image outside its range, or a patch of no pixel or larger than the images.
+        UserError: for a setting or an image outside its range, or a patch of no pixel or larger than the images.
     """
     check_settings(images, eps=0.5, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
     if place not in ("random", "fixed"):
-        raise ValueError(f'place is "{place}", expected random or fixed.')
+        raise UserError(f'place is "{place}", expected random or fixed.')
     height, wide = images.shape[-2:]
     side = round((area * height * wide) ** 0.5) if 0 < area <= 1 else 0
     if not 1 <= side <= min(height, wide):
-        raise ValueError(
+        raise UserError(
             f"area is {area}, a patch of {side} pixels a side in images of {height} x {wide}; expected a share in "
             "(0, 1] that is at least a pixel and fits."
         )
@@ -227,13 +228,13 @@ def check_settings(images: Tensor, *, eps: float, steps: int, learning_rate: flo
     """Refuses what AdvEncoder cannot run with.
 
     Raises:
-        ValueError: names what was found.
+        UserError: names what was found.
     """
     check_universal_settings(images, eps=eps, steps=steps, step_size=eps, batch_size=batch_size)
     if not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate is {learning_rate}, expected a positive number, for example 2e-4.")
+        raise UserError(f"learning_rate is {learning_rate}, expected a positive number, for example 2e-4.")
     if batch_size < 2 or len(images) < 2:
-        raise ValueError(
+        raise UserError(
             f"There are {len(images)} images in batches of {batch_size}, expected at least 2 of both: the other images "
             "of a batch are an image's negatives."
         )

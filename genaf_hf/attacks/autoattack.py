@@ -8,6 +8,7 @@ from torch import Tensor
 
 from genaf_hf.attacks.pgd import check_attack_settings, check_images
 from genaf_hf.attacks.registry import register_attack
+from genaf_hf.errors import UserError
 from genaf_hf.layers import only_trainable
 from genaf_hf.pixel_model import PixelModel, evaluating
 
@@ -44,15 +45,14 @@ def autoattack(
         (n, 3, h, w) in [0, 1], at most `eps` away from `images`; an image that withstands all is as it was.
 
     Raises:
-        ImportError: when the package is not installed.
-        ValueError: for a setting or an image outside its range.
+        UserError: when the package is not installed, or for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=1, step_size=eps, norm=norm)
     check_images(images)
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
-        raise ImportError("AutoAttack is not installed: pip install 'genaf_hf[autoattack]'.") from error
+        raise UserError("AutoAttack is not installed: pip install 'genaf_hf[autoattack]'.") from error
     seed = 0 if seeds is None else int(seeds[0])
     devices = [images.device] if images.is_cuda else []
     with evaluating(model), only_trainable(model, []), torch.random.fork_rng(devices):

@@ -37,7 +37,7 @@ def feature_pgd(
         (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
 
     Raises:
-        ValueError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range.
     """
     step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)

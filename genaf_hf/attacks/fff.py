@@ -34,7 +34,7 @@ def fff(
         The perturbation, with its provenance.
 
     Raises:
-        ValueError: for a setting outside its range.
+        UserError: for a setting outside its range.
     """
     check_attack_settings(eps=eps, steps=steps, step_size=step_size)
     delta = random_start(encoder, (3, *encoder.image_size), eps, torch.Generator().manual_seed(seed)).requires_grad_()

@@ -30,6 +30,6 @@ def fgsm(
         (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
 
     Raises:
-        ValueError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range.
     """
     return pgd(model, images, labels, eps=eps, steps=1, step_size=eps, norm=norm, random_start=False, loss=loss)

@@ -56,7 +56,7 @@ def l4a(
         The perturbation, with its provenance.
 
     Raises:
-        ValueError: for a setting or an image outside its range, or an unknown layer.
+        UserError: for a setting or an image outside its range, or an unknown layer.
     """
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def l4a_fuse(
         The perturbation, with its provenance.
 
     Raises:
-        ValueError: for a setting or an image outside its range, or an unknown layer.
+        UserError: for a setting or an image outside its range, or an unknown layer.
     """
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def l4a_ugs(
         The perturbation, with its provenance.
 
     Raises:
-        ValueError: for a setting or an image outside its range, or an unknown layer.
+        UserError: for a setting or an image outside its range, or an unknown layer.
     """
     step_size = universal_step_size(eps, step_size)
     check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)

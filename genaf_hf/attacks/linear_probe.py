@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
 
 
@@ -23,7 +24,7 @@ class LinearProbe(nn.Module):
         classes: the class ids, sorted.
 
     Raises:
-        ValueError: when the labels are not one per image, or of fewer than two classes.
+        UserError: when the labels are not one per image, or of fewer than two classes.
     """
 
     def __init__(
@@ -31,14 +32,14 @@ class LinearProbe(nn.Module):
     ):
         super().__init__()
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({len(images)},), one per image.")
+            raise UserError(f"labels have shape {tuple(labels.shape)}, expected ({len(images)},), one per image.")
         self.encoder = encoder
         device = encoder.mean.device
         with evaluating(encoder), torch.no_grad():
             features = torch.cat([encoder.features(batch.to(device)) for batch in images.split(batch_size)])
         self.classes, targets = labels.to(device).unique(return_inverse=True)
         if len(self.classes) < 2:
-            raise ValueError("The labels are of one class only; a probe needs at least two.")
+            raise UserError("The labels are of one class only; a probe needs at least two.")
         self.mean, self.scale = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
         features = (features - self.mean) / self.scale
         weight = features.new_zeros(len(self.classes), features.shape[1], requires_grad=True)

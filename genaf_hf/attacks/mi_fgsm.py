@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks.pgd import check_attack_settings, check_images
 from genaf_hf.attacks.registry import register_attack
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
 
 
@@ -36,13 +37,13 @@ def mi_fgsm(
         (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
 
     Raises:
-        ValueError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range.
     """
     step_size = eps / steps if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size)
     check_images(images)
     if not 0 <= decay < float("inf"):
-        raise ValueError(f"decay is {decay}, expected 0 or more, for example 1.")
+        raise UserError(f"decay is {decay}, expected 0 or more, for example 1.")
     adversarial = images = images.detach()
     lower, upper = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
     accumulated = torch.zeros_like(images)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks.pgd import check_attack_settings, check_images, random_in_ball
 from genaf_hf.attacks.registry import register_attack
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
 
 
@@ -38,12 +39,12 @@ def n_fgsm(
         (n, 3, h, w) in [0, 1].
 
     Raises:
-        ValueError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=1, step_size=step * eps)
     check_images(images)
     if not 0 < noise < float("inf"):
-        raise ValueError(f"noise is {noise}, expected a positive multiple of eps, for example 2.")
+        raise UserError(f"noise is {noise}, expected a positive multiple of eps, for example 2.")
     images = images.detach()
     seeds = range(len(images)) if seeds is None else seeds
     noisy = (images + random_in_ball(images, noise * eps, "linf", seeds)).clamp(0, 1).requires_grad_()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class UniversalPatch(UniversalPerturbation):
         top, left: where the patch goes; both None for a random place in each image.
 
     Raises:
-        ValueError: when `delta` is not (3, k, k) in [0, 1], or the place is not in the image.
+        UserError: when `delta` is not (3, k, k) in [0, 1], or the place is not in the image.
     """
 
     top: int | None = None
@@ -31,9 +32,9 @@ class UniversalPatch(UniversalPerturbation):
         self.check_shape()
         low, high = self.delta.amin().item(), self.delta.amax().item()
         if not (low >= 0 and high <= 1) or self.eps != 1:
-            raise ValueError(f"The patch spans [{low:.4g}, {high:.4g}], eps {self.eps}, expected [0, 1] and eps 1.")
+            raise UserError(f"The patch spans [{low:.4g}, {high:.4g}], eps {self.eps}, expected [0, 1] and eps 1.")
         if (self.top is None) != (self.left is None) or (self.top is not None and min(self.top, self.left) < 0):
-            raise ValueError(f"The patch is at top {self.top}, left {self.left}; expected both from 0 on, or None.")
+            raise UserError(f"The patch is at top {self.top}, left {self.left}; expected both from 0 on, or None.")
 
     def __call__(self, images: Tensor, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Images (n, 3, h, w) in [0, 1] with the patch.
@@ -43,12 +44,12 @@ class UniversalPatch(UniversalPerturbation):
             seeds: one per image, default 0 to n - 1. A random place depends on the image's seed alone.
 
         Raises:
-            ValueError: when the patch does not fit into the images.
+            UserError: when the patch does not fit into the images.
         """
         height, width = self.delta.shape[1:]
         top, left = self.top or 0, self.left or 0
         if top + height > images.shape[-2] or left + width > images.shape[-1] or images.ndim != 4:
-            raise ValueError(
+            raise UserError(
                 f"A patch of {height} x {width} pixels at top {top}, left {left} does not fit into images of shape "
                 f"{tuple(images.shape)}."
             )

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.provenance import public_name
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class UniversalPerturbation:
         resized_from: the size it was crafted with, e.g. `"224 x 224"`, when `resize` changed it.
 
     Raises:
-        ValueError: when `delta` is no (3, h, w), not finite or larger than `eps`.
+        UserError: when `delta` is no (3, h, w), not finite or larger than `eps`.
     """
 
     delta: Tensor
@@ -63,7 +63,7 @@ class UniversalPerturbation:
         self.check_shape()
         largest = self.delta.abs().amax().item()
         if not largest <= self.eps + ROUNDING:
-            raise ValueError(
+            raise UserError(
                 f"The perturbation has shape {tuple(self.delta.shape)} and reaches {largest:.4g}, expected (3, h, w) "
                 f"and at most eps = {self.eps:.4g}."
             )
@@ -72,7 +72,7 @@ class UniversalPerturbation:
         """Refuses what is no image.
 
         Raises:
-            ValueError: names the shape.
+            UserError: names the shape.
         """
         shape = tuple(self.delta.shape)
         if (
@@ -80,7 +80,7 @@ class UniversalPerturbation:
             or not all(1 <= side <= LARGEST_SIDE for side in shape)
             or not self.delta.is_floating_point()
         ):
-            raise ValueError(f"The perturbation is {self.delta.dtype} of shape {shape}, expected floats (3, h, w).")
+            raise UserError(f"The perturbation is {self.delta.dtype} of shape {shape}, expected floats (3, h, w).")
 
     def __call__(self, images: Tensor, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Attacked images (n, 3, h, w) in [0, 1].
@@ -90,10 +90,10 @@ class UniversalPerturbation:
             seeds: one per image, as every attack takes them; not used, nothing is random.
 
         Raises:
-            ValueError: when the images have another size than the perturbation.
+            UserError: when the images have another size than the perturbation.
         """
         if images.shape[1:] != self.delta.shape:
-            raise ValueError(
+            raise UserError(
                 f"The images have shape {tuple(images.shape[1:])}, the perturbation {tuple(self.delta.shape)}: "
                 "craft one on an encoder with the size of this model."
             )
@@ -179,7 +179,7 @@ class UniversalPerturbation:
             The perturbation, or the `UniversalPatch` if it was one.
 
         Raises:
-            ValueError: when the file is missing, broken, or no perturbation.
+            UserError: when the file is missing, broken, or no perturbation.
         """
         path = Path(name_or_path, subfolder or "", FILE_NAME)
         try:
@@ -194,7 +194,7 @@ class UniversalPerturbation:
                 kind = kinds[file.metadata().get("kind", "UniversalPerturbation")]
                 return kind(delta=file.get_tensor("delta"), **json.loads(file.metadata()["provenance"]))
         except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} is not a universal perturbation saved by genaf_hf: {first_line(error)}."
             ) from error
 
@@ -213,12 +213,12 @@ class UniversalPerturbation:
             encoder: what it was crafted on.
 
         Raises:
-            ValueError: when the file is missing, broken, or no such tensor.
+            UserError: when the file is missing, broken, or no such tensor.
         """
         try:
             delta = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(delta, Tensor) or delta.layout != torch.strided or delta.is_quantized:
-                raise ValueError(f"it holds a {type(delta).__name__}")
+                raise UserError(f"it holds a {type(delta).__name__}")
             if delta.ndim == 4 and len(delta) == 1:
                 delta = delta[0]
             largest = cls(delta=delta.detach(), attack=attack, eps=float("inf")).delta.abs().amax().item()
@@ -230,6 +230,6 @@ class UniversalPerturbation:
                 data=None,
             )
         except Exception as error:  # a hostile file can raise anything
-            raise ValueError(
+            raise UserError(
                 f"{public_name(str(path))} is not a published universal perturbation: {first_line(error)}."
             ) from error

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_hf.attacks.registry import register_attack
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
 
 NORMS = ("linf", "l2")
@@ -52,13 +53,13 @@ def pgd(
         (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
 
     Raises:
-        ValueError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range.
     """
     step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     check_images(images)
     if restarts != int(restarts) or restarts < 1 or (restarts > 1 and not random_start):
-        raise ValueError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
+        raise UserError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
     images = images.detach()
     seeds = range(len(images)) if seeds is None else seeds
 
@@ -154,30 +155,30 @@ def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str
     """Refuses settings that no attack can run with.
 
     Raises:
-        ValueError: names the setting, its value and what was expected.
+        UserError: names the setting, its value and what was expected.
     """
     if norm not in NORMS:
-        raise ValueError(f'norm is "{norm}", expected one of {", ".join(NORMS)}.')
+        raise UserError(f'norm is "{norm}", expected one of {", ".join(NORMS)}.')
     if not isinstance(eps, int | float):
-        raise ValueError(f'eps is "{eps}", expected a number.')
+        raise UserError(f'eps is "{eps}", expected a number.')
     if norm == "linf" and not 0 < eps <= 1:
-        raise ValueError(f"eps is {eps}, expected a value in (0, 1]: it is in pixel units, for example 8/255.")
+        raise UserError(f"eps is {eps}, expected a value in (0, 1]: it is in pixel units, for example 8/255.")
     if norm == "l2" and not 0 < eps < float("inf"):
-        raise ValueError(f"eps is {eps}, expected a positive length in pixel units, for example 0.5.")
+        raise UserError(f"eps is {eps}, expected a positive length in pixel units, for example 0.5.")
     if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps}, expected a whole number, at least 1.")
+        raise UserError(f"steps is {steps}, expected a whole number, at least 1.")
     if not isinstance(step_size, int | float) or not 0 < step_size < float("inf"):
-        raise ValueError(f"step_size is {step_size}, expected a positive length in pixel units, for example eps / 4.")
+        raise UserError(f"step_size is {step_size}, expected a positive length in pixel units, for example eps / 4.")
 
 
 def check_images(images: Tensor) -> None:
     """Refuses what is not a batch of images in [0, 1].
 
     Raises:
-        ValueError: names what was found.
+        UserError: names what was found.
     """
     if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype} of shape {tuple(images.shape)}, expected floats (n, 3, h, w).")
+        raise UserError(f"images are {images.dtype} of shape {tuple(images.shape)}, expected floats (n, 3, h, w).")
     low, high = images.amin().item(), images.amax().item()
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"images span [{low:.4g}, {high:.4g}], expected finite values in [0, 1].")
+        raise UserError(f"images span [{low:.4g}, {high:.4g}], expected finite values in [0, 1].")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 
+from genaf_hf.errors import UserError
+
 NEEDS = ("encoder", "model", "images", "labels")
 
 
@@ -34,11 +36,11 @@ class Attack:
         """The attack with its defaults, changed by `settings`, to be called with what it needs.
 
         Raises:
-            ValueError: for a setting that the attack does not have; lists those it has.
+            UserError: for a setting that the attack does not have; lists those it has.
         """
         known = list(signature(self.function).parameters)[len(self.needs) :]
         if unknown := [name for name in settings if name not in known]:
-            raise ValueError(f'{self.name} has no setting "{unknown[0]}"; it has {", ".join(known)}.')
+            raise UserError(f'{self.name} has no setting "{unknown[0]}"; it has {", ".join(known)}.')
         return partial(self.function, **{**self.defaults, **settings})
 
 
@@ -46,7 +48,7 @@ class Attacks(dict[str, Attack]):
     """Attacks by name; an unknown name is refused with the known ones listed."""
 
     def __missing__(self, name: str) -> Attack:
-        raise ValueError(f'There is no attack "{name}"; there are {", ".join(self)}.')
+        raise UserError(f'There is no attack "{name}"; there are {", ".join(self)}.')
 
 
 ATTACKS = Attacks()
@@ -72,16 +74,16 @@ def register_attack(*needs: str, **defaults) -> Callable[[Callable], Callable]:
         The decorator, which hands back the function as it is.
 
     Raises:
-        ValueError: when `needs` is unknown, or the name is taken.
+        UserError: when `needs` is unknown, or the name is taken.
     """
     if not needs or needs[0] not in ("encoder", "model") or not {*needs} <= {*NEEDS}:
-        raise ValueError(f"An attack cannot need {', '.join(needs) or 'nothing'}; expected encoder or model, then "
+        raise UserError(f"An attack cannot need {', '.join(needs) or 'nothing'}; expected encoder or model, then "
                          "images and labels.")  # fmt: skip
 
     def register(function: Callable) -> Callable:
         name = attack_name(function)
         if name in ATTACKS:
-            raise ValueError(f'There is an attack "{name}" already.')
+            raise UserError(f'There is an attack "{name}" already.')
         ATTACKS[name] = Attack(name, function, needs, defaults)
         return function
 

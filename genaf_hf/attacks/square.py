@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from genaf_hf.attacks.pgd import check_attack_settings, check_images
 from genaf_hf.attacks.registry import register_attack
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of the share, after so many of the authors' 10,000 steps
@@ -39,12 +40,12 @@ def square(
         (n, 3, h, w) in [0, 1], at most `eps` away from `images`; an image that is misclassified clean is as it was.
 
     Raises:
-        ValueError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=steps, step_size=eps)
     check_images(images)
     if not 0 < share <= 1:
-        raise ValueError(f"share is {share}, expected a share of the pixels in (0, 1], for example 0.8.")
+        raise UserError(f"share is {share}, expected a share of the pixels in (0, 1], for example 0.8.")
     images = images.detach()
     stripes, draws = drawn(images, steps, range(len(images)) if seeds is None else seeds)
     signs = torch.zeros_like(images, dtype=torch.int8)

@@ -32,7 +32,7 @@ def std(
         The perturbation, with its provenance.
 
     Raises:
-        ValueError: for a setting or an image outside its range, or an unknown layer.
+        UserError: for a setting or an image outside its range, or an unknown layer.
     """
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:

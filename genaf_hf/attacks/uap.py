@@ -10,6 +10,7 @@ from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, random_batches
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
 
 OVERSHOOT = 0.02
@@ -43,11 +44,11 @@ def uap(
         The perturbation, with its provenance.
 
     Raises:
-        ValueError: for a setting, an image or a label outside its range.
+        UserError: for a setting, an image or a label outside its range.
     """
     check_universal_settings(images, eps=eps, steps=steps, step_size=eps, batch_size=1)
     if deepfool_steps < 1:
-        raise ValueError(f"deepfool_steps is {deepfool_steps}, expected at least 1.")
+        raise UserError(f"deepfool_steps is {deepfool_steps}, expected at least 1.")
     probe = LinearProbe(encoder, images, labels)
     generator = torch.Generator().manual_seed(seed)
     best = delta = torch.zeros(images.shape[1:], device=encoder.mean.device)

@@ -46,7 +46,7 @@ def uapgd(
         The perturbation, with its provenance.
 
     Raises:
-        ValueError: for a setting, an image or a label outside its range.
+        UserError: for a setting, an image or a label outside its range.
     """
     step_size = universal_step_size(eps, step_size)
     check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings, check_images
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source
 
@@ -82,7 +83,7 @@ def raise_objective(
     """The perturbation that raises `objective(delta, images)` over random batches, from a uniform random start.
 
     Raises:
-        ValueError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range.
     """
     step_size = universal_step_size(eps, step_size)
     check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
@@ -112,11 +113,11 @@ def check_universal_settings(
     """Refuses settings and images that no universal attack can run with.
 
     Raises:
-        ValueError: names what was found.
+        UserError: names what was found.
     """
     check_attack_settings(eps=eps, steps=steps, step_size=step_size)
     check_images(images)
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1.")
+        raise UserError(f"batch_size is {batch_size}, expected at least 1.")
     if labels is not None and len(labels) != len(images):
-        raise ValueError(f"There are {len(labels)} labels for {len(images)} images.")
+        raise UserError(f"There are {len(labels)} labels for {len(images)} images.")

@@ -8,7 +8,7 @@ import httpx2
 from genaf_hf.cards.eval_results import REPORT_FILE
 from genaf_hf.cards.existing_card import CARD, read_card, update_card
 from genaf_hf.cards.model_card import TAGS, findings, metadata, model_card, pictures_in
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import check_access, commit_files, newest_commit, persistently, trouble, why_not_loaded
 from genaf_hf.journal import write_whole
 from genaf_hf.provenance import public_name
@@ -25,19 +25,19 @@ def check_card(model_name_or_path: str, *, create_pr: bool) -> None:
     """Refuses a card that could not be updated.
 
     Raises:
-        ValueError: says what is wrong with it, or that the user may not write there.
+        UserError: says what is wrong with it, or that the user may not write there.
     """
     try:
         card = read_card(model_name_or_path)
     except (OSError, UnicodeDecodeError, httpx2.HTTPError) as error:
-        raise ValueError(
+        raise UserError(
             why_not_loaded(error, "model", model_name_or_path)
             or f'The card of "{model_name_or_path}" cannot be read: {first_line(error)}.'
         ) from error
     try:
         update_card(card, "", ANY_FINDINGS)
     except ValueError as error:
-        raise ValueError(f'The card of "{model_name_or_path}" cannot be updated, {error}: mend it first.') from error
+        raise UserError(f'The card of "{model_name_or_path}" cannot be updated, {error}: mend it first.') from error
     if not Path(model_name_or_path).is_dir():
         check_access(model_name_or_path, create_pr=create_pr)
 
@@ -61,7 +61,7 @@ def share_findings(model_name_or_path: str, folder: str | Path, report: Robustne
         Where the card is.
 
     Raises:
-        ValueError: when the Hub does not take it.
+        UserError: when the Hub does not take it.
     """
     folder, name = Path(folder), public_name(model_name_or_path)
     pictures = pictures_in(folder)
@@ -80,4 +80,4 @@ def share_findings(model_name_or_path: str, folder: str | Path, report: Robustne
         return commit_files(name, files, parent=parent, create_pr=create_pr, message="Audited with genaf_hf")
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = trouble(error) or first_line(error)
-        raise ValueError(f'The card of "{name}" was not updated: {reason}; everything is kept in {folder}.') from error
+        raise UserError(f'The card of "{name}" was not updated: {reason}; everything is kept in {folder}.') from error

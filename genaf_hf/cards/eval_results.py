@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
+from genaf_hf.errors import UserError
 from genaf_hf.report import CLEAN, Measurement, RobustnessReport, eps_text
 
 TASK = "image-classification"
@@ -123,7 +124,7 @@ def benchmark_yaml(results: Sequence[EvalResult], existing: str = "") -> str:
         existing: the `eval.yaml` that is there.
 
     Raises:
-        ValueError: when that one is no list of tasks under a name.
+        UserError: when that one is no list of tasks under a name.
     """
     first = results[0]
     try:
@@ -131,7 +132,7 @@ def benchmark_yaml(results: Sequence[EvalResult], existing: str = "") -> str:
         tasks = list(known.get("tasks") or [])
         named = {task["id"] for task in tasks}
     except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ValueError("The benchmark's eval.yaml cannot be read, expected tasks with an id each.") from error
+        raise UserError("The benchmark's eval.yaml cannot be read, expected tasks with an id each.") from error
     new = [name for name in dict.fromkeys(task_id(each.metric_args) for each in results) if name not in named]
     if not new:
         return existing

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.provenance import public_name
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ def read_card(model_name_or_path: str, *, revision: str | None = None, token: st
         token: for private and gated repositories.
 
     Raises:
-        OSError: when the Hub cannot be asked.
-        ValueError: when the card is no UTF-8 text.
+        OSError, httpx2.HTTPError: when the Hub cannot be asked.
+        UserError: when the card is no UTF-8 text.
     """
     path = Path(model_name_or_path, CARD)
     if not path.parent.is_dir():
@@ -47,15 +47,15 @@ def card_metadata(card: str) -> dict:
     """The front matter of a card, empty where it has none.
 
     Raises:
-        ValueError: when it is no YAML, or no mapping.
+        UserError: when it is no YAML, or no mapping.
     """
     found = FRONT_MATTER.match(card)
     try:
         values = yaml.safe_load(found[1]) if found else None
     except (RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"its metadata is no YAML: {first_line(error)}") from error
+        raise UserError(f"its metadata is no YAML: {first_line(error)}") from error
     if not isinstance(values, dict | None):
-        raise ValueError(f"its metadata is a {type(values).__name__}, expected names and values")
+        raise UserError(f"its metadata is a {type(values).__name__}, expected names and values")
     return values or {}
 
 
@@ -81,7 +81,7 @@ def update_card(card: str, section: str, additions: Mapping) -> str:
         additions: metadata, of which a card that is there gets `tags` and `model-index`, and a new one everything.
 
     Raises:
-        ValueError: when the card's metadata cannot be read, or not be changed without touching the rest of it.
+        UserError: when the card's metadata cannot be read, or not be changed without touching the rest of it.
     """
     known = card_metadata(card)
     body = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
@@ -106,7 +106,7 @@ def update_card(card: str, section: str, additions: Mapping) -> str:
     except (ValueError, yaml.YAMLError):
         changed = None
     if changed != wanted:
-        raise ValueError("its tags or model-index stand there in a way that cannot be changed without the rest of it")
+        raise UserError("its tags or model-index stand there in a way that cannot be changed without the rest of it")
     return updated
 
 
@@ -118,12 +118,12 @@ def merged_index(known, new: list) -> list:
     """A model-index with new results, less those of the report that these take the place of.
 
     Raises:
-        ValueError: when the known one is no list of models with their results.
+        UserError: when the known one is no list of models with their results.
     """
     if not known:
         return new
     if not isinstance(known, list) or not isinstance(known[0], dict) or not isinstance(known[0].get("results"), list):
-        raise ValueError("its model-index is no list of models with their results")
+        raise UserError("its model-index is no list of models with their results")
     [ours] = new
     replaced = partial(is_of_report, ours["results"][0]["metrics"][0]["args"]["report"])
     kept = []

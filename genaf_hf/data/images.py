@@ -13,6 +13,7 @@ from genaf_hf.data.pixel_values import to_rgb
 from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
 from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
+from genaf_hf.errors import UserError
 
 CHECKED_AT_ONCE = 64
 
@@ -61,7 +62,7 @@ def load_images(
         token: for private and gated datasets.
 
     Raises:
-        ValueError: for an unknown dataset, missing or ambiguous columns, an empty split, a single class, labels that
+        UserError: for an unknown dataset, missing or ambiguous columns, an empty split, a single class, labels that
             are missing or outside the class names, images that cannot be read as 8-bit RGB, and a streamed dataset
             without the numbers of images.
     """
@@ -123,7 +124,7 @@ def load_unlabelled_images(
         seed: of what is drawn.
 
     Raises:
-        ValueError: for an unknown dataset, a missing or ambiguous column or split, an empty split, and images that
+        UserError: for an unknown dataset, a missing or ambiguous column or split, an empty split, and images that
             cannot be read as 8-bit RGB.
     """
     known = known_dataset(name_or_path)
@@ -143,11 +144,11 @@ def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samp
     """Refuses numbers of images that are none, or missing where they are needed.
 
     Raises:
-        ValueError: names the number.
+        UserError: names the number.
     """
     for name, limit in {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}.items():
         if limit is None and streaming:
-            raise ValueError(
+            raise UserError(
                 f'"{name_or_path}" is streamed but {name} is None: say by max_train_samples and max_eval_samples '
                 "(limit in an audit) how many images to draw, or set streaming to False to download all."
             )
@@ -158,31 +159,31 @@ def check_limit(name: str, limit: int | None) -> None:
     """Refuses a number of images that is none.
 
     Raises:
-        ValueError: names the number.
+        UserError: names the number.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"{name} is {limit}, expected at least 1 image.")
+        raise UserError(f"{name} is {limit}, expected at least 1 image.")
 
 
 def check_not_empty(dataset: Dataset, role: str, where: str) -> None:
     """Refuses a split without an image.
 
     Raises:
-        ValueError: names the split.
+        UserError: names the split.
     """
     if len(dataset) == 0:
-        raise ValueError(f"The {where} is empty; name another with --{role}_split.")
+        raise UserError(f"The {where} is empty; name another with --{role}_split.")
 
 
 def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: str | None, kind: str) -> str:
     """The one column of images or labels: as the user says, as it is known, or the only one that fits.
 
     Raises:
-        ValueError: when the named column is missing, or none or several fit.
+        UserError: when the named column is missing, or none or several fit.
     """
     columns = dataset.column_names
     if named is not None and named not in columns:
-        raise ValueError(f'There is no column "{named}"; the dataset has {", ".join(columns)}.')
+        raise UserError(f'There is no column "{named}"; the dataset has {", ".join(columns)}.')
     if named is not None or known in columns:
         return named or known
     feature = {"image": Image, "label": ClassLabel}[kind]
@@ -190,7 +191,7 @@ def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: 
     if not fitting and kind == "label":
         fitting = [name for name in columns if name in ("label", "labels", "class", "target")]
     if len(fitting) != 1:
-        raise ValueError(
+        raise UserError(
             f"{len(fitting)} columns could be the {kind}: found {', '.join(fitting) or 'none'} among "
             f"{', '.join(columns)}; name one with --{kind}_column."
         )
@@ -203,15 +204,15 @@ def check_columns(
     """Refuses splits without these columns, or whose labels mean different things.
 
     Raises:
-        ValueError: names the split and the column.
+        UserError: names the split and the column.
     """
     labels = splits["train"].features[label_column]
     for role, dataset in splits.items():
         for column in (image_column, label_column):
             if column not in dataset.column_names:
-                raise ValueError(f'The {where[role]} has no column "{column}", only {", ".join(dataset.column_names)}.')
+                raise UserError(f'The {where[role]} has no column "{column}", only {", ".join(dataset.column_names)}.')
         if (found := dataset.features[label_column]) != labels:
-            raise ValueError(
+            raise UserError(
                 f"The {where[role]} has other labels than the one to train on: {found} instead of {labels}."
             )
 
@@ -224,7 +225,7 @@ def with_columns(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> D
         columns: the dataset's names of these columns.
 
     Raises:
-        ValueError: when the column holds no images.
+        UserError: when the column holds no images.
     """
     chosen = DatasetDict(splits).select_columns(list(columns.values()))
     for name, column in columns.items():
@@ -234,7 +235,7 @@ def with_columns(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> D
         return chosen.cast_column("image", Image(decode=False))
     except (NotImplementedError, TypeError) as error:
         held = chosen["train"].features["image"]
-        raise ValueError(f'The column "{columns["image"]}" holds {held}, expected images.') from error
+        raise UserError(f'The column "{columns["image"]}" holds {held}, expected images.') from error
 
 
 def check_images_decode(dataset: Dataset, origin: Dataset, where: str) -> None:
@@ -246,7 +247,7 @@ def check_images_decode(dataset: Dataset, origin: Dataset, where: str) -> None:
         where: words for the origin.
 
     Raises:
-        ValueError: names the first image that is broken or of an unknown kind.
+        UserError: names the first image that is broken or of an unknown kind.
     """
 
     def check(start: int) -> None:
@@ -256,7 +257,7 @@ def check_images_decode(dataset: Dataset, origin: Dataset, where: str) -> None:
             except (OSError, SyntaxError, ValueError, RuntimeError, PILImage.DecompressionBombError) as error:
                 named = encoded and encoded.get("path")
                 name = named or f"number {next(i for i, other in enumerate(origin['image']) if other == encoded)}"
-                raise ValueError(f"Image {name} in the {where} cannot be read: {error}.") from error
+                raise UserError(f"Image {name} in the {where} cannot be read: {error}.") from error
 
     starts = range(0, len(dataset), CHECKED_AT_ONCE)
     with ThreadPoolExecutor() as pool:

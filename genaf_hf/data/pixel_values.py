@@ -10,6 +10,8 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from tqdm import tqdm
 
+from genaf_hf.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 2 * 2**30
@@ -21,16 +23,16 @@ def to_rgb(image) -> PILImage.Image:
     """An 8-bit RGB image, upright, from encoded bytes, a file or a PIL image; other 8-bit modes are converted.
 
     Raises:
-        ValueError: for other pixels than 8-bit ones.
+        UserError: for other pixels than 8-bit ones.
         OSError: when the file is broken.
     """
     if image is None:
-        raise ValueError("it is missing")
+        raise UserError("it is missing")
     ours = isinstance(image, dict)
     if ours:
         image = PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
     if image.mode not in EIGHT_BIT_MODES:
-        raise ValueError(f'its mode is "{image.mode}", expected 8 bits per channel')
+        raise UserError(f'its mode is "{image.mode}", expected 8 bits per channel')
     upright = ImageOps.exif_transpose(image, in_place=ours) or image
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
@@ -42,10 +44,10 @@ def with_pixel_values(dataset: Dataset, processor) -> torch.utils.data.Dataset:
     `DataLoader` if it has any.
 
     Raises:
-        ValueError: when there is no image.
+        UserError: when there is no image.
     """
     if len(dataset) == 0:
-        raise ValueError("The dataset has no image.")
+        raise UserError("The dataset has no image.")
     decoded = dataset.with_transform(partial(to_pixel_values, processor=processor))
     first = decoded[0]
     if len(dataset) * first["pixel_values"].nbytes > IN_MEMORY_BYTES:

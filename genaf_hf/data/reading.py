@@ -9,7 +9,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from genaf_hf.data.digits import DIGITS, digits
 from genaf_hf.data.streaming import open_stream
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import why_not_loaded
 
 
@@ -26,7 +26,7 @@ def read_dataset(
     What is on this machine as `datasets` keeps it, the digits or what `save_to_disk` left, is never streamed.
 
     Raises:
-        ValueError: when nothing is there, or what is there is no dataset.
+        UserError: when nothing is there, or what is there is no dataset.
     """
     if name_or_path == DIGITS and not Path(name_or_path).exists():
         return digits(), None
@@ -45,13 +45,13 @@ def in_one_sentence(name_or_path: str, revision: str | None, token: str | bool |
     """Says what is wrong where a dataset cannot be loaded.
 
     Raises:
-        ValueError: instead of what `datasets` and the Hub's client raise.
+        UserError: instead of what `datasets` and the Hub's client raise.
     """
     try:
         yield
     except (OSError, ValueError, DatasetGenerationError, httpx2.HTTPError) as error:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise ValueError(
+        raise UserError(
             why_not_loaded(error, "dataset", name_or_path, revision=revision, token=token)
             or f'The dataset "{name_or_path}" cannot be loaded: {first_line(reason)}.'
         ) from error

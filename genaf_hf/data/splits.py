@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset, DatasetDict
 
+from genaf_hf.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -21,20 +23,20 @@ def choose_splits(raw: Mapping, named: Mapping[str, str | None], known: Mapping[
         known: by role, what is known of the dataset; what it has not is passed over.
 
     Raises:
-        ValueError: when a named split, or any to train on, is missing.
+        UserError: when a named split, or any to train on, is missing.
     """
     chosen = {role: name for role, name in named.items() if name}
     for name in chosen.values():
         if name not in raw:
-            raise ValueError(f'There is no split "{name}"; the dataset has {", ".join(raw)}.')
+            raise UserError(f'There is no split "{name}"; the dataset has {", ".join(raw)}.')
     if len(set(chosen.values())) < len(chosen):
-        raise ValueError(f"One split has several roles: {chosen}; train, validation and test must differ.")
+        raise UserError(f"One split has several roles: {chosen}; train, validation and test must differ.")
     for role in ("train", "test", "validation"):  # a split known as the one to report is no longer free to choose by
         free = [name for name in (known.get(role), *SPLITS[role]) if name in raw and name not in chosen.values()]
         if role not in chosen and free:
             chosen[role] = free[0]
     if "train" not in chosen:
-        raise ValueError(f"There is no split to train on among {', '.join(raw)}; name one with --train_split.")
+        raise UserError(f"There is no split to train on among {', '.join(raw)}; name one with --train_split.")
     if "test" not in chosen and "validation" in chosen and not named["validation"]:
         chosen["test"] = chosen.pop("validation")
     return {role: chosen[role] for role in SPLITS if role in chosen}
@@ -44,19 +46,19 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
     """Holds validation and test out of train where they are missing, stratified, by a fixed seed.
 
     Raises:
-        ValueError: when train is too small for that, or the share no share.
+        UserError: when train is too small for that, or the share no share.
     """
     splits = DatasetDict(splits)
     for role in ("test", "validation"):
         if role in splits:
             continue
         if not 0 < share < 1:
-            raise ValueError(f"held_out_share is {share}, expected a share in (0, 1).")
+            raise UserError(f"held_out_share is {share}, expected a share in (0, 1).")
         rarest = min(Counter(splits["train"]["label"]).values())
         size = round(share * len(splits["train"]))
         classes = len(set(splits["train"]["label"]))
         if rarest < 2 or size < classes or len(splits["train"]) - size < classes:
-            raise ValueError(
+            raise UserError(
                 f"{len(splits['train'])} images of {classes} classes are too few to hold a {role} split out of; "
                 f"name one with --{role}_split, or raise --held_out_share from {share}."
             )
@@ -68,14 +70,14 @@ def hold_out_drawn(splits: DatasetDict, size: int, seed: int) -> DatasetDict:
     """Holds validation and test out of train where they are missing, at random: of many classes few images are drawn.
 
     Raises:
-        ValueError: when train is too small for that.
+        UserError: when train is too small for that.
     """
     splits = DatasetDict(splits)
     for role in ("test", "validation"):
         if role in splits:
             continue
         if len(splits["train"]) <= size:
-            raise ValueError(
+            raise UserError(
                 f"{len(splits['train'])} images are too few to hold a {role} split of {size} out of; name one with "
                 f"--{role}_split, or lower --max_eval_samples."
             )
@@ -107,10 +109,10 @@ def stratified_rows(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
     """At most `count` rows, with the class shares of the whole, by a fixed seed.
 
     Raises:
-        ValueError: for a count below 1.
+        UserError: for a count below 1.
     """
     if count < 1:
-        raise ValueError(f"The subset is to have {count} images, expected at least 1.")
+        raise UserError(f"The subset is to have {count} images, expected at least 1.")
     labels = np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(labels))
     places = np.empty(len(labels))

@@ -19,6 +19,8 @@ from datasets import (
 from datasets.fingerprint import Hasher
 from datasets.utils.file_utils import xopen
 
+from genaf_hf.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 SHUFFLED_AT_ONCE = 1000
@@ -88,11 +90,11 @@ def draw(
         token: for private and gated datasets.
 
     Raises:
-        ValueError: when the column holds no images.
+        UserError: when the column holds no images.
         DatasetGenerationError: when the stream breaks off.
     """
     if not isinstance(held := stream.features[image_column], Image):
-        raise ValueError(f'The column "{image_column}" holds {held}, expected images.')
+        raise UserError(f'The column "{image_column}" holds {held}, expected images.')
     features = Features({"image": Image(decode=False), "label": stream.features[label_column]})
     fingerprint = Hasher.hash([str(stream.split), image_column, label_column, count, seed])
     encoded = stream.select_columns([image_column, label_column]).cast_column(image_column, features["image"])

@@ -17,6 +17,7 @@ from transformers import (
 
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.encoders.position_embeddings import encoder_part
+from genaf_hf.errors import UserError
 from genaf_hf.head import find_head
 
 POOLING = {  # of the native classes; the others read what the encoder's pooler gives
@@ -38,7 +39,7 @@ def classifier_config(
         pooling, head: as for `load_encoder`.
 
     Raises:
-        ValueError: for an unknown pooling or head, or when this is no encoder of images.
+        UserError: for an unknown pooling or head, or when this is no encoder of images.
     """
     label_maps = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     if isinstance(source, EncoderClassifierConfig):
@@ -93,24 +94,24 @@ def check_takes_images(config: PreTrainedConfig) -> None:
     """Refuses what is no encoder of images.
 
     Raises:
-        ValueError: says what it takes instead.
+        UserError: says what it takes instead.
     """
     if type(config) not in MODEL_MAPPING:
-        raise ValueError(f'transformers has no model that is a "{config.model_type}" encoder alone.')
+        raise UserError(f'transformers has no model that is a "{config.model_type}" encoder alone.')
     taken = MODEL_MAPPING[type(config)].main_input_name
     if taken != "pixel_values":
-        raise ValueError(f'A "{config.model_type}" encoder takes {taken}, expected one that takes images.')
+        raise UserError(f'A "{config.model_type}" encoder takes {taken}, expected one that takes images.')
 
 
 def check_channels(config: PreTrainedConfig) -> None:
     """Refuses an encoder of other images than colored ones.
 
     Raises:
-        ValueError: names its channels.
+        UserError: names its channels.
     """
     channels = getattr(encoder_part(config), "num_channels", 3)
     if channels != 3:
-        raise ValueError(f'The "{config.model_type}" encoder takes images of {channels} channels, expected 3.')
+        raise UserError(f'The "{config.model_type}" encoder takes images of {channels} channels, expected 3.')
 
 
 def set_drop_path_rate(config: PreTrainedConfig, drop_path_rate: float) -> None:
@@ -119,13 +120,13 @@ def set_drop_path_rate(config: PreTrainedConfig, drop_path_rate: float) -> None:
     Huang et al., Deep Networks with Stochastic Depth, ECCV 2016, https://arxiv.org/abs/1603.09382.
 
     Raises:
-        ValueError: when it is no share in [0, 1), or the encoder has no drop path.
+        UserError: when it is no share in [0, 1), or the encoder has no drop path.
     """
     if not 0 <= drop_path_rate < 1:
-        raise ValueError(f"drop_path_rate is {drop_path_rate}, expected a share in [0, 1).")
+        raise UserError(f"drop_path_rate is {drop_path_rate}, expected a share in [0, 1).")
     encoder = encoder_part(config)
     if not hasattr(type(encoder)(), "drop_path_rate"):  # which a file may name although no module reads it
-        raise ValueError(
+        raise UserError(
             f'drop_path_rate is {drop_path_rate}, but the "{encoder.model_type}" encoder of transformers has no drop '
             "path: leave it out."
         )

@@ -3,6 +3,8 @@
 import torch
 from transformers import Siglip2Config, Siglip2VisionModel, SiglipVisionConfig, SiglipVisionModel
 
+from genaf_hf.errors import UserError
+
 
 def load_flexible_siglip(
     model_name_or_path: str,
@@ -27,11 +29,11 @@ def load_flexible_siglip(
         The encoder, and the names of its new weights.
 
     Raises:
-        ValueError: when the images are no squares of whole patches.
+        UserError: when the images are no squares of whole patches.
     """
     patch = config.patch_size
     if size[0] != size[1] or size[0] % patch:
-        raise ValueError(
+        raise UserError(
             f"The image processor makes images of {size[0]} x {size[1]} pixels, expected squares whose side is a "
             f"multiple of {patch}, the encoder's patch."
         )

@@ -8,6 +8,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import is_torchvision_available
 
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import image_sizes
 
 NEEDS_TORCHVISION = ("DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast")
@@ -50,7 +51,7 @@ def timm_settings(pretrained_cfg: dict) -> dict:
     Where an odd number of rows or columns is cut off, the two may keep one that the other does not.
 
     Raises:
-        ValueError: when it cuts images in a way that those do not.
+        UserError: when it cuts images in a way that those do not.
     """
     from timm.data import resolve_data_config
 
@@ -62,7 +63,7 @@ def timm_settings(pretrained_cfg: dict) -> dict:
     elif wanted["crop_mode"] == "center" and height == width:
         size = {"shortest_edge": scaled[0]}
     else:
-        raise ValueError(
+        raise UserError(
             f'its crop_mode is "{wanted["crop_mode"]}" for images of {height} x {width} pixels, expected squash, or '
             "center for squares"
         )
@@ -90,10 +91,10 @@ def at_image_size(processor, side: int):
     """The processor for square images of another side; what it cuts off stays the same share.
 
     Raises:
-        ValueError: when its size cannot be set.
+        UserError: when its size cannot be set.
     """
     if side < 1:
-        raise ValueError(f"image_size is {side}, expected a positive number of pixels.")
+        raise UserError(f"image_size is {side}, expected a positive number of pixels.")
     settings = processor.to_dict()
     before = settings.get("size") or {}
     changes = {"size": dict.fromkeys(before, side)}
@@ -103,7 +104,7 @@ def at_image_size(processor, side: int):
         changes["crop_size"] = {"height": side, "width": side}
     changed = type(processor).from_dict({**settings, **changes})
     if image_sizes(changed) != ((side, side), (side, side)):
-        raise ValueError(
+        raise UserError(
             f"image_size is {side}, but the {type(processor).__name__} of this encoder cannot be set to make squares "
             "of it: leave image_size out."
         )

@@ -29,7 +29,7 @@ from genaf_hf.encoders.encoder_classifier.modeling_encoder_classifier import poo
 from genaf_hf.encoders.flexible_siglip import load_flexible_siglip
 from genaf_hf.encoders.image_processors import at_image_size, load_image_processor
 from genaf_hf.encoders.position_embeddings import as_pair, built_size, encoder_part, outputs_on_black, with_image_size
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.head import head_name, head_of, in_head
 from genaf_hf.hub import why_not_loaded
 from genaf_hf.pixel_model import image_sizes
@@ -73,13 +73,13 @@ def load_encoder(
         The model and the processor.
 
     Raises:
-        ValueError: when there is no such checkpoint, no encoder of images or no weights of it inside, fewer than two
+        UserError: when there is no such checkpoint, no encoder of images or no weights of it inside, fewer than two
             labels, an unknown pooling or head, a drop path rate for an encoder without drop path, or a processor whose
             image size the encoder cannot take.
     """
     labels = [str(label) for label in labels]
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
-        raise ValueError(f"labels are {labels}, expected at least two different class names.")
+        raise UserError(f"labels are {labels}, expected at least two different class names.")
     hub = {"revision": revision, "token": token}
     source, processor = load_configuration(model_name_or_path, **hub)
     if image_size is not None:
@@ -107,7 +107,7 @@ def load_encoder(
     names = {name for name, _ in model.named_parameters()}
     heads = head_weights(model)
     if names - heads <= new:
-        raise ValueError(f'"{model_name_or_path}" holds no weights for a {type(model).__name__}.')
+        raise UserError(f'"{model_name_or_path}" holds no weights for a {type(model).__name__}.')
     if heads - new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
         reset_head(model)
         new |= heads
@@ -140,7 +140,7 @@ def load_parts(
         pooling: that was asked for.
 
     Raises:
-        ValueError: when the encoder takes no such images, or gives no such features.
+        UserError: when the encoder takes no such images, or gives no such features.
     """
     ours = isinstance(config, EncoderClassifierConfig)
     if source.model_type == "siglip2":
@@ -176,7 +176,7 @@ def measure_features(
     An encoder whose one output are states has no pooler: their mean is read where no pooling was asked for.
 
     Raises:
-        ValueError: when the encoder takes no such images, or its features are no single vector.
+        UserError: when the encoder takes no such images, or its features are no single vector.
     """
     size = built_size(encoder, size)
     outputs = outputs_on_black(encoder, size)
@@ -187,7 +187,7 @@ def measure_features(
     dimensions = {"cls": (3,), "mean": (3, 4), "pooler": (2, 3, 4)}[config.pooling]
     if not isinstance(read, torch.Tensor) or read.ndim not in dimensions:
         found = {name: tuple(each.shape) for name, each in outputs.items() if isinstance(each, torch.Tensor)}
-        raise ValueError(
+        raise UserError(
             f'The "{encoder.config.model_type}" encoder has no features for pooling "{config.pooling}"; it gives '
             f"{', '.join(f'{name} {shape}' for name, shape in found.items()) or 'no tensor'}: choose another pooling "
             "or encoder."
@@ -210,14 +210,14 @@ def load_classifier(
     """A trained image classifier as it is, and its image processor.
 
     Raises:
-        ValueError: when there is no such checkpoint, it is no classifier, or lacks weights.
+        UserError: when there is no such checkpoint, it is no classifier, or lacks weights.
     """
     hub = {"revision": revision, "token": token}
     config, processor = load_configuration(model_name_or_path, **hub)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        raise ValueError(f'"{model_name_or_path}" is a "{config.model_type}", expected an image classifier.')
+        raise UserError(f'"{model_name_or_path}" is a "{config.model_type}", expected an image classifier.')
     if config.model_type == "siglip2":
-        raise ValueError(
+        raise UserError(
             f'"{model_name_or_path}" takes images as patches in grids of varying sides, expected a classifier of '
             "images of one size: one that was made from it by load_encoder."
         )
@@ -228,7 +228,7 @@ def load_classifier(
             model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **hub
         )
     if missing := sorted(loading["missing_keys"]):
-        raise ValueError(
+        raise UserError(
             f'"{model_name_or_path}" lacks {len(missing)} weights of a {type(model).__name__}, for example '
             f"{missing[0]}: expected a trained classifier, not an encoder alone."
         )
@@ -243,7 +243,7 @@ def load_configuration(
     """Configuration, with the commit it is from, and image processor of a checkpoint.
 
     Raises:
-        ValueError: when there are none, or they are of a model that only a timm which is not installed has.
+        UserError: when there are none, or they are of a model that only a timm which is not installed has.
     """
     hub = {"revision": revision, "token": token}
     with loading_configuration(model_name_or_path, **hub):
@@ -264,17 +264,17 @@ def check_timm(model_name_or_path: str, architecture: str) -> None:
     """Refuses a model of timm that the installed release, or none, cannot make.
 
     Raises:
-        ValueError: says what to install.
+        UserError: says what to install.
     """
     if not (is_timm_available() and is_torchvision_available()):
-        raise ValueError(
+        raise UserError(
             f'"{model_name_or_path}" is an encoder of timm, which is not installed: pip install "genaf_hf[timm]", with '
             "the release of torchvision that belongs to the installed torch."
         )
     import timm
 
     if not timm.is_model(architecture):
-        raise ValueError(
+        raise UserError(
             f'"{model_name_or_path}" is a "{architecture}" of timm, which timm {timm.__version__} does not know: '
             "install a newer one."
         )
@@ -285,12 +285,12 @@ def loading_configuration(model_name_or_path: str, **hub) -> Iterator[None]:
     """Says what is wrong with a configuration or image processor that cannot be loaded.
 
     Raises:
-        ValueError: in place of other errors.
+        UserError: in place of other errors.
     """
     try:
         yield
     except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise ValueError(
+        raise UserError(
             why_not_loaded(error, "model", model_name_or_path, **hub)
             or f'"{model_name_or_path}" has no configuration and image processor that transformers can load '
             f"({first_line(error)})."
@@ -302,13 +302,13 @@ def loading_weights(model_name_or_path: str, **hub) -> Iterator[None]:
     """Says what is wrong with weights that cannot be loaded.
 
     Raises:
-        ValueError: in place of other errors.
+        UserError: in place of other errors.
     """
     try:
         with quiet_transformers():
             yield
     except (OSError, SafetensorError, httpx2.HTTPError) as error:
-        raise ValueError(
+        raise UserError(
             why_not_loaded(error, "model", model_name_or_path, **hub)
             or f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}.'
         ) from error
@@ -318,11 +318,11 @@ def made_size(processor) -> tuple[int, int]:
     """Height and width of the images that a processor makes.
 
     Raises:
-        ValueError: when they vary from image to image.
+        UserError: when they vary from image to image.
     """
     made, other = image_sizes(processor)
     if made != other:
-        raise ValueError(
+        raise UserError(
             f"The image processor makes images of {made[0]} x {made[1]} pixels from a wide one and {other[0]} x "
             f"{other[1]} from a high one: use a processor that resizes to a height and a width, or crops."
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.head import timm_part
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
         size: height and width of the images.
 
     Raises:
-        ValueError: when the images are no squares, smaller than a patch, a weight cannot be interpolated, or a model
+        UserError: when the images are no squares, smaller than a patch, a weight cannot be interpolated, or a model
             without position embeddings does not take images of this size.
     """
     if timm_part(model) is not None:
@@ -45,7 +45,7 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
         return model
     patch = as_pair(encoder_part(model.config).patch_size)[0]
     if size[0] != size[1] or size[0] < patch:
-        raise ValueError(
+        raise UserError(
             f"The image processor makes images of {size[0]} x {size[1]} pixels, expected squares of at least one patch "
             f"of {patch} pixels, because the encoder has position embeddings."
         )
@@ -72,7 +72,7 @@ def timm_with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTr
     """The same for a model of timm, which interpolates for itself.
 
     Raises:
-        ValueError: when it cannot, or what it makes of itself is not what its configuration makes.
+        UserError: when it cannot, or what it makes of itself is not what its configuration makes.
     """
     before = built_size(model, size)
     if size == before:
@@ -86,7 +86,7 @@ def timm_with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTr
         resized = type(model)._from_config(config, dtype=model.dtype)
         resized.load_state_dict(model.state_dict())
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f'The "{settings.architecture}" encoder of timm is for images of {before[0]} x {before[1]} pixels, and '
             f"cannot be made for {size[0]} x {size[1]} ({first_line(error)}): use the size that it was published with."
         ) from error
@@ -98,13 +98,13 @@ def outputs_on_black(model: PreTrainedModel, size: tuple[int, int]):
     """What a model in eval mode gives for one black image.
 
     Raises:
-        ValueError: when it does not take images of this size.
+        UserError: when it does not take images of this size.
     """
     try:
         with torch.no_grad():
             return model(torch.zeros(1, 3, *size))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f'The "{encoder_part(model.config).model_type}" encoder does not take an image of {size[0]} x {size[1]} '
             f"pixels ({first_line(error)}): choose another image size or encoder."
         ) from error
@@ -134,7 +134,7 @@ def interpolated(model: PreTrainedModel, name: str, shape: torch.Size, *, old: i
         side: of the new images.
 
     Raises:
-        ValueError: when the encoder cannot interpolate it.
+        UserError: when the encoder cannot interpolate it.
     """
     path = name.removesuffix(".weight").split(".")[:-1]  # a parameter's or an nn.Embedding's module
     module = model.get_submodule(".".join(path))
@@ -146,7 +146,7 @@ def interpolated(model: PreTrainedModel, name: str, shape: torch.Size, *, old: i
         grid = distances.T.reshape(1, -1, 2 * old - 1, 2 * old - 1)
         grid = F.interpolate(grid, size=(2 * new - 1, 2 * new - 1), mode="bilinear")
         return torch.cat([grid[0].flatten(1).T, special])
-    raise ValueError(
+    raise UserError(
         f"The encoder is for images of another size than {side} x {side} pixels, and {type(model).__name__} cannot "
         f"interpolate its {name}: use the size and the processor that it was published with."
     )

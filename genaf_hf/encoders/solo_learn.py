@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, ResNetConfig, ResNetModel, ViTImagePro
 
 from genaf_hf.cards.model_card import plain
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 
 METHODS = {
     "barlow_twins": "Barlow Twins",
@@ -101,7 +101,7 @@ def convert_solo_learn(
         image_mean, image_std: of the image processor, default those of CIFAR-10 or ImageNet.
 
     Raises:
-        ValueError: when the file is none of solo-learn, or holds no ResNet; for a broken `args.json`.
+        UserError: when the file is none of solo-learn, or holds no ResNet; for a broken `args.json`.
     """
     checkpoint = Path(checkpoint)
     state = read_state_dict(checkpoint)
@@ -136,20 +136,20 @@ def read_state_dict(checkpoint: Path) -> dict[str, Tensor]:
     """The tensors of a Lightning checkpoint by their names.
 
     Raises:
-        ValueError: when it cannot be read without running code that it brings, or has no tensors by names.
+        UserError: when it cannot be read without running code that it brings, or has no tensors by names.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ValueError(f"{checkpoint} cannot be read: {first_line(error)}.") from error
+        raise UserError(f"{checkpoint} cannot be read: {first_line(error)}.") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} is no file of tensors and plain values alone ({first_line(error)}): where you trust it, "
             'save it again as torch.save({"state_dict": checkpoint["state_dict"]}, path).'
         ) from error
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(weight, Tensor) for weight in state.values()):
-        raise ValueError(f'{checkpoint} has no "state_dict" of tensors, expected a checkpoint of solo-learn.')
+        raise UserError(f'{checkpoint} has no "state_dict" of tensors, expected a checkpoint of solo-learn.')
     return dict(state)
 
 
@@ -162,12 +162,12 @@ def online_encoder(state: Mapping[str, Tensor], checkpoint: Path) -> dict[str, T
     """The online encoder's tensors by the names that torchvision gives them, without a classifier.
 
     Raises:
-        ValueError: when there is none.
+        UserError: when there is none.
     """
     prefix = online_prefix(state)
     if not prefix:
         found = ", ".join(sorted({name.split(".")[0] for name in state})[:5])
-        raise ValueError(f"{checkpoint} holds {found or 'nothing'}, expected the backbone or encoder of solo-learn.")
+        raise UserError(f"{checkpoint} holds {found or 'nothing'}, expected the backbone or encoder of solo-learn.")
     weights = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
     return {name: weight for name, weight in weights.items() if not name.startswith("fc.")}
 
@@ -178,20 +178,20 @@ def resnet_config(weights: Mapping[str, Tensor], checkpoint: Path) -> tuple[ResN
     torchvision's bottlenecks have their stride in the 3 x 3 convolution, as `downsample_in_bottleneck=False` has it.
 
     Raises:
-        ValueError: when they are of no ResNet.
+        UserError: when they are of no ResNet.
     """
     blocks = [match.groups() for name in weights if (match := re.match(r"layer(\d)\.(\d+)\.conv1\.weight", name))]
     depths = [sum(stage == str(number) for stage, _ in blocks) for number in range(1, 5)]
     stem = weights.get("conv1.weight")
     if stem is None or stem.ndim != 4 or stem.shape[-1] not in (3, 7) or not all(depths):
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} holds an encoder with {', '.join(list(weights)[:3])}, expected a ResNet by torchvision's "
             "names."
         )
     kind = "bottleneck" if "layer1.0.conv3.weight" in weights else "basic"
     tops = [f"layer{number}.0.conv{CONVOLUTIONS[kind]}.weight" for number in range(1, 5)]
     if missing := [name for name in tops if name not in weights]:
-        raise ValueError(f"{checkpoint} holds no whole ResNet: it lacks {missing[0]}.")
+        raise UserError(f"{checkpoint} holds no whole ResNet: it lacks {missing[0]}.")
     config = ResNetConfig(
         num_channels=stem.shape[1],
         embedding_size=stem.shape[0],
@@ -206,7 +206,7 @@ def load_resnet(model: PreTrainedModel, weights: Mapping[str, Tensor], checkpoin
     """Loads tensors by torchvision's names into a `ResNetModel`.
 
     Raises:
-        ValueError: when one is missing, unknown or of another shape.
+        UserError: when one is missing, unknown or of another shape.
     """
     modules, renamed = transformers_modules(model.config), {}
     for name, weight in weights.items():
@@ -215,7 +215,7 @@ def load_resnet(model: PreTrainedModel, weights: Mapping[str, Tensor], checkpoin
     try:
         model.load_state_dict(renamed, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{checkpoint} holds no whole ResNet: {first_line(error)}.") from error
+        raise UserError(f"{checkpoint} holds no whole ResNet: {first_line(error)}.") from error
 
 
 def transformers_modules(config: ResNetConfig) -> dict[str, str]:
@@ -237,10 +237,10 @@ def known_method(method: str | None, checkpoint: Path) -> str | None:
     """The name in solo-learn of the method that made a checkpoint, None where nothing tells.
 
     Raises:
-        ValueError: for an unknown one, and for a broken `args.json`.
+        UserError: for an unknown one, and for a broken `args.json`.
     """
     if method is not None and method not in METHODS:
-        raise ValueError(f'method is "{method}", expected one of {", ".join(METHODS)}.')
+        raise UserError(f'method is "{method}", expected one of {", ".join(METHODS)}.')
     if method is None and (record := checkpoint.with_name("args.json")).exists():
         method = recorded_method(record)
     if method in METHODS:
@@ -253,16 +253,16 @@ def recorded_method(record: Path) -> str | None:
     """The method that an `args.json` names, None where it names none.
 
     Raises:
-        ValueError: when it is no JSON object.
+        UserError: when it is no JSON object.
     """
     try:
         settings = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{record} cannot be read as JSON ({first_line(error)}): mend it, or name the method with --method."
         ) from error
     if not isinstance(settings, dict):
-        raise ValueError(
+        raise UserError(
             f"{record} holds a {type(settings).__name__}, expected an object: mend it, or name the method with "
             "--method."
         )

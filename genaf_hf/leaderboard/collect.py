@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
-from genaf_hf.errors import first_line
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.leaderboard.check import Report, check, is_path
 from genaf_hf.leaderboard.entries import Leaderboard, read_card, text
 
@@ -32,17 +32,15 @@ def collect(tag: str = "genaf", models: Sequence[str] = (), *, verify_reports: b
         verify_reports: whether the reports that the cards cite are fetched and compared.
 
     Raises:
-        ValueError: when there is no such model, or the Hub cannot be reached.
+        UserError: when there is no such model, or the Hub cannot be reached.
     """
     api = HfApi()
     try:
         found = by_ids(api, models) if models else by_tag(api, tag)
     except (OSError, httpx2.HTTPError) as error:
-        raise ValueError(f"The Hub at {api.endpoint} cannot be read: {first_line(error)}.") from error
+        raise UserError(f"The Hub at {api.endpoint} cannot be read: {first_line(error)}.") from error
     if not found:
-        raise ValueError(
-            f'No public model on {api.endpoint} has the tag "{tag}"; name another tag, or ids by --models.'
-        )
+        raise UserError(f'No public model on {api.endpoint} has the tag "{tag}"; name another tag, or ids by --models.')
     cards = [read_card(info) for info in found]
     entries = [entry for entries, _ in cards for entry in entries]
     cited = {(each.model, each.commit, each.report): None for each in entries if is_path(each.report)}
@@ -68,7 +66,7 @@ def by_ids(api: HfApi, ids: Sequence[str]) -> list[ModelInfo]:
         try:
             found.append(api.model_info(model, expand=EXPAND))
         except (HFValidationError, RepositoryNotFoundError) as error:
-            raise ValueError(
+            raise UserError(
                 f'There is no model "{model}" on {api.endpoint}; check its spelling, and `hf auth login` if it is '
                 f"private ({first_line(error)})."
             ) from error

@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelInfo
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from genaf_hf.cards.eval_results import CLEAN_METRIC, ROBUST_METRIC
+from genaf_hf.errors import UserError
 from genaf_hf.report import CLEAN
 
 MOST_RESULTS = 200  # of one card; a report has one for each attack
@@ -155,17 +156,17 @@ def to_entry(info: ModelInfo, result: EvalResult) -> Entry:
     """A result as an entry that nothing was checked of.
 
     Raises:
-        ValueError: when no row can be made of it.
+        UserError: when no row can be made of it.
     """
     if result.metric_type not in (CLEAN_METRIC, ROBUST_METRIC):
-        raise ValueError(f'a result of another metric, "{text(result.metric_type)}"')
+        raise UserError(f'a result of another metric, "{text(result.metric_type)}"')
     known = result.metric_args if isinstance(result.metric_args, dict) else {}
     attack = text(known.get("attack"))
     if not attack or (attack == CLEAN) != (result.metric_type == CLEAN_METRIC):
-        raise ValueError(f'a result of the metric "{result.metric_type}" under the attack "{attack}"')
+        raise UserError(f'a result of the metric "{result.metric_type}" under the attack "{attack}"')
     accuracy = number(result.metric_value)
     if accuracy is None:
-        raise ValueError(f'an accuracy under "{attack}" of "{text(result.metric_value)}"')
+        raise UserError(f'an accuracy under "{attack}" of "{text(result.metric_value)}"')
     interval = known.get("interval")
     interval = tuple(map(number, interval)) if isinstance(interval, list) and len(interval) == 2 else (None, None)
     return Entry(

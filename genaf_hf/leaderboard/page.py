@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from string import Template
 
+from genaf_hf.errors import UserError
 from genaf_hf.journal import write_whole
 from genaf_hf.leaderboard.entries import Entry, Leaderboard
 
@@ -34,22 +35,22 @@ def check_folder(output_dir: str | Path) -> None:
     """Refuses a folder that holds anything but an earlier leaderboard; hidden files, such as git's, may be there.
 
     Raises:
-        ValueError: names the first of the other files.
+        UserError: names the first of the other files.
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, expected a folder or a new name.")
+        raise UserError(f"{folder} is a file, expected a folder or a new name.")
     present = {path.name for path in folder.glob("[!.]*")}
     others = sorted(present - set(FILES) if "leaderboard.json" in present else present)
     if others:
-        raise ValueError(f"{folder} holds {others[0]}, which is of no leaderboard; choose another output_dir.")
+        raise UserError(f"{folder} holds {others[0]}, which is of no leaderboard; choose another output_dir.")
 
 
 def write(leaderboard: Leaderboard, output_dir: str | Path) -> None:
     """Writes `index.html`, `leaderboard.json`, `leaderboard.csv` and `README.md`.
 
     Raises:
-        ValueError: as `check_folder`.
+        UserError: as `check_folder`.
     """
     check_folder(output_dir)
     contents = {

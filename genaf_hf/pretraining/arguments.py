@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
 
+from genaf_hf.errors import UserError
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.dino import DINOSettings
 from genaf_hf.pretraining.simclr import SimCLRSettings
@@ -91,12 +92,12 @@ def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:
     """Configuration of the encoder, for masking that of the autoencoder.
 
     Raises:
-        ValueError: for an unknown setting, or images that the encoder cannot take.
+        UserError: for an unknown setting, or images that the encoder cannot take.
     """
     if arguments.method == "mae" and arguments.model_type != "vit":
-        raise ValueError(f'model_type is "{arguments.model_type}", but only a "vit" can be a masked autoencoder.')
+        raise UserError(f'model_type is "{arguments.model_type}", but only a "vit" can be a masked autoencoder.')
     if arguments.image_size < 1:
-        raise ValueError(f"image_size is {arguments.image_size}, expected a positive number of pixels.")
+        raise UserError(f"image_size is {arguments.image_size}, expected a positive number of pixels.")
     family = "vit_mae" if arguments.method == "mae" else arguments.model_type
     known = AutoConfig.for_model(family).to_dict().keys()
     settings = json_settings("model_settings", arguments.model_settings, known - set(NOT_OF_THE_MODEL))
@@ -111,7 +112,7 @@ def method_settings(arguments: PretrainingArguments) -> DINOSettings | SimCLRSet
     """What `method_settings` says; None for the methods that have no settings.
 
     Raises:
-        ValueError: for an unknown setting.
+        UserError: for an unknown setting.
     """
     kind = SETTINGS.get(arguments.method)
     known = [each.name for each in fields(kind)] if kind else []
@@ -123,15 +124,15 @@ def views(arguments: PretrainingArguments, config: PreTrainedConfig) -> list[Aug
     """The views of the method's paper, as far as the flags leave them.
 
     Raises:
-        ValueError: for shares, strengths or sizes out of range.
+        UserError: for shares, strengths or sizes out of range.
     """
     size, scale = arguments.image_size, tuple(arguments.crop_scale or CROP_SCALE[arguments.method])
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"crop_scale is {list(scale)}, expected two shares in (0, 1], the smaller one first.")
+        raise UserError(f"crop_scale is {list(scale)}, expected two shares in (0, 1], the smaller one first.")
     if not arguments.color >= 0:
-        raise ValueError(f"color is {arguments.color}, expected 0 or more.")
+        raise UserError(f"color is {arguments.color}, expected 0 or more.")
     if arguments.local_views < 0:
-        raise ValueError(f"local_views is {arguments.local_views}, expected 0 or more.")
+        raise UserError(f"local_views is {arguments.local_views}, expected 0 or more.")
     shape = {"scale": scale, "flip": arguments.flip}
     colored, blurred = arguments.color > 0, float(arguments.blur)
     if arguments.method == "simclr":
@@ -157,7 +158,7 @@ def local_size(arguments: PretrainingArguments, config: PreTrainedConfig) -> int
     """Height and width of DINO's local views.
 
     Raises:
-        ValueError: when the encoder cannot take them.
+        UserError: when the encoder cannot take them.
     """
     patch = getattr(config, "patch_size", 1)
     size = arguments.local_size or max(1, round(LOCAL_SHARE * arguments.image_size / patch)) * patch
@@ -169,25 +170,25 @@ def check_divisible(name: str, size: int, config: PreTrainedConfig) -> None:
     """Refuses images that cannot be cut into whole patches.
 
     Raises:
-        ValueError: names both sizes.
+        UserError: names both sizes.
     """
     patch = getattr(config, "patch_size", 1)
     if size < 1 or size % patch:
-        raise ValueError(f"{name} is {size}, expected a positive multiple of the patch size {patch}.")
+        raise UserError(f"{name} is {size}, expected a positive multiple of the patch size {patch}.")
 
 
 def json_settings(flag: str, given: dict | str | None, known: Collection[str]) -> dict:
     """What a flag of settings says.
 
     Raises:
-        ValueError: when it is no JSON object, or has a setting that is unknown.
+        UserError: when it is no JSON object, or has a setting that is unknown.
     """
     try:
         settings = json.loads(given) if isinstance(given, str) else (given or {})
     except json.JSONDecodeError as error:
-        raise ValueError(f"{flag} are {given}, expected JSON such as {EXAMPLE}.") from error
+        raise UserError(f"{flag} are {given}, expected JSON such as {EXAMPLE}.") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{flag} are {given}, expected a JSON object such as {EXAMPLE}.")
+        raise UserError(f"{flag} are {given}, expected a JSON object such as {EXAMPLE}.")
     if unknown := sorted(settings.keys() - set(known)):
-        raise ValueError(f"{flag} have the unknown {unknown[0]}; known are {', '.join(sorted(known)) or 'none'}.")
+        raise UserError(f"{flag} have the unknown {unknown[0]}; known are {', '.join(sorted(known)) or 'none'}.")
     return dict(settings)

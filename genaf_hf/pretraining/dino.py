@@ -130,7 +130,7 @@ def pretrain_dino(
         The folder of the teacher's encoder, which is the better one. One that is there already is returned as it is.
 
     Raises:
-        ValueError: when there is an unfinished run with other settings.
+        UserError: when there is an unfinished run with other settings.
     """
     settings = settings or DINOSettings()
 

@@ -36,7 +36,7 @@ def pretrain_mae(
         The folder of the encoder. One that is there already is returned as it is.
 
     Raises:
-        ValueError: when there is an unfinished run with other settings.
+        UserError: when there is an unfinished run with other settings.
     """
 
     def trainer(args: TrainingArguments) -> ViewTrainer:

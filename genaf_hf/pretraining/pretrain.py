@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 from transformers import ViTImageProcessor, set_seed
 
 from genaf_hf.data import class_balance, load_images, load_unlabelled_images
+from genaf_hf.errors import UserError
 from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.hub import publish
 from genaf_hf.pretraining.arguments import (
@@ -49,12 +50,12 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
         The folder.
 
     Raises:
-        ValueError: for input that cannot be worked with, before any training; when the folder is there already; when
+        UserError: for input that cannot be worked with, before any training; when the folder is there already; when
             the Hub does not take the encoder.
     """
     folder = Path(config.output_dir)
     if folder.exists():
-        raise ValueError(f"{folder} is there already: choose another output_dir, or delete it to train anew.")
+        raise UserError(f"{folder} is there already: choose another output_dir, or delete it to train anew.")
     model = encoder_config(arguments)
     augmentations, settings = views(arguments, model), method_settings(arguments)
     train = load_train_images(arguments, config.hub_token)
@@ -86,7 +87,7 @@ def load_train_images(arguments: PretrainingArguments, token: str | None) -> Dat
     """The images to train on: with labels for `supervised`, else the whole split, whether it has labels or not.
 
     Raises:
-        ValueError: as `load_images` and `load_unlabelled_images`.
+        UserError: as `load_images` and `load_unlabelled_images`.
     """
     options = dataset_options(arguments) | {"token": token}
     if arguments.method == "supervised":

@@ -70,7 +70,7 @@ def pretrain_simclr(
         The folder of the encoder without its projection head. One that is there already is returned as it is.
 
     Raises:
-        ValueError: when there is an unfinished run with other settings.
+        UserError: when there is an unfinished run with other settings.
     """
     settings = settings or SimCLRSettings()
 

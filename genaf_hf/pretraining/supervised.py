@@ -31,7 +31,7 @@ def pretrain_supervised(
         The folder of the classifier. One that is there already is returned as it is.
 
     Raises:
-        ValueError: when there is an unfinished run with other settings.
+        UserError: when there is an unfinished run with other settings.
     """
     names = dataset.features["label"].names
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}

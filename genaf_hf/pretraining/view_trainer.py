@@ -139,7 +139,7 @@ def pretrained(
         The folder. One that is there already is returned as it is.
 
     Raises:
-        ValueError: when there is an unfinished run with other settings.
+        UserError: when there is an unfinished run with other settings.
     """
     folder = Path(args.output_dir)
     if folder.exists():
