@@ -4,7 +4,8 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -50,6 +51,12 @@ BENCHMARK_FILE = "eval.yaml"
 WAITS = (2, 8, 32)  # seconds between the attempts
 LONGEST_WAIT = 300  # seconds, the window in which the Hub counts requests
 LONGEST_SILENCE = 300  # seconds
+
+
+class StrangeAnswer(ConnectionError):
+    """An answer of the Hub that its client cannot read."""
+
+
 UNREACHED = (httpx2.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError)
 ADVICE = {
     401: "the Hub does not accept your token, log in with `hf auth login` or correct HF_TOKEN",
@@ -242,7 +249,8 @@ def persistently(action: Callable[[], str]) -> str:
         session = get_session()
         patience, session.timeout = session.timeout, LONGEST_SILENCE
         try:
-            return action()
+            with answers_as_expected():
+                return action()
         except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
             asked, pause = seconds_asked_for(error), next(waits, None)
             if pause is None or not passes(error) or (asked or 0) > LONGEST_WAIT:
@@ -252,6 +260,19 @@ def persistently(action: Callable[[], str]) -> str:
         finally:
             session.timeout = patience
         time.sleep(pause)
+
+
+@contextmanager
+def answers_as_expected() -> Iterator[None]:
+    """Takes what the client stumbles over, who reads answers of the Hub without a look at what they are, for its fault.
+
+    Raises:
+        StrangeAnswer: says what the client missed.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError) as error:
+        raise StrangeAnswer(f"its answer is not what was expected, {type(error).__name__}: {error}") from error
 
 
 def why_not_loaded(
@@ -274,7 +295,8 @@ def why_not_loaded(
     answer = None
     try:
         address = hf_hub_url(repo_id, "README.md", repo_type=kind, revision=revision)
-        get_hf_file_metadata(address, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        with answers_as_expected():
+            get_hf_file_metadata(address, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (OSError, ValueError, httpx2.HTTPError) as again:
         answer = again
     if isinstance(answer, OfflineModeIsEnabled):
@@ -336,13 +358,13 @@ def seconds_asked_for(error: Exception) -> float | None:
     if not isinstance(said, HfHubHTTPError):
         return None
     headers = said.response.headers
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return limit.reset_in_seconds
     asked = headers.get("Retry-After", "")
-    if asked.isdigit():
-        return int(asked)
     try:
+        limit = parse_ratelimit_headers(headers)
+        if limit is not None and limit.remaining == 0:
+            return limit.reset_in_seconds
+        if asked.isdecimal():
+            return int(asked)
         return max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
-    except (TypeError, ValueError):
+    except (IndexError, OverflowError, TypeError, ValueError):  # no number and no date, or none that can be counted to
         return None

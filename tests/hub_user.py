@@ -27,7 +27,7 @@ def run_as_user(
         "NO_PROXY": "127.0.0.1",
         "MPLCONFIGDIR": matplotlib.get_cachedir(),
         "HOME": str(home),
-        "PYTHONPATH": str(HASTY),
+        "PYTHONPATH": os.pathsep.join((str(HASTY), str(HASTY.parents[1]))),  # this checkout, wherever it is
         "WAITS": str(place / "waits"),
         **dict.fromkeys(("USER", "LOGNAME"), USER),
         **({"HF_TOKEN": token} if token else {}),

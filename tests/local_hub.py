@@ -77,7 +77,7 @@ class Fault:
 
     Attributes:
         pattern: regular expression.
-        status: answered instead of doing anything, with `headers`.
+        status: answered instead of doing anything, with `headers` and `body`.
         drop: "request" closes the connection in the middle of the request, which has no effect then; "reply" closes it
             one byte before the end of the reply.
         delay: seconds until the request is worked on.
@@ -90,6 +90,7 @@ class Fault:
     drop: str = ""
     delay: float = 0
     times: float = float("inf")
+    body: bytes = b""
 
 
 @dataclass
@@ -203,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             query = {name: ",".join(values) for name, values in parse_qs(address.query).items()}
             request = Request(self.hub, self.command, address.path, query, self.user(), body)
-            reply = Reply(status=fault.status, headers=fault.headers) if fault.status else answer(request)
+            reply = Reply(fault.body, status=fault.status, headers=fault.headers) if fault.status else answer(request)
         except Refusal as refusal:
             reply = refusal.reply
         self.send_response(reply.status)

@@ -22,6 +22,7 @@ MISSING = (
 )
 GATED = 'The {kind} "{id}" is gated: accept its conditions on {page} and log in with `hf auth login`.'
 UNANSWERED = "the Hub cannot be reached or does not answer as it should, try again later"
+STRANGE = "its answer is not what was expected"
 DENIED = "the Hub denies this to your token, use one that has the right to it"
 UNKNOWN_TOKEN = "the Hub does not accept your token, log in with `hf auth login` or correct HF_TOKEN"
 
@@ -103,6 +104,20 @@ PUSHED = {
         [Fault(COMMIT, 429, {"Retry-After": "3600"})],
         [],
         "the Hub was asked too often, try again later (429, in 3600 s)",
+    ),
+    "busy-for-no-number": ([Fault(COMMIT, 429, {"Retry-After": "\xb2"}, times=1)], WAITS[:1], None),
+    "busy-for-no-date": ([Fault(COMMIT, 429, {"Retry-After": "9" * 5000}, times=1)], WAITS[:1], None),
+    "keyless": ([Fault(COMMIT, 200, body=b"{}")], WAITS, f"{UNANSWERED} ({STRANGE}, KeyError: 'commitUrl')"),
+    "keyless-once": ([Fault(COMMIT, 200, body=b"{}", times=1)], WAITS[:1], None),
+    "list": (
+        [Fault(COMMIT, 200, body=b"[]")],
+        WAITS,
+        f"{UNANSWERED} ({STRANGE}, TypeError: list indices must be integers or slices, not str)",
+    ),
+    "page": (
+        [Fault(COMMIT, 200, body=b"<html>")],
+        WAITS,
+        f"{UNANSWERED} (Expecting value: line 1 column 1 (char 0))",
     ),
     "dropped-request": ([Fault(COMMIT, drop="request", times=1)], WAITS[:1], None),
     "dropped-reply": ([Fault(COMMIT, drop="reply", times=1)], WAITS[:1], None),
