@@ -1,12 +1,17 @@
 """What a long piece of work has found so far, so that nothing is done twice when it is killed."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+
+from genaf_hf.errors import first_line
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -31,12 +36,22 @@ class Journal:
         if self.folder is None:
             return compute()
         path = self.folder / f"{quote(step, safe='')}.json"
-        [found] = broadcast_object_list([json.loads(path.read_text()) if path.exists() else None])
+        [found] = broadcast_object_list([read_step(path) if path.exists() else None])
         if found is None:
             found = {"result": compute()}
             if PartialState().is_main_process:
                 write_whole(path, json.dumps(found))
         return found["result"]
+
+
+def read_step(path: Path) -> dict | None:
+    """What was written down of a step; None where the file cannot be read, as one that a crash of the machine cut off."""
+    try:
+        found = json.loads(path.read_text())
+        return {"result": found["result"]}
+    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        logger.warning("%s cannot be read (%s): what it held is computed anew.", path, first_line(error))
+        return None
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

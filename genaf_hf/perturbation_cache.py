@@ -14,12 +14,14 @@ from tempfile import TemporaryDirectory
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from huggingface_hub.constants import HF_HOME
-from safetensors.torch import save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.perturbation import FILE_NAME
 from genaf_hf.attacks.registry import attack_name
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.head import head_name, in_head
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source
@@ -27,6 +29,7 @@ from genaf_hf.provenance import model_source
 logger = logging.getLogger(__name__)
 
 CACHE = Path(HF_HOME) / "genaf_hf" / "perturbations"
+SEAL = "seal"  # in the header of a file
 
 
 def crafted_once(
@@ -34,7 +37,8 @@ def crafted_once(
 ) -> UniversalPerturbation:
     """The perturbation that an attack crafts on an encoder; from the cache when the same one was crafted before.
 
-    Under `accelerate launch` every process gets that of the main one.
+    Under `accelerate launch` every process gets that of the main one. A file that is broken, or was put there by
+    somebody else, is not believed; a cache that cannot be written to is done without.
 
     Args:
         attack: a universal one with its settings, as `ATTACKS[name].configure()` makes it.
@@ -42,22 +46,53 @@ def crafted_once(
         data: images, and labels where the attack needs them.
         cache: of a folder per perturbation, named by the SHA-256 of weights, settings and data; default `CACHE`.
     """
-    cache = CACHE if cache is None else cache
-    folder = cache / content(attack, encoder, *data)
-    before = PartialState().is_main_process and (folder / FILE_NAME).exists()
-    [found] = broadcast_object_list([UniversalPerturbation.from_pretrained(folder) if before else None])
+    cache, key = CACHE if cache is None else cache, content(attack, encoder, *data)
+    [found] = broadcast_object_list([read_sealed(cache / key, key) if PartialState().is_main_process else None])
     if found is None:
         logger.info("Crafting %s", attack_name(attack.func))
         crafted = attack(encoder, *data)
         [found] = broadcast_object_list([replace(crafted, delta=crafted.delta.cpu())])
         if PartialState().is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=cache) as draft:  # its own: another audit may be saving the same perturbation
-                found.save_pretrained(draft)
-                (Path(draft) / FILE_NAME).replace(folder / FILE_NAME)
+            keep(found, cache, key)
     else:
         logger.info("%s was crafted before", attack_name(attack.func))
     return replace(found, delta=found.delta.to(encoder.mean.device))
+
+
+def keep(found: UniversalPerturbation, cache: Path, key: str) -> None:
+    """Writes a perturbation into the cache, with a seal by which it is known again."""
+    try:
+        (cache / key).mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache) as draft:  # its own: another audit may be saving the same perturbation
+            found.save_pretrained(draft)
+            path = Path(draft) / FILE_NAME
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata()
+            save_file({"delta": found.delta.contiguous()}, path, {**header, SEAL: seal(found, key)})
+            path.replace(cache / key / FILE_NAME)
+    except (OSError, SafetensorError) as error:
+        logger.warning("%s cannot be kept in %s for the next time: %s.", found.attack, cache, first_line(error))
+
+
+def read_sealed(folder: Path, key: str) -> UniversalPerturbation | None:
+    """The perturbation that `keep` wrote for this key; None where there is none, or another one."""
+    try:
+        if not (folder / FILE_NAME).exists():
+            return None
+        found = UniversalPerturbation.from_pretrained(folder)
+        with safe_open(folder / FILE_NAME, framework="pt") as file:
+            if file.metadata().get(SEAL) == seal(found, key):
+                return found
+        reason = "it is not the one that was kept there"
+    except (OSError, SafetensorError, UserError) as error:
+        reason = first_line(error)
+    logger.warning("The perturbation in %s is not used, it is crafted anew: %s.", folder, reason)
+    return None
+
+
+def seal(found: UniversalPerturbation, key: str) -> str:
+    """SHA-256 of a perturbation with all that is said of it, and of what it was crafted from."""
+    return digest((key, type(found).__name__, found.provenance), {"delta": found.delta})
 
 
 def content(attack: partial, encoder: PixelModel, *data: Tensor) -> str:

@@ -52,6 +52,17 @@ def test_any_text_names_a_step_and_stays_in_the_folder(steps, tmp_path):
     assert len([path for path in (tmp_path / "journal").iterdir() if path.is_file()]) == len(names)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"result": ', b"\0" * 20, b"null", b"[]", b"{}", b"\xff", b"[" * 10**5])
+def test_a_step_whose_file_was_cut_off_is_computed_anew(steps, tmp_path, caplog, content):
+    Journal(tmp_path).once("a", lambda: steps("a"))
+    (tmp_path / "a.json").write_bytes(content)
+    for _ in range(2):
+        assert Journal(tmp_path).once("a", lambda: steps("a"))["step"] == "a"
+    assert steps.done == ["a", "a"]
+    [said] = caplog.messages
+    assert said.startswith(f"{tmp_path}/a.json cannot be read (") and said.endswith("): what it held is computed anew.")
+
+
 def in_child_process(work) -> int:
     """The signal that ended it, 0 for none."""
     child = os.fork()

@@ -1,5 +1,6 @@
 import copy
 import shutil
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 
@@ -170,6 +171,72 @@ def test_what_was_removed_is_crafted_again_also_where_an_audit_was_killed(counti
     shutil.rmtree(folder)
     crafted_once(attack, encoder, images, LABELS, cache=tmp_path)
     assert counting_attack.calls == 3
+
+
+def other_eps(found):
+    return replace(found, eps=0.2)
+
+
+def other_attack(found):
+    return replace(found, attack="pgd")
+
+
+def nothing(found):
+    return replace(found, delta=torch.zeros_like(found.delta))
+
+
+def other_size(found):
+    return replace(found, delta=torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize("change", [other_eps, other_attack, nothing, other_size])
+def test_a_perturbation_that_somebody_put_into_the_cache_is_not_believed(
+    counting_attack, encoder, images, change, tmp_path, caplog
+):
+    attack = partial(counting_attack, eps=0.1)
+    first = crafted_once(attack, encoder, images, LABELS, cache=tmp_path)
+    [folder] = tmp_path.iterdir()
+    change(first).save_pretrained(folder)
+    for _ in range(2):
+        again = crafted_once(attack, encoder, images, LABELS, cache=tmp_path)
+        assert torch.equal(again.delta, first.delta)
+        assert again.provenance == first.provenance
+    assert counting_attack.calls == 2
+    assert f"{folder} is not used, it is crafted anew: it is not the one that was kept there." in caplog.text
+
+
+def test_a_perturbation_of_other_settings_in_its_place_is_not_believed(counting_attack, encoder, images, tmp_path):
+    for seed in (0, 1):
+        crafted_once(partial(counting_attack, eps=0.1, seed=seed), encoder, images, LABELS, cache=tmp_path)
+    one, other = tmp_path.iterdir()
+    shutil.copy(one / "perturbation.safetensors", other)
+    found = [
+        crafted_once(partial(counting_attack, eps=0.1, seed=seed), encoder, images, LABELS, cache=tmp_path).seed
+        for seed in (0, 1)
+    ]
+    assert found == [0, 1]
+    assert counting_attack.calls == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, None])
+def test_a_file_that_was_cut_off_is_crafted_anew(counting_attack, encoder, images, content, tmp_path, caplog):
+    attack = partial(counting_attack, eps=0.1)
+    first = crafted_once(attack, encoder, images, LABELS, cache=tmp_path)
+    [path] = tmp_path.glob("*/*")
+    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    again = crafted_once(attack, encoder, images, LABELS, cache=tmp_path)
+    assert torch.equal(again.delta, first.delta)
+    assert counting_attack.calls == 2
+    assert "is not used, it is crafted anew: " in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_to_is_done_without(counting_attack, encoder, images, tmp_path, caplog):
+    (tmp_path / "file").write_text("mine")
+    attack = partial(counting_attack, eps=0.1)
+    found = crafted_once(attack, encoder, images, LABELS, cache=tmp_path / "file/cache")
+    assert torch.equal(found.delta, attack(encoder, images, LABELS).delta)
+    assert f"counting-attack cannot be kept in {tmp_path}/file/cache for the next time: [Errno 20]" in caplog.text
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_two_audits_may_craft_the_same_at_the_same_time(counting_attack, encoder, images, tmp_path):
