@@ -53,7 +53,7 @@ LONGEST_WAIT = 300  # seconds, the window in which the Hub counts requests
 LONGEST_SILENCE = 300  # seconds
 
 
-class StrangeAnswer(ConnectionError):
+class StrangeAnswerError(ConnectionError):
     """An answer of the Hub that its client cannot read."""
 
 
@@ -267,12 +267,12 @@ def answers_as_expected() -> Iterator[None]:
     """Takes what the client stumbles over, who reads answers of the Hub without a look at what they are, for its fault.
 
     Raises:
-        StrangeAnswer: says what the client missed.
+        StrangeAnswerError: says what the client missed.
     """
     try:
         yield
     except (AttributeError, LookupError, TypeError) as error:
-        raise StrangeAnswer(f"its answer is not what was expected, {type(error).__name__}: {error}") from error
+        raise StrangeAnswerError(f"its answer is not what was expected, {type(error).__name__}: {error}") from error
 
 
 def why_not_loaded(

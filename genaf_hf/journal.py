@@ -45,7 +45,7 @@ class Journal:
 
 
 def read_step(path: Path) -> dict | None:
-    """What was written down of a step; None where the file cannot be read, as one that a crash of the machine cut off."""
+    """What was written down of a step; None where its file cannot be read, as one that was cut off by a crash."""
     try:
         found = json.loads(path.read_text())
         return {"result": found["result"]}
