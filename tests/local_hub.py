@@ -10,6 +10,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 import threading
 import time
@@ -19,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import yaml
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 LONGEST_PAGE = 1000  # models or datasets of a listing
 LFS_SUFFIXES = (".bin", ".parquet", ".png", ".pt", ".safetensors")
@@ -259,8 +261,101 @@ def sha256(content: bytes) -> str:
 @cache
 def front_matter(card: bytes) -> dict:
     """A card's metadata as JSON holds it."""
-    _, metadata, *_ = [*card.decode().split("---\n", 2), "", ""]
-    return json.loads(json.dumps(yaml.safe_load(metadata) or {}, default=str))
+    return json.loads(json.dumps(yaml.safe_load(metadata_of(card.decode())) or {}, default=str))
+
+
+def metadata_of(card: str) -> str:
+    """The YAML at the beginning."""
+    found = REGEX_YAML_BLOCK.search(card)
+    return found[2] if found else ""
+
+
+# ---- what the Hub refuses in the metadata of a card ----
+
+LICENSES = {
+    *("apache-2.0", "mit", "openrail", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "gpl-3.0", "llama3", "gemma"),
+    *("other", "unknown"),
+}
+HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+DATASET_TYPE = re.compile(r"(?:[\w-]+/)?[\w.-]+", re.ASCII)
+LANGUAGE = re.compile("[a-z]{2,3}|code|multilingual")
+
+
+class Yaml12Loader(yaml.SafeLoader):
+    """As the Hub reads a card: 1e-4 is a number."""
+
+
+Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(?:\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def card_errors(card: str, kind: str) -> list[str]:
+    """What the Hub refuses in a card's metadata; of a dataset's, not all that it would."""
+    try:
+        metadata = yaml.load(metadata_of(card), Yaml12Loader) or {}
+    except yaml.YAMLError as error:
+        return [f"YAML Metadata Error: {error}"]
+    if not isinstance(metadata, dict):
+        return ["Metadata must be an object"]
+    errors = []
+    for name, allowed in (("license", LICENSES.__contains__), ("language", LANGUAGE.fullmatch)):
+        found = metadata.get(name, [])
+        if not all(isinstance(each, str) and allowed(each) for each in as_list(found)):
+            errors.append(f'"{name}" with value "{found}" is not valid')
+    for name in ("library_name", "pipeline_tag", "license_name", "license_link"):
+        if name in metadata and not is_word(metadata[name]):
+            errors.append(f'"{name}" must be a string')
+    for name in ("tags", "datasets", "metrics"):
+        found = metadata.get(name, [])
+        if not isinstance(found, list) or not all(map(is_word, found)):
+            errors.append(f'"{name}" must be an array of strings')
+    for name in ("datasets", "base_model") if kind == "models" else ():
+        found = as_list(metadata.get(name, []))
+        if not all(is_word(each) and HUB_ID.fullmatch(each) for each in found):
+            errors.append(f'"{name}" with value "{found}" is not valid')
+    return errors + (index_errors(metadata["model-index"]) if "model-index" in metadata else [])
+
+
+def index_errors(index) -> list[str]:
+    """What the Hub refuses in a `model-index`."""
+    if not isinstance(index, list):
+        return ['"model-index" must be an array']
+    errors = []
+    for model in index:
+        if not is_word(model.get("name")):
+            errors.append('"model-index[0].name" must be a string')
+        for result in model.get("results", ["missing"]):
+            if not isinstance(result, dict) or not {"task", "dataset", "metrics"} <= result.keys():
+                errors.append('"model-index[0].results" must have a task, a dataset and metrics')
+                continue
+            dataset = result["dataset"]
+            if not is_word(result["task"].get("type")):
+                errors.append('"task.type" must be a string')
+            if not is_word(dataset.get("type")) or not DATASET_TYPE.fullmatch(dataset["type"]):
+                errors.append(f'"dataset.type" with value "{dataset.get("type")}" fails to match the required pattern')
+            if not is_word(dataset.get("name")):
+                errors.append('"dataset.name" must be a string')
+            errors += [
+                f'"dataset.{name}" must be a string'
+                for name in ("config", "split", "revision")
+                if name in dataset and not is_word(dataset[name])
+            ]
+            for metric in result["metrics"]:
+                if not is_word(metric.get("type")) or not is_word(metric.get("name", "unnamed")):
+                    errors.append('"metrics.type" must be a string')
+                value = metric.get("value")
+                if value is None or (isinstance(value, float) and not math.isfinite(value)):
+                    errors.append(f'"metrics.value" with value "{value}" is not valid')
+    return errors
+
+
+def is_word(value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 # ---- users and repositories ----
@@ -374,8 +469,10 @@ def resolve(request: Request, kind: str, repo_id: str, revision: str, path: str)
 
 
 @on("POST", "/api/validate-yaml")
-def validate_card(request: Request) -> dict:
-    return {"errors": [], "warnings": []}
+def validate_card(request: Request) -> Reply:
+    content = request.json()
+    errors = [{"message": each} for each in card_errors(content["content"], f"{content['repoType']}s")]
+    return Reply(json.dumps({"errors": errors, "warnings": []}).encode(), 400 if errors else 200)
 
 
 @on("POST", "/api/KIND/ID/preupload/REV")
@@ -426,6 +523,8 @@ def commit(request: Request, kind: str, repo_id: str, branch: str) -> dict:
             files = {path: content for path, content in files.items() if not path.startswith(value["path"])}
         if key in ("file", "lfsFile"):
             content = base64.b64decode(value["content"]) if key == "file" else request.hub.lfs[value["oid"]]
+            if value["path"] == "README.md" and (errors := card_errors(content.decode(), kind)):
+                raise Refusal(400, message=errors[0])
             files[value["path"]] = content
             request.hub.uploads.append((f"{kind}/{repo_id}/{value['path']}", content))
     number = 1 + sum(name.startswith("refs/pr/") for name in repository.branches)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from cards import ENCODER, IMAGES, L4A, PGD, make_record, make_report
 from conftest import CLASSES
 from huggingface_hub import EvalResult, ModelCard
+from local_hub import card_errors
 from markdown_it import MarkdownIt
 from transformers import HfArgumentParser
 
@@ -315,6 +315,41 @@ def test_metadata_names_only_what_is_on_the_hub_and_only_a_known_license():
     assert card_of("hardened", measurements=nothing).data.eval_results == []
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("images without a name", "images-without-a-name"),
+        ("my photos (2024)", "my-photos-2024"),
+        ("uoft-cs/cifar10", "uoft-cs/cifar10"),
+        ("somewhere/below/photos", "somewhere-below-photos"),
+        ("\N{CJK UNIFIED IDEOGRAPH-5199}", "images"),
+        ("1e-4", "1e-4"),
+        ("0o17", "0o17"),
+    ],
+)
+def test_the_hub_takes_the_metadata_whatever_things_are_called(name, kind):
+    report = make_report(dataset={"name": name, "config": name, "split": name, "revision": None, "count": 10})
+    card = model_card(report, make_record(), model_name=name)
+    assert card_errors(str(card), "models") == []
+    found = {(each.dataset_type, each.dataset_name, each.dataset_split) for each in card.data.eval_results}
+    assert found == {(kind, name, name)}
+
+
+@pytest.mark.parametrize(
+    ("given", "known"), [("MIT", "mit"), ("cc-by-4.0", "cc-by-4.0"), ("Apache 2.0", None), ("banana", None)]
+)
+def test_a_license_that_the_hub_has_no_identifier_for_stands_in_the_text_alone(given, known):
+    card = card_of(record=make_record(base_model={"name": "someone/encoder", "revision": ENCODER, "license": given}))
+    assert card.data.license == known
+    assert f"license: {plain(given)}." in card.text
+    assert card_errors(str(card), "models") == []
+
+
+def test_a_folder_is_no_base_model_though_its_cache_names_a_commit():
+    card = card_of(record=make_record(base_model={"name": "my encoder", "revision": ENCODER, "license": None}))
+    assert card.data.base_model is None
+
+
 def test_the_same_report_gives_the_same_card():
     given = {"record": make_record(), "pictures": list(PICTURES)}
     assert str(card_of(**given)) == str(card_of(**given))
@@ -383,12 +418,11 @@ def test_foreign_text_is_no_markup(name, tmp_path):
     card.save(tmp_path / "README.md")
     loaded = ModelCard.load(tmp_path / "README.md")
     assert loaded.text == card.text
-    assert (loaded.data.base_model, loaded.data.datasets, loaded.data.license) == (name, [name], name)
+    assert (loaded.data.base_model, loaded.data.datasets, loaded.data.license) == (None, None, None)
     assert loaded.data.model_name == name
     assert [each.dataset_name for each in loaded.data.eval_results] == [name] * 4
     assert loaded.data.eval_results[1].metric_args["surrogate"] == name
-    front = (tmp_path / "README.md").read_text(encoding="utf-8").split("\n---\n")[0]
-    assert yaml.safe_load(front.removeprefix("---\n"))["license"] == name
+    assert card_errors((tmp_path / "README.md").read_text(encoding="utf-8"), "models") == []
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
+from genaf_hf.cards.hub_metadata import dataset_type, dump
 from genaf_hf.errors import UserError
 from genaf_hf.report import CLEAN, Measurement, RobustnessReport, eps_text
 
@@ -36,11 +37,11 @@ def eval_results(report: RobustnessReport, model: str, *, report_path: str = REP
     return [
         EvalResult(
             task_type=TASK,
-            dataset_type=dataset_name(report),
+            dataset_type=dataset_type(dataset_name(report)),
             dataset_name=dataset_name(report),
-            dataset_config=dataset.get("config"),
-            dataset_split=dataset.get("split"),
-            dataset_revision=dataset.get("revision"),
+            dataset_config=dataset.get("config") or None,
+            dataset_split=dataset.get("split") or None,
+            dataset_revision=dataset.get("revision") or None,
             metric_type=CLEAN_METRIC if each.attack == CLEAN else ROBUST_METRIC,
             metric_name="clean accuracy" if each.attack == CLEAN else f"robust accuracy under {each.attack}",
             metric_value=round(each.accuracy.value, 6),
@@ -143,4 +144,4 @@ def benchmark_yaml(results: Sequence[EvalResult], existing: str = "") -> str:
         "units of pixels in [0, 1].",
         "evaluation_framework": "genaf_hf",
     }
-    return yaml.safe_dump({**about, **known, "tasks": tasks}, sort_keys=False, allow_unicode=True)
+    return dump({**about, **known, "tasks": tasks})

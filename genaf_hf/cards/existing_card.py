@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from genaf_hf.cards.hub_metadata import dump
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.provenance import public_name
 
@@ -168,7 +169,3 @@ def end_of_lines(card: str, begin: int, end: int) -> int:
     while not lines[-1].strip() or lines[-1].lstrip().startswith("#"):
         end -= len(lines.pop())
     return end
-
-
-def dump(values: Mapping) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

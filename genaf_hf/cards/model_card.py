@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from genaf_hf.cards.citations import CITATIONS, GEN_AF
 from genaf_hf.cards.eval_results import REPORT_FILE, dataset_name, eval_results
+from genaf_hf.cards.hub_metadata import Card, CardData, is_hub_id, known_license
 from genaf_hf.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
 from genaf_hf.training_record import TrainingRecord, balance_table
 
@@ -53,7 +54,7 @@ def model_card(
         pictures: names, out of `PICTURES`, of those that lie beside the card.
     """
     content = render("model_card.md", report, record, model_name=model_name, pictures=pictures)
-    return ModelCard(f"---\n{metadata(report, record, model_name).to_yaml()}\n---\n\n{content}\n")
+    return Card(f"---\n{metadata(report, record, model_name).to_yaml()}\n---\n\n{content}\n")
 
 
 def findings(report: RobustnessReport, *, model_name: str, pictures: Sequence[str] = (), folder: str) -> str:
@@ -75,13 +76,16 @@ def pictures_in(folder: Path) -> list[str]:
 
 def metadata(
     report: RobustnessReport, record: TrainingRecord | None, model_name: str, *, report_path: str = REPORT_FILE
-) -> ModelCardData:
-    """What the Hub reads of a card; a base model and a dataset are named where they are on the Hub."""
+) -> CardData:
+    """What the Hub reads of a card; a base model and a dataset are named where they are on the Hub.
+
+    What the Hub would refuse is left out, such as a license that it has no identifier for; the card's text says it.
+    """
     base = {} if record is None else record.base_model
-    return ModelCardData(
-        base_model=base["name"] if base.get("revision") else None,
-        datasets=[dataset_name(report)] if report.dataset.get("revision") else None,
-        license=base.get("license"),
+    return CardData(
+        base_model=base["name"] if base.get("revision") and is_hub_id(base["name"]) else None,
+        datasets=[name] if report.dataset.get("revision") and is_hub_id(name := dataset_name(report)) else None,
+        license=known_license(base.get("license")),
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=list(TAGS if is_hardened(record) else TAGS[1:]),

@@ -175,7 +175,7 @@ def to_entry(info: ModelInfo, result: EvalResult) -> Entry:
         last_modified=info.last_modified.isoformat() if info.last_modified else "",
         base_model=base_model(info),
         model_class=text(known.get("model_class")),
-        dataset=text(result.dataset_type),
+        dataset=text(result.dataset_name),
         config=text(result.dataset_config),
         split=text(result.dataset_split),
         revision=text(result.dataset_revision),
