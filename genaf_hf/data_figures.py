@@ -9,6 +9,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from genaf_hf.data import to_rgb
+from genaf_hf.names import shortened
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -16,7 +17,6 @@ import matplotlib.pyplot as plt
 CLASSES, PER_CLASS = 10, 8
 TILE, GAP = 96, 6  # pixels
 DPI = 120
-LONGEST_NAME = 24
 
 
 def draw_samples(train: Dataset, path: str | Path) -> None:
@@ -49,7 +49,3 @@ def draw_samples(train: Dataset, path: str | Path) -> None:
     axes.set_title(f"training images of {len(shown)} of {len(names)} classes", fontsize=10)
     figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
-
-
-def shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.names import shortened
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.report import ADAPTIVE, Rate, RobustnessReport
 
@@ -52,14 +53,15 @@ def draw_overview(
         show_image(axes[0][column], images[column])
         show_image(axes[1][column], amplified)
         show_image(axes[2][column], attacked[column])
-        axes[0][column].set_title(class_names[labels[column]], fontsize=10, parse_math=False)
+        axes[0][column].set_title(shortened(class_names[labels[column]]), fontsize=10, parse_math=False)
     for row, text in enumerate(("image", f"perturbation\n(eps {perturbation.eps:.3g}, amplified)", "attacked")):
         axes[row][0].set_ylabel(text, fontsize=9)
     for line, (name, model) in enumerate(models.items()):
         predicted = predictions(model, attacked)
         for column in range(columns):
             color = RIGHT if predicted[column] == labels[column] else WRONG
-            text = f"{name}: {class_names[predicted[column]]}" if column == 0 else class_names[predicted[column]]
+            said = shortened(class_names[predicted[column]])
+            text = f"{name}: {said}" if column == 0 else said
             axes[2][column].text(
                 0.5 if column else 1.0, -0.12 - 0.17 * line, text, color=color, fontsize=9,
                 ha="center" if column else "right", va="top", transform=axes[2][column].transAxes, parse_math=False,
@@ -210,5 +212,5 @@ def caption_row(axes: Sequence, model: PixelModel, images: Tensor, labels: Tenso
         confidences, predicted = model(images).softmax(1).max(1)
     for place, confidence, prediction, label in zip(axes, confidences, predicted, labels, strict=True):
         color = RIGHT if prediction == label else WRONG
-        text = f"{class_names[prediction]} ({confidence:.0%})"
+        text = f"{shortened(class_names[prediction])} ({confidence:.0%})"
         place.set_xlabel(text, color=color, fontsize=9, parse_math=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from genaf_hf.errors import UserError
+from genaf_hf.names import WRITTEN_LETTERS, shortened
 from genaf_hf.provenance import public_name
 from genaf_hf.report import markdown
 
@@ -81,7 +82,8 @@ def balance_table(data: Mapping, text: Callable[[str], str] = str) -> str:
     for split, counts in data["class_counts"].items():
         extremes = [(names[counts.index(count)], count) for count in (min(counts), max(counts))]
         present = sum(count > 0 for count in counts)
-        rows.append([text(split), str(sum(counts)), str(present), *(f"{text(name)} ({n})" for name, n in extremes)])
+        shown = [f"{text(shortened(name, WRITTEN_LETTERS))} ({count})" for name, count in extremes]
+        rows.append([text(split), str(sum(counts)), str(present), *shown])
     return markdown(rows)
 
 

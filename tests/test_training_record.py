@@ -3,16 +3,20 @@ import shlex
 
 import numpy as np
 import pytest
+import torch
 from cards import make_record, make_report
+from conftest import SIDE
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainingArguments
 
-from genaf_hf import GenAFConfig
+from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
+from genaf_hf.cards.model_card import model_card
 from genaf_hf.command_line import parse_arguments, reproducing_command
 from genaf_hf.data_figures import TILE, draw_samples
+from genaf_hf.figures import draw_gallery, draw_overview
 from genaf_hf.hardening import HardeningArguments, described
 from genaf_hf.results import write_results
 from genaf_hf.training_figures import draw_layers, draw_training
@@ -225,6 +229,24 @@ def test_each_class_has_a_row_of_samples(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "samples.png").convert("RGB"))
     for label, shown in ((0, 8), (2, 3)):
         assert (pixels == 20 * label).all(2).sum() == pytest.approx(shown * TILE**2, rel=0.03)
+
+
+def test_a_name_of_any_length_leaves_room_in_pictures_and_tables(vit, tmp_path):
+    names, endless = ["a" * 2**20, "b\n\0c", "d"], "a" * 2**20
+    pixel_model = PixelModel(*vit)
+    images, labels = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
+    perturbation = UniversalPerturbation(torch.zeros(3, SIDE, SIDE), eps=0.1, attack="l4a")
+    report, models = make_report(), dict.fromkeys(make_report().models, pixel_model)
+    draw_overview(report, models, images, labels, names, perturbation, tmp_path / "overview.png")
+    draw_gallery(pixel_model, images, labels, names, {}, tmp_path / "gallery.png")
+    draw_samples(samples([4, 4, 4], names), tmp_path / "samples.png")
+    assert max(size_of(tmp_path / f"{name}.png")[0] for name in ("overview", "gallery", "samples")) < 3000
+    table = balance_table({"class_names": names, "class_counts": {"train": [3, 2, 1]}})
+    assert len(table) < 1000
+    assert f"{endless[:97]}... (3)" in table
+    record = make_record(data={**make_record().data, "class_names": names})
+    card = str(model_card(make_report(), record, model_name="someone/model"))
+    assert len(card) < 30_000
 
 
 def test_of_many_classes_ten_are_shown(tmp_path):

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from genaf_hf.cards.citations import CITATIONS, GEN_AF
 from genaf_hf.cards.eval_results import REPORT_FILE, dataset_name, eval_results
 from genaf_hf.cards.hub_metadata import Card, CardData, is_hub_id, known_license
+from genaf_hf.names import WRITTEN_LETTERS, shortened
 from genaf_hf.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
 from genaf_hf.training_record import TrainingRecord, balance_table
 
@@ -147,6 +148,7 @@ def template_environment() -> Environment:
     environment.tests |= {"patch": is_patch}
     environment.filters |= {
         "plain": plain,
+        "shortened": partial(shortened, longest=WRITTEN_LETTERS),
         "balance_table": partial(balance_table, text=plain),
         "eps": eps_text,
         "python": python,

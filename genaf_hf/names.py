@@ -1,0 +1,18 @@
+"""Names of other people's classes and files, as sentences, tables and pictures hold them."""
+
+from collections.abc import Sequence
+
+SHOWN_LETTERS, WRITTEN_LETTERS = 24, 100  # of a name in a picture and in a text
+NAMED_AT_ONCE = 5
+
+
+def shortened(name: str, longest: int = SHOWN_LETTERS) -> str:
+    """A name of one line, and of a length that leaves room for the rest."""
+    cut = name if len(name) <= longest else f"{name[: longest - 3]}..."
+    return "".join(letter if letter.isprintable() else " " for letter in cut)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few of many names, in quotation marks, and how many others there are."""
+    said = ", ".join(f'"{shortened(name, WRITTEN_LETTERS)}"' for name in names[:NAMED_AT_ONCE])
+    return f"{said} and {len(names) - NAMED_AT_ONCE} more" if len(names) > NAMED_AT_ONCE else said
