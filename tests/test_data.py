@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import CLASSES, colored_images
@@ -246,9 +247,46 @@ def test_a_label_outside_the_classes_is_refused(saved, label):
         load_images(saved(train=train))
 
 
-def test_missing_plain_labels_are_refused(saved):
-    with pytest.raises(ValueError, match="no label"):
-        load_images(saved(train=with_labels(["a", "b"] * 10 + [None])))
+@pytest.mark.parametrize("missing", [None, "", " ", "nan", "NaN", "<NA>", "NaT"])
+def test_missing_plain_labels_are_refused(saved, missing):
+    with pytest.raises(ValueError, match=r"no label \(1 of them\)"):
+        load_images(saved(train=with_labels(["a", "b"] * 10 + [missing])))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_labels_that_are_no_number_are_missing(saved, count):
+    train = with_labels([0.0, 1.0] * 10 + [float("nan")] * count, Value("float64"))
+    with pytest.raises(ValueError, match=rf"no label \({count} of them\)"):
+        load_images(saved(train=train, test=with_labels([0.0, 1.0], Value("float64"))))
+
+
+def test_a_class_that_stands_for_no_label_is_refused_where_it_has_images(saved):
+    names = ClassLabel(names=["a", "b", "nan"])
+    with pytest.raises(ValueError, match='2 images of the class "nan", as if they had no label'):
+        load_images(saved(train=with_labels([0, 1] * 20 + [2] * 2, names)))
+    assert len(load_images(saved(train=with_labels([0, 1] * 20, names)))["train"]) > 0
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [
+        ("cafe\u0301", "caf\u00e9"),
+        ("cat", "cat "),
+        ("cat", "cat\u200b"),
+        ("big cat", "big\u00a0cat"),
+        ("cat", "\u0441\u0430t"),
+    ],
+)
+def test_classes_that_look_the_same_are_refused(saved, alike):
+    with pytest.raises(ValueError, match="look the same") as refusal:
+        load_images(saved(train=with_labels([*alike, "dog"] * 10)))
+    assert all(ascii(name) in str(refusal.value) for name in alike)
+
+
+@pytest.mark.parametrize("alike", [("cat", "Cat"), ("big cat", "big_cat"), ("file", "\ufb01le")])
+def test_classes_that_differ_by_little_are_told(saved, alike, caplog):
+    assert len(load_images(saved(train=with_labels([*alike, "dog"] * 20)))["train"].features["label"].names) == 3
+    assert "differ by little: if they are one, give it one name" in caplog.text
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -349,9 +387,9 @@ def test_too_few_images_to_hold_any_out_are_refused(saved, dataset):
         load_images(saved(train=dataset["train"].select(range(9))))
 
 
-def test_a_class_of_one_image_cannot_be_held_out(saved):
+def test_a_class_of_one_image_that_cannot_be_held_out_is_named(saved):
     train = with_labels([0, 1] * 20 + [2], ClassLabel(names=CLASSES))
-    with pytest.raises(ValueError, match="41 images of 3 classes are too few"):
+    with pytest.raises(ValueError, match='class "blue" there is a single image, too few to hold a test split out of'):
         load_images(saved(train=train))
 
 
@@ -499,6 +537,87 @@ def test_a_turned_photograph_is_upright_as_datasets_shows_it(tmp_path):
     assert (8, 4) in {picture.size for picture in shown["image"]}
     for picture, file in zip(shown["image"], encoded["image"], strict=True):
         assert to_rgb(file).tobytes() == picture.tobytes()
+
+
+def encoded(picture: PILImage.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_the_usual_formats_are_decoded(kind):
+    given = {"bytes": encoded(PILImage.new("RGB", (6, 8), (200, 200, 200)), kind), "path": None}
+    assert to_rgb(given).getpixel((3, 3)) == pytest.approx((200,) * 3, abs=3)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "PPM", "TGA", "ICO"])
+def test_no_other_format_is_tried(kind):
+    content = encoded(PILImage.new("RGB", (16, 16)), kind)
+    with pytest.raises(ValueError, match="none of JPEG, PNG, WEBP, GIF, BMP, TIFF"):
+        to_rgb({"bytes": content, "path": None})
+
+
+@pytest.mark.parametrize(("size", "words"), [((10000, 9000), "90000000 pixels"), ((1, 201), "1 x 201 pixels")])
+def test_sizes_out_of_bounds_are_refused_before_anything_is_decoded(size, words):
+    with pytest.raises(ValueError, match=words):
+        to_rgb({"bytes": encoded(PILImage.new("1", size), "PNG"), "path": None})
+
+
+def test_an_image_without_bytes_and_path_is_missing():
+    with pytest.raises(ValueError, match="it is missing"):
+        to_rgb({"bytes": None, "path": None})
+
+
+# ---- what strangers made ----
+
+
+@pytest.fixture
+def private(tmp_path) -> Path:
+    """A picture of the reader's that lies in none of the datasets."""
+    (tmp_path / "private").mkdir()
+    PILImage.new("RGB", (8, 8), (200, 200, 200)).save(tmp_path / "private" / "secret.png")
+    return tmp_path / "private" / "secret.png"
+
+
+def naming(file: Path) -> Dataset:
+    """Images of which every fourth is the path of a file."""
+    images = [{"bytes": None, "path": str(file)} if i % 4 == 0 else each for i, each in enumerate(whole_images(40))]
+    features = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b"])})
+    return Dataset.from_dict({"image": images, "label": [i % 2 for i in range(40)]}, features=features)
+
+
+def whole_images(count: int) -> list[dict]:
+    return colored_images(count, 4).cast_column("image", Image(decode=False))["image"][:]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_cannot_name_files_of_its_reader(tmp_path, private, streaming):
+    (tmp_path / "data").mkdir()
+    pq.write_table(naming(private).data.table, tmp_path / "data" / "train.parquet")
+    limits = {"max_train_samples": 20, "max_eval_samples": 5} if streaming else {}
+    with pytest.raises(ValueError, match=f"names the file {private}, which is not its own") as refusal:
+        load_images(str(tmp_path / "data"), streaming=streaming, **limits)
+    assert_one_sentence(refusal)
+    with pytest.raises(ValueError, match=f"names the file {private}, which is not its own"):
+        load_unlabelled_images(str(tmp_path / "data"))
+
+
+def test_a_description_cannot_take_data_from_elsewhere(tmp_path, private):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: {private.parent}/*.png\n---\n"
+    )
+    with pytest.raises(ValueError, match=f"names the file {private}, which is not its own"):
+        load_images(str(tmp_path / "data"))
+
+
+def test_a_loading_script_is_refused_and_not_run(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "data.py").write_text("raise SystemExit\n")
+    with pytest.raises(ValueError, match='data" cannot be loaded: ') as refusal:
+        load_images(str(tmp_path / "data"))
+    assert_one_sentence(refusal)
 
 
 # ---- subsets and pixel values ----

@@ -190,6 +190,20 @@ def test_nothing_is_known_of_a_folder_of_that_name(tmp_path, monkeypatch):
     assert known_dataset("uoft-cs/cifar10") == known_dataset("someone/colours") == NOTHING_KNOWN
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("imagenet-1k", "ILSVRC/imagenet-1k"),
+        ("ilsvrc/ImageNet-1K", "ILSVRC/imagenet-1k"),
+        ("cifar10", "uoft-cs/cifar10"),
+        ("svhn", "ufldl-stanford/svhn"),
+        ("Maysee/tiny-imagenet", "zh-plus/tiny-imagenet"),
+    ],
+)
+def test_names_that_the_hub_redirects_are_known_too(name, known):
+    assert known_dataset(name) == KNOWN_DATASETS[known]
+
+
 def test_traffic_signs_are_the_43_of_the_benchmark():
     assert len(set(TRAFFIC_SIGNS)) == 43
     assert [TRAFFIC_SIGNS[i] for i in (0, 12, 14, 17, 40)] == [

@@ -8,7 +8,8 @@ from PIL import Image as PILImage
 from tqdm import tqdm
 
 from genaf_hf.data.known_datasets import known_dataset
-from genaf_hf.data.labels import check_labels, with_class_labels
+from genaf_hf.data.labels import check_class_names, check_labels, with_class_labels
+from genaf_hf.data.own_files import check_image_files
 from genaf_hf.data.pixel_values import to_rgb
 from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
@@ -82,12 +83,24 @@ def load_images(
 
     if cache is None:
         chosen = with_columns(chosen, {"image": image_column, "label": label_column})
+        for role, dataset in chosen.items():
+            check_image_files(dataset, name_or_path, where[role])
     else:
         with in_one_sentence(name_or_path, **hub):
-            chosen = draw_splits(chosen, limits, image_column, label_column, seed=seed, cache=cache, token=token)
+            chosen = draw_splits(
+                chosen,
+                limits,
+                image_column,
+                label_column,
+                name_or_path=name_or_path,
+                seed=seed,
+                cache=cache,
+                token=token,
+            )
     for role, dataset in chosen.items():
         check_not_empty(dataset, role, where[role])
     chosen = with_class_labels(chosen, known.class_names if label_column == known.label_column else None)
+    check_class_names(chosen["train"].features["label"].names)
     for role, dataset in chosen.items():
         check_labels(dataset, where[role])
 
@@ -134,6 +147,7 @@ def load_unlabelled_images(
     image_column = choose_column(raw[split], image_column, known.image_column, "image")
     where = f'split "{split}" of "{name_or_path}"'
     images = with_columns({"train": raw[split]}, {"image": image_column})["train"]
+    check_image_files(images, name_or_path, where)
     check_not_empty(images, "train", where)
     drawn = random_subset(images, max_samples, seed)
     check_images_decode(drawn, images, where)

@@ -72,6 +72,19 @@ KNOWN_DATASETS = {
 }
 
 
+# Ids that the Hub redirects.
+OLD_NAMES = {
+    "cifar10": "uoft-cs/cifar10",
+    "imagenet-1k": "ILSVRC/imagenet-1k",
+    "maysee/tiny-imagenet": "zh-plus/tiny-imagenet",
+    "svhn": "ufldl-stanford/svhn",
+}
+
+
 def known_dataset(name_or_path: str) -> KnownDataset:
-    """What is known of a dataset by its Hub id; nothing of a local folder."""
-    return NOTHING_KNOWN if Path(name_or_path).exists() else KNOWN_DATASETS.get(name_or_path, NOTHING_KNOWN)
+    """What is known of a dataset by its Hub id, also an older one or in other case; nothing of a local folder."""
+    if Path(name_or_path).exists():
+        return NOTHING_KNOWN
+    name = name_or_path.casefold()
+    name = OLD_NAMES.get(name, name).casefold()
+    return next((known for repo_id, known in KNOWN_DATASETS.items() if repo_id.casefold() == name), NOTHING_KNOWN)

@@ -1,11 +1,20 @@
 """Class labels of images, with names, and checked."""
 
+import logging
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from genaf_hf.errors import UserError
+from genaf_hf.names import WRITTEN_LETTERS, some_of
+
+logger = logging.getLogger(__name__)
+
+NO_LABEL = ("", "nan", "NaN", "<NA>", "NaT")
+# Cyrillic and Greek letters that are drawn as Latin ones.
+LATIN = str.maketrans("аеорсухіјѕАВЕКМНОРСТХІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "aeopcyxijsABEKMHOPCTXIJSABEZHIKMNOPTYXo")  # noqa: RUF001
 
 
 def with_class_labels(splits: DatasetDict, class_names: Sequence[str] | None = None) -> DatasetDict:
@@ -24,8 +33,8 @@ def with_class_labels(splits: DatasetDict, class_names: Sequence[str] | None = N
     if not isinstance(feature, Value):
         raise UserError(f"The label column holds {feature}, expected one class per image.")
     values = {role: dataset["label"][:] for role, dataset in splits.items()}
-    if any(value is None for column in values.values() for value in column):
-        raise UserError("Some images have no label; expected one class per image.")
+    if missing := sum(is_missing(value) for column in values.values() for value in column):
+        raise UserError(f"Some images have no label ({missing} of them); expected one class per image.")
     if class_names is not None and "int" in feature.dtype:
         return splits.cast_column("label", ClassLabel(names=list(class_names)))
     names = sorted({value for column in values.values() for value in column})
@@ -41,6 +50,44 @@ def with_class_labels(splits: DatasetDict, class_names: Sequence[str] | None = N
     )
 
 
+def is_missing(label: object) -> bool:
+    """Whether a plain label says that there is none: as None, NaN, or what pandas and CSV files write for them."""
+    return label is None or label != label or (isinstance(label, str) and label.strip() in NO_LABEL)
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuses classes that a reader cannot tell apart, and tells of those that differ by little.
+
+    Raises:
+        UserError: names two of them.
+    """
+    if alike := first_alike(names, as_seen):
+        raise UserError(
+            f"The classes {alike} look the same: give each class one name, or its images are divided between two."
+        )
+    if alike := first_alike(names, as_meant):
+        logger.warning("The classes %s differ by little: if they are one, give it one name.", alike)
+
+
+def first_alike(names: Sequence[str], seen: Callable[[str], str]) -> str | None:
+    """Two names that are seen as one, in ASCII; None where there are none."""
+    known = {}
+    for name in names:
+        if (other := known.setdefault(seen(name), name)) != name:
+            return " and ".join(ascii(each)[:WRITTEN_LETTERS] for each in (other, name))
+    return None
+
+
+def as_seen(name: str) -> str:
+    """A name without what is not seen: how Unicode composes its letters, spaces, and letters of no width."""
+    composed = unicodedata.normalize("NFC", name.translate(LATIN))
+    return " ".join("".join(letter for letter in composed if unicodedata.category(letter) != "Cf").split())
+
+
+def as_meant(name: str) -> str:
+    return as_seen(unicodedata.normalize("NFKC", name)).casefold().replace("_", " ").replace("-", " ")
+
+
 def check_labels(dataset: Dataset, where: str) -> None:
     """Refuses labels that no classifier can be trained on.
 
@@ -52,5 +99,10 @@ def check_labels(dataset: Dataset, where: str) -> None:
     outside = sorted(str(label) for label in counts if label is None or not 0 <= label < len(names))
     if outside:
         raise UserError(f"The {where} has labels {', '.join(outside)}, expected 0 to {len(names) - 1}.")
+    if unnamed := [label for label in counts if is_missing(names[label])]:
+        raise UserError(
+            f'The {where} has {counts[unnamed[0]]} images of the class "{names[unnamed[0]]}", as if they had no label: '
+            "leave them out, or give the class a name."
+        )
     if len(counts) < 2:
-        raise UserError(f'The {where} has the one class "{names[next(iter(counts))]}", expected at least two.')
+        raise UserError(f"The {where} has the one class {some_of([names[next(iter(counts))]])}, expected at least two.")

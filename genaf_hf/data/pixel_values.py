@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 2 * 2**30
 DECODED_AT_ONCE = 256
+# Decoders of other formats are rarely tried by hostile files, and that of PostScript starts a program.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+LARGEST_IMAGE = PILImage.MAX_IMAGE_PIXELS  # of pixels, where Pillow begins to warn
+LONGEST_SIDE = 200  # times the other one: processors that resize the shorter side make an image as many times larger
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -23,18 +27,39 @@ def to_rgb(image) -> PILImage.Image:
     """An 8-bit RGB image, upright, from encoded bytes, a file or a PIL image; other 8-bit modes are converted.
 
     Raises:
-        UserError: for other pixels than 8-bit ones.
-        OSError: when the file is broken.
+        UserError: for other pixels than 8-bit ones, too many of them, and other formats than `FORMATS`.
+        OSError: when the file is broken; Pillow raises other exceptions too.
     """
-    if image is None:
-        raise UserError("it is missing")
     ours = isinstance(image, dict)
+    if image is None or (ours and image["bytes"] is None and image["path"] is None):
+        raise UserError("it is missing")
     if ours:
-        image = PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
+        image = opened(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
     if image.mode not in EIGHT_BIT_MODES:
         raise UserError(f'its mode is "{image.mode}", expected 8 bits per channel')
     upright = ImageOps.exif_transpose(image, in_place=ours) or image
     return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def opened(file: str | io.BytesIO) -> PILImage.Image:
+    """An image whose pixels are not decoded yet.
+
+    Raises:
+        UserError: for other formats than `FORMATS`, and sizes out of bounds.
+        OSError: when the file is not there.
+    """
+    try:
+        image = PILImage.open(file, formats=FORMATS)
+    except PILImage.UnidentifiedImageError as error:
+        raise UserError(f"it is none of {', '.join(FORMATS)}, or broken") from error
+    if image.width * image.height > LARGEST_IMAGE:
+        raise UserError(f"it has {image.width * image.height} pixels, expected at most {LARGEST_IMAGE}")
+    if max(image.size) > LONGEST_SIDE * min(image.size):
+        raise UserError(
+            f"it has {image.width} x {image.height} pixels, expected sides of which none is over {LONGEST_SIDE} times "
+            "the other"
+        )
+    return image
 
 
 def with_pixel_values(dataset: Dataset, processor) -> torch.utils.data.Dataset:

@@ -4,13 +4,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
-from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
+import yaml
+from datasets import DatasetDict, IterableDatasetDict, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
 from genaf_hf.data.digits import DIGITS, digits
+from genaf_hf.data.own_files import check_data_files
 from genaf_hf.data.streaming import open_stream
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import why_not_loaded
+
+# What `datasets` raises for strangers' files, also for the code in them, which it does not run.
+FOREIGN = (
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, NotImplementedError),
+    *(yaml.YAMLError, DatasetGenerationError, httpx2.HTTPError),
+)
 
 
 def read_dataset(
@@ -35,9 +43,12 @@ def read_dataset(
             return load_from_disk(name_or_path), None
         if (Path(name_or_path) / "state.json").exists():
             return DatasetDict(train=load_from_disk(name_or_path)), None
+        builder = load_dataset_builder(name_or_path, config_name, revision=revision, token=token)
+        check_data_files(builder, name_or_path)
         if streaming:
-            return open_stream(name_or_path, config_name, revision=revision, token=token)
-        return load_dataset(name_or_path, config_name, revision=revision, token=token), None
+            return open_stream(builder)
+        builder.download_and_prepare()
+        return builder.as_dataset(), None
 
 
 @contextmanager
@@ -49,7 +60,9 @@ def in_one_sentence(name_or_path: str, revision: str | None, token: str | bool |
     """
     try:
         yield
-    except (OSError, ValueError, DatasetGenerationError, httpx2.HTTPError) as error:
+    except UserError:
+        raise
+    except FOREIGN as error:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise UserError(
             why_not_loaded(error, "dataset", name_or_path, revision=revision, token=token)

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from genaf_hf.errors import UserError
+from genaf_hf.names import some_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,15 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
             continue
         if not 0 < share < 1:
             raise UserError(f"held_out_share is {share}, expected a share in (0, 1).")
-        rarest = min(Counter(splits["train"]["label"]).values())
-        size = round(share * len(splits["train"]))
-        classes = len(set(splits["train"]["label"]))
-        if rarest < 2 or size < classes or len(splits["train"]) - size < classes:
+        counts = Counter(splits["train"]["label"])
+        size, classes = round(share * len(splits["train"])), len(counts)
+        names = splits["train"].features["label"].names
+        if single := [names[label] for label, count in sorted(counts.items()) if count < 2]:
+            raise UserError(
+                f"Of the class {some_of(single)} there is a single image, too few to hold a {role} split out of: add "
+                f"images, leave the class out, or name a split with --{role}_split."
+            )
+        if size < classes or len(splits["train"]) - size < classes:
             raise UserError(
                 f"{len(splits['train'])} images of {classes} classes are too few to hold a {role} split out of; "
                 f"name one with --{role}_split, or raise --held_out_share from {share}."

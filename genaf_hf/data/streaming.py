@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import (
     Dataset,
+    DatasetBuilder,
     DatasetDict,
     DownloadConfig,
     Features,
@@ -14,11 +15,11 @@ from datasets import (
     IterableDataset,
     IterableDatasetDict,
     NamedSplit,
-    load_dataset_builder,
 )
 from datasets.fingerprint import Hasher
 from datasets.utils.file_utils import xopen
 
+from genaf_hf.data.own_files import check_image_file
 from genaf_hf.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -27,11 +28,8 @@ SHUFFLED_AT_ONCE = 1000
 SHARDS_AT_ONCE = 10
 
 
-def open_stream(
-    name_or_path: str, config_name: str | None, *, revision: str | None, token: str | bool | None
-) -> tuple[IterableDatasetDict, Path]:
+def open_stream(builder: DatasetBuilder) -> tuple[IterableDatasetDict, Path]:
     """All splits as streams, and the folder of the cache, named by their commit on the Hub, for what is drawn."""
-    builder = load_dataset_builder(name_or_path, config_name, revision=revision, token=token)
     downloaded = Path(builder.cache_dir)  # of the whole dataset; "streamed" stands where this has the version
     return builder.as_streaming_dataset(), downloaded.parents[1] / "streamed" / downloaded.name
 
@@ -42,6 +40,7 @@ def draw_splits(
     image_column: str,
     label_column: str,
     *,
+    name_or_path: str,
     seed: int,
     cache: Path,
     token: str | bool | None,
@@ -51,7 +50,7 @@ def draw_splits(
     Args:
         streams: by role.
         limits: images by role, of all roles.
-        image_column, label_column, seed, cache, token: as in `draw`.
+        image_column, label_column, name_or_path, seed, cache, token: as in `draw`.
 
     Raises:
         ValueError, DatasetGenerationError: as `draw`.
@@ -60,7 +59,16 @@ def draw_splits(
     wanted = {**limits, "train": limits["train"] + held_out}
     return DatasetDict(
         {
-            role: draw(stream, wanted[role], image_column, label_column, seed=seed, cache=cache, token=token)
+            role: draw(
+                stream,
+                wanted[role],
+                image_column,
+                label_column,
+                name_or_path=name_or_path,
+                seed=seed,
+                cache=cache,
+                token=token,
+            )
             for role, stream in streams.items()
         }
     )
@@ -72,6 +80,7 @@ def draw(
     image_column: str,
     label_column: str,
     *,
+    name_or_path: str,
     seed: int,
     cache: Path,
     token: str | bool | None = None,
@@ -85,6 +94,7 @@ def draw(
         count: of images.
         image_column: of the images, which are kept as they are encoded.
         label_column: of the labels.
+        name_or_path: of the dataset.
         seed: of the order that the stream is shuffled into.
         cache: folder, as `open_stream` gives it.
         token: for private and gated datasets.
@@ -106,6 +116,7 @@ def draw(
         for example in islice(shuffled, count):
             image = example[image_column]
             if image is not None and image["bytes"] is None:
+                check_image_file(image["path"], name_or_path, stream.info.builder_name, "stream")
                 with xopen(image["path"], "rb", download_config=DownloadConfig(token=token)) as file:
                     image = {**image, "bytes": file.read()}
             yield {"image": image, "label": example[label_column]}
