@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,6 +20,7 @@ from genaf_hf.audit_arguments import AuditArguments, check_arguments
 from genaf_hf.cards.audited_card import check_card, share_findings, write_card
 from genaf_hf.cards.eval_results import REPORT_FILE
 from genaf_hf.cards.existing_card import card_metadata, read_card
+from genaf_hf.class_matching import class_ids
 from genaf_hf.data import commit, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.encoders import load_classifier, load_encoder
 from genaf_hf.errors import UserError, first_line
@@ -184,32 +184,6 @@ def load_data(arguments: AuditArguments, class_names: Sequence[str]) -> DatasetD
 def told(train: Dataset, dataset_name: str) -> str:
     """The attacker's images in words."""
     return f"{len(train)} images of {public_name(dataset_name)}, split {train.split or 'train'}"
-
-
-def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> list[int]:
-    """The model's class id of each of the dataset's, by name.
-
-    Raises:
-        UserError: when the model does not know a name, or has several classes of it.
-    """
-    if all(label == f"LABEL_{i}" for i, label in enumerate(model_labels)) and len(model_labels) == len(dataset_labels):
-        logger.warning("The model does not name its classes: they are taken in the order of the dataset's.")
-        return list(range(len(dataset_labels)))
-    for name in (str, normal):
-        ours, theirs = (Counter(map(name, labels)) for labels in (model_labels, dataset_labels))
-        odd = [label for label in dataset_labels if (ours[name(label)], theirs[name(label)]) != (1, 1)]
-        if not odd:
-            ids = {name(label): i for i, label in enumerate(model_labels)}
-            return [ids[name(label)] for label in dataset_labels]
-    known = ", ".join(model_labels[:10]) + (", ..." if len(model_labels) > 10 else "")
-    raise UserError(
-        f'The model has not exactly one class for "{odd[0]}" of the dataset; it has {known}. Name another '
-        "--label_column, or a dataset with the model's classes."
-    )
-
-
-def normal(label: str) -> str:
-    return str(label).strip().casefold().replace("_", " ")
 
 
 def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
