@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from genaf_hf.encoders.loading import quiet_transformers
+from genaf_hf.encoders.weights import quiet_transformers
 from genaf_hf.errors import UserError
 
 

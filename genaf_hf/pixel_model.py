@@ -1,5 +1,6 @@
 """The one place that owns normalisation."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -129,8 +130,10 @@ class PixelModel(nn.Module):
 def pixel_statistics(processor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation by which an image processor normalises images in [0, 1].
 
+    Each has one value for all channels, or one for each.
+
     Raises:
-        UserError: when it rescales 8-bit pixels to something else than [0, 1].
+        UserError: when it rescales 8-bit pixels to something else than [0, 1], or the two are no such numbers.
     """
     if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-3:
         raise UserError(
@@ -139,7 +142,22 @@ def pixel_statistics(processor) -> tuple[list[float], list[float]]:
         )
     if not processor.do_normalize:
         return [0.0], [1.0]
-    return list(processor.image_mean), list(processor.image_std)
+    return per_channel(processor, "image_mean", -math.inf), per_channel(processor, "image_std", 0)
+
+
+def per_channel(processor, name: str, above: float) -> list[float]:
+    """A setting of an image processor that has one number or three, as a list.
+
+    Raises:
+        UserError: when one is not finite, or not above a bound.
+    """
+    given = getattr(processor, name)
+    numbers = list(given) if isinstance(given, (list, tuple)) else [given]
+    sound = [isinstance(each, (int, float)) and above < each < math.inf for each in numbers]
+    if len(numbers) not in (1, 3) or not all(sound):
+        positive = "positive " if above == 0 else ""
+        raise UserError(f"The image processor has {name}={given}, expected one or three {positive}finite numbers.")
+    return [float(each) for each in numbers]
 
 
 def image_sizes(processor) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -45,6 +46,7 @@ from genaf_hf import PixelModel, l4a, load_encoder, pgd
 from genaf_hf.encoders import load_classifier, parameter_count
 from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
 from genaf_hf.encoders.position_embeddings import encoder_part
+from genaf_hf.errors import UserError
 from genaf_hf.hardening import HardeningArguments, harden
 from genaf_hf.head import HEAD, in_head
 
@@ -367,9 +369,148 @@ def refusal(name, labels=CLASSES, **options) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["nobody/nothing", "/no/such/folder"])
-def test_an_unknown_model_is_refused(name):
-    assert refusal(name).startswith(f'"{name}" has no configuration and image processor')
+def test_an_unknown_model_is_refused():
+    assert refusal("nobody/nothing").startswith('"nobody/nothing" has no configuration and image processor')
+
+
+def test_a_mistyped_folder_is_refused_at_once_and_the_nearest_is_named(changed):
+    mistyped = changed.with_name("chnaged")
+    assert refusal(mistyped) == (
+        f'There is no folder "{mistyped}" (did you mean "{changed}"?), and a model on the Hub has a name like '
+        "namespace/name: correct the path or the name."
+    )
+    assert refusal("/no/such/folder").startswith('There is no folder "/no/such/folder", and a model on the Hub has')
+
+
+def test_a_file_and_a_dangling_link_are_refused(changed):
+    assert refusal(changed / "config.json") == f'"{changed}/config.json" is a file, expected the folder of a model.'
+    (changed / "model.safetensors").unlink()
+    (changed / "model.safetensors").symlink_to("somewhere")
+    assert refusal(changed).startswith(f"{changed}/model.safetensors is a link to something that is not there: put")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hidden_size": 10**9}, "hidden_size is 1000000000"),
+        ({"hidden_size": 10**6, "num_attention_heads": 1}, "more than 10,000,000,000 parameters"),
+        ({"hidden_size": 4096, "intermediate_size": 4096}, "bytes: they do not belong together"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000"),
+        ({"num_hidden_layers": 10**5}, "more than 10,000 modules"),
+        ({"num_labels": 10**8, "id2label": None}, "num_labels is 100000000"),
+        ({"hidden_size": 0}, 'No "vit" can be made of this config.json'),
+        ({"hidden_size": -32}, 'No "vit" can be made of this config.json'),
+        ({"hidden_size": "16"}, "hidden_size"),
+        ({"num_attention_heads": 0}, 'No "vit" can be made of this config.json (ZeroDivisionError'),
+        ({"patch_size": 0}, 'No "vit" can be made of this config.json (ZeroDivisionError'),
+        ({"hidden_act": "x"}, 'No "vit" can be made of this config.json (KeyError'),
+        ({"model_type": ["vit"]}, "has no configuration and image processor that transformers can load (TypeError"),
+        ({"dtype": "evil"}, "has no configuration and image processor that transformers can load (AttributeError"),
+        ({"layer_norm_eps": math.nan}, "gives logits that are NaN or infinite"),
+        ({"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}, "would run code from its repository"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "holds quantized weights (quantization_config"),
+    ],
+    ids=lambda each: json.dumps(each) if isinstance(each, dict) else "",
+)
+def test_absurd_configurations_are_refused_before_anything_is_made(settings, words, changed):
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps(config | settings))
+    assert words in refusal(changed)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[1]", "holds a list, expected an object"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "RecursionError"),
+        ('{"a":' * 40 + "1" + "}" * 40, "is nested more than 32 deep"),
+    ],
+    ids=["list", "very deep", "deep"],
+)
+def test_a_configuration_that_is_none_is_refused(content, words, changed):
+    (changed / "config.json").write_text(content)
+    assert words in refusal(changed)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(value, changed, classifier):
+    for folder, load in ((changed, load_encoder), (Path(classifier[0]), lambda name, labels: load_classifier(name))):
+        weights = load_file(folder / "model.safetensors")
+        name = next(name for name in weights if name.endswith("layernorm.weight"))
+        weights[name][0] = value
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match=rf'^"{folder}" holds NaN or infinite values in (vit\.)?layernorm.weight, '):
+            load(str(folder), CLASSES)
+
+
+def test_a_classifier_is_refused_whose_head_has_another_shape_or_whose_classes_have_no_names(classifier):
+    folder, config = classifier[0], json.loads(Path(classifier[0], "config.json").read_text())
+    for names, words in (({"0": "a"}, "has 1 entries"), ({"1": "a", "2": "b"}, "begins with 1: a, 2: b and")):
+        Path(folder, "config.json").write_text(json.dumps(config | {"id2label": names}))
+        with pytest.raises(UserError, match=words):
+            load_classifier(folder)
+    Path(folder, "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b"}}))
+    with pytest.raises(UserError, match=r"^The weights of .* cannot be read: RuntimeError: "):
+        load_classifier(folder)
+
+
+class Evil:
+    """Runs a program where a pickle of it is read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+def test_pickled_weights_are_read_without_running_what_they_bring(changed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = load_file(changed / "model.safetensors")
+    (changed / "model.safetensors").unlink()
+    torch.save(weights, changed / "pytorch_model.bin")
+    model, _ = load_encoder(str(changed), CLASSES)
+    assert torch.equal(model.vit.layernorm.weight, weights["layernorm.weight"])
+    (changed / "pytorch_model.bin").write_bytes(pickle.dumps({"layernorm.weight": Evil()}))
+    assert f'The weights of "{changed}" cannot be read: UnpicklingError: ' in refusal(changed)
+    assert not (tmp_path / "evil").exists()
+
+
+# ---- the old task ----
+
+
+@pytest.mark.parametrize("options", [{}, {"head": "mlp"}], ids=["native", "ours"])
+def test_settings_of_the_old_task_end_with_it_and_the_log_says_so(options, tmp_path, caplog):
+    old = {"problem_type": "multi_label_classification", "return_dict": False, "output_hidden_states": True}
+    config = ViTConfig(**TINY_VIT, **old, num_labels=5, dtype="bfloat16", auto_map={"AutoModel": "a/b--evil.Model"})
+    ViTForImageClassification(config).save_pretrained(tmp_path / "public")
+    PROCESSOR.save_pretrained(tmp_path / "public")
+    settings = json.loads((tmp_path / "public/config.json").read_text())
+    added = {"auto_map": {"AutoModel": "a/b--evil.Model"}, "dtype": "bfloat16", "attn_implementation": "evil/kernel"}
+    (tmp_path / "public/config.json").write_text(json.dumps(settings | added))
+    model, _ = load_encoder(str(tmp_path / "public"), CLASSES, **options)
+    answer = model(torch.rand(2, 3, SIDE, SIDE), labels=torch.tensor([0, 2]))
+    assert answer.hidden_states is None
+    torch.testing.assert_close(answer.loss, nn.functional.cross_entropy(answer.logits, torch.tensor([0, 2])))
+    for each in (
+        "problem_type is None instead of multi_label_classification",
+        "return_dict is True instead of False",
+        "output_hidden_states is False instead of True",
+        "dtype is float32 instead of bfloat16",
+    ):
+        assert each in caplog.text
+    model.save_pretrained(tmp_path / "saved")
+    for word in ("multi_label", "bfloat16", "evil"):
+        assert word not in (tmp_path / "saved/config.json").read_text()
+
+
+def test_a_classifier_of_several_labels_that_returns_tuples_answers_like_any_other(classifier, caplog):
+    folder, weights = classifier
+    config = json.loads(Path(folder, "config.json").read_text())
+    old = {"problem_type": "multi_label_classification", "return_dict": False}
+    Path(folder, "config.json").write_text(json.dumps(config | old))
+    model, _ = load_classifier(folder)
+    assert torch.equal(model.classifier.weight, weights["classifier.weight"])
+    answer = model(torch.rand(2, 3, SIDE, SIDE), labels=torch.tensor([0, 2]))
+    torch.testing.assert_close(answer.loss, nn.functional.cross_entropy(answer.logits, torch.tensor([0, 2])))
+    assert "problem_type is None instead of multi_label_classification" in caplog.text
 
 
 @pytest.mark.parametrize("missing", ["config.json", "preprocessor_config.json"])

@@ -23,8 +23,9 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from genaf_hf import load_encoder, with_pixel_values
-from genaf_hf.encoders.image_processors import at_image_size, load_image_processor, timm_settings
+from genaf_hf import PixelModel, load_encoder, with_pixel_values
+from genaf_hf.encoders.image_processors import at_image_size, in_rgb, load_image_processor, timm_settings
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import image_sizes
 
 ONE_LEVEL = 0.02  # of 255, which torchvision rounds otherwise where it is installed
@@ -104,6 +105,104 @@ def test_grey_images_of_any_aspect_ratio_are_cropped_as_the_processor_says(width
     expected = normalised(image.convert("RGB").crop((left, top, left + SIDE, top + SIDE)))
     found = with_pixel_values(dataset, processor)[0]["pixel_values"]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def saved_vit(folder, **settings) -> None:
+    """A tiny ViT beside an image processor of these settings."""
+    torch.manual_seed(0)
+    AutoModel.from_config(ViTConfig(**TINY_VIT)).save_pretrained(folder)
+    size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}, "do_center_crop": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(size | settings))
+
+
+def test_a_processor_that_makes_bgr_gives_way_to_one_of_rgb_and_the_encoder_answers_the_same(tmp_path, caplog):
+    saved_vit(tmp_path, image_processor_type="MobileViTImageProcessor", do_flip_channel_order=True, resample=2)
+    original = AutoModel.from_pretrained(tmp_path)
+    model, processor = load_encoder(str(tmp_path), CLASSES)
+    assert "MobileViTImageProcessor" in caplog.text
+    assert "makes BGR of RGB" in caplog.text
+    image = picture(20, 12)
+    pixel_values = processor(image, return_tensors="pt")["pixel_values"]
+    left, small = (13 - SIDE) // 2, image.resize((13, SIDE), PILImage.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(small.crop((left, 0, left + SIDE, SIDE)))).permute(2, 0, 1)[None] / 255
+    found = PixelModel(model, processor).to_images(pixel_values)
+    torch.testing.assert_close(found, expected, rtol=0, atol=ONE_LEVEL)
+    with torch.no_grad():
+        bgr = original(found.flip(1)).last_hidden_state
+        torch.testing.assert_close(model.vit(pixel_values).last_hidden_state, bgr, rtol=0, atol=1e-4)
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    again, _ = load_encoder(str(tmp_path / "saved"), CLASSES)
+    first = "vit.embeddings.patch_embeddings.projection.weight"
+    assert torch.equal(again.state_dict()[first], model.state_dict()[first])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"include_top": True}, lambda x: ((x - 0.4) / 0.2) / 0.2),
+        ({"include_top": False, "rescale_offset": True, "rescale_factor": 1 / 127.5}, lambda x: (2 * x - 1.4) / 0.2),
+        ({"include_top": False}, lambda x: (x - 0.4) / 0.2),
+    ],
+    ids=["twice", "offset", "once"],
+)
+def test_what_is_normalised_twice_or_by_an_offset_is_given_back(settings, expected, tmp_path):
+    statistics = {"do_normalize": True, "image_mean": [0.4] * 3, "image_std": [0.2] * 3}
+    saved_vit(tmp_path, image_processor_type="EfficientNetImageProcessor", resample=2, **statistics, **settings)
+    model, processor = load_encoder(str(tmp_path), CLASSES)
+    image = picture(SIDE, SIDE)
+    images = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    pixel_values = processor(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixel_values, expected(images), rtol=0, atol=1e-3)
+    torch.testing.assert_close(PixelModel(model, processor).to_images(pixel_values), images, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"size": {"height": 10**6, "width": 10**6}}, "size of the image processor is 1000000, expected 1 to 2048"),
+        ({"crop_size": {"height": 0, "width": 8}}, "crop_size of the image processor is 0, expected 1 to 2048"),
+        ({"size": {"shortest_edge": "8"}}, "size of the image processor is 8, expected 1 to 2048"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "its image_mean is (0.5, 0.5, 0.5) and its image_std (0.5, 0.0, 0.5)"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "its image_mean is (0.5, nan, 0.5) and its image_std"),
+        ({"image_std": [-0.5] * 3}, "has image_std=(-0.5, -0.5, -0.5), expected one or three positive finite"),
+        ({"image_mean": [0.5] * 2}, "cannot prepare a picture ("),
+        ({"resample": 99}, "cannot prepare a picture ("),
+        ({"image_processor_type": "EvilProcessor", "auto_map": {"AutoImageProcessor": "evil.Evil"}}, "never run"),
+    ],
+    ids=lambda each: json.dumps(each) if isinstance(each, dict) else "",
+)
+def test_absurd_processors_are_refused(settings, words, tmp_path):
+    saved_vit(tmp_path, **{"image_processor_type": "ViTImageProcessor"} | settings)
+    with pytest.raises(UserError) as refused:
+        load_encoder(str(tmp_path), CLASSES)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+class Padding(ViTImageProcessorPil):
+    """Puts a black margin around what it made."""
+
+    def preprocess(self, images, **kwargs):
+        made = super().preprocess(images, **kwargs)
+        for values in made["pixel_values"]:
+            values[:, 0] = -1
+        return made
+
+
+class Mirror(ViTImageProcessorPil):
+    """Turns what it made upside down."""
+
+    def preprocess(self, images, **kwargs):
+        made = super().preprocess(images, **kwargs)
+        made["pixel_values"] = [values[:, ::-1] for values in made["pixel_values"]]
+        return made
+
+
+@pytest.mark.parametrize("kind", [Padding, Mirror])
+def test_a_processor_that_cannot_be_undone_is_refused_by_name(kind):
+    with pytest.raises(UserError, match=f"^The {kind.__name__} does more to an image than to resize, crop and normal"):
+        in_rgb(kind(size={"height": SIDE, "width": SIDE}))
 
 
 CROP = {"height": 224, "width": 224}

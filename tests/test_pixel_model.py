@@ -4,6 +4,7 @@ from traces import leaves_no_trace
 from transformers import ViTImageProcessor
 
 from genaf_hf import PixelModel
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
 
 STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -37,6 +38,20 @@ def test_to_images_gives_back_the_pixels_and_to_pixel_values_the_processors_outp
     torch.testing.assert_close(pixel_model.to_images(pixel_values), images, rtol=0, atol=1e-6)
     torch.testing.assert_close(pixel_model.to_pixel_values(images), pixel_values, rtol=0, atol=1e-5)
     torch.testing.assert_close(pixel_model.to_images(pixel_model.to_pixel_values(images)), images, rtol=0, atol=1e-6)
+
+
+def test_one_mean_and_deviation_stand_for_every_channel(vit, dataset):
+    processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=0.4, image_std=0.2)
+    pixel_values, images = processed(dataset, processor)
+    torch.testing.assert_close(PixelModel(vit[0], processor).to_images(pixel_values), images, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_mean": [0.5, float("nan"), 0.5]}, {"image_std": 0}, {"image_std": ["1"] * 3}]
+)
+def test_statistics_that_are_no_such_numbers_are_refused(vit, change):
+    with pytest.raises(UserError, match=rf"^The image processor has {next(iter(change))}=.*, expected one or three"):
+        PixelModel(vit[0], ViTImageProcessor(size={"height": 8, "width": 8}, **change))
 
 
 def test_black_and_white_come_back_inside_the_unit_range(vit, processor):

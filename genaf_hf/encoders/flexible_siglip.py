@@ -1,8 +1,10 @@
 """SigLIP 2 of flexible resolution, at one resolution: a native SigLIP encoder of the same features."""
 
 import torch
-from transformers import Siglip2Config, Siglip2VisionModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoModel, Siglip2Config, Siglip2VisionModel, SiglipVisionConfig, SiglipVisionModel
 
+from genaf_hf.encoders.soundness import on_meta
+from genaf_hf.encoders.weights import read_weights
 from genaf_hf.errors import UserError
 
 
@@ -23,7 +25,7 @@ def load_flexible_siglip(
         source: its configuration.
         config: of the result; gets the image size.
         size: height and width of the images.
-        options: of `from_pretrained`, with `output_loading_info=True`.
+        options: of `read_weights`.
 
     Returns:
         The encoder, and the names of its new weights.
@@ -37,7 +39,8 @@ def load_flexible_siglip(
             f"The image processor makes images of {size[0]} x {size[1]} pixels, expected squares whose side is a "
             f"multiple of {patch}, the encoder's patch."
         )
-    original, loading = Siglip2VisionModel.from_pretrained(model_name_or_path, config=source.vision_config, **options)
+    on_meta(source.vision_config, AutoModel)
+    original, loading = read_weights(Siglip2VisionModel, model_name_or_path, config=source.vision_config, **options)
     weights, embeddings, side = original.state_dict(), original.embeddings, size[0] // patch
     with torch.no_grad():
         weights["embeddings.patch_embedding.weight"] = embeddings.patch_embedding.weight.view(

@@ -5,9 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import httpx2
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -18,18 +16,39 @@ from transformers import (
     PreTrainedModel,
     ViTConfig,
 )
-from transformers.utils import CONFIG_NAME, cached_file, is_timm_available, is_torchvision_available
-from transformers.utils import logging as transformers_logging
+from transformers.utils import (
+    CONFIG_NAME,
+    cached_file,
+    find_adapter_config_file,
+    is_timm_available,
+    is_torchvision_available,
+)
 from transformers.utils.generic import is_timm_config_dict
 from transformers.utils.hub import extract_commit_hash
 
-from genaf_hf.encoders.classifier_config import check_channels, classifier_config, set_drop_path_rate
+from genaf_hf.encoders.classifier_config import (
+    ANSWER,
+    check_channels,
+    classifier_config,
+    set_clean,
+    set_drop_path_rate,
+)
 from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.encoders.encoder_classifier.modeling_encoder_classifier import pooled, pooling_layer
 from genaf_hf.encoders.flexible_siglip import load_flexible_siglip
-from genaf_hf.encoders.image_processors import at_image_size, load_image_processor
+from genaf_hf.encoders.image_processors import at_image_size, in_rgb, load_image_processor, prepared, quarters
 from genaf_hf.encoders.position_embeddings import as_pair, built_size, encoder_part, outputs_on_black, with_image_size
-from genaf_hf.errors import UserError, first_line
+from genaf_hf.encoders.soundness import (
+    check_finite_logits,
+    check_finite_weights,
+    check_fits_weights,
+    check_place,
+    check_settings,
+    kind_and_line,
+    on_meta,
+)
+from genaf_hf.encoders.weights import read_weights
+from genaf_hf.errors import UserError
 from genaf_hf.head import head_name, head_of, in_head
 from genaf_hf.hub import why_not_loaded
 from genaf_hf.pixel_model import image_sizes
@@ -82,6 +101,7 @@ def load_encoder(
         raise UserError(f"labels are {labels}, expected at least two different class names.")
     hub = {"revision": revision, "token": token}
     source, processor = load_configuration(model_name_or_path, **hub)
+    processor, flipped = in_rgb(processor)
     if image_size is not None:
         processor = at_image_size(processor, image_size)
     size = made_size(processor)
@@ -92,18 +112,15 @@ def load_encoder(
     options = {
         "dtype": torch.float32,
         "ignore_mismatched_sizes": True,
-        "output_loading_info": True,
         "attn_implementation": attn_implementation,
         **hub,
     }
-    with loading_weights(model_name_or_path, **hub):
-        if type(config) in (type(source), ViTConfig):  # which also takes the weights of a masked autoencoder
-            model, loading = AutoModelForImageClassification.from_pretrained(
-                model_name_or_path, config=config, **options
-            )
-            new = new_weights(loading)
-        else:
-            model, new = load_parts(model_name_or_path, source, config, size, options, pooling)
+    check_fits_weights(on_meta(config), model_name_or_path, **hub)
+    if type(config) in (type(source), ViTConfig):  # which also takes the weights of a masked autoencoder
+        model, loading = read_weights(AutoModelForImageClassification, model_name_or_path, config=config, **options)
+        new = new_weights(loading)
+    else:
+        model, new = load_parts(model_name_or_path, source, config, size, options, pooling)
     names = {name for name, _ in model.named_parameters()}
     heads = head_weights(model)
     if names - heads <= new:
@@ -111,7 +128,7 @@ def load_encoder(
     if heads - new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
         reset_head(model)
         new |= heads
-    model = with_image_size(model, size)
+    model = made_sound(model, processor, flipped, size, model_name_or_path)
     model.config._commit_hash = source._commit_hash
     if unexplained := sorted(new - heads):
         logger.warning("%s lacks weights of its encoder, these are new: %s", model_name_or_path, ", ".join(unexplained))
@@ -136,7 +153,7 @@ def load_parts(
         source: its configuration.
         config: of the result; gets the measures of the features.
         size: height and width of the images.
-        options: of `from_pretrained`.
+        options: of `read_weights`.
         pooling: that was asked for.
 
     Raises:
@@ -147,9 +164,7 @@ def load_parts(
         encoder, missing = load_flexible_siglip(model_name_or_path, source, encoder_part(config), size, options)
     else:
         unread = pooling_layer(config) if ours else {}
-        encoder, loading = AutoModel.from_pretrained(
-            model_name_or_path, config=encoder_part(config), **unread, **options
-        )
+        encoder, loading = read_weights(AutoModel, model_name_or_path, config=encoder_part(config), **unread, **options)
         missing = new_weights(loading)
     if ours:
         measure_features(encoder, config, size, pooling)
@@ -221,20 +236,78 @@ def load_classifier(
             f'"{model_name_or_path}" takes images as patches in grids of varying sides, expected a classifier of '
             "images of one size: one that was made from it by load_encoder."
         )
+    check_labels(config, model_name_or_path)
+    if changes := set_clean(config, ANSWER):
+        logger.warning('"%s" is not taken as its config.json says: %s', model_name_or_path, ", ".join(changes))
+    processor, flipped = in_rgb(processor)
     size = made_size(processor)
     check_channels(config)
-    with loading_weights(model_name_or_path, **hub):
-        model, loading = AutoModelForImageClassification.from_pretrained(
-            model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **hub
-        )
+    check_fits_weights(on_meta(config), model_name_or_path, **hub)
+    model, loading = read_weights(
+        AutoModelForImageClassification, model_name_or_path, config=config, dtype=torch.float32, **hub
+    )
     if missing := sorted(loading["missing_keys"]):
         raise UserError(
             f'"{model_name_or_path}" lacks {len(missing)} weights of a {type(model).__name__}, for example '
             f"{missing[0]}: expected a trained classifier, not an encoder alone."
         )
-    model = with_image_size(model, size)
+    model = made_sound(model, processor, flipped, size, model_name_or_path)
     model.config._commit_hash = config._commit_hash
     return model.eval(), processor
+
+
+def check_labels(config: PreTrainedConfig, model_name_or_path: str) -> None:
+    """Refuses a classifier that does not tell its classes from each other.
+
+    Raises:
+        UserError: says what it has instead.
+    """
+    classes = config.id2label
+    if len(classes) < 2 or sorted(classes) != list(range(len(classes))):
+        said = ", ".join(f"{i}: {classes[i]}" for i in sorted(classes)[:3])
+        raise UserError(
+            f'id2label of "{model_name_or_path}" begins with {said or "nothing"} and has {len(classes)} entries, '
+            "expected the names of at least two classes by their ids from 0 on."
+        )
+
+
+def made_sound(
+    model: PreTrainedModel, processor, flipped: bool, size: tuple[int, int], model_name_or_path: str
+) -> PreTrainedModel:
+    """A model as it was loaded, for images of its processor: in RGB and of its size.
+
+    Args:
+        model: any image classifier.
+        processor: its own, in RGB.
+        flipped: whether the weights are for BGR.
+        size: height and width of the images.
+        model_name_or_path: its name.
+
+    Raises:
+        UserError: when its weights or its logits are not finite, or it cannot take such images.
+    """
+    check_finite_weights(model, model_name_or_path)
+    if flipped:
+        flip_input(model, model_name_or_path)
+    model = with_image_size(model, size)
+    check_finite_logits(model, prepared(processor, [quarters()]), model_name_or_path)
+    return model
+
+
+def flip_input(model: PreTrainedModel, model_name_or_path: str) -> None:
+    """Exchanges red and blue in the first convolution of a model, so that it answers RGB as it did BGR.
+
+    Raises:
+        UserError: when there is no such convolution.
+    """
+    reading = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3]
+    if len(reading) != 1 or reading[0].groups != 1:
+        raise UserError(
+            f'"{model_name_or_path}" takes BGR images, and it has {len(reading)} convolutions of three channels, '
+            "expected one, which can be made one for RGB: choose another encoder."
+        )
+    with torch.no_grad():
+        reading[0].weight.copy_(reading[0].weight.flip(1))
 
 
 def load_configuration(
@@ -243,16 +316,23 @@ def load_configuration(
     """Configuration, with the commit it is from, and image processor of a checkpoint.
 
     Raises:
-        UserError: when there are none, or they are of a model that only a timm which is not installed has.
+        UserError: when there are none, or they are of a model that only a timm which is not installed has; for absurd
+            ones, and those that need code of the checkpoint's.
     """
     hub = {"revision": revision, "token": token}
+    check_place(model_name_or_path)
+    with loading_configuration(model_name_or_path, **hub):
+        adapter = find_adapter_config_file(model_name_or_path, **hub)
+    if adapter is not None:
+        raise UserError(f'"{model_name_or_path}" is an adapter of PEFT, expected a whole model: merge it into its own.')
     with loading_configuration(model_name_or_path, **hub):
         settings, _ = PreTrainedConfig.get_config_dict(model_name_or_path, **hub)
+    check_settings(settings, model_name_or_path)
     of_timm = settings.get("model_type") == "timm_wrapper" or is_timm_config_dict(settings)
     if of_timm:
         check_timm(model_name_or_path, settings.get("architecture", ""))
     with loading_configuration(model_name_or_path, **hub):
-        config = AutoConfig.from_pretrained(model_name_or_path, **hub)
+        config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False, **hub)
         if of_timm and config.model_args:  # where recent releases of timm write what the wrapper passes on by itself
             config.model_args.pop("num_classes", None)
         processor = load_image_processor(model_name_or_path, config, **hub)
@@ -289,28 +369,11 @@ def loading_configuration(model_name_or_path: str, **hub) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, httpx2.HTTPError) as error:
+    except Exception as error:  # whatever the files of a stranger make of the packages that read them
         raise UserError(
             why_not_loaded(error, "model", model_name_or_path, **hub)
             or f'"{model_name_or_path}" has no configuration and image processor that transformers can load '
-            f"({first_line(error)})."
-        ) from error
-
-
-@contextmanager
-def loading_weights(model_name_or_path: str, **hub) -> Iterator[None]:
-    """Says what is wrong with weights that cannot be loaded.
-
-    Raises:
-        UserError: in place of other errors.
-    """
-    try:
-        with quiet_transformers():
-            yield
-    except (OSError, SafetensorError, httpx2.HTTPError) as error:
-        raise UserError(
-            why_not_loaded(error, "model", model_name_or_path, **hub)
-            or f'The weights of "{model_name_or_path}" cannot be read: {first_line(error)}.'
+            f"({kind_and_line(error)})."
         ) from error
 
 
@@ -345,14 +408,3 @@ def reset_head(model: PreTrainedModel) -> None:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silences the loading report of `transformers`, which lists every weight of a decoder that is left behind."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)

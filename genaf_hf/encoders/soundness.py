@@ -1,0 +1,223 @@
+"""What a checkpoint of a stranger has to be before anything is made of it, and after it was loaded."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from transformers import CONFIG_MAPPING, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
+
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.head import find_head
+from genaf_hf.pixel_model import evaluating
+
+DEEPEST = 32  # how deep a configuration may be nested
+LARGEST = 10**7  # of its whole numbers, which all count or measure something
+MOST = 10**5  # of what is made one by one
+MADE_ONE_BY_ONE = ("blocks", "classes", "depth", "depths", "labels", "layers", "stages")
+MOST_MODULES = 10_000  # the deepest encoders have half of that
+MOST_PARAMETERS = 10**10  # 40 GB in single precision
+ROOM = 2**20  # weights that an encoder may have beyond its files, for tiny ones
+QUANTIZED = ("quantization_config", "compression_config")
+
+
+def check_place(model_name_or_path: str) -> None:
+    """Refuses what can only be a folder and is none, before the Hub is asked for it.
+
+    Raises:
+        UserError: names the folder that is nearest.
+    """
+    path = Path(model_name_or_path)
+    if path.is_dir():
+        if broken := next((each for each in sorted(path.iterdir()) if each.is_symlink() and not each.exists()), None):
+            raise UserError(f"{broken} is a link to something that is not there: put the file itself in its place.")
+        return
+    if path.exists():
+        raise UserError(f'"{model_name_or_path}" is a file, expected the folder of a model.')
+    try:
+        validate_repo_id(model_name_or_path)
+    except HFValidationError as error:
+        raise UserError(
+            f'There is no folder "{model_name_or_path}"{nearest(path)}, and a model on the Hub has a name like '
+            "namespace/name: correct the path or the name."
+        ) from error
+
+
+def nearest(path: Path) -> str:
+    """The folder beside one that is not there whose name is like its own, as the rest of a sentence about that."""
+    beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    found = difflib.get_close_matches(path.name, beside, n=1)
+    return f' (did you mean "{path.parent / found[0]}"?)' if found else ""
+
+
+def check_settings(settings: object, model_name_or_path: str) -> None:
+    """Refuses a configuration by its bare values, before any object is made of it.
+
+    Raises:
+        UserError: when it is nested too deep or holds absurd numbers; for quantized weights; when the model is none
+            that `transformers` has, but one of code beside it, which is not run.
+    """
+    if not isinstance(settings, dict):
+        raise UserError(
+            f'The config.json of "{model_name_or_path}" holds a {type(settings).__name__}, expected an object.'
+        )
+    for name, value in values(settings, model_name_or_path):
+        if name in QUANTIZED and value:
+            raise UserError(
+                f'"{model_name_or_path}" holds quantized weights ({name} in its config.json), which cannot be trained '
+                "or attacked in full: name the model that it was made from."
+            )
+        most = MOST if name.rpartition("_")[2] in MADE_ONE_BY_ONE else LARGEST
+        if isinstance(value, int) and abs(value) > most:
+            raise UserError(f'{name} is {value} in the config.json of "{model_name_or_path}", expected {most} at most.')
+    model_type = settings.get("model_type")
+    if settings.get("auto_map") and not (isinstance(model_type, str) and model_type in CONFIG_MAPPING):
+        raise UserError(
+            f'"{model_name_or_path}" is a "{model_type}", for which transformers would run code from its repository, '
+            "and that is never run here: choose an encoder of a family that transformers has itself."
+        )
+
+
+def values(settings: object, model_name_or_path: str, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """Names and values in a configuration, those inside of others too, where lists give their items by one name.
+
+    Raises:
+        UserError: when it is nested too deep.
+    """
+    if depth > DEEPEST:
+        raise UserError(
+            f'The config.json of "{model_name_or_path}" is nested more than {DEEPEST} deep, expected that of a model.'
+        )
+    yield name, settings
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from values(value, model_name_or_path, str(key), depth + 1)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from values(value, model_name_or_path, name, depth + 1)
+
+
+def on_meta(config: PreTrainedConfig, auto_class: type = AutoModelForImageClassification) -> PreTrainedModel:
+    """The model of a configuration without memory for its weights.
+
+    Raises:
+        UserError: when none can be made, or none that a machine could hold.
+    """
+    parameters = modules = 0
+
+    def count_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal parameters
+        parameters += 0 if parameter is None else parameter.numel()
+        if parameters > MOST_PARAMETERS:
+            raise TooLargeError(f"more than {MOST_PARAMETERS:,} parameters")
+
+    def count_module(module: nn.Module, name: str, part: nn.Module | None) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > MOST_MODULES:
+            raise TooLargeError(f"more than {MOST_MODULES:,} modules")
+
+    hooks = [
+        register_module_parameter_registration_hook(count_parameter),
+        register_module_module_registration_hook(count_module),
+    ]
+    try:
+        with torch.device("meta"):
+            model = auto_class.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever the numbers of a stranger make of the modules
+        raise UserError(
+            f'No "{config.model_type}" can be made of this config.json ({kind_and_line(error)}): choose another model.'
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    empty = [name for name, each in model.named_modules() if getattr(each, "weight", None) is not None]
+    if empty := [name for name in empty if not model.get_submodule(name).weight.numel()]:
+        raise UserError(f'The config.json makes a "{config.model_type}" of no size: its {empty[0]} has no weights.')
+    return model
+
+
+class TooLargeError(Exception):
+    """Stops the making of a model that nobody could hold."""
+
+
+def check_fits_weights(model: PreTrainedModel, model_name_or_path: str, **hub) -> None:
+    """Refuses a configuration of far more weights than the checkpoint holds, before there is memory for them.
+
+    Args:
+        model: of the configuration, on the meta device; its head may be new.
+        model_name_or_path: Hub id or local folder.
+        hub: `revision` and `token`.
+
+    Raises:
+        UserError: names both.
+    """
+    found = weight_bytes(model_name_or_path, **hub)
+    head = find_head(model)
+    new = 0 if head is None else sum(each.numel() for each in head.parameters())
+    wanted = sum(each.numel() for each in model.parameters()) - new
+    if found is not None and wanted > found + ROOM:  # a weight takes a byte or more
+        raise UserError(
+            f'The config.json of "{model_name_or_path}" is of an encoder with {wanted} weights, but its files hold '
+            f"{found} bytes: they do not belong together."
+        )
+
+
+def weight_bytes(model_name_or_path: str, **hub) -> int | None:
+    """Size of a checkpoint's files of weights; None for several files on the Hub."""
+    if Path(model_name_or_path).is_dir():
+        files = [*Path(model_name_or_path).glob("*.safetensors"), *Path(model_name_or_path).glob("*.bin")]
+        return sum(file.stat().st_size for file in files)
+    quietly = {
+        f"_raise_exceptions_for_{each}": False for each in ("missing_entries", "gated_repo", "connection_errors")
+    }
+    file = cached_file(model_name_or_path, SAFE_WEIGHTS_NAME, **quietly, **hub)  # loading says what is wrong
+    return None if file is None else Path(file).stat().st_size
+
+
+def check_finite_weights(model: nn.Module, model_name_or_path: str) -> None:
+    """Refuses a model with weights or running statistics that are no numbers, which would look robust.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f'"{model_name_or_path}" holds NaN or infinite values in {name}, expected finite ones: it is broken, '
+                "load another checkpoint."
+            )
+
+
+def check_finite_logits(model: nn.Module, pixel_values: Tensor, model_name_or_path: str) -> None:
+    """Refuses a model that answers an image by no numbers.
+
+    Args:
+        model: an image classifier.
+        pixel_values: of the image, (1, 3, h, w).
+        model_name_or_path: its name.
+
+    Raises:
+        UserError: when it does.
+    """
+    with evaluating(model), torch.no_grad():
+        logits = model(pixel_values=pixel_values).logits
+    if not logits.isfinite().all():
+        raise UserError(
+            f'"{model_name_or_path}" gives logits that are NaN or infinite for a plain image, although its weights are '
+            "finite: it is broken, load another checkpoint."
+        )
+
+
+def kind_and_line(error: BaseException) -> str:
+    """What an error says, after its kind where that is none that is written for users."""
+    said = first_line(error)
+    return said if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {said}"

@@ -1,0 +1,57 @@
+"""Weights from the files of a stranger."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from genaf_hf.encoders.soundness import kind_and_line
+from genaf_hf.errors import UserError
+from genaf_hf.hub import why_not_loaded
+
+
+def read_weights(
+    model_class: type,
+    model_name_or_path: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    **options,
+) -> tuple[PreTrainedModel, dict]:
+    """A model by `from_pretrained`, which runs no code of a checkpoint, and reads a pickle by `weights_only` alone.
+
+    Args:
+        model_class: one of `transformers`, also of the Auto classes.
+        model_name_or_path: Hub id or local folder.
+        revision, token: of the Hub.
+        options: of `from_pretrained`.
+
+    Returns:
+        The model, and what `from_pretrained` tells of weights that are missing or do not fit.
+
+    Raises:
+        UserError: when they cannot be read.
+    """
+    hub = {"revision": revision, "token": token}
+    try:
+        with quiet_transformers():
+            return model_class.from_pretrained(
+                model_name_or_path, output_loading_info=True, trust_remote_code=False, **options, **hub
+            )
+    except Exception as error:  # whatever the files make of the packages that read them
+        raise UserError(
+            why_not_loaded(error, "model", model_name_or_path, **hub)
+            or f'The weights of "{model_name_or_path}" cannot be read: {kind_and_line(error)}.'
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the loading report of `transformers`, which lists every weight of a decoder that is left behind."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
