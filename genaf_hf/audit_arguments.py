@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from inspect import formatannotation, signature
 from pathlib import Path
-from types import UnionType
-from typing import Union, get_args, get_origin, get_type_hints
+from typing import get_type_hints
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.command_line import kinds_of, number
 from genaf_hf.errors import UserError
 
 LARGEST_EPS = {"linf": 1.0, "l2": math.inf}
 OURS = ("seeds", "data")  # settings of attacks that the audit gives
-UNIONS = (Union, UnionType)
+LENGTHS = {"eps", "step_size"}
 EXAMPLE = '{"l4a": {"layer": 3}}'
 
 
@@ -116,9 +116,26 @@ def other_settings(arguments: AuditArguments) -> dict[str, dict]:
         raise UserError(f"attack_settings are {given}, expected settings by attack, such as {EXAMPLE}.")
     if unknown := [name for name in given if name not in attack_names(arguments)]:
         raise UserError(f'attack_settings are for "{unknown[0]}", which is not among the attacks {arguments.attacks}.')
+    given = {name: with_numbers(name, settings) for name, settings in given.items()}
     for name, settings in given.items():
         check_kinds(name, settings)
     return given
+
+
+def with_numbers(attack: str, settings: Mapping) -> dict:
+    """The settings of an attack with the lengths as numbers that are words such as "8/255".
+
+    Raises:
+        UserError: names the setting.
+    """
+    found = dict(settings)
+    for name in LENGTHS & found.keys():
+        if isinstance(found[name], str):
+            try:
+                found[name] = number(found[name])
+            except UserError as error:
+                raise UserError(f"attack_settings give {attack} the {name} {error}") from error
+    return found
 
 
 def check_kinds(attack: str, settings: Mapping) -> None:
@@ -133,7 +150,7 @@ def check_kinds(attack: str, settings: Mapping) -> None:
         if name in OURS:
             raise UserError(f"attack_settings give {attack} {name}, which the audit gives itself; leave them out.")
         kind = hints.get(name, object)
-        kinds = {get_origin(each) or each for each in (get_args(kind) if get_origin(kind) in UNIONS else (kind,))}
+        kinds = kinds_of(kind)
         kinds |= {int} if float in kinds else {list} if tuple in kinds else set()
         if not isinstance(value, tuple(kinds)):
             raise UserError(

@@ -1,16 +1,34 @@
-"""Flags and YAML files of the recipes."""
+"""Flags of the recipes, and the files that name their values."""
 
 import json
+import logging
+import math
+import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from argparse import Action, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
-from genaf_hf.errors import UserError
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.provenance import public_name
+from genaf_hf.settings_file import read_settings
+
+logger = logging.getLogger(__name__)
+
+SOURCES = {"model_name_or_path", "hardened", "undefended", "dataset_name"}
+UNIONS = (Union, UnionType)
+DASHES = "-\u2013\u2014"  # word processors make one of the latter of two hyphens
+TRUE, FALSE = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
+NOT_GIVEN = object()
+WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict")  # which training scripts of transformers read
 
 
 def parse_arguments(
@@ -20,7 +38,9 @@ def parse_arguments(
     *,
     family_config: str | Path | None = None,
 ) -> tuple:
-    """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win over the file.
+    """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win.
+
+    They win over the file, and both over a preset, also with a value that is the default.
 
     Args:
         dataclass_types: whose fields are the flags.
@@ -29,52 +49,221 @@ def parse_arguments(
         family_config: the file that is taken where flags do, unless they name a preset too.
 
     Raises:
-        UserError: when the file is missing or has keys that are no flags.
+        UserError: for words that are no flags, a file that cannot be used, or values that a dataclass refuses.
+        SystemExit: for flags with values that they do not take, or without one, when the sentence has been printed.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(dataclass_types)
-    named, config = {word.split("=")[0] for word in argv}, None
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        config = argv.pop(0)
-    elif not named & {"--model_name_or_path", "--dataset_name"}:
+    parser = FlagParser(dataclass_types)
+    config = argv.pop(0) if argv and is_settings_file(argv[0]) else None
+    given = parser.given(argv)
+    if config is None and not given.keys() & SOURCES:
         config = default_config
-    elif "--preset" not in named:
+    elif config is None and "preset" not in given:
         config = family_config
-    if config is not None:
-        set_defaults(parser, Path(config))
-    return parser.parse_args_into_dataclasses(argv)
+    settings = {**(parser.settings_of(Path(config)) if config is not None else {}), **given}
+    if missing := [f"--{name}" for name in parser.needed if name not in settings]:
+        parser.error(f"beside what is given, the following arguments are required: {', '.join(missing)}")
+    if settings.get("resume_from_checkpoint") is not None:
+        raise UserError(
+            "resume_from_checkpoint is not for this command, which goes on by itself in the same output_dir: "
+            "leave it out."
+        )
+    for name in WITHOUT_EFFECT:
+        if settings.get(name):
+            logger.warning("%s has no effect: a recipe always does all that it is for.", name)
+    return tuple(made(kind, settings) for kind in dataclass_types)
 
 
-def set_defaults(parser: HfArgumentParser, path: Path) -> None:
-    """Takes a YAML file's values as the defaults of the flags of these names.
-
-    Raises:
-        UserError: as `read_config`, or when there are unknown keys.
-    """
-    values = read_config(path)
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
-    if unknown := sorted(values.keys() - actions.keys(), key=str):
-        raise UserError(f"{path} has the unknown key {unknown[0]}; --help lists the known ones.")
-    for name in values:
-        actions[name].required = False
-    parser.set_defaults(**values)
+def is_settings_file(word: str) -> bool:
+    return word.lower().endswith((".yaml", ".yml"))
 
 
-def read_config(path: Path) -> dict:
-    """The names and values of a YAML file.
+def made(kind: type, settings: Mapping[str, Any]) -> Any:
+    """The dataclass with those of the settings that are its own, which win over those of a preset.
 
     Raises:
-        UserError: when the file is missing, no YAML, or no mapping.
+        UserError: when it refuses them.
     """
-    if not path.exists():
-        raise UserError(f"There is no configuration file {path}.")
+    own = {each.name: settings[each.name] for each in fields(kind) if each.init and each.name in settings}
+    preset = getattr(kind, "presets", {}).get(own.get("preset"))
+    if preset is not None:  # it would replace what is given where that equals a default
+        own = {**preset, **own, "preset": None}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds a {type(values).__name__}, expected names and values of flags.")
-    return values
+        return kind(**own)
+    except UserError:
+        raise
+    except (ValueError, ImportError, OSError) as error:  # of TrainingArguments
+        raise UserError(f"{first_line(error)}.") from error
+
+
+class FlagParser(HfArgumentParser):
+    """Says which flags were given, and what is wrong with them in one sentence each.
+
+    Attributes:
+        needed: names of the fields that have no default.
+    """
+
+    def __init__(self, dataclass_types: Sequence[type] = (), **settings):
+        super().__init__(dataclass_types, **settings)
+        self.kinds = {name: kinds_of(hint) for each in dataclass_types for name, hint in get_type_hints(each).items()}
+        self.named = {action.dest: action for action in reversed(self._actions) if action.dest != "help"}
+        self.needed = [action.dest for action in self._actions if action.required and action.option_strings]
+        for action in self._actions:
+            action.type = self.converter(action)
+
+    def converter(self, action: Action) -> Callable[[str], Any] | None:
+        """What makes a value of a flag's word."""
+        kinds = self.kinds.get(action.dest, set())
+        if kinds >= {int, str}:
+            return as_type(index_or_name)
+        if dict in kinds:
+            return as_type(name_or_json)
+        return CONVERTERS.get(action.type, action.type)
+
+    def given(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Values by name of the flags that are there, in whatever spelling.
+
+        Raises:
+            UserError: for words that are no flags; names the nearest one.
+        """
+        for name in self.needed:
+            self.named[name].required = False  # a file may name them
+        blank = Namespace(**dict.fromkeys(self.named, NOT_GIVEN))
+        found, unknown = self.parse_known_args(argv, blank)
+        if unknown:
+            raise UserError(self.unknown_word(unknown))
+        return {name: value for name, value in vars(found).items() if value is not NOT_GIVEN}
+
+    def unknown_word(self, words: Sequence[str]) -> str:
+        """The sentence on words that are no flags nor values of flags."""
+        if files := [word for word in words if is_settings_file(word)]:
+            return f"{files[0]} is not in its place: one configuration file is taken, as the first word."
+        word = words[0].split("=")[0]
+        if word[0] not in DASHES:
+            return f'"{words[0]}" is no value of a flag; --help lists the flags.'
+        name = word.strip(DASHES).replace("-", "_")
+        return f"There is no flag {word}; --help lists the known ones{self.nearest(name, '--')}."
+
+    def nearest(self, name: str, prefix: str = "") -> str:
+        """The end of a sentence that suggests what was meant; nothing where no name is near."""
+        near = get_close_matches(name, self.named, 1, 0.5)
+        return f", the nearest is {prefix}{near[0]}" if near else ""
+
+    def settings_of(self, path: Path) -> dict[str, Any]:
+        """Values by name of a YAML file, as flags would give them.
+
+        Raises:
+            UserError: as `read_settings`, for unknown names, and for values of another kind; names the file.
+        """
+        settings = read_settings(path)
+        for name, value in settings.items():
+            if name not in self.named:
+                raise UserError(f"{path} has the unknown key {name}; --help lists the known ones{self.nearest(name)}.")
+            try:
+                settings[name] = self.value_of(self.named[name], value)
+            except ArgumentTypeError as error:
+                raise UserError(f"{path}: {name} is {error}") from error
+        return settings
+
+    def value_of(self, action: Action, value: str | list | dict | None) -> Any:
+        """What a flag makes of what a file says.
+
+        Raises:
+            ArgumentTypeError: when it is of another kind than the flag takes.
+        """
+        kinds = self.kinds[action.dest]
+        if value is None and type(None) not in kinds:
+            raise ArgumentTypeError("empty, expected a value; leave it out for the default.")
+        if value is None or (isinstance(value, dict) and dict in kinds):
+            return value
+        if isinstance(value, list) and list in kinds:
+            return [self.value_of_word(action, word) for word in value]
+        value = self.value_of_word(action, value)
+        return [value] if action.nargs == "+" else value
+
+    def value_of_word(self, action: Action, word: str) -> Any:
+        if not isinstance(word, str):
+            raise ArgumentTypeError(f"{json.dumps(word, default=str)}, expected a single value.")
+        value = action.type(word)
+        if action.choices is not None and value not in action.choices:
+            raise ArgumentTypeError(f'"{word}", expected one of {", ".join(map(str, action.choices))}.')
+        return value
+
+    def error(self, message: str) -> None:
+        """Ends the process with the sentence alone, which argparse puts behind all flags that there are."""
+        told = re.sub(r"^argument ([^\s/:]+)\S*:", r"\1:", message).rstrip(".")
+        self.exit(2, f"\n{told[0].upper()}{told[1:]}.\n")
+
+
+def kinds_of(hint: Any) -> set[type]:
+    """The classes that values of a type may have: of `list[int] | None` a list and None's."""
+    return {get_origin(each) or each for each in (get_args(hint) if get_origin(hint) in UNIONS else (hint,))}
+
+
+def number(word: str) -> float:
+    """A number, also as a fraction such as 8/255.
+
+    Raises:
+        UserError: for other words; the sentence begins with the word.
+    """
+    above, slash, below = word.partition("/")
+    try:
+        value = float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if math.isnan(value):
+        raise UserError(f'"{word}", expected a number such as 0.03 or 8/255.')
+    return value
+
+
+def whole_number(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError as error:
+        raise UserError(f'"{word}", expected a whole number.') from error
+
+
+def truth(word: str) -> bool:
+    if word.lower() not in TRUE + FALSE:
+        raise UserError(f'"{word}", expected true or false.')
+    return word.lower() in TRUE
+
+
+def some_text(word: str) -> str:
+    if not word.strip():
+        raise UserError("empty, expected a value.")
+    return word
+
+
+def index_or_name(word: str) -> int | str:
+    return int(word) if re.fullmatch(r"-?\d+", word) else some_text(word)
+
+
+def name_or_json(word: str) -> str:
+    if word.lstrip().startswith(("{", "[")):
+        try:
+            json.loads(word)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"no JSON: {first_line(error)}.") from error
+    return some_text(word)
+
+
+def as_type(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A conversion as argparse wants it."""
+
+    def converted(word: str) -> Any:
+        try:
+            return convert(word)
+        except UserError as error:
+            raise ArgumentTypeError(str(error)) from error
+
+    return converted
+
+
+CONVERTERS = {
+    kind: as_type(convert)
+    for kind, convert in ((float, number), (int, whole_number), (string_to_bool, truth), (str, some_text))
+}
 
 
 def reproducing_command(script: str, settings: Mapping, processes: int = 1) -> str:

@@ -49,8 +49,9 @@ class ExperimentArguments:
         default=None, metadata={"help": "Eps of the universal perturbation in the report, default the training eps."}
     )
     dae_steps: int = field(default=500, metadata={"help": "Steps by which the universal perturbation is crafted."})
-    dae_layer: int = field(
-        default=1, metadata={"help": "Hidden state that the perturbation raises; 0 is the embeddings or the stem."}
+    dae_layer: int | str = field(
+        default=1,
+        metadata={"help": "Hidden state that the perturbation raises, also by name; 0 is the embeddings or the stem."},
     )
     pgd_eps: float | None = field(
         default=None, metadata={"help": "Eps of PGD in the report, default the training eps."}

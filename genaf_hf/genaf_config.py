@@ -48,6 +48,8 @@ class GenAFConfig(TrainingArguments):
         UserError: when a field is outside its range; the sentence names it.
     """
 
+    presets = PRESETS  # for those who know what was given
+
     preset: str | None = field(
         default=None,
         metadata={
@@ -133,6 +135,7 @@ class GenAFConfig(TrainingArguments):
                 setattr(self, name, value)
 
     def _check_genaf_settings(self) -> None:
+        check_length(self)
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
         for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
             if not 0 < getattr(self, name) < math.inf:
@@ -149,3 +152,15 @@ class GenAFConfig(TrainingArguments):
                 raise UserError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")
         if self.layer_assessment not in ASSESSMENTS:
             raise UserError(f'layer_assessment is "{self.layer_assessment}", expected one of {", ".join(ASSESSMENTS)}.')
+
+
+def check_length(args: TrainingArguments) -> None:
+    """Refuses a training that would end before its first step.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if args.max_steps == 0 or args.max_steps < -1:
+        raise UserError(f"max_steps is {args.max_steps}, expected a positive number, or -1 to count epochs instead.")
+    if args.max_steps == -1 and not 0 < args.num_train_epochs < math.inf:
+        raise UserError(f"num_train_epochs is {args.num_train_epochs}, expected a positive number.")

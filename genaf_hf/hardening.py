@@ -76,6 +76,10 @@ class HardeningArguments(ExperimentArguments):
         default=None, metadata={"help": "Dataset of the Hub, the benchmark whose leaderboard the results are for."}
     )
 
+    def __post_init__(self):
+        if self.standard_max_steps is not None and self.standard_max_steps < 1:
+            raise UserError(f"standard_max_steps is {self.standard_max_steps}, expected at least 1.")
+
     @property
     def encoder_options(self) -> dict:
         ours = ("image_size", "pooling", "head", "drop_path_rate")
@@ -181,10 +185,10 @@ def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> Non
     if config.norm != "linf" and arguments.dae_eps is None:
         raise UserError(f'norm is "{config.norm}" but universal perturbations are bounded in linf: name a --dae_eps.')
     for eps, steps, norm in (
-        (arguments.dae_eps or config.eps, arguments.dae_steps, "linf"),
-        (arguments.pgd_eps or config.eps, arguments.pgd_steps, config.norm),
+        (arguments.dae_eps, arguments.dae_steps, "linf"),
+        (arguments.pgd_eps, arguments.pgd_steps, config.norm),
     ):
-        check_attack_settings(eps=eps, steps=steps, step_size=eps, norm=norm)
+        check_attack_settings(eps=config.eps if eps is None else eps, steps=steps, step_size=1, norm=norm)
 
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:

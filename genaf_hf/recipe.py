@@ -4,10 +4,11 @@ import logging
 import sys
 from pathlib import Path
 
-from genaf_hf.command_line import parse_arguments, read_config
+from genaf_hf.command_line import parse_arguments
 from genaf_hf.digits_encoder import pretrain_where_named
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import HardeningArguments, harden
+from genaf_hf.settings_file import read_settings
 
 
 def run_recipe(recipe: str, default_config: Path, family_config: Path) -> None:
@@ -25,7 +26,7 @@ def run_recipe(recipe: str, default_config: Path, family_config: Path) -> None:
             (HardeningArguments, GenAFConfig), default_config, family_config=family_config
         )
         pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
-        report = harden(arguments, config, recipe=recipe, recipe_settings=read_config(family_config))
+        report = harden(arguments, config, recipe=recipe, recipe_settings=read_settings(family_config))
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("", exc_info=error)
         sys.exit(f"\n{error}")

@@ -1,7 +1,12 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from genaf_hf import GenAFConfig
+from genaf_hf.audit_arguments import AuditArguments, configure
 from genaf_hf.command_line import parse_arguments
+from genaf_hf.demo import DemoArguments
 from genaf_hf.hardening import HardeningArguments
 
 TYPES = (HardeningArguments, GenAFConfig)
@@ -156,3 +161,235 @@ def test_an_unknown_flag_is_refused(default):
 def test_a_second_file_is_refused(default, write):
     with pytest.raises(ValueError, match=r"own.yaml"):
         parse_arguments(TYPES, default, ["--steps", "3", write("eps: 0.1\n")])
+
+
+# ---- what was given ----
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model-name-or-path a --dataset-name b --output-dir c --use-cpu",
+        "--model_name a --dataset_n=b --output_d c --use_cpu",
+        "--dataset_name=b --use_cpu yes --output-dir=c --model-name-or-path=a",
+    ],
+)
+def test_a_model_is_named_in_whatever_spelling(default, write, words):
+    family = write("learning_rate: 2e-5\n", "family.yaml")
+    arguments, config = parse_arguments(TYPES, default, words.split(), family_config=family)
+    assert (arguments.model_name_or_path, arguments.dataset_name, config.output_dir) == ("a", "b", "c")
+    assert (config.eps, config.learning_rate) == (8 / 255, 2e-5)
+
+
+@pytest.mark.parametrize("named", ["hardened", "undefended", "dataset_name"])
+def test_a_model_that_the_demo_is_given_leaves_the_default_out_too(named, tmp_path, capsys):
+    default = tmp_path / "demo.yaml"
+    default.write_text("hardened: a\nundefended: b\ndataset_name: digits\nencoder: c\n")
+    assert parse_arguments((DemoArguments,), default, [])[0].encoder == "c"
+    with pytest.raises(SystemExit):
+        parse_arguments((DemoArguments,), default, [f"--{named}", "own"])
+    assert "the following arguments are required: --" in capsys.readouterr().err
+
+
+def test_what_is_given_wins_over_a_preset_also_where_it_is_a_default(write):
+    argv = [*NAMED, "--preset", "paper", "--learning-rate", "5e-4", "--steps=10", "--random_start"]
+    config = parse_arguments(TYPES, None, argv)[1]
+    assert (config.learning_rate, config.random_start, config.eps, config.step_size) == (5e-4, True, 0.03, 0.007)
+    config = parse_arguments(TYPES, None, [write("preset: paper\neps: 8/255\n"), *NAMED])[1]
+    assert (config.eps, config.learning_rate) == (8 / 255, 1e-4)
+    config = parse_arguments(TYPES, None, [write("preset: paper\neps: 8/255\n"), *NAMED, "--eps", "0.5"])[1]
+    assert config.eps == 0.5
+
+
+def test_a_flag_that_is_the_default_wins_over_a_file(default):
+    config = parse_arguments(TYPES, default, ["--eps", str(8 / 255), "--learning_rate=5e-4"])[1]
+    assert (config.eps, config.learning_rate) == (8 / 255, 5e-4)
+
+
+def test_help_shows_the_defaults(default, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(TYPES, default, ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Start the adversary at a random point of its ball. (default: True)" in shown
+
+
+# ---- what a file says ----
+
+
+@pytest.mark.parametrize("option", ["save_strategy", "eval_strategy", "logging_strategy"])
+@pytest.mark.parametrize("word", ["no", "'no'", '"no"'])
+def test_no_is_the_option_of_this_name(write, option, word):
+    config = parse_arguments(TYPES, None, [write(f"{option}: {word}\n"), *NAMED])[1]
+    assert getattr(config, option).value == "no"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("learning_rate: 1e-4", "learning_rate", 1e-4),
+        ("learning_rate: '1e-4'", "learning_rate", 1e-4),
+        ("learning-rate: 1e-4", "learning_rate", 1e-4),
+        ("seed: 010", "seed", 10),
+        ("eps: 8/255", "eps", 8 / 255),
+        ("step_size: 1 / 255", "step_size", 1 / 255),
+        ("step_size: ~\nsteps: 5\neps: 0.1", "step_size", 0.05),
+        ("random_start: no", "random_start", False),
+        ("random_start: off", "random_start", False),
+        ("random_start: 'true'", "random_start", True),
+        ("hub_revision: 2026-01-01", "hub_revision", "2026-01-01"),
+        ("hub_model_id: 007", "hub_model_id", "007"),
+        ("label_names: labels", "label_names", ["labels"]),
+        ("label_names: [yes, 1e5]", "label_names", ["yes", "1e5"]),
+        ("report_to: [none]", "report_to", []),
+        ("lr_scheduler_kwargs: {power: 1e-1, cycles: 010}", "lr_scheduler_kwargs", {"power": 0.1, "cycles": 10}),
+    ],
+)
+def test_a_file_says_what_a_flag_would(write, text, name, value):
+    found = getattr(parse_arguments(TYPES, None, [write(text), *NAMED])[1], name)
+    assert found == pytest.approx(value) if isinstance(value, float) else found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("eps: eight", 'eps is "eight", expected a number such as 0.03 or 8/255'),
+        ("eps: 8/0", 'eps is "8/0", expected a number'),
+        ("eps: .nan", 'eps is ".nan", expected a number'),
+        ("eps: [0.1]", r'eps is \["0.1"\], expected a single value'),
+        ("eps: {a: 1}", "eps is .*, expected a single value"),
+        ("eps:", "eps is empty, expected a value"),
+        ("steps: 2.5", 'steps is "2.5", expected a whole number'),
+        ("steps: true", 'steps is "true", expected a whole number'),
+        ("random_start: maybe", 'random_start is "maybe", expected true or false'),
+        ("norm: l3", 'norm is "l3", expected one of linf, l2'),
+        ("save_strategy: False", 'save_strategy is "False", expected one of no, steps, epoch, best'),
+        ("lr_scheduler_kwargs: '{power'", "lr_scheduler_kwargs is no JSON"),
+        ("output_dir: ''", "output_dir is empty"),
+        ("steps: 2\nsteps: 3", "line 2: steps is there twice"),
+        ("max_steps: 2\nmax-steps: 3", "says max_steps and max-steps"),
+        ("a: &a [1, 2]\nb: *a", "line 1: lists and mappings cannot be repeated"),
+        ("steps: &a [*a]", "cannot be repeated"),
+        ("label_names: " + "[" * 2000, "is no YAML"),
+        ("steps: !!python/object/apply:os.getcwd []", "is no YAML of settings, line 1"),
+        ("[1]: 2", "a name cannot be a list"),
+        ("steps: 2\n---\nsteps: 3", "another document"),
+        ("learning_rat: 0.1", "unknown key learning_rat; --help lists the known ones, the nearest is learning_rate"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused_by_its_name_and_the_key(write, text, sentence):
+    with pytest.raises(ValueError, match=f"own.yaml.*{sentence}") as refusal:
+        parse_arguments(TYPES, None, [write(text), *NAMED])
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_is_no_file_of_text_is_refused(write, tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("run_name: \xe4".encode("latin-1"))
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "large.yaml").write_bytes(b"#" * (1 << 21))
+    for name in ("latin", "folder", "large"):
+        with pytest.raises(ValueError, match=rf"{name}\.yaml"):
+            parse_arguments(TYPES, None, [str(tmp_path / f"{name}.yaml"), *NAMED])
+
+
+# ---- words and values ----
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["--learnin_rate", "1"],
+            "no flag --learnin_rate; --help lists the known ones, the nearest is --learning_rate",
+        ),
+        (["--max-step=3", "--bogus-flag", "1"], "no flag --bogus-flag"),
+        (["\u2013eps", "0.1"], "no flag \u2013eps; --help lists the known ones, the nearest is --eps"),
+        (["-eps", "0.1"], "no flag -eps"),
+        (["own"], '"own" is no value of a flag'),
+        (["--config", "a.yaml"], "a.yaml is not in its place: one configuration file is taken, as the first word"),
+    ],
+)
+def test_a_word_that_is_no_flag_is_refused(words, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        parse_arguments(TYPES, None, [*words, *NAMED])
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--eps", "eight"], '--eps: "eight", expected a number such as 0.03 or 8/255.'),
+        (["--eps", "8/0"], '--eps: "8/0", expected a number such as 0.03 or 8/255.'),
+        (["--step-size", "nan"], '--step_size: "nan", expected a number such as 0.03 or 8/255.'),
+        (["--steps", "1.5"], '--steps: "1.5", expected a whole number.'),
+        (["--steps"], "--steps: expected one argument."),
+        (["--norm", "l3"], "--norm: invalid choice: 'l3' (choose from 'linf', 'l2')."),
+        (["--bf16", "perhaps"], '--bf16: "perhaps", expected true or false.'),
+        (["--output_dir", ""], "--output_dir: empty, expected a value."),
+        (["--lr_scheduler_kwargs", "{power"], "--lr_scheduler_kwargs: no JSON: "),
+    ],
+)
+def test_a_value_that_a_flag_does_not_take_is_one_sentence(words, sentence, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(TYPES, None, [*NAMED, *words])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.strip().startswith(sentence)
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_every_eps_and_step_size_is_taken_as_a_fraction():
+    words = ["--eps", "4/255", "--step_size=1/255", "--dae-eps", "10/255", "--pgd_eps", "2/255"]
+    arguments, config = parse_arguments(TYPES, None, [*NAMED, *words])
+    assert (config.eps, config.step_size) == (4 / 255, 1 / 255)
+    assert (arguments.dae_eps, arguments.pgd_eps) == (10 / 255, 2 / 255)
+    audit = [*NAMED[:4], "--eps", "4/255", "--dae_eps", "10/255", "--sweep", "1/2", "2"]
+    settings = json.dumps({"pgd": {"step_size": "2/255", "eps": "6/255"}})
+    [arguments] = parse_arguments((AuditArguments,), None, [*audit, "--attack_settings", settings])
+    assert (arguments.eps, arguments.dae_eps, arguments.sweep) == (4 / 255, 10 / 255, [0.5, 2])
+    assert configure(arguments)["pgd"].keywords == {"step_size": 2 / 255, "eps": 6 / 255, "steps": 20}
+    demo = ["--hardened", "a", "--undefended", "b", "--dataset_name", "c", "--eps", "2/255", "0.1"]
+    assert parse_arguments((DemoArguments,), None, demo)[0].eps == [2 / 255, 0.1]
+
+
+def test_attack_settings_that_are_no_numbers_are_refused():
+    arguments = AuditArguments("a", "b", attack_settings={"pgd": {"eps": "8/0"}})
+    with pytest.raises(ValueError, match='attack_settings give pgd the eps "8/0", expected a number'):
+        configure(arguments)
+
+
+def test_a_layer_is_named_by_index_or_by_name(write):
+    assert parse_arguments(TYPES, None, [*NAMED, "--dae_layer", "2"])[0].dae_layer == 2
+    assert parse_arguments(TYPES, None, [*NAMED, "--dae_layer", "encoder.layer.2"])[0].dae_layer == "encoder.layer.2"
+    assert parse_arguments(TYPES, None, [write("dae_layer: 2\n"), *NAMED])[0].dae_layer == 2
+    assert parse_arguments(TYPES, None, [write("dae_layer: stem\n"), *NAMED])[0].dae_layer == "stem"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--num_train_epochs", "0"], "num_train_epochs is 0.0, expected a positive number"),
+        (["--num_train_epochs", "-1"], "num_train_epochs is -1.0, expected a positive number"),
+        (["--max_steps", "0"], "max_steps is 0, expected a positive number, or -1"),
+        (["--standard_max_steps", "0"], "standard_max_steps is 0, expected at least 1"),
+        (["--resume_from_checkpoint", "no/such"], "resume_from_checkpoint is not for this command"),
+        (
+            ["--eval_strategy", "steps", "--load_best_model_at_end", "--save_strategy", "epoch"],
+            "load_best_model_at_end",
+        ),
+        (["--accelerator_config", "missing.json"], "missing.json"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse_arguments(TYPES, None, [*NAMED, *words])
+
+
+def test_flags_without_effect_are_told(caplog):
+    parse_arguments(TYPES, None, [*NAMED, "--do_train", "--do_eval", "no"])
+    assert [record.message.split()[0] for record in caplog.records] == ["do_train"]
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "recipes/configs").glob("*.yaml")), ids=str)
+def test_files_of_the_recipes_have_no_words_that_read_two_ways(file):
+    assert not [line for line in file.read_text().splitlines() if line.endswith((": no", ": yes", ": on", ": off"))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
 
 from genaf_hf.errors import UserError
+from genaf_hf.genaf_config import check_length
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.dino import DINOSettings
 from genaf_hf.pretraining.simclr import SimCLRSettings
@@ -86,6 +87,10 @@ class PretrainingConfig(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Off, because images are decoded by a transform that needs its columns."}
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_length(self)
 
 
 def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:

@@ -1,0 +1,94 @@
+"""YAML files of settings."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+
+import yaml
+
+from genaf_hf.errors import UserError, first_line
+
+LARGEST_FILE = 1 << 20  # bytes; PyYAML takes a minute for 50 times as much
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """Reads numbers as everybody writes them, and repeats nothing.
+
+    YAML 1.1 takes 1e-4 for a word, 010 for 8, 1:30 for 90 and 2026-01-01 for a date.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def compose_node(self, parent, index):
+        repeats = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if repeats and not isinstance(node, yaml.ScalarNode):
+            raise refusal("lists and mappings cannot be repeated by an alias, write them out", node)
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise refusal("a name cannot be a list or a mapping", key)
+            if key.value in seen:
+                raise refusal(f"{key.value} is there twice, leave one of them out", key)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def refusal(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+for tag, pattern, first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"(?i:true|false|yes|no|on|off)", list("tTfFyYnNoO")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+):
+    SettingsLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
+SettingsLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+SettingsLoader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
+
+
+def read_settings(path: Path) -> dict[str, str | list | dict | None]:
+    """The settings of a YAML file by name, with underscores: as words, like those of flags; mappings as they are.
+
+    Raises:
+        UserError: when the file is missing, cannot be read, is no YAML, no mapping, or names something twice.
+    """
+    if not path.exists():
+        raise UserError(f"There is no configuration file {path}.")
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path} holds {path.stat().st_size} bytes, expected a few lines of settings.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The configuration file {path} cannot be read: {first_line(error)}.") from error
+    try:
+        loader = SettingsLoader(text)
+        root = loader.get_single_node()
+        whole = loader.construct_object(root, deep=True) if root else None
+        values = {key.value: words(loader, node) for key, node in root.value} if isinstance(whole, dict) else {}
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise UserError(
+            f"{path} is no YAML of settings{f', line {mark.line + 1}' if mark else ''}: {problem}."
+        ) from error
+    if not isinstance(whole, dict):
+        raise UserError(f"{path} holds a {type(whole).__name__}, expected names and values of flags.")
+    named = Counter(name.replace("-", "_") for name in values)
+    if twice := [name for name, times in named.items() if times > 1]:
+        raise UserError(f"{path} says {twice[0]} and {twice[0].replace('_', '-')}, leave one of them out.")
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def words(loader: SettingsLoader, node: yaml.Node) -> str | list | dict | None:
+    """A value as its file writes it; None for an empty one, and what a mapping holds by its kinds."""
+    value = loader.construct_object(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return [words(loader, each) for each in node.value]
+    return node.value if isinstance(node, yaml.ScalarNode) and value is not None else value
