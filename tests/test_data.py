@@ -405,7 +405,7 @@ def test_a_held_out_share_that_is_no_share_is_refused(saved, dataset, share):
 def test_images_in_a_folder_without_classes_are_all_trained_on(tmp_path):
     for index, picture in enumerate(colored_images(5, 4)["image"][:]):
         picture.save(tmp_path / f"{index}.png")
-    with pytest.raises(ValueError, match="0 columns could be the label"):
+    with pytest.raises(ValueError, match="has images but no class folders: expected a folder for each class"):
         load_images(str(tmp_path))
     found = load_unlabelled_images(str(tmp_path))
     assert found.column_names == ["image"]

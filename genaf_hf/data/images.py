@@ -72,8 +72,14 @@ def load_images(
     check_limits(name_or_path, max_train_samples, max_eval_samples, streaming)
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
     hub = {"revision": revision, "token": token}
-    raw, cache = read_dataset(name_or_path, config_name=config_name or known.config_name, streaming=streaming, **hub)
     named = {"train": train_split, "validation": validation_split, "test": test_split}
+    raw, cache = read_dataset(
+        name_or_path,
+        config_name=config_name or known.config_name,
+        streaming=streaming,
+        named_splits=[split for split in named.values() if split],
+        **hub,
+    )
     splits = choose_splits(raw, named, known.splits)
     image_column = choose_column(raw[splits["train"]], image_column, known.image_column, "image")
     label_column = choose_column(raw[splits["train"]], label_column, known.label_column, "label")
@@ -142,7 +148,14 @@ def load_unlabelled_images(
     """
     known = known_dataset(name_or_path)
     check_limit("max_train_samples", max_samples)
-    raw, _ = read_dataset(name_or_path, config_name=config_name or known.config_name, revision=revision, token=token)
+    raw, _ = read_dataset(
+        name_or_path,
+        config_name=config_name or known.config_name,
+        labelled=False,
+        named_splits=[train_split] if train_split else [],
+        revision=revision,
+        token=token,
+    )
     split = choose_splits(raw, {"train": train_split, "validation": None, "test": None}, known.splits)["train"]
     image_column = choose_column(raw[split], image_column, known.image_column, "image")
     where = f'split "{split}" of "{name_or_path}"'

@@ -1,5 +1,6 @@
 """All splits of a dataset, from wherever it is."""
 
+from collections.abc import Collection
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from datasets import DatasetDict, IterableDatasetDict, load_dataset_builder, loa
 from datasets.exceptions import DatasetGenerationError
 
 from genaf_hf.data.digits import DIGITS, digits
+from genaf_hf.data.image_folders import image_folder, read_image_folder
 from genaf_hf.data.own_files import check_data_files
-from genaf_hf.data.streaming import open_stream
+from genaf_hf.data.streaming import open_stream, stream_folder
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import why_not_loaded
 
@@ -26,12 +28,19 @@ def read_dataset(
     *,
     config_name: str | None = None,
     streaming: bool = False,
+    labelled: bool = True,
+    named_splits: Collection[str] = (),
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> tuple[DatasetDict | IterableDatasetDict, Path | None]:
     """All splits of a dataset; if they are streamed, with the folder for what is drawn from them.
 
     What is on this machine as `datasets` keeps it, the digits or what `save_to_disk` left, is never streamed.
+
+    Args:
+        name_or_path, config_name, streaming, revision, token: as for `load_images`.
+        labelled: whether a folder of images has to say their classes.
+        named_splits: splits of it that the user names.
 
     Raises:
         UserError: when nothing is there, or what is there is no dataset.
@@ -43,6 +52,9 @@ def read_dataset(
             return load_from_disk(name_or_path), None
         if (Path(name_or_path) / "state.json").exists():
             return DatasetDict(train=load_from_disk(name_or_path)), None
+        if (found := image_folder(name_or_path)) and config_name is None:
+            splits = read_image_folder(name_or_path, found, labelled=labelled, named_splits=named_splits)
+            return stream_folder(name_or_path, splits) if streaming else (splits, None)
         builder = load_dataset_builder(name_or_path, config_name, revision=revision, token=token)
         check_data_files(builder, name_or_path)
         if streaming:

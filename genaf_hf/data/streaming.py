@@ -1,10 +1,12 @@
 """Some images of a dataset that is too large to be downloaded as a whole."""
 
 import logging
+import os
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
+import datasets
 from datasets import (
     Dataset,
     DatasetBuilder,
@@ -32,6 +34,15 @@ def open_stream(builder: DatasetBuilder) -> tuple[IterableDatasetDict, Path]:
     """All splits as streams, and the folder of the cache, named by their commit on the Hub, for what is drawn."""
     downloaded = Path(builder.cache_dir)  # of the whole dataset; "streamed" stands where this has the version
     return builder.as_streaming_dataset(), downloaded.parents[1] / "streamed" / downloaded.name
+
+
+def stream_folder(name: str, splits: DatasetDict) -> tuple[IterableDatasetDict, Path]:
+    """The images of a local folder as streams, and the folder of the cache, named by their files, for what is drawn."""
+    files = [image["path"] for images in splits.values() for image in images["image"]]
+    content = [(file, os.path.getsize(file), os.path.getmtime(file)) for file in files]
+    streams = {split: images.to_iterable_dataset() for split, images in splits.items()}
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "imagefolder" / "streamed" / Hasher.hash([name, content])
+    return IterableDatasetDict(streams), cache
 
 
 def draw_splits(
