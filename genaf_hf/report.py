@@ -197,7 +197,8 @@ class RobustnessReport:
         for each in self.measurements:
             if each.model == model:
                 attacked = [each.attack_success_rate, each.decline, each.fooling_rate]
-                rates = ["-"] * 3 if each.attack == CLEAN else [str(rate) for rate in attacked]
+                doubt = "" if self.is_reliable(each) else " *unreliable*"
+                rates = ["-"] * 3 if each.attack == CLEAN else [f"{rate}{doubt}" for rate in attacked]
                 rows.append([text(each.attack), *rates, str(each.neighbor_accuracy or "-")])
         return markdown(rows)
 

@@ -72,8 +72,8 @@ def shown(text: str) -> str:
 
 def test_the_verdict_is_one_sentence_with_the_worst_of_each_kind():
     assert verdict_of(text_of()) == (
-        "This model is right about 80.0% (undefended: 90.0%) of clean images, 70.0% (undefended: 20.0%) of images "
-        "under the worst perturbation that was crafted on the public encoder alone (l4a, linf, eps 10/255), and 50.0% "
+        "This model is right about 80.0% (undefended: 90.0%, chance: 33.3%) of clean images, 70.0% (undefended: "
+        "20.0%) of images under the worst perturbation that was crafted on the public encoder alone (l4a, linf, eps 10/255), and 50.0% "
         "(undefended: 0.0%) of images under the worst attack on the model itself (pgd, linf, eps 8/255)."
     )
 
@@ -81,10 +81,11 @@ def test_the_verdict_is_one_sentence_with_the_worst_of_each_kind():
 def test_the_verdict_on_one_model_and_without_some_kinds_of_attack():
     measured = make_report("hardened").measurements
     assert (
-        verdict_of(text_of("hardened", measurements=measured[:1])) == "This model is right about 80.0% of clean images."
+        verdict_of(text_of("hardened", measurements=measured[:1]))
+        == "This model is right about 80.0% (chance: 33.3%) of clean images."
     )
     assert verdict_of(text_of("hardened", measurements=[measured[0], measured[3]])) == (
-        "This model is right about 80.0% of clean images, and 50.0% of images under the worst attack on the model "
+        "This model is right about 80.0% (chance: 33.3%) of clean images, and 50.0% of images under the worst attack on the model "
         "itself (pgd, linf, eps 8/255)."
     )
     assert verdict_of(text_of("hardened", measurements=measured[3:])) == (
@@ -96,7 +97,10 @@ def test_the_verdict_on_one_model_and_without_some_kinds_of_attack():
 
 def test_unreliable_accuracies_are_marked_in_verdict_and_table():
     text = text_of(checks=[FAILED])
-    assert "80.0% (undefended: 90.0%) of clean images, 70.0% *unreliable* (undefended: 20.0%)" in verdict_of(text)
+    assert (
+        "80.0% (undefended: 90.0%, chance: 33.3%) of clean images, 70.0% *unreliable* (undefended: 20.0%)"
+        in verdict_of(text)
+    )
     assert "50.0% *unreliable* (undefended: 0.0%)" in verdict_of(text)
     assert "| 50.0% [23.7%, 76.3%] (5/10) *unreliable* |" in text
     assert "80.0% [49.0%, 94.3%] (8/10) *unreliable*" not in text
@@ -104,6 +108,35 @@ def test_unreliable_accuracies_are_marked_in_verdict_and_table():
     assert "Every check was passed." not in text
     of_other = text_of(checks=[replace(FAILED, model="undefended")])
     assert "70.0% (undefended: 20.0% *unreliable*)" in verdict_of(of_other)
+
+
+def test_what_is_in_doubt_stands_above_the_verdict():
+    def above(**changes) -> list[str]:
+        text = text_of(**changes)
+        return [line for line in text[: text.index("This model is right")].splitlines() if line.startswith("**")]
+
+    few = "**Only 10 images were measured: the intervals are wide, and no difference within them is one.**"
+    assert above() == [few]
+    assert above(checks=[FAILED, replace(FAILED, name="its | answers <differ>")]) == [
+        "**The robust accuracies of this model are *unreliable*, it failed 2 self-checks: gradients are not zero; "
+        "its \\| answers &lt;differ&gt;.**",
+        few,
+    ]
+    assert above(checks=[replace(FAILED, model="undefended")])[0].endswith("can be trusted was not checked.**")
+    many = [replace(each, count=500, correct=50 * each.correct) for each in make_report().measurements]
+    assert above(measurements=many) == []
+
+
+def test_an_accuracy_like_that_of_guessing_is_said_first_and_attack_success_is_marked():
+    collapsed = [
+        Measurement("hardened", "clean", "nothing", {}, 120, 570, 120),
+        Measurement("hardened", "pgd", "model", PGD, 120, 570, 120, fooled=0),
+    ]
+    models = {"hardened": {"class": "ViTForImageClassification", "classes": 5}}
+    text = text_of(measurements=collapsed, models=models, checks=[FAILED])
+    assert "**Its clean accuracy cannot be told from guessing, which is right about 20.0%.**" in text
+    assert verdict_of(text).startswith("This model is right about 21.1% (chance: 20.0%) of clean images")
+    assert "| 0.0% [0.0%, 3.1%] (0/120) *unreliable* |" in text
 
 
 def test_the_card_says_whether_the_numbers_can_be_trusted():
@@ -492,7 +525,8 @@ def test_the_command_is_one_of_the_recipe(attacked):
 
 def test_findings_are_a_section_that_points_to_its_folder():
     text = findings(make_report("hardened"), model_name="someone/model", pictures=["gallery.png"], folder="audit")
-    assert text.startswith("## Adversarial robustness\n\nThis model is right about 80.0% of clean images")
+    assert text.startswith("## Adversarial robustness\n\n**Only 10 images were measured")
+    assert verdict_of(text).startswith("This model is right about 80.0% (chance: 33.3%) of clean images")
     assert "](audit/gallery.png)" in text
     assert "[`audit/report.json`](audit/report.json)" in text
     assert [each.tag for each in MarkdownIt().parse(text) if each.type == "heading_open"].count("h2") == 1

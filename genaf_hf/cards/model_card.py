@@ -23,6 +23,7 @@ SHOWN_CLASSES = 20
 LIST_MARK = re.compile(r"^(\d*)([-+=.)])(?=[\s=-])")  # headings and rules can begin a line like it
 MARKUP = "\\`*_[]|#~$"
 DEFAULT_EPS = 8 / 255
+FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
 OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
 # What the worst of the accuracies says that were found with this knowledge, in the order of the verdict.
 KINDS = {
@@ -120,6 +121,7 @@ def render(
             own_class=report.models[subject]["class"] == OWN_CLASS,
             of_timm=report.models[subject]["class"].startswith("TimmWrapper"),
             subject=subject,
+            doubts=doubts(report, subject),
             verdict=verdict(report, subject, references),
             attacked=[each for each in found if each.attack != CLEAN],
             crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
@@ -179,6 +181,35 @@ def is_patch(measurement: Measurement) -> bool:
     return "top" in measurement.settings
 
 
+def doubts(report: RobustnessReport, subject: str) -> list[str]:
+    """What a reader has to know before any accuracy of a model, in sentences, the worst first."""
+    found = []
+    failed = [each for each in report.failed_checks if each.model == subject]
+    if failed:
+        names = "; ".join(plain(each.name) for each in failed)
+        found.append(
+            f"The robust accuracies of this model are *unreliable*, it failed {len(failed)} self-checks: {names}."
+        )
+    elif not any(each.model == subject for each in report.checks):
+        found.append("Whether the robust accuracies of this model can be trusted was not checked.")
+    clean = next((each for each in report.measurements if (each.model, each.attack) == (subject, CLEAN)), None)
+    if clean is not None and clean.count and (level := chance(report, subject)) is not None:
+        if clean.accuracy.interval[0] <= level:
+            found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
+    count = max((each.count for each in report.measurements if each.model == subject), default=0)
+    if 0 < count < FEW_IMAGES:
+        found.append(
+            f"Only {count} images were measured: the intervals are wide, and no difference within them is one."
+        )
+    return found
+
+
+def chance(report: RobustnessReport, model: str) -> float | None:
+    """Accuracy of guessing one of the model's classes; None where their number is not known."""
+    classes = report.models[model].get("classes")
+    return 1 / classes if classes else None
+
+
 def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -> str:
     """One sentence: what the model keeps, clean and under the worst attack of each kind, beside the others."""
     parts = []
@@ -195,15 +226,16 @@ def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -
 
 
 def accuracy_text(report: RobustnessReport, mine: Measurement, references: Sequence[str]) -> str:
-    """An accuracy of the model, and in brackets those of the others under the same attack."""
+    """An accuracy of the model, and in brackets chance, if it is the clean one, and the others' under the same attack."""
 
     def said(measurement: Measurement) -> str:
         doubt = "" if report.is_reliable(measurement) else " *unreliable*"
         return f"{measurement.accuracy.value:.1%}{doubt}"
 
-    others = [report.measurement(name, mine.attack) for name in references]
-    beside = ", ".join(f"{plain(each.model)}: {said(each)}" for each in others)
-    return f"{said(mine)} ({beside})" if beside else said(mine)
+    beside = [f"{plain(name)}: {said(report.measurement(name, mine.attack))}" for name in references]
+    if mine.attack == CLEAN and (level := chance(report, mine.model)) is not None:
+        beside.append(f"chance: {level:.1%}")
+    return f"{said(mine)} ({', '.join(beside)})" if beside else said(mine)
 
 
 def strength(measurement: Measurement) -> str:
