@@ -187,19 +187,17 @@ def doubts(report: RobustnessReport, subject: str) -> list[str]:
     failed = [each for each in report.failed_checks if each.model == subject]
     if failed:
         names = "; ".join(plain(each.name) for each in failed)
-        found.append(
-            f"The robust accuracies of this model are *unreliable*, it failed {len(failed)} self-checks: {names}."
-        )
+        found.append(f"The robust accuracies of this model are *unreliable*, it failed self-checks: {names}.")
     elif not any(each.model == subject for each in report.checks):
         found.append("Whether the robust accuracies of this model can be trusted was not checked.")
     clean = next((each for each in report.measurements if (each.model, each.attack) == (subject, CLEAN)), None)
-    if clean is not None and clean.count and (level := chance(report, subject)) is not None:
-        if clean.accuracy.interval[0] <= level:
-            found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
+    level = chance(report, subject)
+    if clean is not None and clean.count and level is not None and clean.accuracy.interval[0] <= level:
+        found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
     count = max((each.count for each in report.measurements if each.model == subject), default=0)
     if 0 < count < FEW_IMAGES:
         found.append(
-            f"Only {count} images were measured: the intervals are wide, and no difference within them is one."
+            f"Only {count} images were measured: the intervals are wide, and differences within them say nothing."
         )
     return found
 
@@ -226,7 +224,7 @@ def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -
 
 
 def accuracy_text(report: RobustnessReport, mine: Measurement, references: Sequence[str]) -> str:
-    """An accuracy of the model, and in brackets chance, if it is the clean one, and the others' under the same attack."""
+    """An accuracy of the model, and in brackets the others' under the same attack, and chance where there is none."""
 
     def said(measurement: Measurement) -> str:
         doubt = "" if report.is_reliable(measurement) else " *unreliable*"
