@@ -656,6 +656,7 @@ def test_saved_models_load_and_answer_the_same_without_this_package(encoders, da
     assert answer.returncode == 0, answer.stderr[-2000:]
     answers = json.loads(answer.stdout.splitlines()[-1])
     for folder, logits in expected.items():
-        torch.testing.assert_close(torch.tensor(answers[folder]["logits"]), logits, rtol=0, atol=0)
+        found = torch.tensor(answers[folder]["logits"])  # of a process whose memory may be aligned otherwise
+        torch.testing.assert_close(found, logits, rtol=0, atol=1e-6)
         scores = [answers[folder]["scores"][label] for label in CLASSES]
         torch.testing.assert_close(torch.tensor(scores), logits.softmax(0), rtol=0, atol=1e-5)

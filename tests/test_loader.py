@@ -88,7 +88,6 @@ def test_a_trainer_reads_by_its_workers(vit, read_by, tmp_path, workers):
     with torch.no_grad():
         expected = model(rows[:]["pixel_values"]).logits
     assert predicted.label_ids.tolist() == rows[:]["labels"].tolist()
-    assert torch.equal(torch.as_tensor(predicted.predictions).argmax(1), expected.argmax(1))
     assert torch.allclose(torch.as_tensor(predicted.predictions), expected, atol=1e-5)
 
 

@@ -7,9 +7,12 @@ from transformers import (
     Aimv2VisionConfig,
     AutoModel,
     AutoModelForImageClassification,
+    EfficientNetConfig,
     HGNetV2Config,
     HieraConfig,
+    MobileNetV1Config,
     MobileNetV2Config,
+    MobileViTConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PvtV2Config,
@@ -98,9 +101,46 @@ def test_a_classifier_gives_logits_and_gradients_and_comes_back(config, result, 
     assert pixel_model.features(images).ndim == 2
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
-    with torch.no_grad():
-        again = PixelModel(*load_classifier(str(tmp_path / "saved")))(images)
-    torch.testing.assert_close(again, logits.detach(), rtol=0, atol=0)
+    loaded, processor = load_classifier(str(tmp_path / "saved"))
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+    with torch.no_grad():  # which lets some CPUs take convolutions that round otherwise
+        again = PixelModel(loaded, processor)(images)
+    torch.testing.assert_close(again, logits.detach(), rtol=0, atol=1e-6)
+
+
+OLD_HEADS = {
+    "mobilenet_v1": (MobileNetV1Config(image_size=SIDE, depth_multiplier=0.25), "classifier_dropout_prob", 0.999),
+    "mobilenet_v2": (CLASSIFIERS["mobilenet_v2"][0], "classifier_dropout_prob", 0.8),
+    "mobilevit": (
+        MobileViTConfig(
+            image_size=SIDE,
+            hidden_sizes=[8, 8, 8],
+            neck_hidden_sizes=[4, 4, 4, 8, 8, 8, 16],
+            num_attention_heads=2,
+            classifier_dropout_prob=0.9,
+            hidden_dropout_prob=0.0,
+        ),
+        "classifier_dropout_prob",
+        0.9,
+    ),
+    "efficientnet": (
+        EfficientNetConfig(
+            image_size=SIDE, width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128, drop_connect_rate=0.0
+        ),
+        "dropout_rate",
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "name", "old"), OLD_HEADS.values(), ids=OLD_HEADS)
+def test_a_new_head_has_no_dropout_of_the_old_one_and_the_log_says_so(config, name, old, published, caplog, tmp_path):
+    model, processor = load_encoder(published(config, AutoModelForImageClassification)[1], CLASSES)
+    assert f"{name} is 0.0 instead of {old}" in caplog.text
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} <= {0.0}
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    assert getattr(load_classifier(str(tmp_path / "saved"))[0].config, name) == 0
 
 
 @pytest.mark.parametrize("config", WITHOUT_POOLER.values(), ids=WITHOUT_POOLER)

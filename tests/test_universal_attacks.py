@@ -196,7 +196,8 @@ def test_gaussian_images_are_redrawn_every_twenty_steps():
 def test_fusing_with_weight_zero_is_the_plain_attack_on_the_first_layer(vit, images):
     encoder = PixelModel(*vit)
     fused = l4a_fuse(encoder, images, eps=EPS, steps=4, layers=(1, 2), weight=0.0)
-    assert torch.equal(fused.delta, l4a(encoder, images, eps=EPS, steps=4, layer=1).delta)
+    alone = l4a(encoder, images, eps=EPS, steps=4, layer=1)  # of another graph, whose sums may round otherwise
+    torch.testing.assert_close(fused.delta, alone.delta, rtol=0, atol=1e-6)
 
 
 # ---- FFF ----

@@ -39,7 +39,7 @@ from genaf_hf.encoders.flexible_siglip import load_flexible_siglip
 from genaf_hf.encoders.image_processors import at_image_size, in_rgb, load_image_processor, prepared, quarters
 from genaf_hf.encoders.position_embeddings import as_pair, built_size, encoder_part, outputs_on_black, with_image_size
 from genaf_hf.encoders.soundness import (
-    check_finite_logits,
+    check_answers,
     check_finite_weights,
     check_fits_weights,
     check_place,
@@ -290,7 +290,7 @@ def made_sound(
     if flipped:
         flip_input(model, model_name_or_path)
     model = with_image_size(model, size)
-    check_finite_logits(model, prepared(processor, [quarters()]), model_name_or_path)
+    check_answers(model, prepared(processor, [quarters()]), model_name_or_path)
     return model
 
 

@@ -197,8 +197,8 @@ def check_finite_weights(model: nn.Module, model_name_or_path: str) -> None:
             )
 
 
-def check_finite_logits(model: nn.Module, pixel_values: Tensor, model_name_or_path: str) -> None:
-    """Refuses a model that answers an image by no numbers.
+def check_answers(model: nn.Module, pixel_values: Tensor, model_name_or_path: str) -> None:
+    """Refuses a model that does not answer an image by numbers.
 
     Args:
         model: an image classifier.
@@ -208,8 +208,15 @@ def check_finite_logits(model: nn.Module, pixel_values: Tensor, model_name_or_pa
     Raises:
         UserError: when it does.
     """
-    with evaluating(model), torch.no_grad():
-        logits = model(pixel_values=pixel_values).logits
+    try:
+        with evaluating(model), torch.no_grad():
+            logits = model(pixel_values=pixel_values).logits
+    except Exception as error:  # whatever the settings of a stranger make of the modules
+        size = " x ".join(map(str, pixel_values.shape[-2:]))
+        raise UserError(
+            f'"{model_name_or_path}" cannot answer an image of {size} pixels ({kind_and_line(error)}): its '
+            "config.json, its weights and its image processor do not belong together."
+        ) from error
     if not logits.isfinite().all():
         raise UserError(
             f'"{model_name_or_path}" gives logits that are NaN or infinite for a plain image, although its weights are '
