@@ -3,6 +3,8 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from genaf_hf.values import class_ids
+
 K = 20
 TEMPERATURE = 0.07
 
@@ -18,7 +20,7 @@ class Neighbors:
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int):
         self.features = F.normalize(features, dim=1)
-        self.votes = F.one_hot(labels.to(features.device), classes).to(features.dtype)
+        self.votes = F.one_hot(class_ids(labels, len(features)).to(features.device), classes).to(features.dtype)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Class ids (n,) by a vote of the 20 nearest, weighted by exp(cosine similarity / 0.07)."""

@@ -38,8 +38,10 @@ class PixelModel(nn.Module):
         self._layer_names: list[str] = []
         mean, std = pixel_statistics(processor)
         device = next(model.parameters()).device
-        self.register_buffer("mean", torch.tensor(mean, device=device).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, device=device).view(1, -1, 1, 1), persistent=False)
+        with torch.inference_mode(False):  # what is made in it cannot take part in gradients
+            for name, values in (("mean", mean), ("std", std)):
+                values = torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+                self.register_buffer(name, values, persistent=False)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -2,12 +2,13 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from traces import leave_gradients_and_modes, leaves_no_trace
 
-from genaf_hf import PixelModel, pgd
+from genaf_hf import PixelModel, load_encoder, pgd
 from genaf_hf.attacks import ATTACKS, autoattack, feature_pgd, fgsm, mi_fgsm, n_fgsm
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation import evaluate_robustness
@@ -66,6 +67,80 @@ def test_it_raises_the_loss_above_noise_of_the_same_size(name, vit, images, labe
         reached, clean, by_noise = (F.cross_entropy(model(each), labels) for each in (adversarial, images, noisy))
     assert reached > clean
     assert reached > by_noise
+
+
+@pytest.mark.parametrize("name", PER_IMAGE)
+def test_types_memory_and_modes_change_nothing(name, vit, images, labels):
+    model, expected = PixelModel(*vit), attack(name, PixelModel(*vit), images, labels)
+    for others, ids in (
+        (images.contiguous(memory_format=torch.channels_last), labels.to(torch.uint8)),
+        (images.double().requires_grad_(), labels.int()),
+        (images.repeat_interleave(2, dim=0)[::2], labels.tolist()),
+    ):
+        assert torch.equal(attack(name, model, others, ids), expected)
+    with torch.inference_mode():
+        made_here = attack(name, PixelModel(*vit), images.clone(), labels.clone())
+    assert torch.equal(made_here, expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        made_here = attack(name, PixelModel(*vit), images, labels)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(made_here, expected)
+    seeds, eps = np.arange(len(images)), torch.tensor(EPS, dtype=torch.float64)
+    assert torch.equal(attack(name, model, images, labels, seeds=seeds, eps=eps), expected)
+
+
+@pytest.mark.parametrize("name", PER_IMAGE)
+def test_rounding_outside_the_unit_interval_is_taken(name, vit, images, labels):
+    rounded = torch.where(images == 1, 1 + 1.2e-7, torch.where(images == 0, -3e-8, images))
+    assert rounded.max() > 1
+    assert rounded.min() < 0
+    model = PixelModel(*vit)
+    assert torch.equal(attack(name, model, rounded, labels), attack(name, model, images, labels))
+
+
+def test_a_message_shows_what_is_outside(vit, images, labels):
+    with pytest.raises(UserError, match=r"images span \[0, 1.00109994\]"):
+        attack("pgd", PixelModel(*vit), images.where(images < 1, 1.0011), labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (torch.zeros(6), r"labels are torch.float32 of shape \(6,\), expected whole numbers"),
+        (torch.zeros(6, dtype=torch.bool), "labels are torch.bool"),
+        (torch.zeros(6, 1, dtype=torch.long), r"of shape \(6, 1\)"),
+        ([0, 1], r"of shape \(2,\)"),
+        ([0, 1, 2, 0, 1, -100], "labels reach down to -100"),
+    ],
+)
+def test_labels_that_are_no_class_ids_are_refused(labels, sentence, vit, images):
+    with pytest.raises(UserError, match=sentence):
+        attack("pgd", PixelModel(*vit), images, labels)
+
+
+def test_a_model_that_was_made_in_inference_mode_is_refused(encoders, images, labels):
+    with torch.inference_mode():
+        model = PixelModel(*load_encoder(encoders["dino"], ["a", "b", "c"]))
+    with pytest.raises(UserError, match=r"made inside torch\.inference_mode"):
+        attack("pgd", model, images, labels)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"eps": True}, "eps is True, expected a number"),
+        ({"eps": "8/255"}, 'eps is "8/255", expected a number'),
+        ({"steps": 2.0}, "steps is 2.0, expected a whole number"),
+        ({"restarts": True}, "restarts is True, expected a whole number"),
+        ({"random_start": "False"}, 'random_start is "False", expected True or False'),
+        ({"seeds": [0, 1, 2, 3, 4, 0.5]}, "seeds hold 0.5, expected whole numbers"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(setting, sentence, vit, images, labels):
+    with pytest.raises(UserError, match=sentence):
+        attack("pgd", PixelModel(*vit), images, labels, **setting)
 
 
 @pytest.mark.parametrize("name", PER_IMAGE)

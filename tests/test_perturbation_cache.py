@@ -58,7 +58,7 @@ def test_a_default_is_a_setting_like_any_other(counting_attack, encoder, images,
     for attack in (partial(counting_attack, eps=0.1), partial(counting_attack, eps=0.1, seed=0)):
         crafted_once(attack, encoder, images, LABELS, cache=tmp_path / "cache")
     assert counting_attack.calls == 1
-    counting_attack.__kwdefaults__["seed"] = 1
+    counting_attack.__wrapped__.__kwdefaults__["seed"] = 1
     found = crafted_once(partial(counting_attack, eps=0.1), encoder, images, LABELS, cache=tmp_path / "cache")
     assert counting_attack.calls == 2
     assert found.seed == 1

@@ -4,7 +4,7 @@ from torch import nn
 from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, pgd
-from genaf_hf.attacks.pgd import random_in_ball
+from genaf_hf.attacks.pgd import SEEDS, random_in_ball
 
 SETTINGS = {"eps": 0.1, "steps": 3, "step_size": 0.05}
 
@@ -183,6 +183,26 @@ def test_the_attack_raises_the_loss(vit):
 def test_settings_outside_their_range_are_refused(vit, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         pgd(PixelModel(*vit), random_images(1), torch.tensor([0]), **{**SETTINGS, **change})
+
+
+def test_of_several_restarts_the_misclassified_image_of_the_highest_loss_is_kept():
+    """Logits (0, -h, h) of a pixel's height: the loss of class 1 saturates a sigmoid long before its highest value."""
+
+    def heights(images):
+        height = 400 * (images[:, 0, 0, 0] - 0.5)
+        return torch.stack([torch.zeros_like(height), -height, height], dim=1)
+
+    class Heights(nn.Module):
+        def forward(self, images):
+            return heights(images)
+
+    images, labels = torch.full((1, 1, 1, 1), 0.5), torch.tensor([1])
+    settings = {"eps": 0.2, "steps": 1, "step_size": 1e-6}
+    single = [pgd(Heights(), images, labels, **settings, seeds=[seed * SEEDS]).item() for seed in range(16)]
+    losses = [nn.functional.cross_entropy(heights(torch.full((1, 1, 1, 1), each)), labels).item() for each in single]
+    assert sorted(losses)[-2] > 20
+    kept = pgd(Heights(), images, labels, **settings, restarts=16).item()
+    assert kept == single[max(range(16), key=losses.__getitem__)]
 
 
 @pytest.mark.parametrize(

@@ -212,5 +212,5 @@ def test_a_share_outside_its_range_is_refused(linear, images, share):
 
 
 def test_a_seed_for_each_image_is_needed(linear, images):
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="There are 2 seeds for 5 images"):
         square(linear(0.0), images, ZEROS, eps=EPS, steps=2, seeds=[1, 2])

@@ -1,8 +1,10 @@
 """What holds for every attack on the public encoder, and what is particular to each."""
 
 import math
+from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from genaf_hf.attacks.fff import log_energy
 from genaf_hf.attacks.l4a import gaussian_images
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.uap import deepfool
+from genaf_hf.errors import UserError
 
 EPS = 0.1
 UNIVERSAL = [name for name, attack in ATTACKS.items() if attack.universal]
@@ -79,6 +82,82 @@ def test_no_head_is_needed(name, vit, images, labels):
     with torch.no_grad():
         encoder.model.classifier.weight.fill_(torch.nan)
     assert torch.equal(craft(name, encoder, images, labels).delta, with_head)
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("name", UNIVERSAL)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        partial(torch.autocast, "cpu", torch.bfloat16),
+        torch.inference_mode,
+        torch.no_grad,
+        partial(default_dtype, torch.float64),
+    ],
+    ids=["autocast", "inference_mode", "no_grad", "float64"],
+)
+def test_the_modes_of_its_caller_change_nothing(name, mode, vit, images, labels):
+    expected = craft(name, PixelModel(*vit), images, labels, steps=5).delta
+    with mode():
+        images, labels = images.clone(), labels.clone()
+        crafted = craft(name, PixelModel(*vit), images, labels, steps=5)
+    assert torch.equal(crafted.delta, expected)
+    assert crafted.delta.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", UNIVERSAL)
+def test_types_and_memory_of_what_it_is_given_change_nothing(name, vit, images, labels):
+    encoder, expected = PixelModel(*vit), craft(name, PixelModel(*vit), images, labels).delta
+    for others, ids in (
+        (images.contiguous(memory_format=torch.channels_last), labels.to(torch.uint8)),
+        (images.double().requires_grad_(), labels.int()),
+        (images.repeat_interleave(2, dim=0)[::2], labels.tolist()),
+    ):
+        assert torch.equal(craft(name, encoder, others, ids).delta, expected)
+    found = craft(name, encoder, images, labels, steps=np.int64(3), seed=torch.tensor(0))
+    assert torch.equal(found.delta, expected)
+    assert type(found.steps) is type(found.seed) is int
+
+
+@pytest.mark.parametrize("name", UNIVERSAL)
+def test_an_encoder_that_is_broken_is_refused(name, vit, images, labels):
+    encoder = PixelModel(*vit)
+    with torch.no_grad():
+        encoder.model.vit.layers[0].mlp.fc1.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match="not finite"):
+        craft(name, encoder, images, labels)
+
+
+@pytest.mark.parametrize("name", ["l4a", "ssp", "uapgd"])
+def test_an_encoder_that_does_not_answer_to_its_images_is_refused(name, vit, images, labels):
+    encoder = PixelModel(*vit)
+    with torch.no_grad():
+        encoder.model.vit.embeddings.patch_embeddings.projection.weight.zero_()
+    with pytest.raises(UserError, match="the gradient of its objective is 0"):
+        craft(name, encoder, images, labels)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"steps": True}, "steps is True, expected a whole number"),
+        ({"seed": 0.5}, "seed is 0.5, expected a whole number"),
+        ({"seed": 2**64}, "seed is 18446744073709551616, expected a whole number of at most 62 bits"),
+        ({"batch_size": "16"}, 'batch_size is "16", expected a whole number'),
+        ({"momentum": float("nan")}, "momentum is nan, expected a number"),
+        ({"step_size": True}, "step_size is True, expected a number or None"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(setting, sentence, vit, images, labels):
+    with pytest.raises(UserError, match=sentence):
+        craft("uapgd", PixelModel(*vit), images, labels, **setting)
 
 
 def hidden(encoder, images, delta, layer=1):
@@ -236,6 +315,13 @@ def test_the_probe_learns_what_the_features_hold(vit, dataset, pixels):
 def test_labels_that_no_probe_can_be_trained_on_are_refused(attack, labels, sentence, vit, images):
     with pytest.raises(ValueError, match=sentence):
         attack(PixelModel(*vit), images, labels, eps=EPS, steps=1)
+
+
+def test_the_probe_is_fitted_in_float32_inside_autocast(vit, images, labels):
+    encoder = PixelModel(*vit).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        probe = LinearProbe(encoder, images, labels)
+    assert torch.equal(probe.weight, LinearProbe(encoder, images, labels).weight)
 
 
 def test_deepfool_finds_the_nearest_boundary_of_a_linear_model():

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from genaf_hf.attacks.patch import UniversalPatch, paste, random_corners
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted
+from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, finite
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source
@@ -180,19 +180,23 @@ def train(
     batch_size: int,
     random: torch.Generator,
 ) -> None:
-    """Minimises AdvEncoder's loss over the generator's weights."""
+    """Minimises AdvEncoder's loss over the generator's weights.
+
+    Raises:
+        UserError: when the loss or its gradient is not finite.
+    """
     weights = list(generator.parameters())
     optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
-    with evaluating(encoder), torch.enable_grad():
+    with evaluating(encoder):
         for _ in range(steps):
             chosen = torch.randperm(len(images), generator=random)[:batch_size]  # none twice: it would be a negative
             batch = images[chosen.to(images.device)].to(encoder.mean.device)
             with torch.no_grad():
                 clean = encoder.features(batch)
             changed = perturb(batch)
-            loss = advencoder_loss(batch, changed, clean, encoder.features(changed))
+            loss = finite(advencoder_loss(batch, changed, clean, encoder.features(changed)))
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-                weight.grad = gradient
+                weight.grad = finite(gradient)
             optimizer.step()
 
 
@@ -230,7 +234,7 @@ def check_settings(images: Tensor, *, eps: float, steps: int, learning_rate: flo
     Raises:
         UserError: names what was found.
     """
-    check_universal_settings(images, eps=eps, steps=steps, step_size=eps, batch_size=batch_size)
+    check_universal_settings(eps=eps, steps=steps, step_size=eps, batch_size=batch_size)
     if not 0 < learning_rate < float("inf"):
         raise UserError(f"learning_rate is {learning_rate}, expected a positive number, for example 2e-4.")
     if batch_size < 2 or len(images) < 2:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.pgd import check_attack_settings, check_images
+from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.layers import only_trainable
@@ -48,12 +48,11 @@ def autoattack(
         UserError: when the package is not installed, or for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=1, step_size=eps, norm=norm)
-    check_images(images)
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
         raise UserError("AutoAttack is not installed: pip install 'genaf_hf[autoattack]'.") from error
-    seed = 0 if seeds is None else int(seeds[0])
+    seed = 0 if seeds is None else seeds[0]
     devices = [images.device] if images.is_cuda else []
     with evaluating(model), only_trainable(model, []), torch.random.fork_rng(devices):
         with torch.no_grad():
@@ -69,6 +68,5 @@ def autoattack(
         )
         authors.apgd.n_restarts = authors.fab.n_restarts = authors.apgd_targeted.n_restarts = 1
         authors.apgd_targeted.n_target_classes = authors.fab.n_target_classes = min(TARGETS, classes - 1)
-        # The package takes views of the images as rows, which channels-last memory does not give.
-        adversarial, _ = authors.run_standard_evaluation(images.detach().contiguous(), labels, batch_size=batch_size)
+        adversarial, _ = authors.run_standard_evaluation(images, labels, batch_size=batch_size)
     return adversarial

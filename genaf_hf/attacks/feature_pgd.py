@@ -8,7 +8,6 @@ from torch import Tensor
 from genaf_hf.attacks.pgd import (
     ascend_images,
     check_attack_settings,
-    check_images,
     default_step_size,
     random_in_ball,
 )
@@ -41,8 +40,6 @@ def feature_pgd(
     """
     step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
-    check_images(images)
-    images = images.detach()
     start = images + random_in_ball(images, eps, norm, range(len(images)) if seeds is None else seeds)
     with evaluating(model):
         with torch.no_grad():
@@ -51,5 +48,4 @@ def feature_pgd(
         def objective(adversarial: Tensor) -> Tensor:
             return (model.features(adversarial) - clean).square().sum()
 
-        with torch.enable_grad():
-            return ascend_images(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)
+        return ascend_images(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)

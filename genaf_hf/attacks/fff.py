@@ -6,7 +6,7 @@ from torch import Tensor
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import attacked, crafted, random_start
+from genaf_hf.attacks.universal import attacked, check_moved, crafted, finite, random_start
 from genaf_hf.pixel_model import PixelModel, evaluating
 
 
@@ -39,13 +39,15 @@ def fff(
     check_attack_settings(eps=eps, steps=steps, step_size=step_size)
     delta = random_start(encoder, (3, *encoder.image_size), eps, torch.Generator().manual_seed(seed)).requires_grad_()
     optimizer = torch.optim.Adam([delta], lr=step_size, maximize=True)
-    mean_image = encoder.mean.expand(1, *delta.shape)
-    with evaluating(encoder), torch.enable_grad():
+    mean_image, moved = encoder.mean.expand(1, *delta.shape), False
+    with evaluating(encoder):
         for _ in range(steps):
             states = encoder.hidden_states(attacked(mean_image, delta))
-            (delta.grad,) = torch.autograd.grad(log_energy(states), delta)
+            (delta.grad,) = torch.autograd.grad(finite(log_energy(states)), delta)
+            moved |= bool(finite(delta.grad).any())
             optimizer.step()
             delta.data.clamp_(-eps, eps)
+    check_moved(moved)
     words = "sum over all hidden states of the logarithm of half the mean squared activation"
     return crafted(
         encoder, delta.detach(), "fff", words, eps=eps, steps=steps, step_size=step_size, seed=seed, data="none"

@@ -154,7 +154,7 @@ def l4a_ugs(
         UserError: for a setting or an image outside its range, or an unknown layer.
     """
     step_size = universal_step_size(eps, step_size)
-    check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
+    check_universal_settings(eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
 
     def low(batch: Tensor, delta: Tensor) -> Tensor:
         return encoder.hidden_states(attacked(batch, delta), up_to=layer)[-1]

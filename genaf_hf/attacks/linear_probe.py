@@ -4,19 +4,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_hf.attacks.inputs import callers_modes_left, outside_inference
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.values import class_ids
 
 
 class LinearProbe(nn.Module):
     """Multinomial logistic regression on the standardised features of an encoder, fitted to the optimum.
 
-    The encoder is left as it was, and called in the mode that it is in.
+    The encoder is left as it was, and called in the mode that it is in. It is fitted in float32, whatever the modes of
+    the caller.
 
     Args:
         encoder: whose features are read.
         images: (n, 3, h, w) in [0, 1].
-        labels: (n,) class ids, any; they are numbered anew by their order in `classes`.
+        labels: (n,) class ids; they are numbered anew by their order in `classes`.
         weight_decay: of the weights, half its value times their sum of squares is added to the mean cross-entropy.
         batch_size: images per forward pass.
 
@@ -24,20 +27,25 @@ class LinearProbe(nn.Module):
         classes: the class ids, sorted.
 
     Raises:
-        UserError: when the labels are not one per image, or of fewer than two classes.
+        UserError: when the labels are not one per image, or of fewer than two classes, or a feature is not finite.
     """
 
     def __init__(
         self, encoder: PixelModel, images: Tensor, labels: Tensor, *, weight_decay: float = 1e-3, batch_size: int = 64
     ):
         super().__init__()
-        if labels.shape != images.shape[:1]:
-            raise UserError(f"labels have shape {tuple(labels.shape)}, expected ({len(images)},), one per image.")
         self.encoder = encoder
-        device = encoder.mean.device
-        with evaluating(encoder), torch.no_grad():
-            features = torch.cat([encoder.features(batch.to(device)) for batch in images.split(batch_size)])
-        self.classes, targets = labels.to(device).unique(return_inverse=True)
+        images, labels = outside_inference(images), class_ids(outside_inference(labels), len(images))
+        with callers_modes_left(encoder.mean.device):
+            self._fit(images, labels.to(encoder.mean.device), weight_decay, batch_size)
+
+    def _fit(self, images: Tensor, labels: Tensor, weight_decay: float, batch_size: int) -> None:
+        with evaluating(self.encoder), torch.no_grad():
+            batches = (batch.to(labels.device) for batch in images.split(batch_size))
+            features = torch.cat([self.encoder.features(batch) for batch in batches])
+        if not features.isfinite().all():
+            raise UserError("The encoder's features are not finite, so that no probe can be fitted: check its weights.")
+        self.classes, targets = labels.unique(return_inverse=True)
         if len(self.classes) < 2:
             raise UserError("The labels are of one class only; a probe needs at least two.")
         self.mean, self.scale = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
@@ -53,8 +61,7 @@ class LinearProbe(nn.Module):
             value.backward()
             return value
 
-        with torch.enable_grad():
-            optimizer.step(loss)
+        optimizer.step(loss)
         self.weight, self.bias = weight.detach(), bias.detach()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.pgd import check_attack_settings, check_images
+from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
@@ -41,13 +41,12 @@ def mi_fgsm(
     """
     step_size = eps / steps if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size)
-    check_images(images)
     if not 0 <= decay < float("inf"):
         raise UserError(f"decay is {decay}, expected 0 or more, for example 1.")
-    adversarial = images = images.detach()
+    adversarial = images
     lower, upper = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
     accumulated = torch.zeros_like(images)
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model):
         for _ in range(steps):
             adversarial = adversarial.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(model(adversarial), labels), adversarial)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.pgd import check_attack_settings, check_images, random_in_ball
+from genaf_hf.attacks.pgd import check_attack_settings, random_in_ball
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
@@ -42,13 +42,11 @@ def n_fgsm(
         UserError: for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=1, step_size=step * eps)
-    check_images(images)
     if not 0 < noise < float("inf"):
         raise UserError(f"noise is {noise}, expected a positive multiple of eps, for example 2.")
-    images = images.detach()
     seeds = range(len(images)) if seeds is None else seeds
     noisy = (images + random_in_ball(images, noise * eps, "linf", seeds)).clamp(0, 1).requires_grad_()
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model):
         (gradient,) = torch.autograd.grad(loss(model(noisy), labels), noisy)
     adversarial = noisy.detach() + step * eps * gradient.sign()
     if within_eps:

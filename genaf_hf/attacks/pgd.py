@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
+from genaf_hf.values import is_number, is_whole, plain
 
 NORMS = ("linf", "l2")
 SEEDS = 2**24  # between restarts; torch uses the lower 32 bits of a seed
@@ -57,17 +58,15 @@ def pgd(
     """
     step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
-    check_images(images)
-    if restarts != int(restarts) or restarts < 1 or (restarts > 1 and not random_start):
+    if restarts < 1 or (restarts > 1 and not random_start):
         raise UserError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
-    images = images.detach()
     seeds = range(len(images)) if seeds is None else seeds
 
     def objective(adversarial: Tensor) -> Tensor:
         return loss(model(adversarial), labels)
 
-    best, best_rank = images, None
-    with evaluating(model), torch.enable_grad():
+    best = None
+    with evaluating(model):
         for restart in range(restarts):
             start = images
             if random_start:
@@ -75,10 +74,12 @@ def pgd(
             found = ascend_images(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)
             if restarts == 1:
                 return found
-            rank = success(model, found, labels, loss)
-            better = torch.ones_like(rank, dtype=torch.bool) if best_rank is None else rank > best_rank
+            wrong, losses = success(model, found, labels, loss)
+            if best is None:
+                best, best_wrong, best_losses = found, wrong, losses
+            better = (wrong & ~best_wrong) | ((wrong == best_wrong) & (losses > best_losses))
             best = torch.where(better.view(-1, 1, 1, 1), found, best)
-            best_rank = rank if best_rank is None else torch.maximum(rank, best_rank)
+            best_wrong, best_losses = wrong | best_wrong, torch.where(better, losses, best_losses)
     return best
 
 
@@ -103,12 +104,14 @@ def ascend_images(
     return adversarial
 
 
-def success(model: nn.Module, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """How far an attack got, per image: the loss, and more than any correctly classified image's if misclassified."""
+def success(
+    model: nn.Module, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """How far an attack got: which images are misclassified, and the loss of each."""
     with torch.no_grad():
         logits = model(images)
         losses = torch.stack([loss(row[None], label[None]) for row, label in zip(logits, labels, strict=True)])
-    return losses.sigmoid() + (logits.argmax(1) != labels)
+    return logits.argmax(1) != labels, losses.nan_to_num(nan=-torch.inf)
 
 
 def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:
@@ -129,7 +132,7 @@ def project(candidates: Tensor, images: Tensor, eps: float, norm: str, lower: Te
 def random_in_ball(images: Tensor, eps: float, norm: str, seeds: Sequence[int]) -> Tensor:
     """A point of the ball for each image, uniform, drawn from that image's seed alone."""
     generator = torch.Generator(device=images.device)
-    noise = torch.empty_like(images)
+    noise = torch.empty(images.shape, dtype=images.dtype, device=images.device)  # drawn in the order of memory
     for row, seed in zip(noise, seeds, strict=True):
         generator.manual_seed(seed)
         if norm == "linf":
@@ -157,28 +160,16 @@ def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str
     Raises:
         UserError: names the setting, its value and what was expected.
     """
+    eps, steps, step_size = map(plain, (eps, steps, step_size))
     if norm not in NORMS:
         raise UserError(f'norm is "{norm}", expected one of {", ".join(NORMS)}.')
-    if not isinstance(eps, int | float):
+    if not isinstance(eps, int | float) or isinstance(eps, bool):
         raise UserError(f'eps is "{eps}", expected a number.')
     if norm == "linf" and not 0 < eps <= 1:
         raise UserError(f"eps is {eps}, expected a value in (0, 1]: it is in pixel units, for example 8/255.")
     if norm == "l2" and not 0 < eps < float("inf"):
         raise UserError(f"eps is {eps}, expected a positive length in pixel units, for example 0.5.")
-    if not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps) or steps < 1:
         raise UserError(f"steps is {steps}, expected a whole number, at least 1.")
-    if not isinstance(step_size, int | float) or not 0 < step_size < float("inf"):
+    if not is_number(step_size) or step_size <= 0:
         raise UserError(f"step_size is {step_size}, expected a positive length in pixel units, for example eps / 4.")
-
-
-def check_images(images: Tensor) -> None:
-    """Refuses what is not a batch of images in [0, 1].
-
-    Raises:
-        UserError: names what was found.
-    """
-    if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
-        raise UserError(f"images are {images.dtype} of shape {tuple(images.shape)}, expected floats (n, 3, h, w).")
-    low, high = images.amin().item(), images.amax().item()
-    if not (low >= 0 and high <= 1):
-        raise UserError(f"images span [{low:.4g}, {high:.4g}], expected finite values in [0, 1].")

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial, wraps
 from inspect import signature
+from typing import get_type_hints
 
+from genaf_hf.attacks.inputs import callers_modes_left, device_of, taken
 from genaf_hf.errors import UserError
 
 NEEDS = ("encoder", "model", "images", "labels")
@@ -71,7 +73,10 @@ def register_attack(*needs: str, **defaults) -> Callable[[Callable], Callable]:
         defaults: settings.
 
     Returns:
-        The decorator, which hands back the function as it is.
+        The decorator. What it hands back calls the function with checked arguments: `images` within [0, 1] in the
+        model's precision, contiguous and without a history, `labels` as int64, `seeds` and settings as plain numbers.
+        The caller's `torch.no_grad`, `torch.inference_mode` and default dtype do not count in it, nor, with
+        `"encoder"` first, autocast.
 
     Raises:
         UserError: when `needs` is unknown, or the name is taken.
@@ -84,7 +89,29 @@ def register_attack(*needs: str, **defaults) -> Callable[[Callable], Callable]:
         name = attack_name(function)
         if name in ATTACKS:
             raise UserError(f'There is an attack "{name}" already.')
-        ATTACKS[name] = Attack(name, function, needs, defaults)
-        return function
+        called = in_own_modes(function, fits_parameters=needs[0] == "encoder")
+        ATTACKS[name] = Attack(name, called, needs, defaults)
+        return called
 
     return register
+
+
+def in_own_modes(function: Callable, *, fits_parameters: bool) -> Callable:
+    """An attack that does the same for every type and memory layout of its arguments and in every mode of its caller.
+
+    Args:
+        function: the attack.
+        fits_parameters: whether it has parameters of its own, and must not see the caller's autocast. Others keep it:
+            a model that is trained in bfloat16 is attacked in bfloat16.
+    """
+    parameters = signature(function)
+    hints = cache(lambda: get_type_hints(function))  # when it is called: they may name what is defined later
+
+    @wraps(function)
+    def called(*given, **settings):
+        bound = parameters.bind(*given, **settings)
+        with callers_modes_left(device_of(bound.arguments) if fits_parameters else None):
+            bound.arguments.update(taken(bound.arguments, hints()))
+            return function(*bound.args, **bound.kwargs)
+
+    return called

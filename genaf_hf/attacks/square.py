@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from genaf_hf.attacks.pgd import check_attack_settings, check_images
+from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
@@ -43,10 +43,8 @@ def square(
         UserError: for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=steps, step_size=eps)
-    check_images(images)
     if not 0 < share <= 1:
         raise UserError(f"share is {share}, expected a share of the pixels in (0, 1], for example 0.8.")
-    images = images.detach()
     stripes, draws = drawn(images, steps, range(len(images)) if seeds is None else seeds)
     signs = torch.zeros_like(images, dtype=torch.int8)
     with evaluating(model), torch.no_grad():
@@ -76,7 +74,7 @@ def drawn(images: Tensor, steps: int, seeds: Sequence[int]) -> tuple[Tensor, Ten
     for _, seed in zip(images, seeds, strict=True):
         generator.manual_seed(seed)
         stripes.append(torch.randint(2, (channels, 1, width), generator=generator, dtype=torch.int8) * 2 - 1)
-        draws.append(torch.rand(steps - 1, 3, generator=generator))
+        draws.append(torch.rand(steps - 1, 3, generator=generator, dtype=torch.float32))
     return torch.stack(stripes).to(images.device), torch.stack(draws).to(images.device)
 
 

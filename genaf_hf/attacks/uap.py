@@ -46,14 +46,14 @@ def uap(
     Raises:
         UserError: for a setting, an image or a label outside its range.
     """
-    check_universal_settings(images, eps=eps, steps=steps, step_size=eps, batch_size=1)
+    check_universal_settings(eps=eps, steps=steps, step_size=eps, batch_size=1)
     if deepfool_steps < 1:
         raise UserError(f"deepfool_steps is {deepfool_steps}, expected at least 1.")
     probe = LinearProbe(encoder, images, labels)
     generator = torch.Generator().manual_seed(seed)
     best = delta = torch.zeros(images.shape[1:], device=encoder.mean.device)
     highest = -1.0
-    with evaluating(encoder), torch.enable_grad():
+    with evaluating(encoder):
         clean = predictions(probe, images, delta)
         visits = islice(random_batches(encoder, (images, clean), 1, generator), steps)
         for visited, (image, prediction) in enumerate(visits, start=1):

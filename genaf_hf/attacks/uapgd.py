@@ -49,7 +49,7 @@ def uapgd(
         UserError: for a setting, an image or a label outside its range.
     """
     step_size = universal_step_size(eps, step_size)
-    check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
+    check_universal_settings(eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
     probe = LinearProbe(encoder, images, labels)
 
     def objective(delta: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:

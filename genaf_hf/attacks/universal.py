@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import check_attack_settings, check_images
+from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source
@@ -36,15 +36,49 @@ def ascend_perturbation(
 
     Returns:
         (3, h, w), at most `eps`.
+
+    Raises:
+        UserError: when the objective or its gradient is not finite, or the gradient 0 at every step.
     """
     velocity = torch.zeros_like(delta)
-    with evaluating(encoder), torch.enable_grad():
+    moved = False
+    with evaluating(encoder):
         for batch in islice(batches, steps):
             delta.requires_grad_()
-            (gradient,) = torch.autograd.grad(objective(delta, batch), delta)
+            value = finite(objective(delta, batch))
+            (gradient,) = torch.autograd.grad(value, delta)
+            moved |= bool(finite(gradient).any())
             velocity = momentum * velocity + gradient / gradient.abs().sum().clamp(min=1e-12) if momentum else gradient
             delta = (delta.detach() + step_size * velocity.sign()).clamp(-eps, eps)
+    check_moved(moved)
     return delta.detach()
+
+
+def finite(values: Tensor) -> Tensor:
+    """Values that an attack goes by, such as its objective.
+
+    Raises:
+        UserError: when one of them is not finite: the attack would be noise, and its target would look robust.
+    """
+    if not values.isfinite().all():
+        raise UserError(
+            "An attack cannot be crafted: what the encoder makes of the images, or the gradient of it, is not finite. "
+            "Check its weights for NaN, and load it in float32."
+        )
+    return values
+
+
+def check_moved(moved: bool) -> None:
+    """Refuses what is left of an attack that never had a gradient: noise.
+
+    Raises:
+        UserError: says so.
+    """
+    if not moved:
+        raise UserError(
+            "An attack cannot be crafted: the gradient of its objective is 0, so that it would be noise. The encoder "
+            "does not answer to its images; choose another layer, or check its weights."
+        )
 
 
 def attacked(images: Tensor, delta: Tensor) -> Tensor:
@@ -83,10 +117,10 @@ def raise_objective(
     """The perturbation that raises `objective(delta, images)` over random batches, from a uniform random start.
 
     Raises:
-        UserError: for a setting or an image outside its range.
+        UserError: for a setting or an image outside its range, or an encoder without finite values or gradients.
     """
     step_size = universal_step_size(eps, step_size)
-    check_universal_settings(images, eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
+    check_universal_settings(eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
     generator = torch.Generator().manual_seed(seed)
     delta = random_start(encoder, images.shape[1:], eps, generator)
     batches = (batch for (batch,) in random_batches(encoder, (images,), batch_size, generator))
@@ -107,17 +141,12 @@ def universal_step_size(eps: float, step_size: float | None) -> float:
     return eps / 50 if step_size is None else step_size
 
 
-def check_universal_settings(
-    images: Tensor, *, eps: float, steps: int, step_size: float, batch_size: int, labels: Tensor | None = None
-) -> None:
-    """Refuses settings and images that no universal attack can run with.
+def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_size: int) -> None:
+    """Refuses settings that no universal attack can run with.
 
     Raises:
         UserError: names what was found.
     """
     check_attack_settings(eps=eps, steps=steps, step_size=step_size)
-    check_images(images)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1.")
-    if labels is not None and len(labels) != len(images):
-        raise UserError(f"There are {len(labels)} labels for {len(images)} images.")

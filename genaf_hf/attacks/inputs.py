@@ -1,0 +1,147 @@
+"""What attacks are called with: whatever its type, memory layout and the modes of the caller, it means the same."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from types import UnionType
+from typing import Union, get_args, get_origin
+
+import torch
+from torch import Tensor, nn
+
+from genaf_hf.errors import UserError
+from genaf_hf.pixel_model import ROUNDING
+from genaf_hf.values import KINDS, check_kind, class_ids, is_whole, plain
+
+UNIONS = (Union, UnionType)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGEST_SEED = 2**62
+
+
+def taken(given: Mapping[str, object], hints: Mapping[str, object]) -> dict:
+    """The arguments of an attack by name, checked: plain numbers, class ids, images as the model takes them.
+
+    Args:
+        given: by name; what is called model, encoder, images, labels, seeds or seed is known by its name.
+        hints: the kinds of the settings.
+
+    Raises:
+        UserError: for what no attack can work with; names it.
+    """
+    found = {name: value if isinstance(value, Tensor) else plain(value) for name, value in given.items()}
+    model = found.get("model", found.get("encoder"))
+    if isinstance(model, nn.Module):
+        check_gradients(model)
+    if "images" in found:
+        images = found["images"] = images_for(model, found["images"])
+        if "labels" in found:
+            found["labels"] = class_ids(outside_inference(found["labels"]), len(images)).to(images.device)
+        if found.get("seeds") is not None:
+            found["seeds"] = checked_seeds(found["seeds"], len(images))
+    for name, value in found.items():
+        if name in hints and name not in ("model", "encoder", "images", "labels", "seeds"):
+            found[name] = checked_setting(name, value, hints[name])
+    return found
+
+
+def checked_setting(name: str, value: object, hint: object):
+    """A setting as a plain value.
+
+    Raises:
+        UserError: when it is of another kind than the attack takes, or a seed that is none.
+    """
+    value, kinds = plain(value), kinds_of(hint)
+    if {*kinds} <= {*KINDS}:
+        check_kind(name, value, kinds)
+    if name == "seed" and abs(value) > LARGEST_SEED:
+        raise UserError(f"seed is {value}, expected a whole number of at most 62 bits.")
+    return value
+
+
+def kinds_of(hint: object) -> tuple:
+    """The kinds that an annotation allows."""
+    return get_args(hint) if get_origin(hint) in UNIONS else (hint,)
+
+
+def check_images(images: Tensor) -> None:
+    """Refuses what is not a batch of images in [0, 1], but for rounding.
+
+    Raises:
+        UserError: names what was found.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0 or images.dtype not in FLOATS:
+        found = (
+            f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        raise UserError(f"images are {found}, expected floats (n, 3, h, w).")
+    low, high = images.amin().item(), images.amax().item()
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise UserError(f"images span [{low:.9g}, {high:.9g}], expected finite values in [0, 1].")
+
+
+def images_for(model: nn.Module | None, images: Tensor) -> Tensor:
+    """Images of the model's precision, at least float32, row by row in memory, without a history and in [0, 1].
+
+    Raises:
+        UserError: when they are none.
+    """
+    check_images(images)
+    dtypes = [each.dtype for each in model.parameters()] if isinstance(model, nn.Module) else []
+    double = next((dtype for dtype in dtypes if dtype in FLOATS), images.dtype) == torch.float64
+    images = outside_inference(images).detach().to(torch.float64 if double else torch.float32)
+    return images.contiguous().clamp(0, 1)
+
+
+def outside_inference(value):
+    """A copy of a tensor that `torch.inference_mode` made, which gradients can be taken by; else the value itself."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def checked_seeds(seeds: Sequence[int], count: int) -> list[int]:
+    """One seed per image, as plain numbers.
+
+    Raises:
+        UserError: when they are not.
+    """
+    seeds = [plain(seed) for seed in seeds]
+    if len(seeds) != count:
+        raise UserError(f"There are {len(seeds)} seeds for {count} images, expected one for each.")
+    if odd := [seed for seed in seeds if not is_whole(seed) or abs(seed) > LARGEST_SEED]:
+        raise UserError(f"seeds hold {odd[0]}, expected whole numbers of at most 62 bits.")
+    return seeds
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Refuses a model that was made where no gradients can be.
+
+    Raises:
+        UserError: says how to mend it.
+    """
+    if any(each.is_inference() for each in (*model.parameters(), *model.buffers())):
+        raise UserError("The model was made inside torch.inference_mode, which rules gradients out: load it outside.")
+
+
+def device_of(given: Mapping[str, object]) -> torch.device:
+    """Where the model of an attack's arguments computes."""
+    model = given.get("model", given.get("encoder"))
+    return next((each.device for each in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def callers_modes_left(autocast_of: torch.device | None = None) -> Iterator[None]:
+    """Gradients and float32, whatever the caller's modes.
+
+    Args:
+        autocast_of: a device whose autocast is left too, as what fits parameters of its own has to: it keeps the
+            low-precision cast of a parameter for as long as it lasts, so that what is optimised in it is read stale.
+    """
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(autocast_of.type, enabled=False) if autocast_of else nullcontext(),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(default)

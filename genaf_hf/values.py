@@ -1,0 +1,73 @@
+"""Numbers and class ids as numpy, torch and JSON give them, taken for what they are."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from genaf_hf.errors import UserError
+
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None"}
+
+
+def plain(value):
+    """Scalars of numpy and tensors without dimensions as Python's own, also inside of lists and the like."""
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {name: plain(each) for name, each in value.items()}
+    return value
+
+
+def make_plain(settings) -> None:
+    """Makes the fields of a dataclass plain, in place."""
+    for each in fields(settings):
+        object.__setattr__(settings, each.name, plain(getattr(settings, each.name)))  # also of a frozen one
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a finite number; True and False are none."""
+    return (is_whole(value) and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
+
+
+def is_whole(value: object) -> bool:
+    """Whether this is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_kind(name: str, value: object, kinds: Sequence[type]) -> None:
+    """Refuses a setting of another kind; where a number is expected, a whole one will do, True and False will not.
+
+    Raises:
+        UserError: names the setting, its value and what was expected.
+    """
+    number = float in kinds and is_number(value)
+    if not number and type(value) not in {*kinds} - {float} and not (str in kinds and isinstance(value, str)):
+        shown = f'"{value}"' if isinstance(value, str) else value
+        raise UserError(f"{name} is {shown}, expected {' or '.join(KINDS[kind] for kind in kinds)}.")
+
+
+def class_ids(labels: Tensor | Sequence[int], count: int) -> Tensor:
+    """Labels of any integer type as int64, (count,).
+
+    Raises:
+        UserError: when they are no whole numbers from 0 on, or not one for each image.
+    """
+    try:
+        labels = torch.as_tensor(labels)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"labels are {type(labels).__name__}, expected the class id of each image.") from error
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != (count,) or not whole:
+        raise UserError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}, expected whole numbers of shape ({count},), "
+            "the class id of each image."
+        )
+    labels = labels.long()
+    if count and labels.amin() < 0:
+        raise UserError(f"labels reach down to {labels.amin().item()}, expected class ids from 0 on.")
+    return labels
