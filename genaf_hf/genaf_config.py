@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass, field, fields
 
-from transformers import TrainingArguments
-
 from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
 from genaf_hf.errors import UserError
+from genaf_hf.trainer_options import CheckedArguments
 
 ASSESSMENTS = ("first_order", "ascent")
 
@@ -37,7 +36,7 @@ PRESETS = {"paper": PAPER}
 
 
 @dataclass
-class GenAFConfig(TrainingArguments):
+class GenAFConfig(CheckedArguments):
     """`TrainingArguments` with the settings of Gen-AF's two stages (Zhou et al., IEEE S&P 2024, arXiv 2403.10801).
 
     `learning_rate`, `num_train_epochs`, `max_steps`, the schedule and the batch size are those of stage 1, adversarial
@@ -135,7 +134,6 @@ class GenAFConfig(TrainingArguments):
                 setattr(self, name, value)
 
     def _check_genaf_settings(self) -> None:
-        check_length(self)
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
         for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
             if not 0 < getattr(self, name) < math.inf:
@@ -152,15 +150,3 @@ class GenAFConfig(TrainingArguments):
                 raise UserError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")
         if self.layer_assessment not in ASSESSMENTS:
             raise UserError(f'layer_assessment is "{self.layer_assessment}", expected one of {", ".join(ASSESSMENTS)}.')
-
-
-def check_length(args: TrainingArguments) -> None:
-    """Refuses a training that would end before its first step.
-
-    Raises:
-        UserError: names the setting.
-    """
-    if args.max_steps == 0 or args.max_steps < -1:
-        raise UserError(f"max_steps is {args.max_steps}, expected a positive number, or -1 to count epochs instead.")
-    if args.max_steps == -1 and not 0 < args.num_train_epochs < math.inf:
-        raise UserError(f"num_train_epochs is {args.num_train_epochs}, expected a positive number.")

@@ -12,16 +12,20 @@ import torch
 from accelerate.utils import broadcast_object_list, gather, set_seed
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer import _is_peft_model
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput, has_length
 
 from genaf_hf.attacks.pgd import pgd
 from genaf_hf.checkpoint import (
     check_disk_space,
-    is_complete,
+    damage,
+    finished_stage,
+    forget_finished_stage,
     load_weights,
     newest_complete_checkpoint,
     read_state,
+    write_finished_stage,
 )
 from genaf_hf.errors import UserError
 from genaf_hf.genaf_config import GenAFConfig
@@ -31,6 +35,18 @@ from genaf_hf.layers import freeze_modules, layer_robustness, layer_weights, mos
 from genaf_hf.optimization import decay_per_epoch, parameter_groups
 from genaf_hf.pixel_model import at_least_float32, evaluating
 from genaf_hf.sharing_trainer import LAYER_ROBUSTNESS_FILE, SharingTrainer
+from genaf_hf.trainer_options import (
+    check_evaluation_images,
+    check_finite,
+    check_finite_weights,
+    check_labels,
+    check_options,
+    check_training_images,
+    check_training_rows,
+    keep_precision,
+    leave_out_batch_of_one,
+    must_train,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +55,7 @@ ADVERSARIAL_FINETUNE = "adversarial_finetune"
 ADAPT = "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
 ASSESSMENT_STEPS = 10
+LOG_SUMS = "LogSums"
 
 
 class GenAFTrainer(SharingTrainer):
@@ -67,7 +84,14 @@ class GenAFTrainer(SharingTrainer):
             raise UserError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
         if kwargs.get("model_init") is not None:
             raise UserError("model_init is given, but stage 2 goes on with stage 1's model: pass the model itself.")
+        check_options(args)
+        keep_precision(args)
         super().__init__(model, args, *others, **kwargs)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UserError("FSDP or DeepSpeed is configured, but attacks need the whole model: launch without them.")
+        if self.label_names != ["labels"]:
+            raise UserError(f'label_names is {self.label_names}, expected ["labels"]: leave it out.')
+        check_evaluation_images(args, self.eval_dataset, any_metric=self.compute_metrics is not None)
         if args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = args.seed
         self._given_optimizer_and_scheduler = self.optimizer, self.lr_scheduler
@@ -76,12 +100,14 @@ class GenAFTrainer(SharingTrainer):
         self._accumulated: AccumulatedBatch | None = None
         self._log_sums: dict[str, Tensor] = defaultdict(float)
         self._log_count = 0
+        self._sums_of_checkpoint: dict | None = None
         self._correct: dict[str, list[Tensor]] = {}
 
     # ---- the method ----
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """Both stages. `resume_from_checkpoint` is a checkpoint of either, or True for the newest complete one."""
+        self._check_training(ADVERSARIAL_FINETUNE)
         checkpoint = self._find_checkpoint(resume_from_checkpoint, ADVERSARIAL_FINETUNE, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
         if adapts and not has_length(self.train_dataset):
@@ -97,10 +123,7 @@ class GenAFTrainer(SharingTrainer):
                 return output
             self.assess_layers()
         else:
-            finished = newest_complete_checkpoint(
-                self._stage_folder(ADVERSARIAL_FINETUNE), world_size=self.args.world_size
-            )
-            history = read_state(finished).log_history if finished else []
+            history = self._history_of_stage_1()
         output = self.adapt(resume_from_checkpoint=checkpoint, **kwargs)
         self.state.log_history = history + self.state.log_history
         metrics |= {f"{ADAPT}_{name}": value for name, value in output.metrics.items()}
@@ -347,6 +370,9 @@ class GenAFTrainer(SharingTrainer):
             self.args.max_steps = whole_run.adapt_max_steps
         self.optimizer, self.lr_scheduler = (None, None) if stage == ADAPT else self._given_optimizer_and_scheduler
         self._created_lr_scheduler = False
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                callback.early_stopping_patience_counter = 0  # else a stage ends because of the one before it
         self._log_sums.clear()
         self._log_count = 0
         self.model_wrapped = self.model
@@ -358,33 +384,78 @@ class GenAFTrainer(SharingTrainer):
 
     def _train_stage(self, stage: str, resume_from_checkpoint: str | Path | bool | None, **kwargs) -> TrainOutput:
         """One stage, from where it is resumed to its end."""
+        self._check_training(stage)
         checkpoint = self._find_checkpoint(resume_from_checkpoint, stage)  # while output_dir is the whole run's
         with self._stage(stage):
             return self._train_or_load(checkpoint, **kwargs)
 
+    def _check_training(self, stage: str) -> None:
+        """Refuses a stage that cannot be trained.
+
+        Raises:
+            UserError: says why.
+        """
+        args, of_stage_2 = self.args, stage == ADAPT
+        check_training_images(
+            args,
+            self.train_dataset,
+            epochs=args.adapt_epochs if of_stage_2 else args.num_train_epochs,
+            max_steps=args.adapt_max_steps if of_stage_2 else args.max_steps,
+        )
+        check_training_rows(args, self.train_dataset, self.data_collator, self.model.config.num_labels)
+
     def _train_or_load(self, checkpoint: Path | None, **kwargs) -> TrainOutput:
-        """Trains, resumes, or, where the checkpoint is of the last step already, only loads the result."""
+        """Trains, resumes, or, where the stage was at its end already, only loads the result."""
         if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
             check_disk_space(Path(self.args.output_dir).parent, self.model)
+        leave_out_batch_of_one(self.args, self.model, self.train_dataset)
         if checkpoint is None:
-            return self._train_and_measure(**kwargs)
+            with must_train(self.model, f"The stage {self.stage}"):
+                return self._train_and_measure(**kwargs)
         state = read_state(checkpoint)
+        finished = finished_stage(checkpoint)
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        if state.global_step < max_steps:
+        if finished is None and state.global_step < max_steps:
+            self._sums_of_checkpoint = state.stateful_callbacks.get(LOG_SUMS)
+            self.args.eval_on_start = False  # it was evaluated at its start
             return self._train_and_measure(resume_from_checkpoint=str(checkpoint), **kwargs)
         self.state = state
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
         else:
             self._load_from_checkpoint(str(checkpoint))
+        if finished is not None:
+            self.state.log_history = finished
+        else:
+            self._log_end(state)
+            self._end_stage()
         return TrainOutput(state.global_step, 0.0, {})
 
     def _train_and_measure(self, **kwargs) -> TrainOutput:
         """Trains a stage and, where training did not, evaluates what came out of it."""
         output = super().train(**kwargs)
+        self._end_stage()
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _end_stage(self) -> None:
+        """Evaluates the stage where training did not, and writes down that it is finished, with what it logged."""
         if self.eval_dataset is not None and self.args.eval_strategy == IntervalStrategy.NO:
             self.evaluate()
-        return output
+        newest = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
+        if newest is not None and self.args.should_save and self.args.save_strategy != SaveStrategy.NO:
+            write_finished_stage(newest, self.state.log_history)
+
+    def _log_end(self, state: TrainerState) -> None:
+        """Logs what the Trainer does at the end of training, of a run that was killed before that."""
+        sums = state.stateful_callbacks.get(LOG_SUMS)
+        if sums is not None:
+            loss = (sums["logged_loss"] + sums["loss"]) / state.global_step
+            self.log({"total_flos": state.total_flos, "train_loss": loss})
+
+    def _history_of_stage_1(self) -> list[dict]:
+        """What stage 1 logged, where only stage 2 is gone on with."""
+        newest = newest_complete_checkpoint(self._stage_folder(ADVERSARIAL_FINETUNE), world_size=self.args.world_size)
+        return (newest and (finished_stage(newest) or read_state(newest).log_history)) or []
 
     def _stage_folder(self, stage: str) -> Path:
         return Path(self.args.output_dir) / stage
@@ -399,9 +470,10 @@ class GenAFTrainer(SharingTrainer):
             return None
         if resume_from_checkpoint is not True:
             checkpoint = Path(resume_from_checkpoint).resolve()
-            if not is_complete(checkpoint, self.args.world_size):
+            if found := damage(checkpoint, self.args.world_size):
                 raise UserError(
-                    f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one."
+                    f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one: "
+                    f"its {found}."
                 )
             return checkpoint
         folders = [self._stage_folder(stage) for stage in stages]
@@ -427,24 +499,45 @@ class GenAFTrainer(SharingTrainer):
 
     def _has_native_checkpoints(self) -> bool:
         """Whether checkpoints are whole `save_pretrained` folders, which the Trainer would load only in part."""
-        return not (_is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        return not _is_peft_model(self.model)
 
     def _save_checkpoint(self, model, trial) -> None:
-        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
-        if broken:
-            raise UserError(
-                f"{broken[0]} is not finite after step {self.state.global_step}, nothing was saved. "
-                f"{self._last_good_checkpoint()}"
-            )
+        check_finite_weights(self.model, self.state.global_step, self._last_good_checkpoint)
+        self.state.stateful_callbacks[LOG_SUMS] = self._sums()
+        if self.args.should_save:
+            forget_finished_stage(Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"))
         super()._save_checkpoint(model, trial)
+
+    def _sums(self) -> dict:
+        """What was summed up since the last log, for a run that goes on from here; the mean over processes."""
+        terms = {name: gather(torch.as_tensor(value)).double().mean().item() for name, value in self._log_sums.items()}
+        return {
+            "loss": gather(self._tr_loss).double().mean().item(),
+            "logged_loss": self._total_loss_scalar,
+            "logged_step": self._globalstep_last_logged,
+            "terms": terms,
+            "count": self._log_count,
+        }
+
+    def _run_epoch(self, **kwargs) -> None:
+        """Goes on with the sums of the checkpoint, which the Trainer begins anew."""
+        if self._sums_of_checkpoint is not None:
+            sums, self._sums_of_checkpoint = self._sums_of_checkpoint, None
+            self._tr_loss = self._tr_loss.new_tensor(sums["loss"])
+            self._total_loss_scalar, self._globalstep_last_logged = sums["logged_loss"], sums["logged_step"]
+            self._log_sums.update({name: self._tr_loss.new_tensor(value) for name, value in sums["terms"].items()})
+            self._log_count = sums["count"]
+        super()._run_epoch(**kwargs)
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        inputs = super()._prepare_inputs(inputs)
+        if inputs.get("labels") is not None:
+            check_labels(inputs["labels"], self.model.config.num_labels)
+        return inputs
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not loss.isfinite():
-            raise UserError(
-                f"The loss is {loss.item()} at step {self.state.global_step} of {self.stage}. "
-                f"{self._last_good_checkpoint()}"
-            )
+        check_finite(loss, f"step {self.state.global_step} of {self.stage}", self._last_good_checkpoint)
         return loss
 
     def _last_good_checkpoint(self) -> str:
@@ -475,6 +568,9 @@ class GenAFTrainer(SharingTrainer):
         """Adds the stage, and to training logs the mean of each loss term and accuracy since the last one."""
         if self.stage is not None:
             logs["stage"] = self.stage
+            logs.pop("eval_model_preparation_time", None)  # only a run that goes on at the end of a stage has it
+        if "train_runtime" in logs:  # of the whole stage, where the Trainer's is of what came after a checkpoint
+            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
         if "loss" in logs and self._log_count:
             for name, value in self._log_sums.items():
                 logs[name] = gather(value / self._log_count).mean().item()

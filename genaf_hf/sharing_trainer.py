@@ -20,6 +20,7 @@ from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source, public_name
 from genaf_hf.report import RobustnessReport
 from genaf_hf.results import write_results
+from genaf_hf.trainer_options import without_token
 from genaf_hf.training_record import TrainingRecord, changed_settings
 
 HARDENED = "hardened"
@@ -136,6 +137,11 @@ class SharingTrainer(Trainer):
         revision = revision or self.args.hub_revision
         sharing = {"token": token, "private": private, "revision": revision, "message": commit_message}
         return publish(self.args.output_dir, self.hub_model_id, **sharing)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the Trainer does, which writes the arguments too, but without their token."""
+        with without_token(self.args):
+            super()._save(output_dir, state_dict)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""

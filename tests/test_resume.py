@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from train_tiny import copied_weights, tiny_model, tiny_trainer
 
 from genaf_hf.checkpoint import load_weights, newest_complete_checkpoint
+from genaf_hf.errors import UserError
 from genaf_hf.genaf_trainer import ADAPT, STAGES
 
-PLAIN = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+PLAIN = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3}
 ACCUMULATED = {**PLAIN, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 SETTINGS = {"plain": PLAIN, "accumulated": ACCUMULATED}
 # Where a run is killed, and its newest complete checkpoint then. A stage has five steps, an epoch three.
@@ -58,12 +60,16 @@ def uninterrupted(tmp_path_factory) -> dict:
     for name, settings in SETTINGS.items():
         trainer = tiny_trainer(tmp_path_factory.mktemp(name), **settings)
         trainer.train()
-        results[name] = copied_weights(trainer.model), losses(trainer)
+        results[name] = copied_weights(trainer.model), history(trainer)
     return results
 
 
-def losses(trainer) -> list[tuple]:
-    return [(log["stage"], log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+TIMES = ("runtime", "samples_per_second", "steps_per_second")
+
+
+def history(trainer) -> list[dict]:
+    """Everything that was logged, but how long it took."""
+    return [{k: v for k, v in log.items() if not k.endswith(TIMES)} for log in trainer.state.log_history]
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -80,7 +86,7 @@ def test_killed_run_resumes_to_the_bit(killed, uninterrupted, name):
 
     weights, logged = uninterrupted[settings]
     torch.testing.assert_close(copied_weights(trainer.model), weights, rtol=0, atol=0)
-    assert losses(trainer) == logged
+    assert history(trainer) == logged
     assert trainer.state.global_step == 5
     assert output.global_step == (10 if resumes_from.startswith("adversarial_finetune") else 5)
 
@@ -95,7 +101,7 @@ def test_run_resumes_from_a_named_checkpoint(killed, uninterrupted, tmp_path):
 def test_another_seed_trains_otherwise(uninterrupted, tmp_path):
     trainer = tiny_trainer(tmp_path, seed=20_250_101, **PLAIN)
     trainer.train()
-    assert losses(trainer) != uninterrupted["plain"][1]
+    assert history(trainer) != uninterrupted["plain"][1]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -103,7 +109,7 @@ def test_stage_called_alone_resumes_from_its_own_newest_complete_checkpoint(tmp_
     chosen = {ADAPT: {"redundant_layers": ["classifier.weight", "vit.layers.0.mlp.fc1.weight"]}}
     trainer = tiny_trainer(tmp_path, **PLAIN)
     getattr(trainer, stage)(**chosen.get(stage, {}))
-    expected, logged = copied_weights(trainer.model), losses(trainer)
+    expected, logged = copied_weights(trainer.model), history(trainer)
     for other in set(STAGES) - {stage}:  # which leave newer ones
         getattr(trainer, other)(**chosen.get(other, {}))
     (tmp_path / stage / "checkpoint-5/trainer_state.json").unlink()
@@ -114,7 +120,7 @@ def test_stage_called_alone_resumes_from_its_own_newest_complete_checkpoint(tmp_
     resumed = tiny_trainer(tmp_path, model=model, **PLAIN)
     getattr(resumed, stage)(**chosen.get(stage, {}), resume_from_checkpoint=True)
     torch.testing.assert_close(copied_weights(resumed.model), expected, rtol=0, atol=0)
-    assert losses(resumed) == logged
+    assert history(resumed) == logged
 
 
 @pytest.mark.parametrize("method", ["train", "standard_finetune", "adversarial_finetune"])
@@ -137,11 +143,19 @@ def test_named_checkpoint_that_is_half_written_is_refused(killed, tmp_path):
         tiny_trainer(tmp_path, **PLAIN).train(resume_from_checkpoint=str(folder))
 
 
+def written_checkpoint(folder: Path) -> Path:
+    """A checkpoint as the Trainer leaves it, of one weight."""
+    folder.mkdir()
+    save_file({"weight": torch.zeros(3)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({}, folder / name)
+    (folder / "trainer_state.json").write_text("{}")
+    return folder
+
+
 def test_half_written_checkpoints_are_not_the_newest(tmp_path):
-    for step, files in {2: ["trainer_state.json", "rng_state.pth"], 10: ["rng_state.pth"]}.items():
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        for name in files:
-            (tmp_path / f"checkpoint-{step}" / name).write_text("{}")
+    written_checkpoint(tmp_path / "checkpoint-2")
+    (written_checkpoint(tmp_path / "checkpoint-10") / "trainer_state.json").unlink()
     (tmp_path / "checkpoint-best").mkdir()
     assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     assert newest_complete_checkpoint(tmp_path, world_size=2) is None
@@ -149,6 +163,20 @@ def test_half_written_checkpoints_are_not_the_newest(tmp_path):
     assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     (tmp_path / "checkpoint-10/trainer_state.json").write_text("{}")
     assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_with_a_file_that_is_cut_off_is_passed_over_and_named(tmp_path, caplog, name):
+    older, newer = (written_checkpoint(tmp_path / f"checkpoint-{step}") for step in (2, 4))
+    whole = (newer / name).read_bytes()
+    for content in (b"", whole[: len(whole) // 2]):
+        (newer / name).write_bytes(content)
+        assert newest_complete_checkpoint(tmp_path) == older
+        assert f"checkpoint-4 is passed over: {name} is missing or cut off" in caplog.text
+        with pytest.raises(UserError, match=rf"checkpoint-4 is no complete checkpoint.*its {name} is missing or cut"):
+            tiny_trainer(tmp_path / "run").adversarial_finetune(resume_from_checkpoint=newer)
+    (newer / name).unlink()
+    assert newest_complete_checkpoint(tmp_path) == older
 
 
 def test_every_weight_is_loaded(tmp_path):

@@ -4,13 +4,14 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
-from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.trainer_utils import IntervalStrategy
 
 from genaf_hf.errors import UserError
-from genaf_hf.genaf_config import check_length
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.dino import DINOSettings
 from genaf_hf.pretraining.simclr import SimCLRSettings
+from genaf_hf.trainer_options import CheckedArguments
 
 CROP_SCALE = {"mae": (0.2, 1.0), "dino": (0.4, 1.0), "simclr": (0.08, 1.0), "supervised": (0.08, 1.0)}
 METHODS = tuple(CROP_SCALE)
@@ -72,8 +73,12 @@ class PretrainingArguments:
 
 
 @dataclass
-class PretrainingConfig(TrainingArguments):
-    """`TrainingArguments` with defaults for training an encoder from scratch."""
+class PretrainingConfig(CheckedArguments):
+    """`TrainingArguments` with defaults for training an encoder from scratch.
+
+    Raises:
+        UserError: for what pre-training cannot honour; names the field.
+    """
 
     learning_rate: float = field(default=5e-4, metadata={"help": "The initial learning rate for AdamW."})
     num_train_epochs: float = field(default=100.0, metadata={"help": "Total number of training epochs to perform."})
@@ -90,7 +95,11 @@ class PretrainingConfig(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_length(self)
+        if self.eval_strategy != IntervalStrategy.NO or self.eval_on_start or self.load_best_model_at_end:
+            raise UserError(
+                "eval_strategy, eval_on_start or load_best_model_at_end is given, but pre-training has no images to "
+                "evaluate on: leave them out."
+            )
 
 
 def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:
