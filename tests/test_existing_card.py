@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from genaf_hf.cards.audited_card import check_card, share_findings
 from genaf_hf.cards.existing_card import BEGIN, END, card_metadata, license_of, read_card, update_card
 from genaf_hf.cards.model_card import findings, metadata, model_card
+from genaf_hf.report import Check
 
 OURS = ["adversarial-robustness"]
 PEOPLE = "# My model\n\nIt is *mine*.\n\n## Adversarial robustness\n\nI never looked.\n"
@@ -175,6 +176,54 @@ def test_an_audit_of_our_own_card_stands_beside_the_results_of_its_training():
     cited = [metric["args"]["report"] for result in index for metric in result["metrics"]]
     assert cited == ["report.json"] * 4 + ["audit/report.json"] * 4
     assert card_metadata(updated(card))["tags"] == ["genaf", *OURS]
+
+
+# ---- the worst verdict ----
+
+
+def shared(folder, card: str, report) -> str:
+    """The card after an audit of the model in a folder."""
+    (folder / "audit-of-it").mkdir(exist_ok=True)
+    report.save(folder / "audit-of-it/report.json")
+    (folder / "README.md").write_bytes(card.encode())
+    share_findings(str(folder), folder / "audit-of-it", report, create_pr=False)
+    return (folder / "README.md").read_bytes().decode()
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_worse_audit_stands_above_the_verdict_of_the_training_and_leaves_with_it(tmp_path, newline):
+    card = str(model_card(make_report("hardened"), make_record(), model_name="x")).replace("\n", newline)
+    worse, better = make_report("undefended"), make_report("hardened")
+    once = shared(tmp_path, card, worse)
+    [first, second] = [line for line in once.splitlines() if "This model is right about" in line][:2]
+    assert first.startswith("**An audit found less than is told below.** **Only 10 images")
+    assert "0.0% of images under the worst attack on the model itself" in first
+    assert "50.0% of images under the worst attack on the model itself" in second
+    assert card.split(f"{newline}---{newline}", 1)[1] in once
+    assert shared(tmp_path, once, worse) == once
+    assert shared(tmp_path, once, better) == shared(tmp_path, card, better)
+    assert "An audit found less" not in shared(tmp_path, card, better)
+
+
+def test_an_audit_that_cannot_be_trusted_is_no_better_than_the_training(tmp_path):
+    card = str(model_card(make_report("hardened"), make_record(), model_name="x"))
+    failed = make_report("hardened", checks=[Check("hardened", "gradients are not zero", False, {})])
+    assert "**The robust accuracies of this model are *unreliable*" in shared(tmp_path, card, failed).split("# x")[0]
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        "x",
+        [{"type": "accuracy", "value": 0.99}],
+        [{"type": "accuracy", "value": 0.99, "args": "report.json"}],
+        [{"type": "accuracy", "value": "high", "args": {"report": "report.json"}}],
+    ],
+)
+def test_results_that_are_not_ours_are_compared_with_nothing(tmp_path, metrics):
+    index = [{"name": "m", "results": [{"metrics": metrics}, "x"]}]
+    card = f"---\n{dump(**{'model-index': index})}---\n{PEOPLE}"
+    assert "An audit found less" not in shared(tmp_path, card, make_report("undefended"))
 
 
 # ---- any card ----

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx2
 
 from genaf_hf.cards.eval_results import REPORT_FILE
-from genaf_hf.cards.existing_card import CARD, read_card, update_card
-from genaf_hf.cards.model_card import TAGS, findings, metadata, model_card, pictures_in
+from genaf_hf.cards.existing_card import CARD, found_less, read_card, update_card
+from genaf_hf.cards.model_card import TAGS, findings, headline, metadata, model_card, pictures_in
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import check_access, commit_files, newest_commit, persistently, trouble, why_not_loaded
 from genaf_hf.journal import write_whole
@@ -51,6 +51,8 @@ def write_card(folder: str | Path, report: RobustnessReport, model_name: str) ->
 def share_findings(model_name_or_path: str, folder: str | Path, report: RobustnessReport, *, create_pr: bool) -> str:
     """Puts the findings into the model's own card, and report and pictures into `audit/` beside it.
 
+    Where they are worse than what the card tells of another report, the verdict stands above all else.
+
     Args:
         model_name_or_path: Hub id or local folder of the model.
         folder: of the audit.
@@ -67,16 +69,20 @@ def share_findings(model_name_or_path: str, folder: str | Path, report: Robustne
     pictures = pictures_in(folder)
     section = findings(report, model_name=name, pictures=pictures, folder=FOLDER)
     known = metadata(report, None, name, report_path=f"{FOLDER}/{REPORT_FILE}").to_dict()
+
+    def updated(card: str) -> bytes:
+        return update_card(card, section, known, headline(report) if found_less(card, known) else "").encode()
+
     files = {f"{FOLDER}/{each}": (folder / each).read_bytes() for each in (REPORT_FILE, *pictures)}
     if Path(model_name_or_path).is_dir():
-        files[CARD] = update_card(read_card(model_name_or_path), section, known).encode()
+        files[CARD] = updated(read_card(model_name_or_path))
         for place, content in files.items():
             write_whole(Path(model_name_or_path, place), content)
         return str(Path(model_name_or_path, CARD))
     try:
         parent = newest_commit(name)
         card = persistently(partial(read_card, name, revision=parent))
-        files[CARD] = update_card(card, section, known).encode()
+        files[CARD] = updated(card)
         return commit_files(name, files, parent=parent, create_pr=create_pr, message="Audited with genaf_hf")
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = trouble(error) or first_line(error)

@@ -1,8 +1,9 @@
 """The card that a model has already: read, and updated without touching what people wrote."""
 
 import logging
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from genaf_hf.cards.eval_results import CLEAN_METRIC, ROBUST_METRIC
 from genaf_hf.cards.hub_metadata import dump
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.provenance import public_name
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 BEGIN, END = "<!-- genaf_hf: begin of the audit -->", "<!-- genaf_hf: end of the audit -->"
 SECTION = re.compile(f"{BEGIN}(?:(?!{BEGIN}).)*?{END}", re.DOTALL)
+TOP, END_OF_TOP = "<!-- genaf_hf: begin of the verdict -->", "<!-- genaf_hf: end of the verdict -->"
+HEADLINE = re.compile(f"{TOP}(?:(?!{TOP}).)*?{END_OF_TOP}(?:\r?\n){{0,2}}", re.DOTALL)
 FRONT_MATTER = re.compile(r"\A\ufeff?(?:\s*\n)?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -70,7 +74,7 @@ def license_of(model_name_or_path: str, *, revision: str | None = None, token: s
     return found if isinstance(found, str) else None
 
 
-def update_card(card: str, section: str, additions: Mapping) -> str:
+def update_card(card: str, section: str, additions: Mapping, headline: str = "") -> str:
     """A card with the findings of an audit; everything else stays as it is, byte for byte.
 
     The section stands between two comments, and a later audit replaces it. Of the metadata, `tags` and `model-index`
@@ -80,6 +84,7 @@ def update_card(card: str, section: str, additions: Mapping) -> str:
         card: its text, which may be empty.
         section: Markdown.
         additions: metadata, of which a card that is there gets `tags` and `model-index`, and a new one everything.
+        headline: Markdown that stands above all else; an earlier one is replaced, and by an empty one removed.
 
     Raises:
         UserError: when the card's metadata cannot be read, or not be changed without touching the rest of it.
@@ -94,6 +99,7 @@ def update_card(card: str, section: str, additions: Mapping) -> str:
         updated = card[: found.start()] + body + card[found.end() :]
     else:
         updated = f"{card}{newline * (1 if card.endswith(newline) else 2)}{body}{newline}"
+    updated = HEADLINE.sub("", updated)
     changes = {
         "tags": [*(listed := as_list(known.get("tags"))), *(tag for tag in additions["tags"] if tag not in listed)],
         "model-index": merged_index(known.get("model-index"), additions["model-index"]),
@@ -108,7 +114,48 @@ def update_card(card: str, section: str, additions: Mapping) -> str:
         changed = None
     if changed != wanted:
         raise UserError("its tags or model-index stand there in a way that cannot be changed without the rest of it")
-    return updated
+    if not headline:
+        return updated
+    top = f"{TOP}\n\n{headline.strip()}\n\n{END_OF_TOP}\n\n".replace("\n", newline)
+    start = FRONT_MATTER.match(updated).end()
+    return updated[:start] + top + updated[start:]
+
+
+def found_less(card: str, additions: Mapping) -> bool:
+    """Whether an audit found less than the results of other reports that a card tells, or what cannot be trusted.
+
+    Args:
+        card: its text.
+        additions: metadata of the audit, as for `update_card`.
+
+    Raises:
+        UserError: when the card's metadata cannot be read.
+    """
+    mine = list(metrics_of(additions["model-index"]))
+    path = mine[0]["args"]["report"] if mine else None
+    others = [
+        each
+        for each in metrics_of(card_metadata(card).get("model-index"))
+        if isinstance(each.get("args"), dict) and each["args"].get("report") not in (None, path)
+    ]
+    lowest = [
+        (min(values(mine, kind), default=math.inf), min(values(others, kind), default=-math.inf))
+        for kind in (CLEAN_METRIC, ROBUST_METRIC)
+    ]
+    doubtful = not all(each["args"]["reliable"] for each in mine)
+    return bool(others) and (doubtful or any(ours < theirs for ours, theirs in lowest))
+
+
+def metrics_of(index) -> list[dict]:
+    """All metrics of a model-index that have the Hub's form."""
+    models = [each for each in as_list(index) if isinstance(each, dict)]
+    results = [each for model in models for each in as_list(model.get("results")) if isinstance(each, dict)]
+    return [each for result in results for each in as_list(result.get("metrics")) if isinstance(each, dict)]
+
+
+def values(metrics: Sequence[Mapping], kind: str) -> list[float]:
+    found = [each.get("value") for each in metrics if each.get("type") == kind]
+    return [value for value in found if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def as_list(value) -> list:

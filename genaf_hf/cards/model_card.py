@@ -71,6 +71,16 @@ def findings(report: RobustnessReport, *, model_name: str, pictures: Sequence[st
     return render("findings.md", report, None, model_name=model_name, pictures=pictures, folder=f"{folder}/")
 
 
+def headline(report: RobustnessReport) -> str:
+    """What an audit found, in a few sentences, for the top of a card that tells better results."""
+    *references, subject = report.models
+    doubted = "".join(f" **{each}**" for each in doubts(report, subject))
+    found = verdict(report, subject, references)
+    return (
+        f"**An audit found less than is told below.**{doubted} {found} *Adversarial robustness* below tells all of it."
+    )
+
+
 def pictures_in(folder: Path) -> list[str]:
     """Names, out of `PICTURES`, of those that a folder holds."""
     return [name for name in PICTURES if (folder / name).exists()]
