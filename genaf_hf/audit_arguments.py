@@ -51,6 +51,7 @@ class AuditArguments:
     label_column: str | None = field(default=None, metadata={"help": "Column of class labels; found if there is one."})
     train_split: str | None = field(default=None, metadata={"help": "Split that the attacker's images are drawn from."})
     test_split: str | None = field(default=None, metadata={"help": "Split to report."})
+    skip_broken_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     batch_size: int = field(default=64, metadata={"help": "Images at a time on each process."})
     seed: int = field(default=0, metadata={"help": "Of the attacks."})
     update_card: bool = field(

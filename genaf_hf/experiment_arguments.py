@@ -10,6 +10,7 @@ def dataset_options(arguments) -> dict:
         "image_column": arguments.image_column,
         "label_column": arguments.label_column,
         "train_split": arguments.train_split,
+        "skip_broken_images": arguments.skip_broken_images,
         "revision": arguments.dataset_revision,
     }
 
@@ -33,6 +34,7 @@ class ExperimentArguments:
         default=None, metadata={"help": "Split to make choices by; else held out of train."}
     )
     test_split: str | None = field(default=None, metadata={"help": "Split to report, never used to choose anything."})
+    skip_broken_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     held_out_share: float = field(default=0.1, metadata={"help": "Share of train held out for each missing split."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on a stratified subset of this size."})
     max_eval_samples: int | None = field(

@@ -21,7 +21,15 @@ from genaf_hf.audit_arguments import LARGEST_EPS
 from genaf_hf.cards.eval_results import eval_results
 from genaf_hf.checkpoint import newest_complete_checkpoint
 from genaf_hf.command_line import reproducing_command
-from genaf_hf.data import class_balance, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.data import (
+    check_enough_to_train,
+    class_balance,
+    data_source,
+    load_images,
+    stratified_subset,
+    to_pixel_values,
+    with_pixel_values,
+)
 from genaf_hf.data_figures import draw_samples
 from genaf_hf.encoders import load_configuration, load_encoder
 from genaf_hf.errors import UserError
@@ -193,7 +201,7 @@ def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> Non
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
     """The checked splits, cut to the sizes that were asked for."""
-    return load_images(
+    data = load_images(
         arguments.dataset_name,
         **dataset_options(arguments),
         validation_split=arguments.validation_split,
@@ -204,6 +212,8 @@ def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
         streaming=arguments.streaming,
         token=token,
     )
+    check_enough_to_train(data)
+    return data
 
 
 def load_encoder_and_pixels(

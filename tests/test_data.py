@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from transformers import ViTImageProcessor
 
 from genaf_hf import load_images, with_pixel_values
-from genaf_hf.data import digits, load_unlabelled_images, stratified_subset, to_rgb
+from genaf_hf.data import check_enough_to_train, digits, load_unlabelled_images, stratified_subset, to_rgb
 
 KINDS = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
 
@@ -133,6 +133,29 @@ def test_an_unknown_dataset_is_refused(name):
     with pytest.raises(ValueError, match=f'"{name}"') as refusal:
         load_images(name)
     assert_one_sentence(refusal)
+
+
+@pytest.mark.parametrize("name", ["phtos", "photo", "data/phtos", "./phtos"])
+def test_a_misspelt_folder_is_refused_before_the_hub_is_asked(tmp_path, monkeypatch, name):
+    for folder in ("photos", "data/photos"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    nearest = "data/photos" if "data" in name else "photos"
+    with pytest.raises(ValueError, match=f'There is no folder "{name}": did you mean "{nearest}", or name a'):
+        load_images(name)
+
+
+def test_a_known_dataset_is_no_misspelt_folder(tmp_path, monkeypatch):
+    (tmp_path / "cifar").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match='The dataset "cifar10" cannot be loaded'):
+        load_images("cifar10")
+
+
+def test_a_file_is_no_dataset(tmp_path):
+    (tmp_path / "photos.zip").write_bytes(b"zip")
+    with pytest.raises(ValueError, match=r'photos.zip" is a file, expected a folder'):
+        load_images(str(tmp_path / "photos.zip"))
 
 
 def test_an_empty_folder_is_refused(tmp_path):
@@ -287,6 +310,20 @@ def test_classes_that_look_the_same_are_refused(saved, alike):
 def test_classes_that_differ_by_little_are_told(saved, alike, caplog):
     assert len(load_images(saved(train=with_labels([*alike, "dog"] * 20)))["train"].features["label"].names) == 3
     assert "differ by little: if they are one, give it one name" in caplog.text
+
+
+def test_a_class_that_is_only_tested_is_told(saved, dataset, caplog):
+    two = dataset["train"].filter(lambda example: example["label"] != 1)
+    load_images(saved(train=two, validation=two, test=dataset["test"]))
+    assert 'The classes "green" of test have no image to train on' in caplog.text
+
+
+def test_fewer_images_to_train_on_than_classes_are_refused(saved, dataset):
+    parts = {"validation": dataset["validation"], "test": dataset["test"]}
+    few = load_images(saved(train=dataset["train"], **parts), max_train_samples=2)
+    with pytest.raises(ValueError, match="2 images to train on but 3 classes, expected at least one image of each"):
+        check_enough_to_train(few)
+    check_enough_to_train(dataset)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -461,6 +498,43 @@ def test_what_is_wrong_with_unlabelled_images_is_said(saved, tmp_path, dataset):
 
 
 # ---- images ----
+
+
+def broken_folder(folder: Path, count: int) -> list[Path]:
+    """A folder of 40 images of which as many are broken, and those."""
+    files = sorted(picture_folder(folder, count=40).rglob("*.png"))[::5][:count]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:60])
+    return files
+
+
+@pytest.mark.parametrize("count", [2, 5, 7])
+def test_broken_images_of_all_splits_are_named_at_once(tmp_path, count):
+    files = broken_folder(tmp_path, count)
+    for load in (load_images, load_unlabelled_images):
+        with pytest.raises(ValueError, match="leave it out with --skip_broken_images") as refusal:
+            load(str(tmp_path))
+        assert_one_sentence(refusal)
+        assert sum(str(file) in str(refusal.value) for file in files) == min(count, 5)
+        assert ("nor can 2 others" in str(refusal.value)) == (count == 7)
+
+
+def test_broken_images_are_left_out_where_that_is_asked_for(tmp_path, caplog):
+    files = broken_folder(tmp_path, 7)
+    splits = load_images(str(tmp_path), skip_broken_images=True)
+    kept = [image["path"] for part in splits.values() for image in part["image"]]
+    assert len(kept) == 33
+    assert not {str(file) for file in files} & set(kept)
+    assert "7 images are left out, for they cannot be read: Image " in caplog.text
+    assert len(load_unlabelled_images(str(tmp_path), skip_broken_images=True)) == 33
+
+
+def test_nothing_left_but_broken_images_is_refused(tmp_path):
+    broken_folder(tmp_path, 8)
+    for file in tmp_path.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="is empty"):
+        load_images(str(tmp_path), skip_broken_images=True)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "PA", "CMYK", "1", "LA", "YCbCr"])

@@ -164,13 +164,13 @@ def place(name: str, found: Contents, named_splits: Collection[str]) -> Placed:
     where = f'The folder "{Path(name) / base}"'
     if not below:
         raise UserError(f"{where} has images but no class folders: {EXPECTED}.")
-    if any(deep[top] and split_of(top, ()) for top in below):
+    if any(deep[top] and split_of(top, named_splits) for top in below):
         placed = place_in_splits(where, below, deep, named_splits)
         splits = [top for top in in_folder(found.folders, base) if split_of(top.name, named_splits)]
         check_not_empty(where, splits, found, "split")
         check_not_empty(where, [each for split in splits for each in in_folder(found.folders, split)], found, "class")
         check_known_classes(where, placed)
-    elif all(split_of(top, ()) for top in below):
+    elif all(split_of(top, named_splits) for top in below):
         raise UserError(f"{where} has images in {some_of(list(below))} but no class folders in there: {EXPECTED}.")
     elif all(len(deep[top]) == len(files) for top, files in below.items()):
         nearest = [f'"{top}" like "{near[0]}"' for top in below if (near := get_close_matches(top, SPLIT_FOLDERS, 1))]

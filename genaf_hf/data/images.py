@@ -1,20 +1,23 @@
 """Images from the Hub or a local folder, checked and split."""
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset
-from PIL import Image as PILImage
 from tqdm import tqdm
 
 from genaf_hf.data.known_datasets import known_dataset
-from genaf_hf.data.labels import check_class_names, check_labels, with_class_labels
+from genaf_hf.data.labels import check_class_names, check_labels, warn_of_untrained_classes, with_class_labels
 from genaf_hf.data.own_files import check_image_files
 from genaf_hf.data.pixel_values import to_rgb
 from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
 from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
-from genaf_hf.errors import UserError
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.names import NAMED_AT_ONCE
+
+logger = logging.getLogger(__name__)
 
 CHECKED_AT_ONCE = 64
 
@@ -32,6 +35,7 @@ def load_images(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     streaming: bool | None = None,
+    skip_broken_images: bool = False,
     seed: int = 0,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -58,6 +62,7 @@ def load_images(
         max_train_samples: images of train at most, a stratified subset; `None` for all.
         max_eval_samples: the same for validation and for test.
         streaming: whether to stream, default if the dataset is known to be large.
+        skip_broken_images: whether images that cannot be read are left out, which is logged, instead of refused.
         seed: of the held-out splits, the subsets and what is drawn.
         revision: branch, tag or commit on the Hub.
         token: for private and gated datasets.
@@ -116,9 +121,13 @@ def load_images(
         divided = hold_out_drawn(chosen, max_eval_samples, seed)
         warn_of_absent_classes(divided["train"])
     divided = {role: stratified_subset(divided[role], limit, seed) for role, limit in limits.items()}
+    origins = {role: role if role in chosen else "train" for role in divided}
+    chosen_from = {role: (chosen[origin], where[origin]) for role, origin in origins.items()}
+    divided = with_whole_images(divided, chosen_from, skip=skip_broken_images)
     for role, dataset in divided.items():
-        origin = role if role in chosen else "train"
-        check_images_decode(dataset, chosen[origin], where[origin])
+        check_labels(dataset, where[origins[role]])
+    if cache is None:
+        warn_of_untrained_classes(divided)
     return DatasetDict(divided)
 
 
@@ -129,6 +138,7 @@ def load_unlabelled_images(
     image_column: str | None = None,
     train_split: str | None = None,
     max_samples: int | None = None,
+    skip_broken_images: bool = False,
     seed: int = 0,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -138,7 +148,7 @@ def load_unlabelled_images(
     Nothing is held out, labels need not be there, and every image is decoded once.
 
     Args:
-        name_or_path, config_name, image_column, train_split, revision, token: as for `load_images`.
+        name_or_path, config_name, image_column, train_split, skip_broken_images, revision, token: as for `load_images`.
         max_samples: images at most, drawn at random; `None` for all.
         seed: of what is drawn.
 
@@ -163,8 +173,7 @@ def load_unlabelled_images(
     check_image_files(images, name_or_path, where)
     check_not_empty(images, "train", where)
     drawn = random_subset(images, max_samples, seed)
-    check_images_decode(drawn, images, where)
-    return drawn
+    return with_whole_images({"train": drawn}, {"train": (images, where)}, skip=skip_broken_images)["train"]
 
 
 def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samples: int | None, streaming: bool):
@@ -265,28 +274,61 @@ def with_columns(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> D
         raise UserError(f'The column "{columns["image"]}" holds {held}, expected images.') from error
 
 
-def check_images_decode(dataset: Dataset, origin: Dataset, where: str) -> None:
-    """Decodes every image once, by threads: Pillow lets others work meanwhile.
+def with_whole_images(
+    splits: Mapping[str, Dataset], origins: Mapping[str, tuple[Dataset, str]], *, skip: bool
+) -> dict[str, Dataset]:
+    """The splits, after every image was decoded once.
 
     Args:
-        dataset: the images that are used.
-        origin: what they were chosen from, in which they have their numbers.
-        where: words for the origin.
+        splits: by role.
+        origins: what they were chosen from, in which their images have their numbers, and words for it, by role.
+        skip: whether broken images are left out.
 
     Raises:
-        UserError: names the first image that is broken or of an unknown kind.
+        UserError: names the first of the images that are broken or of an unknown kind; when no other is left.
+    """
+    whole, broken = {}, []
+    for role, dataset in splits.items():
+        found = broken_images(dataset, origins[role][1])
+        broken += [(role, dataset[row]["image"], words) for row, words in found.items()]
+        whole[role] = dataset.select([row for row in range(len(dataset)) if row not in found]) if found else dataset
+    if not broken:
+        return whole
+    words = "; ".join(
+        f"Image {image_name(encoded, origins[role][0])} in the {origins[role][1]} cannot be read: {reason}"
+        for role, encoded, reason in broken[:NAMED_AT_ONCE]
+    )
+    words += f"; nor can {len(broken) - NAMED_AT_ONCE} others" if len(broken) > NAMED_AT_ONCE else ""
+    if not skip:
+        raise UserError(f"{words}; mend or delete what is broken, or leave it out with --skip_broken_images.")
+    logger.warning("%d images are left out, for they cannot be read: %s", len(broken), words)
+    for role, dataset in whole.items():
+        check_not_empty(dataset, role, origins[role][1])
+    return whole
+
+
+def broken_images(dataset: Dataset, where: str) -> dict[int, str]:
+    """What is wrong with the images that cannot be read, by row.
+
+    Every image is decoded once, by threads: Pillow lets others work meanwhile.
     """
 
-    def check(start: int) -> None:
-        for encoded in dataset[start : start + CHECKED_AT_ONCE]["image"]:
+    def check(start: int) -> dict[int, str]:
+        broken = {}
+        for row, encoded in enumerate(dataset[start : start + CHECKED_AT_ONCE]["image"], start):
             try:
                 to_rgb(encoded)
-            except (OSError, SyntaxError, ValueError, RuntimeError, PILImage.DecompressionBombError) as error:
-                named = encoded and encoded.get("path")
-                name = named or f"number {next(i for i, other in enumerate(origin['image']) if other == encoded)}"
-                raise UserError(f"Image {name} in the {where} cannot be read: {error}.") from error
+            except Exception as error:  # Pillow raises whatever broken bytes lead its decoders to
+                broken[row] = first_line(error)
+        return broken
 
     starts = range(0, len(dataset), CHECKED_AT_ONCE)
     with ThreadPoolExecutor() as pool:
-        for _ in tqdm(pool.map(check, starts), desc=f"Reading the {where}", total=len(starts), leave=False):
-            pass
+        found = tqdm(pool.map(check, starts), desc=f"Reading the {where}", total=len(starts), leave=False)
+        return {row: words for broken in found for row, words in broken.items()}
+
+
+def image_name(encoded: dict | None, origin: Dataset) -> str:
+    """The file of an image, or its number in what it was chosen from."""
+    named = encoded and encoded.get("path")
+    return named or f"number {next(i for i, other in enumerate(origin['image']) if other == encoded)}"

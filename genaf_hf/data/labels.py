@@ -3,7 +3,7 @@
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
@@ -106,3 +106,26 @@ def check_labels(dataset: Dataset, where: str) -> None:
         )
     if len(counts) < 2:
         raise UserError(f"The {where} has the one class {some_of([names[next(iter(counts))]])}, expected at least two.")
+
+
+def warn_of_untrained_classes(splits: Mapping[str, Dataset]) -> None:
+    """Tells of classes that other splits have images of, and train has not."""
+    names, known = splits["train"].features["label"].names, set(splits["train"]["label"])
+    for split, dataset in splits.items():
+        if strange := sorted(set(dataset["label"]) - known):
+            words = some_of([names[label] for label in strange])
+            logger.warning("The classes %s of %s have no image to train on", words, split)
+
+
+def check_enough_to_train(splits: Mapping[str, Dataset]) -> None:
+    """Refuses fewer images to train on than there are classes.
+
+    Raises:
+        UserError: names both numbers.
+    """
+    classes = len({label for dataset in splits.values() for label in dataset["label"]})
+    if len(splits["train"]) < classes:
+        raise UserError(
+            f"There are {len(splits['train'])} images to train on but {classes} classes, expected at least one "
+            "image of each: add images, or raise --max_train_samples."
+        )

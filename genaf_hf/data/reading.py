@@ -2,20 +2,25 @@
 
 from collections.abc import Collection
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 import httpx2
 import yaml
 from datasets import DatasetDict, IterableDatasetDict, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from genaf_hf.data.digits import DIGITS, digits
 from genaf_hf.data.image_folders import image_folder, read_image_folder
+from genaf_hf.data.known_datasets import NOTHING_KNOWN, known_dataset
 from genaf_hf.data.own_files import check_data_files
 from genaf_hf.data.streaming import open_stream, stream_folder
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import why_not_loaded
 
+ALIKE = 0.75  # names of folders, from which on one may be meant by the other
 # What `datasets` raises for strangers' files, also for the code in them, which it does not run.
 FOREIGN = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, NotImplementedError),
@@ -48,6 +53,7 @@ def read_dataset(
     if name_or_path == DIGITS and not Path(name_or_path).exists():
         return digits(), None
     with in_one_sentence(name_or_path, revision, token):
+        check_place(name_or_path)
         if (Path(name_or_path) / "dataset_dict.json").exists():
             return load_from_disk(name_or_path), None
         if (Path(name_or_path) / "state.json").exists():
@@ -61,6 +67,32 @@ def read_dataset(
             return open_stream(builder)
         builder.download_and_prepare()
         return builder.as_dataset(), None
+
+
+def check_place(name_or_path: str) -> None:
+    """Refuses what is no folder and cannot be meant as a dataset of the Hub, before the Hub is asked.
+
+    Raises:
+        UserError: names the nearest folder.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return
+    if path.exists():
+        raise UserError(f'"{name_or_path}" is a file, expected a folder of images or the id of a dataset on the Hub.')
+    beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, beside, 1, ALIKE)
+    if (near and known_dataset(name_or_path) is NOTHING_KNOWN) or not is_hub_id(name_or_path):
+        meant = f'did you mean "{path.parent / near[0]}"' if near else "check its spelling"
+        raise UserError(f'There is no folder "{name_or_path}": {meant}, or name a dataset of the Hub as OWNER/NAME.')
+
+
+def is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class PretrainingArguments:
         default=None, metadata={"help": "Column of class labels, which supervised alone reads; found if there is one."}
     )
     train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
+    skip_broken_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on a subset of this size, for supervised a stratified one."}
     )

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import ViTImageProcessor, set_seed
 
-from genaf_hf.data import class_balance, load_images, load_unlabelled_images
+from genaf_hf.data import check_enough_to_train, class_balance, load_images, load_unlabelled_images
 from genaf_hf.errors import UserError
 from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.hub import publish
@@ -93,7 +93,9 @@ def load_train_images(arguments: PretrainingArguments, token: str | None) -> Dat
     if arguments.method == "supervised":
         # Not from a stream, which wants the number of images to test on too, and here there are none.
         limits = {"max_train_samples": arguments.max_train_samples, "streaming": False}
-        return load_images(arguments.dataset_name, **options, **limits)["train"]
+        data = load_images(arguments.dataset_name, **options, **limits)
+        check_enough_to_train(data)
+        return data["train"]
     del options["label_column"]
     return load_unlabelled_images(arguments.dataset_name, **options, max_samples=arguments.max_train_samples)
 
