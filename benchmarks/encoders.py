@@ -69,7 +69,7 @@ def main() -> None:
         probes.append([name, *(str(Rate(*part_and_count)) for part_and_count in found["probes"])])
         for model, rates in found["models"].items():
             accuracies.append([name, model, *(str(Rate(*part_and_count)) for part_and_count in rates)])
-    dae_eps, pgd_eps = arguments.dae_eps or config.eps, arguments.pgd_eps or config.eps
+    dae_eps, pgd_eps = arguments.dae_eps, arguments.pgd_eps or config.eps
     print(f"\n{markdown(probes)}\n\n{markdown(accuracies)}")
     print(f"\nUniversal perturbations have eps {dae_eps:g}, PGD has eps {pgd_eps:g} ({config.norm}).")
 
@@ -102,7 +102,7 @@ def crafted(
     """The universal perturbations, from training images and, for those that need them, their labels."""
     rows = with_pixel_values(stratified_subset(train, SURROGATE_IMAGES, seed=0), encoder.processor)[:]
     given = {"images": encoder.to_images(rows["pixel_values"].to(config.device)), "labels": rows["labels"]}
-    shared = {"eps": arguments.dae_eps or config.eps, "steps": arguments.dae_steps, "seed": config.seed}
+    shared = {"eps": arguments.dae_eps, "steps": arguments.dae_steps, "seed": config.seed}
     found = []
     for name in DAES:
         layer = {} if name == "uapgd" else {"layer": arguments.dae_layer}

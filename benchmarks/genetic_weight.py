@@ -76,7 +76,7 @@ def hardened_accuracies(arguments: HardeningArguments, config: GenAFConfig) -> d
         trainer = GenAFTrainer(model=model, args=config, train_dataset=pixels["train"], processing_class=processor)
         trainer.train()
     images = encoder.to_images(pixels["train"][:]["pixel_values"])
-    dae_eps, pgd_eps, steps = arguments.dae_eps or config.eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
+    dae_eps, pgd_eps, steps = arguments.dae_eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
     attacks = {
         "l4a": l4a(
             encoder, images, eps=dae_eps, steps=arguments.dae_steps, layer=arguments.dae_layer, seed=config.seed

@@ -47,9 +47,7 @@ class ExperimentArguments:
             "for datasets known to be large."
         },
     )
-    dae_eps: float | None = field(
-        default=None, metadata={"help": "Eps of the universal perturbation in the report, default the training eps."}
-    )
+    dae_eps: float = field(default=10 / 255, metadata={"help": "Eps of the universal perturbation in the report."})
     dae_steps: int = field(default=500, metadata={"help": "Steps by which the universal perturbation is crafted."})
     dae_layer: int | str = field(
         default=1,

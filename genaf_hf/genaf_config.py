@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field, fields
 
+from transformers.trainer_utils import IntervalStrategy
+
 from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
 from genaf_hf.errors import UserError
 from genaf_hf.trainer_options import CheckedArguments
@@ -28,11 +30,14 @@ PAPER = {
     "random_start": False,
     "eps_warmup_ratio": 0.0,
     "genetic_weight": 20.0 * 256,
+    "genetic_share": math.inf,
+    "clean_share": 0.0,
     "redundant_share": 0.2,
     "layer_assessment": "ascent",
     "adapt_learning_rate": 1e-3,
 }
 PRESETS = {"paper": PAPER}
+CLEAN_ACCURACY, ROBUST_ACCURACY = "clean_accuracy", "robust_accuracy"  # of an evaluation
 
 
 @dataclass
@@ -59,6 +64,9 @@ class GenAFConfig(CheckedArguments):
     )
     learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the encoder in stage 1."})
     head_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the head in stage 1."})
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of stage 1; default 3, and more where these are less than 300 steps."}
+    )
     layer_decay: float = field(
         default=1.0,
         metadata={
@@ -97,6 +105,16 @@ class GenAFConfig(CheckedArguments):
         default=200.0,
         metadata={"help": "Weight of the genetic regularization, which is averaged over the rows of the global batch."},
     )
+    genetic_share: float = field(
+        default=0.2,
+        metadata={
+            "help": "The weighted regularization is at most this share of the adversarial cross-entropy, in proportion "
+            "to eps while that grows; inf is no bound."
+        },
+    )
+    clean_share: float = field(
+        default=0.5, metadata={"help": "Share of the clean images' cross-entropy in that of stage 1; 0 is the paper's."}
+    )
 
     redundant_share: float = field(
         default=0.2, metadata={"help": "Share of layers, the least robustness-bearing ones, that stage 2 fine-tunes."}
@@ -122,7 +140,14 @@ class GenAFConfig(CheckedArguments):
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
         if self.step_size is None:
             self.step_size = default_step_size(self.eps, self.steps)
+        if self.num_train_epochs is None and self.max_steps > 0:
+            self.num_train_epochs = 3.0  # which max_steps overrules; the Trainer compares it all the same
+        # The Trainer would have checkpoints saved at every evaluation; here the best weights are kept apart from them.
+        load_best_model_at_end, self.load_best_model_at_end = self.load_best_model_at_end, False
+        if load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = ROBUST_ACCURACY
         super().__post_init__()
+        self.load_best_model_at_end = load_best_model_at_end
         self._check_genaf_settings()
 
     def _apply_preset(self) -> None:
@@ -143,10 +168,18 @@ class GenAFConfig(CheckedArguments):
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         if not isinstance(self.assessment_samples, int):
             raise UserError(f"assessment_samples is {self.assessment_samples}, expected a whole number.")
-        if not 0 <= self.eps_warmup_ratio <= 1:
-            raise UserError(f"eps_warmup_ratio is {self.eps_warmup_ratio}, expected a share in [0, 1].")
+        for name in ("eps_warmup_ratio", "clean_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected a share in [0, 1].")
         for name in ("redundant_share", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")
+        if not self.genetic_share >= 0:
+            raise UserError(f"genetic_share is {self.genetic_share}, expected 0 or more.")
+        if self.load_best_model_at_end and self.eval_strategy == IntervalStrategy.NO:
+            raise UserError(
+                'load_best_model_at_end is True but eval_strategy is "no", expected "epoch" or "steps"; or set '
+                "load_best_model_at_end to False."
+            )
         if self.layer_assessment not in ASSESSMENTS:
             raise UserError(f'layer_assessment is "{self.layer_assessment}", expected one of {", ".join(ASSESSMENTS)}.')

@@ -3,6 +3,8 @@
 import copy
 import json
 import logging
+import math
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ from genaf_hf.checkpoint import (
     write_finished_stage,
 )
 from genaf_hf.errors import UserError
-from genaf_hf.genaf_config import GenAFConfig
+from genaf_hf.genaf_config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.genetic_regularization import genetic_regularization
 from genaf_hf.global_batch import AccumulatedBatch, gather_rows
 from genaf_hf.layers import freeze_modules, layer_robustness, layer_weights, most_redundant, only_trainable
@@ -54,8 +56,12 @@ STANDARD_FINETUNE = "standard_finetune"
 ADVERSARIAL_FINETUNE = "adversarial_finetune"
 ADAPT = "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
+BEST_WEIGHTS = "best"
 ASSESSMENT_STEPS = 10
 LOG_SUMS = "LogSums"
+LEAST_EPOCHS, LEAST_STEPS = 3, 300  # of a stage whose length nobody named
+ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
+DROWNING = 10  # how many times the cross-entropy a regularization drowns it
 
 
 class GenAFTrainer(SharingTrainer):
@@ -102,6 +108,7 @@ class GenAFTrainer(SharingTrainer):
         self._log_count = 0
         self._sums_of_checkpoint: dict | None = None
         self._correct: dict[str, list[Tensor]] = {}
+        self._answers: list[Tensor] = []
 
     # ---- the method ----
 
@@ -184,7 +191,7 @@ class GenAFTrainer(SharingTrainer):
     # ---- losses ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Stage 1: cross-entropy on adversarial images + weight * regularization. Otherwise clean cross-entropy."""
+        """Stage 1: cross-entropy on adversarial and clean images, and the regularization. Otherwise on clean ones."""
         if model.training:
             freeze_modules(self.accelerator.unwrap_model(model))
         if not model.training or self.stage != ADVERSARIAL_FINETUNE:
@@ -202,11 +209,15 @@ class GenAFTrainer(SharingTrainer):
 
         adversarial_loss = F.cross_entropy(adversarial_logits, labels, label_smoothing=self.args.label_smoothing_factor)
         loss = adversarial_loss * share
+        if self.args.clean_share > 0:
+            clean_loss = F.cross_entropy(benign_logits, labels, label_smoothing=self.args.label_smoothing_factor)
+            loss = torch.lerp(loss, clean_loss * share, self.args.clean_share)
+            self._add_to_log(clean_loss=clean_loss)
         if self.args.genetic_weight > 0:
-            regularization = self._regularization(benign_logits, adversarial_logits, labels, micro_batch)
+            regularization, weight = self._regularization(benign_logits, adversarial_logits, labels, micro_batch)
             # The Trainer divides by the number of micro-batches; the regularization is of all of them already.
-            loss = loss + self.args.genetic_weight * regularization * self.current_gradient_accumulation_steps
-            self._add_to_log(genetic_regularization=regularization)
+            loss = loss + weight * regularization * self.current_gradient_accumulation_steps
+            self._add_to_log(genetic_regularization=regularization, genetic_loss=weight * regularization)
         self._add_to_log(
             adversarial_loss=adversarial_loss,
             clean_accuracy=(benign_logits.argmax(1) == labels).float().mean(),
@@ -251,13 +262,23 @@ class GenAFTrainer(SharingTrainer):
         eps = self.args.eps
         return {"eps": eps, "steps": ASSESSMENT_STEPS, "step_size": eps / 4, "norm": self.args.norm}
 
-    def _regularization(self, benign: Tensor, adversarial: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
-        """The regularization over the global batch: all processes' rows, and all micro-batches' under accumulation."""
+    def _regularization(
+        self, benign: Tensor, adversarial: Tensor, labels: Tensor, micro_batch: int
+    ) -> tuple[Tensor, float | Tensor]:
+        """The regularization over the global batch, and its weight at this step.
+
+        The global batch are all processes' rows, and all micro-batches' under accumulation. The weight is lowered where
+        the weighted regularization would exceed its share of the cross-entropy, which grows with eps.
+        """
         benign, adversarial, labels = gather_rows(benign), gather_rows(adversarial), gather(labels)
         if self._accumulated is not None:
             benign, adversarial, labels = self._accumulated.with_own(micro_batch, benign, adversarial)
         sample_weight = F.cross_entropy(benign, labels, reduction="none")
-        return genetic_regularization(benign, adversarial, labels, sample_weight)
+        regularization = genetic_regularization(benign, adversarial, labels, sample_weight)
+        if math.isinf(self.args.genetic_share):
+            return regularization, self.args.genetic_weight
+        largest = self.args.genetic_share * self._eps_share() * F.cross_entropy(adversarial.detach(), labels)
+        return regularization, (largest / regularization.detach()).clamp(max=self.args.genetic_weight)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Under gradient accumulation, crafts all micro-batches first, because the regularization relates them.
@@ -313,16 +334,30 @@ class GenAFTrainer(SharingTrainer):
             for name, values in (("clean", clean_logits), ("robust", adversarial_logits)):
                 correct = self.accelerator.gather_for_metrics(values.argmax(1) == labels)
                 self._correct.setdefault(name, []).append(correct)
+            self._answers.append(self.accelerator.gather_for_metrics(clean_logits.argmax(1)))
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
-        self._correct = {}
+        self._correct, self._answers = {}, []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         for name, parts in self._correct.items():
             output.metrics[f"{metric_key_prefix}_{name}_accuracy"] = torch.cat(parts).double().mean().item()
+        if self._answers and self.state.global_step > 0 and self._eps_share() == 1:
+            self._warn_of_collapse(torch.cat(self._answers), output.metrics[f"{metric_key_prefix}_clean_accuracy"])
         return output
+
+    def _warn_of_collapse(self, answers: Tensor, accuracy: float) -> None:
+        """Says so where a model gives one answer to nearly all images, and that is wrong for many."""
+        answer = answers.mode().values.item()
+        share = (answers == answer).double().mean().item()
+        if share >= ONE_ANSWER and accuracy < RIGHT:
+            logger.warning(
+                'The model has collapsed: it answers "%s" to %.0f%% of the images, and %.0f%% are right. Lower '
+                "learning_rate, eps or genetic_weight.",
+                *(self.model.config.id2label[answer], 100 * share, 100 * accuracy),
+            )
 
     # ---- optimization ----
 
@@ -352,8 +387,7 @@ class GenAFTrainer(SharingTrainer):
         """The schedule of the arguments, times the decay per epoch."""
         if self.lr_scheduler is None and self.args.epoch_decay != 1:
             schedule = super().create_scheduler(num_training_steps, optimizer)
-            _, steps_per_epoch, *_ = self.set_initial_training_values(self.args, self.get_train_dataloader())
-            decay_per_epoch(schedule, self.args.epoch_decay, steps_per_epoch)
+            decay_per_epoch(schedule, self.args.epoch_decay, self._steps_per_epoch())
         return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- stages, checkpoints and logs ----
@@ -368,6 +402,14 @@ class GenAFTrainer(SharingTrainer):
             self.args.learning_rate = whole_run.adapt_learning_rate
             self.args.num_train_epochs = whole_run.adapt_epochs
             self.args.max_steps = whole_run.adapt_max_steps
+        elif self.args.num_train_epochs is None:
+            self.args.num_train_epochs = float(max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / self._steps_per_epoch())))
+        if self.args.logging_strategy == IntervalStrategy.STEPS and self.args.logging_steps > 1:
+            self.args.logging_steps = min(self.args.logging_steps, self._steps_per_epoch())
+        if stage == STANDARD_FINETUNE and self.args.metric_for_best_model == ROBUST_ACCURACY:
+            self.args.metric_for_best_model = CLEAN_ACCURACY
+        if self.args.load_best_model_at_end and self.args.save_total_limit == 1:
+            self.args.save_total_limit = 2  # else the Trainer keeps the best alone, and a killed run lacks the last
         self.optimizer, self.lr_scheduler = (None, None) if stage == ADAPT else self._given_optimizer_and_scheduler
         self._created_lr_scheduler = False
         for callback in self.callback_handler.callbacks:
@@ -381,6 +423,15 @@ class GenAFTrainer(SharingTrainer):
             yield
         finally:
             self.stage, self.args = None, whole_run
+
+    def _steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; all of a stage where the images have no length."""
+        if not has_length(self.train_dataset):
+            return self.args.max_steps
+        rows = self.args.train_batch_size * self.args.world_size
+        batches = len(self.train_dataset) / rows
+        batches = math.floor(batches) if self.args.dataloader_drop_last else math.ceil(batches)
+        return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
 
     def _train_stage(self, stage: str, resume_from_checkpoint: str | Path | bool | None, **kwargs) -> TrainOutput:
         """One stage, from where it is resumed to its end."""
@@ -491,6 +542,24 @@ class GenAFTrainer(SharingTrainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        """Keeps the weights of the best evaluation so far where no checkpoint of this step will hold them.
+
+        Those that the newest checkpoint knows as the best stay too, for a run that goes on from there.
+        """
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end and not self.control.should_save:
+            folder = Path(self.args.output_dir)
+            newest = newest_complete_checkpoint(folder, world_size=self.args.world_size)
+            kept = newest and read_state(newest).best_model_checkpoint
+            self.state.best_model_checkpoint = str(folder / f"{BEST_WEIGHTS}-{self.state.global_step}")
+            self.save_model(self.state.best_model_checkpoint, _internal_call=True)
+            if self.args.should_save:
+                for path in folder.glob(f"{BEST_WEIGHTS}-*"):
+                    if str(path) not in (self.state.best_model_checkpoint, kept):
+                        shutil.rmtree(path)
+        return is_best
+
     def _load_best_model(self) -> None:
         if self._has_native_checkpoints():
             load_weights(self.model, self.state.best_model_checkpoint)
@@ -574,6 +643,12 @@ class GenAFTrainer(SharingTrainer):
         if "loss" in logs and self._log_count:
             for name, value in self._log_sums.items():
                 logs[name] = gather(value / self._log_count).mean().item()
+            if logs.get("genetic_loss", 0) > DROWNING * logs["adversarial_loss"]:
+                logger.warning(
+                    "The regularization is %.1f at step %d, and the cross-entropy %.2f drowns in it: lower "
+                    "genetic_weight or genetic_share.",
+                    *(logs["genetic_loss"], self.state.global_step, logs["adversarial_loss"]),
+                )
             self._log_sums.clear()
             self._log_count = 0
         super().log(logs, start_time)

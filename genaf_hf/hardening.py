@@ -32,7 +32,6 @@ from genaf_hf.data import (
 )
 from genaf_hf.data_figures import draw_samples
 from genaf_hf.encoders import load_configuration, load_encoder
-from genaf_hf.errors import UserError
 from genaf_hf.evaluation import Attack, evaluate_robustness, for_model
 from genaf_hf.experiment_arguments import ExperimentArguments, dataset_options
 from genaf_hf.figures import SHOWN, draw_gallery, draw_overview
@@ -190,8 +189,6 @@ def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> Non
     Raises:
         UserError: names the setting.
     """
-    if config.norm != "linf" and arguments.dae_eps is None:
-        raise UserError(f'norm is "{config.norm}" but universal perturbations are bounded in linf: name a --dae_eps.')
     for eps, steps, norm in (
         (arguments.dae_eps, arguments.dae_steps, "linf"),
         (arguments.pgd_eps, arguments.pgd_steps, config.norm),
@@ -306,7 +303,7 @@ def craft_attacks(
         seed=config.seed,
         data=f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
     )
-    dae_eps, pgd_eps, steps = arguments.dae_eps or config.eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
+    dae_eps, pgd_eps, steps = arguments.dae_eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
 
     def at(factor: float) -> dict[str, Attack]:
         dae, eps = min(factor * dae_eps, LARGEST_EPS["linf"]), min(factor * pgd_eps, LARGEST_EPS[config.norm])

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 SELECTED, KEPT = "#b04a4a", "#9fb4c0"
 TERMS = {
-    "loss": ("loss", "adversarial_loss"),
+    "loss": ("loss", "adversarial_loss", "clean_loss"),
     "regularization": ("genetic_regularization",),
     "accuracy in %": ("clean_accuracy", "robust_accuracy", "eval_clean_accuracy", "eval_robust_accuracy"),
 }

@@ -1,6 +1,7 @@
 """How a model was trained, as a value that cards and pictures read."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -93,10 +94,12 @@ def changed_settings(args: TrainingArguments) -> dict:
         json.loads(json.dumps(each.to_dict())) for each in (type(args)(output_dir=".", use_cpu=args.use_cpu), args)
     )
     changed = {
-        name: public_name(value) if isinstance(value, str) else value
+        name: public_name(value) if isinstance(value, str) else "inf" if value == math.inf else value
         for name, value in found.items()
         if value != defaults[name] and not name.startswith(BOOKKEEPING)
     }
+    if args.max_steps > 0:  # which overrules it
+        changed.pop("num_train_epochs", None)
     if changed.keys() & {"eps", "steps"}:  # from which the default step size follows
         changed["step_size"] = found["step_size"]
     return changed

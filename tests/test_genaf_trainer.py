@@ -1,6 +1,7 @@
 """The two stages, their losses, rates, logs and checkpoints, in one process."""
 
 import copy
+import math
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -281,8 +282,11 @@ def test_baseline_then_method_in_one_trainer_starts_a_fresh_optimizer(tmp_path):
 # ---- the loss of stage 1 ----
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_gradient_of_a_step_is_that_of_the_formula(tmp_path, smoothing):
+@pytest.mark.parametrize(
+    ("smoothing", "clean_share", "genetic_share"),
+    [(0.0, 0.0, math.inf), (0.1, 0.25, math.inf), (0.0, 0.0, 1e-3), (0.1, 0.25, 1e-3)],
+)
+def test_gradient_of_a_step_is_that_of_the_formula(tmp_path, smoothing, clean_share, genetic_share):
     recorder = Recorder()
     trainer = tiny_trainer(
         tmp_path,
@@ -294,6 +298,8 @@ def test_gradient_of_a_step_is_that_of_the_formula(tmp_path, smoothing):
         random_start=False,
         eps_warmup_ratio=0,
         genetic_weight=7.0,
+        genetic_share=genetic_share,
+        clean_share=clean_share,
         label_smoothing_factor=smoothing,
         logging_steps=1,
         callbacks=[recorder],
@@ -310,7 +316,10 @@ def test_gradient_of_a_step_is_that_of_the_formula(tmp_path, smoothing):
     sample_weight = F.cross_entropy(benign_logits, labels, reduction="none")
     regularization = genetic_regularization(benign_logits, adversarial_logits, labels, sample_weight)
     adversarial_loss = F.cross_entropy(adversarial_logits, labels, label_smoothing=smoothing)
-    loss = adversarial_loss + 7 * regularization
+    clean_loss = F.cross_entropy(benign_logits, labels, label_smoothing=smoothing)
+    largest = genetic_share * F.cross_entropy(adversarial_logits, labels).item() / regularization.item()
+    assert (largest < 7) == (genetic_share < 1)
+    loss = (1 - clean_share) * adversarial_loss + clean_share * clean_loss + min(7, largest) * regularization
     loss.backward()
 
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -386,18 +395,28 @@ def test_training_logs_name_the_stage_and_the_terms_of_its_loss(vit, pixels, con
     trainer = image_trainer(vit, pixels, config(logging_steps=2))
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
-    terms = {"adversarial_loss", "genetic_regularization", "clean_accuracy", "robust_accuracy"}
+    terms = {"adversarial_loss", "clean_loss", "genetic_loss", "genetic_regularization"}
+    terms |= {"clean_accuracy", "robust_accuracy"}
     assert [log["stage"] for log in logs] == ["adversarial_finetune"] * 3 + ["adapt"] * 2
     assert all(terms <= log.keys() for log in logs[:3])
     assert not any(terms & log.keys() for log in logs[3:])
     assert all(
-        log["loss"] == pytest.approx(log["adversarial_loss"] + 200 * log["genetic_regularization"], abs=1e-5)
+        log["loss"] == pytest.approx((log["adversarial_loss"] + log["clean_loss"]) / 2 + log["genetic_loss"], abs=1e-5)
         for log in logs[:3]
     )
 
 
+def test_regularization_is_brought_in_with_eps_and_bounded_by_the_cross_entropy(tmp_path):
+    trainer = tiny_trainer(tmp_path, max_steps=8, eps_warmup_ratio=0.5, genetic_weight=1e6, logging_steps=1)
+    trainer.adversarial_finetune()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    shares = [log["genetic_loss"] / log["adversarial_loss"] for log in logs]
+    most = trainer.args.genetic_share
+    assert shares == pytest.approx([most * part for part in (0.25, 0.5, 0.75, *[1.0] * 5)], rel=1e-5)
+
+
 def test_terms_that_stage_1_did_not_log_are_not_logged_by_stage_2(tmp_path):
-    trainer = tiny_trainer(tmp_path, max_steps=3, adapt_max_steps=4, logging_steps=4)
+    trainer = tiny_trainer(tmp_path, images=40, max_steps=3, adapt_max_steps=4, logging_steps=4)
     trainer.train()
     (log,) = [log for log in trainer.state.log_history if "loss" in log]
     assert log["stage"] == "adapt"
@@ -505,6 +524,74 @@ def test_best_model_is_loaded_at_the_end(tmp_path, metric):
     finished = tiny_trainer(tmp_path, **settings)
     finished.adversarial_finetune(resume_from_checkpoint=best.with_name("checkpoint-6"))
     torch.testing.assert_close(copied_weights(finished.model), copied_weights(saved), rtol=0, atol=0)
+
+
+def test_best_weights_of_evaluations_without_a_checkpoint_are_kept_and_survive_a_kill(tmp_path):
+    scores = {2: 0.1, 4: 0.9, 6: 0.2}
+    settings = {"max_steps": 6, "learning_rate": 1e-2, "eval_strategy": "steps", "eval_steps": 2}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "score", "save_total_limit": 1}
+
+    def train(folder, resume=None, save_steps=5):
+        trainer = tiny_trainer(
+            folder,
+            save_strategy="steps",
+            save_steps=save_steps,
+            compute_metrics=lambda prediction: {"score": scores[trainer.state.global_step]},
+            **settings,
+        )
+        trainer.adversarial_finetune(resume)
+        return trainer
+
+    trainer = train(tmp_path / "whole")
+    best = tmp_path / "whole/adversarial_finetune/best-4"
+    assert trainer.state.best_model_checkpoint == str(best)
+    weights = copied_weights(trainer.model)
+    assert changed(weights, copied_weights(train(tmp_path / "each", save_steps=2).model)) == set()
+    assert sorted(path.name for path in best.parent.iterdir()) == ["best-4", "checkpoint-5", "checkpoint-6"]
+
+    resumed = train(tmp_path / "whole", best.with_name("checkpoint-5"))
+    assert changed(weights, copied_weights(resumed.model)) == set()
+
+
+def test_best_is_the_most_robust_one_and_of_the_undefended_baseline_the_most_accurate_one(tmp_path):
+    settings = {"eval_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = tiny_trainer(tmp_path, **settings)
+    for stage, metric in (("standard_finetune", "clean"), ("adversarial_finetune", "robust")):
+        getattr(trainer, stage)()
+        measured = [log[f"eval_{metric}_accuracy"] for log in trainer.state.log_history if "eval_loss" in log]
+        assert trainer.state.best_metric == max(measured)
+    with pytest.raises(UserError, match='load_best_model_at_end is True but eval_strategy is "no"'):
+        tiny_trainer(tmp_path, load_best_model_at_end=True)
+
+
+def test_a_model_with_one_answer_is_said_to_have_collapsed(tmp_path, caplog):
+    trainer = tiny_trainer(tmp_path, learning_rate=1e-2, max_steps=20)
+    trainer.standard_finetune()
+    assert trainer.evaluate()["eval_clean_accuracy"] > 0.8
+    assert "collapsed" not in caplog.text
+    trainer.model.classifier.bias.data[1] = 100.0
+    accuracy = trainer.evaluate()["eval_clean_accuracy"]
+    right = f"{100 * accuracy:.0f}%"
+    assert f'The model has collapsed: it answers "green" to 100% of the images, and {right} are right' in caplog.text
+
+
+def test_a_regularization_that_drowns_the_cross_entropy_is_said(tmp_path, caplog):
+    settings = {"genetic_weight": 1e5, "logging_steps": 1, "max_steps": 1}
+    tiny_trainer(tmp_path, **settings).adversarial_finetune()
+    assert "drowns" not in caplog.text
+    tiny_trainer(tmp_path, genetic_share=math.inf, **settings).adversarial_finetune()
+    assert "drowns" in caplog.text
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(22, 100), (800, 3), (801, 3)])
+def test_few_images_are_seen_often_enough(tmp_path, images, epochs):
+    trainer = tiny_trainer(tmp_path, images=images, max_steps=-1)
+    with trainer._stage("adversarial_finetune"):
+        assert trainer.args.num_train_epochs == epochs
+        assert trainer.args.logging_steps == math.ceil(images / 8)
+    named = tiny_trainer(tmp_path, images=images, max_steps=-1, num_train_epochs=2)
+    with named._stage("adversarial_finetune"):
+        assert named.args.num_train_epochs == 2
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])

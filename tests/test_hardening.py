@@ -79,7 +79,6 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
         ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
         ({"dae_eps": 2}, "eps is 2.0, expected a value in"),
-        ({"norm": "l2"}, "name a --dae_eps"),
         ({"dae_layer": 99}, "layer is 99, expected 0 to 2, the hidden states of this encoder"),
     ],
 )
