@@ -450,7 +450,7 @@ class GenAFTrainer(SharingTrainer):
         check_training_images(
             args,
             self.train_dataset,
-            epochs=args.adapt_epochs if of_stage_2 else args.num_train_epochs,
+            epochs=args.adapt_epochs if of_stage_2 else args.num_train_epochs or LEAST_EPOCHS,
             max_steps=args.adapt_max_steps if of_stage_2 else args.max_steps,
         )
         check_training_rows(args, self.train_dataset, self.data_collator, self.model.config.num_labels)

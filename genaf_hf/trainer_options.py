@@ -95,8 +95,9 @@ def check_numbers(args: TrainingArguments) -> None:
     for name in ("max_steps", "adapt_max_steps"):
         if (value := getattr(args, name, -1)) == 0 or value < -1:
             raise UserError(f"{name} is {value}, expected a positive number, or -1 to count epochs instead.")
-    if args.max_steps < 0 and not 0 < args.num_train_epochs < math.inf:
-        raise UserError(f"num_train_epochs is {args.num_train_epochs}, expected a positive number.")
+    epochs = args.num_train_epochs
+    if args.max_steps < 0 and epochs is not None and not 0 < epochs < math.inf:
+        raise UserError(f"num_train_epochs is {epochs}, expected a positive number.")
     if not 0 <= args.label_smoothing_factor < 1:
         raise UserError(f"label_smoothing_factor is {args.label_smoothing_factor}, expected a value in [0, 1).")
     if not 0 <= args.max_grad_norm < math.inf:
