@@ -1,6 +1,7 @@
 """The leaderboard's page in a real browser."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from browser import browser
@@ -11,6 +12,7 @@ from genaf_hf.report import Rate
 __all__ = ["browser"]  # a fixture
 HUB = "https://hub.example"
 HOSTILE = '"> <script>document.title = "hacked"</script><img src=x onerror=document.title="hacked">'
+CHECKS = ("the answers are of more than one class", "gradients are not zero")
 CIFAR, FOOD = "uoft-cs/cifar10", "ethz/food101"
 
 
@@ -120,10 +122,32 @@ def test_the_page_begins_with_the_most_common_condition(page):
     assert column(opened, "Robust accuracy")[1] == "60.0%"
     assert column(opened, "Clean accuracy")[1] == "70.0%"
     assert set(column(opened, "eps")) == {"8/255"}
-    assert opened.inner_text("#summary") == "5 of 8 results, of 5 models"
+    assert opened.inner_text("#summary") == "5 of 8 results, of 5 of 6 models"
     row = opened.locator("tbody tr").nth(1).inner_text()
     assert "60/100 [50.2%, 69.1%]" in row
     assert "report not checked" in row
+
+
+def test_the_page_begins_with_all_where_no_condition_is_that_of_most(page):
+    entries = [
+        *results("lab/a", 90, pgd=(30, 0.03), l4a=(70, 0.31)),
+        *results("lab/b", 80, pgd=(50, 0.03), dataset=FOOD),
+        *results("lab/c", 70, pgd=(60, 0.1)),
+    ]
+    opened = page(entries)
+    assert sorted(set(column(opened, "Model"))) == ["lab/a", "lab/b", "lab/c"]
+    assert opened.inner_text("#summary") == "4 of 4 results, of 3 models"
+    assert opened.locator(".point").count() == 4
+
+
+@pytest.mark.parametrize("width", [1280, 1600])
+def test_no_column_is_cut_on_a_wide_screen(page, width):
+    long = results("a-user-of-the-hub/vit-base-patch16-224-cifar10-genaf", 90, pgd=(50, 8 / 255))
+    opened = page([*MODELS, *[replace(each, failed_checks=CHECKS) for each in long]], width=width)
+    shown, whole = opened.evaluate(
+        "() => { const e = document.querySelector('.scroll'); return [e.clientWidth, e.scrollWidth] }"
+    )
+    assert whole == shown
 
 
 def test_sorting_both_ways(page):
@@ -189,6 +213,26 @@ def test_what_is_wrong_is_told(page):
     assert opened.get_by_text("the robust accuracy exceeds the clean one").is_visible()
     opened.get_by_text("1 left out").click()
     assert opened.inner_text("#left-out-list") == "lab/y: its card has no results"
+
+
+def test_failed_self_checks_and_guessing_are_seen_at_once(page):
+    entries = [
+        replace(each, chance=0.2, report_checked=True, failed_checks=CHECKS if each.model == "lab/x" else ())
+        for each in [*results("lab/x", 21, reliable=False, pgd=(21, 8 / 255)), *results("lab/y", 90, pgd=(50, 8 / 255))]
+    ]
+    opened = page(entries)
+    good, bad = (opened.locator("tbody tr").nth(i) for i in range(2))
+    assert bad.get_by_text("2 self-checks failed").is_visible()
+    assert bad.get_by_text(CHECKS[0]).is_visible()
+    assert bad.get_by_text("no better than guessing").is_visible()
+    assert "report says" not in bad.inner_text()
+    assert "✓ as its report says" in good.inner_text()
+    assert "guessing" not in good.inner_text()
+    line = opened.locator("path.chance")
+    assert line.count() == 1
+    assert opened.locator("text.chance").inner_text() == "chance 20.0%"
+    point, box = (each.bounding_box() for each in (opened.locator(".point.doubtful circle"), line))
+    assert 0 < point["x"] - box["x"] < 0.2 * box["width"]
 
 
 def test_the_page_tells_where_its_data_are_from(page):

@@ -133,7 +133,8 @@ def beside_report(entries: list[Entry], report: Report | None) -> list[Entry]:
         return [with_problems(each, [f"the report cannot be fetched: {report.missing}"]) for each in entries]
     digest = hashlib.sha256(report.content).hexdigest()
     try:
-        held = results_of(RobustnessReport.from_json(report.content.decode()))
+        read = RobustnessReport.from_json(report.content.decode())
+        held, known = results_of(read), {name: known_of(read, name) for name in read.models}
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         return [with_problems(each, [f"the report cannot be read: {text(error)}"]) for each in entries]
     says = [held.get(each.measured, set()) for each in entries]
@@ -148,10 +149,18 @@ def beside_report(entries: list[Entry], report: Report | None) -> list[Entry]:
             yield "the report holds the results of this card for different models"
 
     found = [list(problems(*each)) for each in zip(entries, says, strict=True)]
+    told = known[min(common)] if common else {}
     return [
-        with_problems(each, problems, report_checked=not problems)
+        with_problems(each, problems, report_checked=not problems, **({} if problems else told))
         for each, problems in zip(entries, found, strict=True)
     ]
+
+
+def known_of(report: RobustnessReport, model: str) -> dict:
+    """What a report knows of a model beside its results, as fields of an entry."""
+    classes = whole(report.models[model].get("classes"))
+    failed = [text(each.name) for each in report.failed_checks if each.model == model]
+    return {"chance": 1 / classes if classes and classes > 0 else None, "failed_checks": tuple(failed)}
 
 
 def results_of(report: RobustnessReport) -> dict[tuple, set[str]]:

@@ -39,6 +39,8 @@ class Entry:
         report: path of the report in the model's repository.
         report_sha256: as claimed.
         report_checked: whether the report was read, has this hash, and holds this accuracy.
+        chance: accuracy of guessing, by the report; None where it was not read or does not know the classes.
+        failed_checks: names of the self-checks that the model failed, by the report.
         problems: what is wrong, as sentences. A model that has one is on no Pareto front.
         notes: what else is to be known.
     """
@@ -68,6 +70,8 @@ class Entry:
     interval: tuple[float, float] | None = None
     claimed_interval: tuple[float, float] | None = None
     report_checked: bool = False
+    chance: float | None = None
+    failed_checks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

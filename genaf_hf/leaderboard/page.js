@@ -31,6 +31,7 @@ const images = (entry) => [entry.dataset, entry.config, entry.split].filter(Bool
 const keyOf = (entry) => JSON.stringify([entry.model, images(entry), entry.revision]);
 const cleanOf = new Map(entries.filter((each) => each.attack === "clean").map((each) => [keyOf(each), each]));
 const attacked = new Set(entries.filter((each) => each.attack !== "clean").map(keyOf));
+const allModels = new Set(entries.map((each) => each.model)).size;
 const rows = entries.filter((each) => each.attack !== "clean" || !attacked.has(keyOf(each))).map(toRow);
 
 // A result under an attack with the clean accuracy of the same model on the same images; or that one alone.
@@ -118,12 +119,16 @@ function filtered() {
     wanted.every(([name, value]) => row[name] === value) && words.every((word) => row.text.includes(word)));
 }
 
-// The page begins with the conditions that most models were measured under: only these can be compared.
+// The page begins with the conditions that most of the models were measured under, as only these can be compared; where
+// there are none, with all results, so that no model is overlooked.
 function chooseCommonCondition() {
-  const counts = new Map();
-  for (const row of rows.filter((each) => each.robust)) counts.set(row.condition, (counts.get(row.condition) ?? 0) + 1);
-  const [common] = [...counts].sort((one, other) => other[1] - one[1])[0] ?? [];
-  if (!common) return;
+  const models = new Map();
+  for (const row of rows.filter((each) => each.robust)) {
+    if (!models.has(row.condition)) models.set(row.condition, new Set());
+    models.get(row.condition).add(row.model);
+  }
+  const [common, measured] = [...models].sort((one, other) => other[1].size - one[1].size)[0] ?? [];
+  if (!common || 2 * measured.size <= allModels) return;
   const values = JSON.parse(common);
   ["dataset", "attack", "norm", "eps"].forEach((name, i) => { selects.get(name).value = JSON.stringify(values[i]); });
 }
@@ -136,12 +141,9 @@ const COLUMNS = [
   ["cleanAccuracy", "Clean accuracy", (row) => accuracyCell(row.clean, null)],
   [null, "Checks", checksCell],
   ["attack", "Attack", (row) => textCell(row.attack, row.entry.knowledge && `knows ${row.entry.knowledge}`)],
-  ["norm", "Norm", (row) => make("td", { class: "number" }, row.norm || "-")],
-  ["eps", "eps", (row) => epsCell(row.eps)],
-  ["steps", "Steps", (row) => make("td", { class: "number" }, row.steps === null ? "-" : String(row.steps))],
+  ["eps", "eps", epsCell],
   ["dataset", "Dataset", (row) => textCell(row.entry.dataset, [row.entry.config, row.entry.split].filter(Boolean).join(" · "))],
-  ["encoder", "Encoder", (row) => textCell(row.encoder)],
-  ["baseModel", "Base model", (row) => textCell(row.baseModel || "-")],
+  ["baseModel", "Base model", (row) => textCell(row.baseModel || "-", row.encoder)],
 ];
 const heads = COLUMNS.map(([name, title]) => name === null
   ? make("th", { scope: "col", class: "plain" }, title)
@@ -173,11 +175,12 @@ function textCell(text, more = "") {
   return make("td", { class: "text" }, ...breakable(text), ...(more ? [make("span", { class: "quiet" }, more)] : []));
 }
 
-function epsCell(eps) {
-  if (eps === null) return make("td", { class: "number" }, "-");
-  return fraction(eps)
-    ? make("td", { class: "number" }, fraction(eps), make("span", { class: "quiet" }, decimal(eps)))
-    : make("td", { class: "number" }, decimal(eps));
+// The eps with what it means nothing without.
+function epsCell(row) {
+  if (row.eps === null) return make("td", { class: "strength" }, "-");
+  const more = [row.norm, row.steps === null ? "" : `${row.steps} steps`].filter(Boolean);
+  const lines = more.map((text) => make("span", { class: "quiet" }, text));
+  return make("td", { class: "strength", title: `eps ${decimal(row.eps)}` }, fraction(row.eps) ?? decimal(row.eps), ...lines);
 }
 
 function accuracyCell(entry, row) {
@@ -186,6 +189,7 @@ function accuracyCell(entry, row) {
   if (!entry.reliable) cell.append(make("span", { class: "badge" }, "unreliable"));
   const bar = make("span", { class: row === null ? "bar clean" : "bar" });
   bar.append(stretch(make("i"), 0, Math.min(1, Math.max(0, entry.accuracy))));
+  if (entry.chance !== null) bar.append(stretch(make("s", { title: `chance ${percent(entry.chance)}` }), entry.chance, entry.chance));
   if (entry.interval) {
     const [low, high] = entry.interval;
     bar.append(stretch(make("u"), low, high));
@@ -195,6 +199,11 @@ function accuracyCell(entry, row) {
   }
   if (row && !row.trusted) cell.classList.add("doubtful");
   return cell;
+}
+
+// Whether chance explains an accuracy.
+function isGuessing(entry) {
+  return entry !== null && entry.chance !== null && entry.interval !== null && entry.interval[0] <= entry.chance;
 }
 
 function stretch(element, from, to) {
@@ -209,9 +218,16 @@ function checksCell(row) {
   const number = row.problems.length;
   if (number) {
     cell.append(make("details", { class: "bad" }, make("summary", {}, `${number} problem${number > 1 ? "s" : ""}`), list(row.problems)));
-  } else if (row.entry.report_checked) {
-    cell.append(make("span", { class: "agrees" }, "✓ report agrees"));
   }
+  const failed = row.entry.failed_checks;
+  if (failed.length) {
+    cell.append(make("details", { class: "bad", open: "" }, make("summary", {}, `${failed.length} self-check${failed.length > 1 ? "s" : ""} failed`), list(failed)));
+  } else if (!row.entry.reliable && row.robust) {
+    cell.append(make("span", { class: "failed" }, "a self-check failed"));
+  } else if (!number && row.entry.report_checked) {
+    cell.append(make("span", { class: "agrees" }, "✓ as its report says"));
+  }
+  if (isGuessing(row.clean)) cell.append(make("span", { class: "failed" }, "no better than guessing"));
   if (row.entry.notes.length === 1 && row.entry.notes[0].length < 30) {
     cell.append(make("span", { class: "quiet" }, row.entry.notes[0]));
   } else if (row.entry.notes.length) {
@@ -319,12 +335,15 @@ function plot(points, groups, separate) {
   const width = Math.max(280, find("plot").clientWidth);
   const height = Math.round(Math.min(460, Math.max(280, 0.55 * width)));
   const frame = { left: 52, right: width - 16, top: 14, bottom: height - 46 };
-  const [left, right] = range(points.map((row) => row.cleanAccuracy));
-  const [low, high] = range(points.map((row) => row.robustAccuracy));
+  const levels = [...new Set(points.map((row) => row.clean.chance).filter((each) => each !== null))];
+  const chance = levels.length === 1 ? levels : [];
+  const [left, right] = range([...points.map((row) => row.cleanAccuracy), ...chance]);
+  const [low, high] = range([...points.map((row) => row.robustAccuracy), ...chance]);
   const x = (value) => frame.left + ((value - left) / (right - left)) * (frame.right - frame.left);
   const y = (value) => frame.bottom - ((value - low) / (high - low)) * (frame.bottom - frame.top);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Clean against robust accuracy; arrow keys go from model to model" });
   drawAxes(svg, { width, height, frame, x, y, left, right, low, high });
+  for (const level of chance) drawChance(svg, frame, x(level), y(level), level);
   const marks = [];
   const small = points.length > 400;
   [...groups.values()].forEach((list, i) => {
@@ -366,6 +385,12 @@ function drawAxes(svg, { width, height, frame, x, y, left, right, low, high }) {
   svg.append(draw("text", { class: "axis", transform: `translate(13 ${middle}) rotate(-90)`, "text-anchor": "middle" }, "robust accuracy"));
 }
 
+// What guessing would reach: below and left of these lines a model has learnt nothing.
+function drawChance(svg, frame, x, y, level) {
+  svg.append(draw("path", { class: "chance", d: `M${x},${frame.top}V${frame.bottom}M${frame.left},${y}H${frame.right}` }));
+  svg.append(draw("text", { class: "chance", x: frame.right - 4, y: y - 5, "text-anchor": "end" }, `chance ${percent(level)}`));
+}
+
 function point(row, onFront, color, x, y, small) {
   const [cx, cy] = [x(row.cleanAccuracy), y(row.robustAccuracy)];
   const classes = ["point", color, ...(onFront ? ["on-front"] : []), ...(row.trusted ? [] : ["doubtful"])];
@@ -379,7 +404,7 @@ function point(row, onFront, color, x, y, small) {
 
 function describe(row) {
   const lines = [row.model, `clean ${percent(row.cleanAccuracy)}, robust ${percent(row.robustAccuracy)}`, `${row.attack}, ${row.norm} ${epsText(row.eps)}`];
-  return row.trusted ? lines : [...lines, row.problems.length ? "has problems" : "unreliable"];
+  return row.trusted ? lines : [...lines, row.problems.length ? "has problems" : "unreliable", ...row.entry.failed_checks];
 }
 
 // Of an element around the svg: a svg that listens to focus is a stop for the Tab key itself in Chromium.
@@ -421,7 +446,8 @@ function show() {
   shown = sortRows(filtered());
   start = 0;
   const models = new Set(shown.map((row) => row.model)).size;
-  find("summary").textContent = `${shown.length} of ${rows.length} results, of ${models} model${models === 1 ? "" : "s"}`;
+  const these = models === allModels ? `${models}` : `${models} of ${allModels}`;
+  find("summary").textContent = `${shown.length} of ${rows.length} results, of ${these} model${allModels === 1 ? "" : "s"}`;
   showTable();
   showPlot();
 }
