@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 
@@ -19,9 +20,17 @@ from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.audit_arguments import AuditArguments, check_arguments
 from genaf_hf.cards.audited_card import check_card, share_findings, write_card
 from genaf_hf.cards.eval_results import REPORT_FILE
-from genaf_hf.cards.existing_card import card_metadata, read_card
+from genaf_hf.cards.existing_card import CARD, card_metadata, read_card
 from genaf_hf.class_matching import class_ids
-from genaf_hf.data import commit, data_source, load_images, stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.data import (
+    data_source,
+    image_digests,
+    images_content,
+    load_images,
+    stratified_subset,
+    to_pixel_values,
+    with_pixel_values,
+)
 from genaf_hf.encoders import load_classifier, load_encoder
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation import evaluate_robustness, for_model
@@ -29,15 +38,19 @@ from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.figures import SHOWN, draw_gallery, draw_sweep
 from genaf_hf.head import HEAD, find_head
 from genaf_hf.journal import Journal
-from genaf_hf.perturbation_cache import crafted_once, digest, encoder_tensors, tensors
+from genaf_hf.output_folder import check_apart, run_in
+from genaf_hf.perturbation_cache import crafted_once, digest, encoder_digest, tensors
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import public_name
 from genaf_hf.report import ADAPTIVE, RobustnessReport
+from genaf_hf.trained_images import check_not_trained_on, choices_of_training, read_record
+from genaf_hf.training_record import RECORD
 from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 
 logger = logging.getLogger(__name__)
 
 ATTACKER_IMAGES = 2048
+WRITTEN_BY_OTHERS = (CARD, REPORT_FILE, RECORD, "config.json")  # the first two by audits too
 UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack reads
 
 
@@ -56,13 +69,18 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     device = PartialState(cpu=not torch.accelerator.is_available()).device
     rounds = check_arguments(arguments)
     settings = json.loads(json.dumps(asdict(arguments)))
-    check_unfinished_run(arguments.output_dir, settings)
+    check_apart(arguments.output_dir, {"dataset": arguments.dataset_name})
+    if not check_unfinished_run(arguments.output_dir, settings):
+        check_folder(arguments)
     if arguments.update_card:
         check_card(arguments.model_name_or_path, create_pr=arguments.create_pr)
     model = load_model(arguments).to(device)
     encoder = load_public_encoder(arguments, model) if any(ATTACKS[name].universal for name in rounds[0]) else None
     class_names = [model.model.config.id2label[i] for i in range(model.model.config.num_labels)]
-    data = load_data(arguments, class_names)
+    trained_on = read_record(arguments.model_name_or_path, revision=arguments.model_revision)
+    data = load_data(arguments, class_names, trained_on)
+    digests = {split: image_digests(images) for split, images in data.items()}
+    check_not_trained_on(trained_on, digests["test"], public_name(arguments.model_name_or_path))
 
     name = public_name(arguments.model_name_or_path)
     bank, pixels = (with_pixel_values(data[split], model.processor) for split in ("train", "test"))
@@ -71,42 +89,66 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     try_out(rounds[0], model, attacker["images"][:1])
     words = told(data["train"], arguments.dataset_name)
     attacks, *sweep = (craft(each, model, name, encoder, attacker, words) for each in rounds)
-    begin_or_resume(arguments.output_dir, {**settings, **what_was_loaded(model, encoder, data["test"])})
-    report = evaluate_robustness(
-        {name: model},
-        pixels,
-        attacks,
-        sweep=sweep,
-        bank=bank,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        dataset_info=data_source(
-            data["test"],
-            arguments.dataset_name,
-            config_name=arguments.dataset_config_name,
-            revision=arguments.dataset_revision,
-        ),
-        journal=Journal(Path(arguments.output_dir) / UNFINISHED_RUN),
-    )
-    if PartialState().is_main_process:
-        shown = stratified_subset(data["test"], SHOWN, seed=0)
-        write_findings(Path(arguments.output_dir), report, model, name, attacks, shown, class_names)
-        end_run(arguments.output_dir)
-        if arguments.update_card:
-            place = share_findings(
-                arguments.model_name_or_path, arguments.output_dir, report, create_pr=arguments.create_pr
-            )
-            logger.info("The findings are in the model's card: %s", place)
-    PartialState().wait_for_everyone()
+    with run_in(arguments.output_dir):
+        loaded = {**what_was_loaded(model, encoder), "content of the images": images_content(data, digests)[:16]}
+        if not begin_or_resume(arguments.output_dir, {**settings, **loaded}):
+            check_folder(arguments)
+        report = evaluate_robustness(
+            {name: model},
+            pixels,
+            attacks,
+            sweep=sweep,
+            bank=bank,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            dataset_info=data_source(
+                data["test"],
+                arguments.dataset_name,
+                config_name=arguments.dataset_config_name,
+                revision=arguments.dataset_revision,
+            ),
+            journal=Journal(Path(arguments.output_dir) / UNFINISHED_RUN),
+        )
+        if PartialState().is_main_process:
+            shown = stratified_subset(data["test"], SHOWN, seed=0)
+            write_findings(Path(arguments.output_dir), report, model, name, attacks, shown, class_names)
+            end_run(arguments.output_dir)
+            if arguments.update_card:
+                place = share_findings(
+                    arguments.model_name_or_path, arguments.output_dir, report, create_pr=arguments.create_pr
+                )
+                logger.info("The findings are in the model's card: %s", place)
+        PartialState().wait_for_everyone()
     return report
 
 
-def what_was_loaded(model: PixelModel, encoder: PixelModel | None, test: Dataset) -> dict:
-    """What stands behind the names, which may have changed when an audit goes on."""
+def check_folder(arguments: AuditArguments) -> None:
+    """Refuses an output folder whose card or report is not that of an earlier audit of the same model.
+
+    Raises:
+        UserError: names what is there.
+    """
+    folder, name = Path(arguments.output_dir), public_name(arguments.model_name_or_path)
+    [found] = broadcast_object_list([[each for each in WRITTEN_BY_OTHERS if (folder / each).exists()]])
+    if not found:
+        return
+    try:
+        earlier = {*found} <= {CARD, REPORT_FILE} and [*RobustnessReport.load(folder / REPORT_FILE).models] == [name]
+    except (OSError, ValueError):
+        earlier = False
+    if not earlier:
+        raise UserError(
+            f'{folder} holds {", ".join(found)}, and not of an earlier audit of "{name}": nothing of it is '
+            "overwritten, so choose another output_dir."
+        )
+    logger.info("The findings in %s are replaced by those of this audit.", folder)
+
+
+def what_was_loaded(model: PixelModel, encoder: PixelModel | None) -> dict:
+    """What stands behind the models' names, which may have changed when an audit goes on."""
     return {
         "weights of the model": digest(None, tensors(model))[:16],
-        "weights of the encoder": encoder and digest(None, encoder_tensors(encoder))[:16],
-        "images": f"{len(test)} of commit {commit(test)}",
+        "content of the encoder": encoder and encoder_digest(encoder)[:16],
     }
 
 
@@ -168,12 +210,22 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
     return named[0]
 
 
-def load_data(arguments: AuditArguments, class_names: Sequence[str]) -> DatasetDict:
-    """Checked splits, labelled with the model's class ids; train is cut to the attacker's, test to the limit."""
+def load_data(arguments: AuditArguments, class_names: Sequence[str], trained_on: Mapping) -> DatasetDict:
+    """Checked splits, labelled with the model's class ids; train is cut to the attacker's, test to the limit.
+
+    Args:
+        trained_on: as `read_record` gives it. What flags do not say is chosen as it was for training.
+    """
+    options = {**dataset_options(arguments), "test_split": arguments.test_split}
+    choices = choices_of_training(trained_on, arguments.dataset_name, arguments.dataset_config_name)
+    if arguments.train_split or arguments.test_split:
+        choices = {name: value for name, value in choices.items() if name == "held_out_share"}
+    if choices:
+        words = ", ".join(f"{name} {value}" for name, value in choices.items())
+        logger.info("The images are split as they were for training the model: %s", words)
     data = load_images(
         arguments.dataset_name,
-        **dataset_options(arguments),
-        test_split=arguments.test_split,
+        **{**options, **choices},
         max_train_samples=ATTACKER_IMAGES,
         max_eval_samples=arguments.limit,
     )

@@ -4,7 +4,7 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,16 @@ from genaf_hf.answers import attack_shown
 from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
 from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
 from genaf_hf.audit_arguments import LARGEST_EPS
-from genaf_hf.cards.eval_results import eval_results
+from genaf_hf.cards.eval_results import REPORT_FILE, eval_results
+from genaf_hf.cards.existing_card import CARD
 from genaf_hf.checkpoint import newest_complete_checkpoint
 from genaf_hf.command_line import reproducing_command
 from genaf_hf.data import (
     check_enough_to_train,
     class_balance,
     data_source,
+    image_digests,
+    images_content,
     load_images,
     stratified_subset,
     to_pixel_values,
@@ -44,12 +47,15 @@ from genaf_hf.genaf_trainer import (
 )
 from genaf_hf.hub import open_repository, publish, publish_benchmark
 from genaf_hf.journal import Journal
+from genaf_hf.output_folder import check_apart, run_in
+from genaf_hf.perturbation_cache import encoder_digest
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import public_name
 from genaf_hf.report import ADAPTIVE, RobustnessReport
 from genaf_hf.results import write_results
 from genaf_hf.sharing_trainer import HARDENED, LAYER_ROBUSTNESS_FILE
-from genaf_hf.training_record import TrainingRecord, balance_table, changed_settings
+from genaf_hf.trained_images import images_of_record, warn_of_twins
+from genaf_hf.training_record import RECORD, TrainingRecord, balance_table, changed_settings
 from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 
 logger = logging.getLogger(__name__)
@@ -58,6 +64,7 @@ UNDEFENDED = "undefended"
 L4A, PGD = "l4a", "pgd"
 SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 SURROGATE_IMAGES = 2048
+RESULTS = (CARD, REPORT_FILE, RECORD, "config.json", UNDEFENDED)  # some of what a run writes
 
 
 @dataclass
@@ -117,7 +124,9 @@ def harden(
     """
     check_evaluation(arguments, config)
     settings = settings_of_run(arguments, config)
-    check_unfinished_run(config.output_dir, settings)
+    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
+    check_apart(config.output_dir, sources)
+    check_unfinished_run(config.output_dir, settings, RESULTS)
     load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
     data = load_data(arguments, config.hub_token)
     source = data_source(
@@ -126,9 +135,11 @@ def harden(
         config_name=arguments.dataset_config_name,
         revision=arguments.dataset_revision,
     )
-    images = described(data, source)
+    digests = {split: image_digests(part) for split, part in data.items()}
+    images = {**described(data, source), **images_of_record(digests, asdict(arguments))}
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(images))
+        warn_of_twins(digests)
     encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
     public_encoder = PixelModel(encoder, processor)
     example = public_encoder.to_images(pixels["validation"][:1]["pixel_values"])
@@ -137,50 +148,61 @@ def harden(
     if config.push_to_hub and PartialState().is_main_process:
         sharing = {"token": config.hub_token, "private": config.hub_private_repo}
         model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
-    resume = begin_or_resume(config.output_dir, settings)
-    if PartialState().is_main_process:
-        draw_samples(data["train"], Path(config.output_dir) / "samples.png")
+    loaded = what_was_loaded(public_encoder, data, digests)
+    with run_in(config.output_dir):
+        resume = begin_or_resume(config.output_dir, {**settings, **loaded}, RESULTS)
+        if PartialState().is_main_process:
+            draw_samples(data["train"], Path(config.output_dir) / "samples.png")
 
-    models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
-    attacks, *sweep = craft_attacks(
-        arguments, config, public_encoder.to(config.device), models, data["train"], processor
-    )
-    report = evaluate_robustness(
-        models,
-        pixels["test"],
-        attacks,
-        sweep=sweep,
-        batch_size=config.per_device_eval_batch_size,
-        seed=config.seed,
-        dataset_info=source,
-        journal=Journal(Path(config.output_dir) / UNFINISHED_RUN / "evaluation"),
-    )
-    if PartialState().is_main_process:
-        folder = Path(config.output_dir)
-        save_models(folder, models, processor, attacks[L4A])
-        draw_attacked(folder, report, models, attacks, processor, data["test"])
-        record = replace(
-            record,
-            data=images,
-            command=reproducing_command(
-                recipe,
-                {
-                    **{name: value for name, value in settings.items() if name in recipe_settings},
-                    **changed(arguments, config),
-                    "model_revision": record.base_model["revision"],
-                    "dataset_revision": source["revision"],
-                },
-                processes=config.world_size,
-            ),
+        models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
+        attacks, *sweep = craft_attacks(
+            arguments, config, public_encoder.to(config.device), models, data["train"], processor
         )
-        write_results(folder, report, record, model_name=model_name, benchmark=arguments.benchmark)
-        end_run(folder)
-        if config.push_to_hub:
-            logger.info("Pushed to %s", publish(folder, model_name, revision=config.hub_revision, **sharing))
-            if arguments.benchmark is not None:
-                publish_benchmark(arguments.benchmark, eval_results(report, HARDENED), token=config.hub_token)
-    PartialState().wait_for_everyone()
+        report = evaluate_robustness(
+            models,
+            pixels["test"],
+            attacks,
+            sweep=sweep,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+            dataset_info=source,
+            journal=Journal(Path(config.output_dir) / UNFINISHED_RUN / "evaluation"),
+        )
+        if PartialState().is_main_process:
+            folder = Path(config.output_dir)
+            save_models(folder, models, processor, attacks[L4A])
+            draw_attacked(folder, report, models, attacks, processor, data["test"])
+            record = replace(
+                record,
+                data=images,
+                command=reproducing_command(
+                    recipe,
+                    {
+                        **{name: value for name, value in settings.items() if name in recipe_settings},
+                        **changed(arguments, config),
+                        "model_revision": record.base_model["revision"],
+                        "dataset_revision": source["revision"],
+                    },
+                    processes=config.world_size,
+                ),
+            )
+            TrainingRecord(record.base_model, images).save(folder / UNDEFENDED / RECORD)
+            write_results(folder, report, record, model_name=model_name, benchmark=arguments.benchmark)
+            end_run(folder)
+            if config.push_to_hub:
+                logger.info("Pushed to %s", publish(folder, model_name, revision=config.hub_revision, **sharing))
+                if arguments.benchmark is not None:
+                    publish_benchmark(arguments.benchmark, eval_results(report, HARDENED), token=config.hub_token)
+        PartialState().wait_for_everyone()
     return report
+
+
+def what_was_loaded(encoder: PixelModel, data: DatasetDict, digests: Mapping[str, Sequence[str]]) -> dict:
+    """What stands behind the names of encoder and images, which may have changed when a run goes on."""
+    return {
+        "content of the encoder": encoder_digest(encoder)[:16],
+        "content of the images": images_content(data, digests)[:16],
+    }
 
 
 def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> None:

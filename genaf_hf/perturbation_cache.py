@@ -98,16 +98,25 @@ def seal(found: UniversalPerturbation, key: str) -> str:
 def content(attack: partial, encoder: PixelModel, *data: Tensor) -> str:
     """SHA-256 of everything that a perturbation depends on; the encoder's head is nothing of it."""
     config = encoder.model.config
-    settings = {
-        name: value for name, value in config.to_dict().items() if "label" not in name and name != "_name_or_path"
-    }
     parameters = signature(attack.func).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     words = (
-        *(version("genaf_hf"), attack_name(attack.func), {**defaults, **attack.keywords}),
-        *(model_source(config), settings),
+        *(version("genaf_hf"), version("transformers"), attack_name(attack.func), {**defaults, **attack.keywords}),
+        *(model_source(config), architecture(encoder)),
     )
     return digest(words, {**encoder_tensors(encoder), **{f"data {i}": tensor for i, tensor in enumerate(data)}})
+
+
+def architecture(model: PixelModel) -> dict:
+    """What a model's configuration says but for names, labels and versions."""
+    settings = model.model.config.to_dict()
+    others = ("_name_or_path", "transformers_version")
+    return {name: value for name, value in settings.items() if "label" not in name and name not in others}
+
+
+def encoder_digest(model: PixelModel) -> str:
+    """SHA-256 of everything that an encoder's features depend on; its head is nothing of it."""
+    return digest((model.image_size, architecture(model)), encoder_tensors(model))
 
 
 def tensors(model: PixelModel) -> dict[str, Tensor]:

@@ -8,9 +8,8 @@ from genaf_hf.cards.model_card import model_card, pictures_in
 from genaf_hf.figures import draw_sweep
 from genaf_hf.report import RobustnessReport
 from genaf_hf.training_figures import draw_layers, draw_training
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.training_record import RECORD, TrainingRecord
 
-RECORD = "training.json"
 EVAL_RESULTS = ".eval_results/genaf_hf.yaml"
 
 

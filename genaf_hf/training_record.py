@@ -13,6 +13,7 @@ from genaf_hf.names import WRITTEN_LETTERS, shortened
 from genaf_hf.provenance import public_name
 from genaf_hf.report import markdown
 
+RECORD = "training.json"
 # Where things are written and how that is told; nothing of what is learnt.
 BOOKKEEPING = (
     *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_", "preset"),
@@ -29,7 +30,8 @@ class TrainingRecord:
         base_model: `name` and `revision` of the public encoder, and the `license` that its card names. What has a
             revision is on the Hub.
         data: `name`, `config` and `revision` of the images, `splits` (images by split), `class_names`, and where they
-            were counted, `class_counts` (by split, the images of each class id).
+            were counted, `class_counts` (by split, the images of each class id); where they were hashed, what
+            `genaf_hf.trained_images` reads.
         hyperparameters: those that differ from the defaults.
         history: what the Trainer logged, each entry with its `stage` if it is of one.
         layers: what `layer_robustness.json` holds; None where no layers were assessed.

@@ -2,6 +2,7 @@
 
 from genaf_hf.data.balance import class_balance
 from genaf_hf.data.digits import DIGITS, digits
+from genaf_hf.data.identity import image_digests, images_content
 from genaf_hf.data.images import load_images, load_unlabelled_images
 from genaf_hf.data.labels import check_enough_to_train
 from genaf_hf.data.pixel_values import to_pixel_values, to_rgb, with_pixel_values
@@ -15,6 +16,8 @@ __all__ = [
     "commit",
     "data_source",
     "digits",
+    "image_digests",
+    "images_content",
     "load_images",
     "load_unlabelled_images",
     "stratified_rows",

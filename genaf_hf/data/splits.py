@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, NamedSplit, concatenate_datasets
 
 from genaf_hf.errors import UserError
 from genaf_hf.names import some_of
@@ -68,7 +68,7 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
                 f"{len(splits['train'])} images of {classes} classes are too few to hold a {role} split out of; "
                 f"name one with --{role}_split, or raise --held_out_share from {share}."
             )
-        hold_out(splits, role, size, seed, stratify_by_column="label")
+        hold_out(splits, role, size, seed, words=f"{100 * share:g}%", stratify_by_column="label")
     return splits
 
 
@@ -87,13 +87,19 @@ def hold_out_drawn(splits: DatasetDict, size: int, seed: int) -> DatasetDict:
                 f"{len(splits['train'])} images are too few to hold a {role} split of {size} out of; name one with "
                 f"--{role}_split, or lower --max_eval_samples."
             )
-        hold_out(splits, role, size, seed)
+        hold_out(splits, role, size, seed, words=f"{size} images")
     return splits
 
 
-def hold_out(splits: DatasetDict, role: str, size: int, seed: int, **settings) -> None:
-    parts = splits["train"].train_test_split(test_size=size, seed=seed, **settings)
-    splits["train"], splits[role] = parts["train"], parts["test"]
+def hold_out(splits: DatasetDict, role: str, size: int, seed: int, words: str, **settings) -> None:
+    """Moves images out of train into a split of its own name, which says so, for example in a report.
+
+    The name, e.g. `test[10% held out of train by seed 0]`, is one that `datasets` takes for a split's.
+    """
+    train = splits["train"]
+    parts = train.train_test_split(test_size=size, seed=seed, **settings)
+    name = NamedSplit(f"{role}[{words} held out of {train.split or 'train'} by seed {seed}]")
+    splits["train"], splits[role] = parts["train"], concatenate_datasets([parts["test"]], split=name)
     logger.info("No %s split: %d images held out of train by seed %d", role, len(parts["test"]), seed)
 
 

@@ -1,0 +1,117 @@
+"""The folder that a run writes into: apart from what it reads, for one run at a time, and on a disk with room."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from genaf_hf.errors import UserError, first_line
+
+LOCK = "run.lock"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_FOR_SAFETENSORS = re.compile(rf"os error ({'|'.join(map(str, FULL))})\)")
+FULL_FOR_TORCH = "PytorchStreamWriter failed writing"  # it does not say why
+
+
+def check_apart(output_dir: str | Path, sources: Mapping[str, str]) -> None:
+    """Refuses an output folder that is, holds, or lies in a local folder that is read.
+
+    Args:
+        output_dir: need not be there.
+        sources: Hub id or local folder, by what it is, e.g. `{"dataset": "photos"}`.
+
+    Raises:
+        UserError: names both.
+    """
+    ours = Path(output_dir).resolve()
+    for what, name in sources.items():
+        theirs = Path(name).resolve()
+        if not Path(name).exists() or not (ours == theirs or ours in theirs.parents or theirs in ours.parents):
+            continue
+        relation = "is" if ours == theirs else "holds" if ours in theirs.parents else "lies in"
+        raise UserError(
+            f"The output_dir {output_dir} {relation} the folder of the {what}, {name}, which it would change: choose "
+            "another output_dir."
+        )
+
+
+def check_free(output_dir: str | Path) -> None:
+    """Refuses an output folder that another run works in.
+
+    Raises:
+        UserError: names the folder.
+    """
+    [begun] = broadcast_object_list([(Path(output_dir) / LOCK).exists()])
+    if begun:
+        with locked(output_dir):
+            pass
+
+
+@contextmanager
+def run_in(output_dir: str | Path) -> Iterator[None]:
+    """Keeps other runs out of the output folder, which is made, and says so in one sentence where the disk is full.
+
+    The operating system gives the folder free when the process ends, however it ends. Of one launch, the main process
+    holds it for all.
+
+    Raises:
+        UserError: when another run works there, nothing can be written there, or the disk is full.
+    """
+    with locked(output_dir):
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if (reason := why_full(error)) is None:
+                raise
+            raise UserError(
+                f"{output_dir} takes no more files ({reason}): free some space there, and the same command goes on "
+                "where the run was."
+            ) from error
+
+
+@contextmanager
+def locked(output_dir: str | Path) -> Iterator[None]:
+    """Holds the lock of a folder.
+
+    Raises:
+        UserError: when somebody else does, or it cannot be written.
+    """
+    path, refusal = Path(output_dir) / LOCK, None
+    lock = FileLock(path)
+    if PartialState().is_main_process:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            refusal = f"Another run is working in {output_dir}: wait until it has ended, or choose another output_dir."
+        except OSError as error:
+            refusal = f"{output_dir} cannot be written to ({first_line(error)}): choose another output_dir."
+    [refusal] = broadcast_object_list([refusal])
+    if refusal is not None:
+        raise UserError(refusal)
+    try:
+        yield
+    finally:
+        if PartialState().is_main_process:
+            path.unlink(missing_ok=True)  # before it is given free, or it could be somebody else's
+            lock.release()
+
+
+def why_full(error: BaseException | None) -> str | None:
+    """What says, in an error or what it came from, that a file could not be written to its end; None where nothing."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return os.strerror(error.errno)
+        if isinstance(error, SafetensorError) and (found := FULL_FOR_SAFETENSORS.search(str(error))):
+            return os.strerror(int(found[1]))
+        if isinstance(error, RuntimeError) and FULL_FOR_TORCH in str(error):
+            return first_line(error)
+        error = error.__cause__ or error.__context__
+    return None
