@@ -126,7 +126,7 @@ def loaded(hub, tmp_path_factory) -> dict[str, dict | str]:
         ("tanganke/stl10", (36, 4, 40), "test"),
         ("tanganke/gtsrb", (387, 43, 86), "test"),
         ("ufldl-stanford/svhn", (90, 10, 100), "test"),
-        ("Rapidata/Animals-10", (121, 14, 15), "train"),
+        ("Rapidata/Animals-10", (121, 14, 15), "test[10% held out of train by seed 0]"),
         ("clane9/imagenet-100", (36, 4, 40), "validation"),
         ("zh-plus/tiny-imagenet", (36, 4, 40), "valid"),
         ("imagenet, drawn", (12, 6, 6), "validation"),
