@@ -35,6 +35,7 @@ from genaf_hf.data import (
 )
 from genaf_hf.data_figures import draw_samples
 from genaf_hf.encoders import load_configuration, load_encoder
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation import Attack, evaluate_robustness, for_model
 from genaf_hf.experiment_arguments import ExperimentArguments, dataset_options
 from genaf_hf.figures import SHOWN, draw_gallery, draw_overview
