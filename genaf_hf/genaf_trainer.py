@@ -490,6 +490,7 @@ class GenAFTrainer(SharingTrainer):
 
     def _end_stage(self) -> None:
         """Evaluates the stage where training did not, and writes down that it is finished, with what it logged."""
+        check_finite_weights(self.model, self.state.global_step, self._last_good_checkpoint)
         if self.eval_dataset is not None and self.args.eval_strategy == IntervalStrategy.NO:
             self.evaluate()
         newest = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,10 +18,20 @@ from genaf_hf.data import with_pixel_values
 from genaf_hf.pixel_model import pixel_statistics
 from genaf_hf.pretraining.augmentation import Augmentation, uniform_numbers
 from genaf_hf.pretraining.card import encoder_card
+from genaf_hf.trainer_options import (
+    check_finite,
+    check_finite_weights,
+    check_options,
+    check_training_images,
+    leave_out_batch_of_one,
+    must_train,
+    without_token,
+)
 from genaf_hf.training_record import changed_settings
 from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume
 
 CHECKPOINTS, ENCODER = "checkpoints", "encoder"
+ADVICE = "Lower the learning rate and begin anew in another output_dir."
 
 
 class ViewTrainer(Trainer):
@@ -35,6 +46,9 @@ class ViewTrainer(Trainer):
         processor: makes the images' `pixel_values`, which the views are cut from.
         views: one per view; without any, the pixel values are the view.
         labels: whether the model gets labels.
+
+    Raises:
+        UserError: for settings that cannot be honoured, before any work; when training diverges.
     """
 
     loss_is_scaled_for_ga = False
@@ -49,6 +63,7 @@ class ViewTrainer(Trainer):
         *,
         labels: bool = False,
     ):
+        check_options(args)
         self.augmentations = list(views)
         self.needs_labels = labels
         mean, std = pixel_statistics(processor)
@@ -78,17 +93,39 @@ class ViewTrainer(Trainer):
 
     def train_or_resume(self, folder: Path) -> None:
         """Trains, goes on from the newest complete checkpoint in a folder, or only loads that if it is the last one."""
-        if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
+        args, images = self.args, self.train_dataset
+        check_training_images(args, images, epochs=args.num_train_epochs, max_steps=args.max_steps)
+        leave_out_batch_of_one(args, self.model, images)
+        if args.save_strategy != SaveStrategy.NO and args.should_save:
             check_disk_space(folder.parent, self.model)
-        checkpoint = newest_complete_checkpoint(folder, world_size=self.args.world_size)
+        checkpoint = newest_complete_checkpoint(folder, world_size=args.world_size)
         if checkpoint is None:
-            self.train()
-            return
-        *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        if read_state(checkpoint).global_step < max_steps:
+            with must_train(self.model, "The pre-training") if args.learning_rate > 0 else nullcontext():
+                self.train()
+        elif read_state(checkpoint).global_step < self.steps():
             self.train(resume_from_checkpoint=str(checkpoint))
         else:
             self._load_from_checkpoint(str(checkpoint))
+        check_finite_weights(self.model, self.state.global_step, lambda: ADVICE)
+
+    def steps(self) -> int:
+        """How many steps the training has."""
+        *_, steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        return steps
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        check_finite(loss, f"step {self.state.global_step}", lambda: ADVICE)
+        return loss
+
+    def _save_checkpoint(self, model, trial) -> None:
+        check_finite_weights(self.model, self.state.global_step, lambda: ADVICE)
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the Trainer does, which writes the arguments too, but without their token."""
+        with without_token(self.args):
+            super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if isinstance(self.model, PreTrainedModel):
