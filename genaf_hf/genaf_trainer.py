@@ -36,6 +36,7 @@ from genaf_hf.global_batch import AccumulatedBatch, gather_rows
 from genaf_hf.layers import freeze_modules, layer_robustness, layer_weights, most_redundant, only_trainable
 from genaf_hf.optimization import decay_per_epoch, parameter_groups
 from genaf_hf.pixel_model import at_least_float32, evaluating
+from genaf_hf.progress import progress
 from genaf_hf.sharing_trainer import LAYER_ROBUSTNESS_FILE, SharingTrainer
 from genaf_hf.trainer_options import (
     check_evaluation_images,
@@ -154,7 +155,7 @@ class GenAFTrainer(SharingTrainer):
         indices = torch.randperm(len(self.train_dataset), generator=generator)[:count].tolist()
         model = self._pixel_model(self.model)
         images, labels = [], []
-        for start in range(0, count, self.args.per_device_eval_batch_size):
+        for start in progress(range(0, count, self.args.per_device_eval_batch_size), "Attacking images for assessment"):
             batch = self.data_collator(
                 [self.train_dataset[i] for i in indices[start : start + self.args.per_device_eval_batch_size]]
             )

@@ -49,13 +49,15 @@ from genaf_hf.genaf_trainer import (
 from genaf_hf.hub import open_repository, publish, publish_benchmark
 from genaf_hf.journal import Journal
 from genaf_hf.output_folder import check_apart, run_in
-from genaf_hf.perturbation_cache import encoder_digest
+from genaf_hf.perturbation_cache import crafted_once, encoder_digest
 from genaf_hf.pixel_model import PixelModel
+from genaf_hf.progress import progress
 from genaf_hf.provenance import public_name
 from genaf_hf.report import ADAPTIVE, RobustnessReport
 from genaf_hf.results import write_results
 from genaf_hf.sharing_trainer import HARDENED, LAYER_ROBUSTNESS_FILE
 from genaf_hf.trained_images import images_of_record, warn_of_twins
+from genaf_hf.trainer_options import refuse_resume_flag
 from genaf_hf.training_record import RECORD, TrainingRecord, balance_table, changed_settings
 from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 
@@ -212,6 +214,7 @@ def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> Non
     Raises:
         UserError: names the setting.
     """
+    refuse_resume_flag(config)
     for eps, steps, norm in (
         (arguments.dae_eps, arguments.dae_steps, "linf"),
         (arguments.pgd_eps, arguments.pgd_steps, config.norm),
@@ -314,19 +317,25 @@ def craft_attacks(
 ) -> list[dict[str, Attack]]:
     """The attacks at their eps, then at each factor of the sweep.
 
-    L4A is crafted on the public encoder, and adaptively on each model, from training images without labels.
+    L4A is crafted on the public encoder, and adaptively on each model, from training images without labels; once for
+    the same ones, so that a run that was killed meanwhile crafts what it lacks.
     """
     surrogate = stratified_subset(train, SURROGATE_IMAGES, seed=0)
     images = encoder.to_images(with_pixel_values(surrogate, processor)[:]["pixel_values"].to(config.device))
-    craft = partial(
-        l4a,
-        images=images,
-        steps=arguments.dae_steps,
-        layer=arguments.dae_layer,
-        seed=config.seed,
-        data=f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
-    )
+    settings = {
+        "steps": arguments.dae_steps,
+        "layer": arguments.dae_layer,
+        "seed": config.seed,
+        "data": f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
+    }
     dae_eps, pgd_eps, steps = arguments.dae_eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
+    factors = (1.0, *SWEEP)
+    bar = progress(range(len(factors) * (1 + len(models))), "Crafting perturbations")
+
+    def craft(crafted_on: PixelModel, eps: float) -> UniversalPerturbation:
+        found = crafted_once(partial(l4a, eps=eps, **settings), crafted_on, images)
+        bar.update()
+        return found
 
     def at(factor: float) -> dict[str, Attack]:
         dae, eps = min(factor * dae_eps, LARGEST_EPS["linf"]), min(factor * pgd_eps, LARGEST_EPS[config.norm])
@@ -336,7 +345,8 @@ def craft_attacks(
             PGD: partial(pgd, eps=eps, steps=steps, step_size=default_step_size(eps, steps), norm=config.norm),
         }
 
-    return [at(factor) for factor in (1.0, *SWEEP)]
+    with bar:
+        return [at(factor) for factor in factors]
 
 
 def save_models(folder: Path, models: dict[str, PixelModel], processor, perturbation: UniversalPerturbation) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.progress import progress
 
 LAYER_TYPES = (nn.Linear, nn.Conv2d)
 
@@ -62,7 +63,7 @@ def layer_robustness(
             }
         contributions = {
             name: ascend_weight(model, batches, weight, radius, steps, learning_rate)
-            for name, weight in weights.items()
+            for name, weight in progress(weights.items(), "Assessing layers")
         }
         return {name: contribution for name, contribution in contributions.items() if contribution is not None}
 

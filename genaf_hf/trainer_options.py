@@ -83,6 +83,19 @@ def check_options(args: TrainingArguments) -> None:
     check_optimizer(args)
 
 
+def refuse_resume_flag(args: TrainingArguments) -> None:
+    """Refuses a checkpoint that is named where runs go on by themselves.
+
+    Raises:
+        UserError: names it.
+    """
+    if args.resume_from_checkpoint is not None:
+        raise UserError(
+            f"resume_from_checkpoint is {args.resume_from_checkpoint}, but a run that was killed goes on by itself "
+            "when it is started again with the same settings and output_dir: leave it out."
+        )
+
+
 def check_numbers(args: TrainingArguments) -> None:
     """Refuses numbers out of range.
 

@@ -4,13 +4,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import colored_images
 from datasets import ClassLabel, DatasetDict
 from processes import start_and_kill
 
-from genaf_hf import GenAFConfig
+from genaf_hf import GenAFConfig, PixelModel, with_pixel_values
+from genaf_hf.attacks import l4a
 from genaf_hf.command_line import parse_arguments
-from genaf_hf.hardening import HardeningArguments, harden
+from genaf_hf.data import stratified_subset
+from genaf_hf.errors import UserError
+from genaf_hf.hardening import HardeningArguments, craft_attacks, harden
 from genaf_hf.training_record import TrainingRecord
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
@@ -87,6 +91,31 @@ def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(command, tmp_path
     assert refused.returncode == 1
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_perturbations_are_crafted_once(vit, dataset, tmp_path, caplog):
+    caplog.set_level("INFO", "genaf_hf.perturbation_cache")
+    encoder = PixelModel(*vit)
+    arguments = HardeningArguments("encoder", "colours", dae_steps=2, pgd_steps=2)
+    config = GenAFConfig(output_dir=str(tmp_path / "run"), report_to="none", use_cpu=True)
+    first, again = (
+        craft_attacks(arguments, config, encoder, {"hardened": encoder}, dataset["train"], vit[1]) for _ in range(2)
+    )
+    assert caplog.messages == ["Crafting l4a", "l4a was crafted before"] * 4 + ["l4a was crafted before"] * 8
+    images = with_pixel_values(stratified_subset(dataset["train"], 2048, seed=0), vit[1])[:]["pixel_values"]
+    for once, twice in zip(first, again, strict=True):
+        expected = l4a(encoder, encoder.to_images(images), eps=once["l4a"].eps, steps=2, seed=config.seed)
+        for found in (once["l4a"], once["l4a-adaptive"]["hardened"], twice["l4a"]):
+            assert torch.equal(found.delta, expected.delta)
+
+
+def test_a_checkpoint_that_is_named_is_refused(tmp_path):
+    config = GenAFConfig(
+        output_dir=str(tmp_path / "run"), resume_from_checkpoint="nowhere", report_to="none", use_cpu=True
+    )
+    with pytest.raises(UserError, match="resume_from_checkpoint is nowhere, but a run that was killed goes on by its"):
+        harden(HardeningArguments("encoder", "digits"), config)
     assert not (tmp_path / "run").exists()
 
 

@@ -10,6 +10,7 @@ from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.progress import progress
 from genaf_hf.provenance import model_source
 
 
@@ -43,7 +44,7 @@ def ascend_perturbation(
     velocity = torch.zeros_like(delta)
     moved = False
     with evaluating(encoder):
-        for batch in islice(batches, steps):
+        for batch in progress(islice(batches, steps), "Crafting", total=steps):
             delta.requires_grad_()
             value = finite(objective(delta, batch))
             (gradient,) = torch.autograd.grad(value, delta)

@@ -24,6 +24,7 @@ from genaf_hf.pretraining.mae import pretrain_mae
 from genaf_hf.pretraining.simclr import pretrain_simclr
 from genaf_hf.pretraining.supervised import pretrain_supervised
 from genaf_hf.provenance import public_name
+from genaf_hf.trainer_options import refuse_resume_flag
 from genaf_hf.training_record import balance_table
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
         UserError: for input that cannot be worked with, before any training; when the folder is there already; when
             the Hub does not take the encoder.
     """
+    refuse_resume_flag(config)
     folder = Path(config.output_dir)
     if folder.exists():
         raise UserError(f"{folder} is there already: choose another output_dir, or delete it to train anew.")
