@@ -8,10 +8,10 @@ import time
 
 import torch
 from scipy.stats import spearmanr
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from genaf_hf import PixelModel, layer_robustness, load_images, most_redundant, pgd, with_pixel_values
 from genaf_hf.data import stratified_subset
+from genaf_hf.encoders import load_classifier
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.2)
     arguments = parser.parse_args()
 
-    processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path)
-    model = PixelModel(AutoModelForImageClassification.from_pretrained(arguments.model_name_or_path), processor)
+    classifier, processor = load_classifier(arguments.model_name_or_path)
+    model = PixelModel(classifier, processor)
     train = stratified_subset(load_images(arguments.dataset_name)["train"], arguments.samples, seed=0)
     batch = with_pixel_values(train, processor)[:]
     images, labels = model.to_images(batch["pixel_values"]), batch["labels"]

@@ -373,12 +373,15 @@ def test_an_unknown_model_is_refused():
     assert refusal("nobody/nothing").startswith('"nobody/nothing" has no configuration and image processor')
 
 
-def test_a_mistyped_folder_is_refused_at_once_and_the_nearest_is_named(changed):
+def test_a_mistyped_folder_is_refused_at_once_and_the_nearest_is_named(changed, monkeypatch):
     mistyped = changed.with_name("chnaged")
     assert refusal(mistyped) == (
         f'There is no folder "{mistyped}" (did you mean "{changed}"?), and a model on the Hub has a name like '
         "namespace/name: correct the path or the name."
     )
+    monkeypatch.chdir(changed.parent.parent)  # from where it could be on the Hub too, which is asked first
+    relative = changed.relative_to(Path.cwd())
+    assert refusal(relative.with_name("chnaged")).endswith(f' (did you mean "{relative}"?).')
     assert refusal("/no/such/folder").startswith('There is no folder "/no/such/folder", and a model on the Hub has')
 
 
@@ -534,6 +537,19 @@ def test_truncated_weights_are_refused(changed, kept):
 def test_weights_of_something_else_are_refused(changed):
     save_file({"something.else": torch.zeros(2)}, changed / "model.safetensors", {"format": "pt"})
     assert refusal(changed) == f'"{changed}" holds no weights for a ViTForImageClassification.'
+
+
+def test_weights_of_another_depth_are_refused(changed, classifier):
+    surplus = "holds weights of more layers than its config.json has, for example "
+    for folder, load, lacking in (
+        (changed, lambda name: load_encoder(name, CLASSES), "holds only 38 of 198 weights for a ViTForImageClassific"),
+        (Path(classifier[0]), load_classifier, "lacks 160 weights of a ViTForImageClassification, for example "),
+    ):
+        config = json.loads((folder / "config.json").read_text())
+        for depth, words in ((1, surplus), (12, lacking)):
+            (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": depth}))
+            with pytest.raises(UserError, match=words):
+                load(str(folder))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import is_torchvision_available
 
+from genaf_hf.encoders.soundness import values
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.pixel_model import image_sizes, pixel_statistics
 
@@ -52,6 +53,7 @@ def load_image_processor(model_name_or_path: str, config: PreTrainedConfig, **hu
         return neutral_processor(timm_settings(pretrained_cfg))
     settings, _ = ImageProcessingMixin.get_image_processor_dict(model_name_or_path, **hub)
     check_lengths(settings)
+    list(values(settings, "its image processor"))  # which refuses what is nested too deep to be copied
     kind = str(settings.get("image_processor_type", ""))
     if "AutoImageProcessor" in (settings.get("auto_map") or {}) and not hasattr(
         transformers, kind.removesuffix("Fast")

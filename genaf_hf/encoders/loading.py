@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -45,6 +46,7 @@ from genaf_hf.encoders.soundness import (
     check_place,
     check_settings,
     kind_and_line,
+    nearest,
     on_meta,
 )
 from genaf_hf.encoders.weights import read_weights
@@ -121,10 +123,12 @@ def load_encoder(
         new = new_weights(loading)
     else:
         model, new = load_parts(model_name_or_path, source, config, size, options, pooling)
-    names = {name for name, _ in model.named_parameters()}
     heads = head_weights(model)
-    if names - heads <= new:
-        raise UserError(f'"{model_name_or_path}" holds no weights for a {type(model).__name__}.')
+    sizes = {name: each.numel() for name, each in model.named_parameters() if name not in heads}
+    lacking = sizes.keys() & new
+    if sum(map(sizes.get, lacking)) > sum(sizes.values()) / 2:
+        found = f"only {len(sizes) - len(lacking)} of {len(sizes)} weights" if sizes.keys() - new else "no weights"
+        raise UserError(f'"{model_name_or_path}" holds {found} for a {type(model).__name__}.')
     if heads - new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
         reset_head(model)
         new |= heads
@@ -373,7 +377,7 @@ def loading_configuration(model_name_or_path: str, **hub) -> Iterator[None]:
         raise UserError(
             why_not_loaded(error, "model", model_name_or_path, **hub)
             or f'"{model_name_or_path}" has no configuration and image processor that transformers can load '
-            f"({kind_and_line(error)})."
+            f"({kind_and_line(error)}){nearest(Path(model_name_or_path))}."
         ) from error
 
 

@@ -53,6 +53,8 @@ def check_place(model_name_or_path: str) -> None:
 
 def nearest(path: Path) -> str:
     """The folder beside one that is not there whose name is like its own, as the rest of a sentence about that."""
+    if path.exists():
+        return ""
     beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
     found = difflib.get_close_matches(path.name, beside, n=1)
     return f' (did you mean "{path.parent / found[0]}"?)' if found else ""
@@ -69,7 +71,7 @@ def check_settings(settings: object, model_name_or_path: str) -> None:
         raise UserError(
             f'The config.json of "{model_name_or_path}" holds a {type(settings).__name__}, expected an object.'
         )
-    for name, value in values(settings, model_name_or_path):
+    for name, value in values(settings, f'the config.json of "{model_name_or_path}"'):
         if name in QUANTIZED and value:
             raise UserError(
                 f'"{model_name_or_path}" holds quantized weights ({name} in its config.json), which cannot be trained '
@@ -86,23 +88,27 @@ def check_settings(settings: object, model_name_or_path: str) -> None:
         )
 
 
-def values(settings: object, model_name_or_path: str, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
-    """Names and values in a configuration, those inside of others too, where lists give their items by one name.
+def values(settings: object, place: str, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """Names and values in settings, those inside of others too, where lists give their items by one name.
+
+    Args:
+        settings: as they were read from a file.
+        place: what the file is called.
+        name: of the settings inside of others.
+        depth: at which they are there.
 
     Raises:
         UserError: when it is nested too deep.
     """
     if depth > DEEPEST:
-        raise UserError(
-            f'The config.json of "{model_name_or_path}" is nested more than {DEEPEST} deep, expected that of a model.'
-        )
+        raise UserError(f"{place} is nested more than {DEEPEST} deep, expected no more than a model needs.")
     yield name, settings
     if isinstance(settings, dict):
         for key, value in settings.items():
-            yield from values(value, model_name_or_path, str(key), depth + 1)
+            yield from values(value, place, str(key), depth + 1)
     elif isinstance(settings, list):
         for value in settings:
-            yield from values(value, model_name_or_path, name, depth + 1)
+            yield from values(value, place, name, depth + 1)
 
 
 def on_meta(config: PreTrainedConfig, auto_class: type = AutoModelForImageClassification) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """Weights from the files of a stranger."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from transformers import PreTrainedModel
@@ -31,12 +32,12 @@ def read_weights(
         The model, and what `from_pretrained` tells of weights that are missing or do not fit.
 
     Raises:
-        UserError: when they cannot be read.
+        UserError: when they cannot be read, or are of more layers than the model.
     """
     hub = {"revision": revision, "token": token}
     try:
         with quiet_transformers():
-            return model_class.from_pretrained(
+            model, loading = model_class.from_pretrained(
                 model_name_or_path, output_loading_info=True, trust_remote_code=False, **options, **hub
             )
     except Exception as error:  # whatever the files make of the packages that read them
@@ -44,6 +45,23 @@ def read_weights(
             why_not_loaded(error, "model", model_name_or_path, **hub)
             or f'The weights of "{model_name_or_path}" cannot be read: {kind_and_line(error)}.'
         ) from error
+    if left := left_layers(model, loading["unexpected_keys"]):
+        raise UserError(
+            f'"{model_name_or_path}" holds weights of more layers than its config.json has, for example {left[0]}: '
+            "they do not belong together."
+        )
+    return model, loading
+
+
+def left_layers(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Those of the weights that a model has no place for which are named like its own, by another number."""
+
+    def without_numbers(name: str) -> str:
+        return re.sub(r"\d+", "#", name)
+
+    own = {without_numbers(name) for name, _ in model.named_parameters()}
+    own |= {name.removeprefix(f"{model.base_model_prefix}.") for name in own}
+    return sorted(name for name in unexpected if without_numbers(name) in own)
 
 
 @contextmanager
