@@ -12,6 +12,7 @@ from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, finite
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.progress import progress
 from genaf_hf.provenance import model_source
 
 NOISE = 100
@@ -188,7 +189,7 @@ def train(
     weights = list(generator.parameters())
     optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
     with evaluating(encoder):
-        for _ in range(steps):
+        for _ in progress(range(steps), "Crafting"):
             chosen = torch.randperm(len(images), generator=random)[:batch_size]  # none twice: it would be a negative
             batch = images[chosen.to(images.device)].to(encoder.mean.device)
             with torch.no_grad():

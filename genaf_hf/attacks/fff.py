@@ -8,6 +8,7 @@ from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_moved, crafted, finite, random_start
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.progress import progress
 
 
 @register_attack("encoder", eps=0.05, steps=500)
@@ -41,7 +42,7 @@ def fff(
     optimizer = torch.optim.Adam([delta], lr=step_size, maximize=True)
     mean_image, moved = encoder.mean.expand(1, *delta.shape), False
     with evaluating(encoder):
-        for _ in range(steps):
+        for _ in progress(range(steps), "Crafting"):
             states = encoder.hidden_states(attacked(mean_image, delta))
             (delta.grad,) = torch.autograd.grad(finite(log_energy(states)), delta)
             moved |= bool(finite(delta.grad).any())

@@ -12,6 +12,7 @@ from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, random_batches
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.progress import progress
 
 OVERSHOOT = 0.02
 
@@ -89,7 +90,7 @@ def deepfool(model: Callable[[Tensor], Tensor], image: Tensor, prediction: Tenso
         (3, h, w), zero where the prediction is another one already.
     """
     shift = torch.zeros_like(image)
-    for _ in range(steps):
+    for _ in progress(range(steps), "Crafting"):
         candidate = (image + (1 + OVERSHOOT) * shift).requires_grad_()
         (logits,) = model(candidate)
         if logits.argmax() != prediction:
