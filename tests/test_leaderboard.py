@@ -228,6 +228,19 @@ def test_a_failed_self_check_makes_attacks_unreliable():
     assert [each.reliable for each in entries] == [True, False, False]
 
 
+def test_chance_and_failed_checks_are_those_of_the_report():
+    report = make_report(checks=[Check("hardened", "gradients are not zero", False, {"share": 0.5})])
+    report = replace(report, models={name: {**each, "classes": 4} for name, each in report.models.items()})
+    entries = read_card(info(model_index(report)))[0]
+    reports = {("someone/hardened", "report.json"): Report(report.to_json().encode())}
+    assert {(each.chance, each.failed_checks) for each in check(entries, reports)} == {
+        (0.25, ("gradients are not zero",))
+    }
+    gone = {("someone/hardened", "report.json"): Report(missing="gone")}
+    unread = [*check(entries, None), *check(entries, gone)]
+    assert {(each.chance, each.failed_checks) for each in unread} == {(None, ())}
+
+
 # ---- checks beside the report ----
 
 
