@@ -12,6 +12,7 @@ from math import ceil, isclose
 
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from PIL import Image as PILImage
 from torch import Tensor
 
@@ -90,7 +91,8 @@ class Demo:
         sources: where they were loaded from.
         encoder: the public one; None where no attack needs it.
         class_names: by class id, each one different.
-        examples: a stratified few of the test images, with the columns `image` and `label`.
+        examples: a stratified few of the test images, with the columns `image` and `label`. The first is one on which
+            the published perturbation fools the undefended model alone, if there is one.
         attacks: their names.
         eps: to choose from, ascending.
         published: the perturbation that came with the hardened model; None where it does not fit.
@@ -116,12 +118,13 @@ class Demo:
         universal = any(ATTACKS[name].universal for name in self.attacks)
         self.encoder = load_public_encoder(audits[HARDENED], self.models[HARDENED]) if universal else None
         data = load_data(audits[HARDENED], labels)
-        self.examples, self.train = stratified_subset(data["test"], EXAMPLES, seed=0), data["train"]
+        self.train = data["train"]
         self.published = self.find_published()
         published = [self.published.eps] if self.published else []
         others = {eps for eps in arguments.eps if not any(isclose(eps, each, rel_tol=1e-4) for each in published)}
         self.eps = sorted([*others, *published])
         self.crafted: dict[tuple[str, float], UniversalPerturbation] = {}
+        self.examples = self.telling_first(stratified_subset(data["test"], EXAMPLES, seed=0))
         try_out(self.configured(self.eps[0]), self.models[HARDENED], self.view(self.examples[0]["image"])[HARDENED])
 
     def find_published(self) -> UniversalPerturbation | None:
@@ -136,6 +139,17 @@ class Demo:
         of_encoder = (found.encoder, found.encoder_revision) == model_source(self.encoder.model.config)
         fits = type(found) is UniversalPerturbation and found.delta.shape[1:] == self.encoder.image_size
         return found if of_encoder and fits and 0 < found.eps <= 1 else None
+
+    def telling_first(self, examples: Dataset) -> Dataset:
+        """The examples, first one that the published perturbation makes only the undefended model err on."""
+        if self.published is None:
+            return examples
+        for index, example in enumerate(examples):
+            outcomes = self.attack(self.view(example["image"]), self.published.attack, self.published.eps)
+            holds = next(iter(outcomes[HARDENED].after)) == self.class_names[example["label"]]
+            if outcomes[UNDEFENDED].fooled and holds and not outcomes[HARDENED].fooled:
+                return examples.select([index, *(i for i in range(len(examples)) if i != index)])
+        return examples
 
     def configured(self, eps: float) -> dict[str, partial]:
         """The attacks by name, with their settings."""

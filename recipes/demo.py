@@ -54,6 +54,22 @@ CSS = """
 #examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); padding-top: 0; }
 @media (max-width: 500px) { #examples .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); } }
 """
+# Gradio numbers the thumbnails for screen readers and leaves pictures without a name: both get the words beside them.
+NAMES = """() => {
+  const name = () => {
+    document.querySelectorAll("#examples button:has(.caption-label)").forEach((button, i) => {
+      const words = `Example ${i + 1}: ${button.querySelector(".caption-label").textContent.trim()}`;
+      if (button.ariaLabel !== words) button.ariaLabel = words;
+    });
+    for (const picture of document.querySelectorAll(".three img")) {
+      const model = picture.closest("#undefended, #hardened").id;
+      const words = `${model}: ${picture.closest(".image").querySelector("label").textContent.trim()} image`;
+      if (picture.alt !== words) picture.alt = words;
+    }
+  };
+  new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+  name();
+}"""
 
 
 class Page:
@@ -95,6 +111,7 @@ class Page:
             changes = [attack.change, eps.change]
             quick = {"api_visibility": "private", "show_progress": "hidden"}
             gr.on(changes, self.attacker_words, [attack, eps], words, **quick)
+            blocks.load(None, js=NAMES, api_visibility="private")
         return blocks.queue(max_size=LONGEST_QUEUE)
 
     def images_to_choose(self) -> tuple[gr.Gallery, gr.File]:

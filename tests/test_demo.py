@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 
@@ -166,6 +167,29 @@ def test_the_published_perturbation_is_used_where_attack_and_eps_are_its_own(dem
         "The attacker has the public encoder dino and 8 images of noise, without labels, and neither model; one "
         "perturbation fits every image. It is the one published with the hardened model."
     )
+
+
+def test_the_first_example_is_one_on_which_the_two_models_differ(demo, published, monkeypatch):
+    def differ(example) -> bool:
+        outcomes = demo.attack(demo.view(example["image"]), "l4a", published.eps)
+        right = next(iter(outcomes["hardened"].after)) == demo.class_names[example["label"]]
+        return outcomes["undefended"].fooled and right and not outcomes["hardened"].fooled
+
+    def pictures(examples) -> list[bytes]:
+        return [image["bytes"] for image in examples["image"]]
+
+    image = demo.view(demo.examples[1]["image"])["undefended"]
+    undefended = demo.models["undefended"]
+    shift = pgd(undefended, image, undefended(image).argmax(1), eps=published.eps, steps=10)[0] - image[0]
+    for strength in torch.linspace(0.05, 1, 20):
+        monkeypatch.setattr(demo, "published", replace(published, delta=strength * shift.detach()))
+        telling = [differ(example) for example in demo.examples]
+        if any(telling[1:]) and not telling[0]:
+            break
+    found = demo.telling_first(demo.examples)
+    assert differ(found[0])
+    assert pictures(found)[0] == pictures(demo.examples)[telling.index(True)]
+    assert sorted(pictures(found)) == sorted(pictures(demo.examples))
 
 
 def test_at_another_eps_one_is_crafted_on_the_public_encoder_with_the_seed_that_was_published(demo, dataset, encoders):
@@ -445,6 +469,16 @@ def test_an_example_is_attacked_and_both_predictions_stand_side_by_side(page, de
         widths = pictures.evaluate_all("images => images.map(image => [image.naturalWidth, image.naturalHeight])")
         assert widths == [[256, 256]] * 3
     assert "pgd, L-inf, eps 0.4 = 102/255. The image was moved by: undefended 0.4 = 102/255" in verdict
+
+
+def test_thumbnails_and_pictures_have_names(page, demo):
+    names = [f"Example {i + 1}: {HOSTILE[label]}" for i, label in enumerate(demo.examples["label"])]
+    page.get_by_role("button", name=names[0], exact=True).wait_for()
+    assert page.locator("#examples button:has(img)").evaluate_all("all => all.map(each => each.ariaLabel)") == names
+    choose(page, 0)
+    run(page)
+    words = [f"{model}: {name} image" for model in demo.models for name in ("clean", "perturbation", "attacked")]
+    assert page.locator(".three img").evaluate_all("all => all.map(each => each.alt)") == words
 
 
 def test_a_dropped_file_and_the_published_perturbation(page, tmp_path):
