@@ -1,4 +1,5 @@
 import io
+import json
 import logging
 import zlib
 from collections import Counter
@@ -173,6 +174,23 @@ def test_a_broken_parquet_file_is_refused(tmp_path, dataset, where):
     with pytest.raises(ValueError, match=f'"{tmp_path}" cannot be loaded: ') as refusal:
         load_images(str(tmp_path))
     assert_one_sentence(refusal)
+
+
+def test_files_that_datasets_finds_no_split_for_are_told(tmp_path, dataset, caplog):
+    for name in ("train", "more"):
+        dataset["train"].to_parquet(tmp_path / f"{name}.parquet")
+    assert sum(map(len, load_images(str(tmp_path)).values())) == 48
+    assert '1 of 2 files are left out, "more.parquet"' in caplog.text
+
+
+def test_images_that_the_metadata_does_not_name_are_told(tmp_path, caplog):
+    rows = []
+    for i, picture in enumerate(colored_images(60, 4)["image"][:]):
+        picture.save(tmp_path / f"{i}.png")
+        rows.append(json.dumps({"file_name": f"{i}.png", "label": "ab"[i % 2]}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows[:40]))
+    assert sum(map(len, load_images(str(tmp_path)).values())) == 40
+    assert "20 of 60 images are left out, which its metadata does not name" in caplog.text
 
 
 def test_an_unknown_configuration_is_refused(tmp_path):
@@ -431,7 +449,7 @@ def test_too_few_images_to_hold_any_out_are_refused(saved, dataset):
 
 def test_a_class_of_one_image_that_cannot_be_held_out_is_named(saved):
     train = with_labels([0, 1] * 20 + [2], ClassLabel(names=CLASSES))
-    with pytest.raises(ValueError, match='class "blue" there is a single image, too few to hold a test split out of'):
+    with pytest.raises(ValueError, match='too few images of the class "blue" to hold a test split out of train'):
         load_images(saved(train=train))
 
 
@@ -689,6 +707,18 @@ def test_a_description_cannot_take_data_from_elsewhere(tmp_path, private):
     )
     with pytest.raises(ValueError, match=f"names the file {private}, which is not its own"):
         load_images(str(tmp_path / "data"))
+
+
+def test_what_was_saved_cannot_name_files_elsewhere(tmp_path, dataset):
+    for name in ("private", "data"):
+        dataset["train"].save_to_disk(tmp_path / name)
+    state = json.loads((tmp_path / "data" / "state.json").read_text())
+    [file] = state["_data_files"]
+    file["filename"] = f"../private/{file['filename']}"
+    (tmp_path / "data" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"private/data.*arrow, which is not its own") as refusal:
+        load_images(str(tmp_path / "data"))
+    assert_one_sentence(refusal)
 
 
 def test_a_loading_script_is_refused_and_not_run(tmp_path):

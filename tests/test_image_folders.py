@@ -1,11 +1,15 @@
 """Local folders of images, of which every image is taken, or it is said which are not."""
 
+import io
+import json
 import logging
 import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hub_user import TOKEN, run_as_user
+from local_hub import LocalHub
 from PIL import Image
 
 from genaf_hf import load_images
@@ -277,3 +281,34 @@ def test_a_pipe_is_no_image(root):
         fill(root / name)
     os.mkfifo(root / "cat" / "endless.png")
     assert sum(everywhere(load_images(str(root))).values()) == 40
+
+
+# ---- on the Hub ----
+
+LOAD = """
+import json, logging
+logging.basicConfig(level=logging.WARNING)
+from genaf_hf import load_images
+from genaf_hf.data import to_rgb
+
+found = {}
+for name, settings in {
+    "whole": {}, "drawn": {"streaming": True, "max_train_samples": 8, "max_eval_samples": 4},
+}.items():
+    images = load_images("someone/photos", **settings)
+    found[name] = [len(images["train"]), to_rgb(images["test"][0]["image"]).size]
+print(json.dumps(found))
+"""
+
+
+def test_images_on_the_hub_are_read_and_those_without_a_split_are_told(tmp_path):
+    content = io.BytesIO()
+    Image.new("RGB", (4, 5)).save(content, "PNG")
+    names = ["train_{}", "photo_{}"]
+    files = {f"{label}/{name.format(i)}.png": content.getvalue() for label in "ab" for name in names for i in range(20)}
+    with LocalHub({TOKEN: "someone"}) as hub:
+        hub.add("datasets", "someone/photos").add_commit("main", files)
+        done = run_as_user(hub, tmp_path, "-c", LOAD)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"whole": [32, [4, 5]], "drawn": [8, [4, 5]]}
+    assert '"someone/photos": 40 of 80 files are left out, "photo_' in done.stderr

@@ -15,11 +15,12 @@ from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
 from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.names import NAMED_AT_ONCE
+from genaf_hf.names import NAMED_AT_ONCE, shortened
 
 logger = logging.getLogger(__name__)
 
 CHECKED_AT_ONCE = 64
+LONGEST_FEATURE = 1000  # letters
 
 
 def load_images(
@@ -248,9 +249,8 @@ def check_columns(
             if column not in dataset.column_names:
                 raise UserError(f'The {where[role]} has no column "{column}", only {", ".join(dataset.column_names)}.')
         if (found := dataset.features[label_column]) != labels:
-            raise UserError(
-                f"The {where[role]} has other labels than the one to train on: {found} instead of {labels}."
-            )
+            words = " instead of ".join(shortened(str(each), LONGEST_FEATURE) for each in (found, labels))
+            raise UserError(f"The {where[role]} has other labels than the one to train on: {words}.")
 
 
 def with_columns(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> DatasetDict:

@@ -1,24 +1,36 @@
 """All splits of a dataset, from wherever it is."""
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
 import httpx2
 import yaml
-from datasets import DatasetDict, IterableDatasetDict, load_dataset_builder, load_from_disk
+from datasets import (
+    DatasetBuilder,
+    DatasetDict,
+    DownloadConfig,
+    IterableDatasetDict,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.data_files import resolve_pattern
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from genaf_hf.data.digits import DIGITS, digits
-from genaf_hf.data.image_folders import image_folder, read_image_folder
+from genaf_hf.data.image_folders import EXTENSIONS, image_folder, kind, read_image_folder
 from genaf_hf.data.known_datasets import NOTHING_KNOWN, known_dataset
-from genaf_hf.data.own_files import check_data_files
+from genaf_hf.data.own_files import FOLDER_BUILDER, check_data_files
 from genaf_hf.data.streaming import open_stream, stream_folder
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import why_not_loaded
+from genaf_hf.names import some_of
+
+logger = logging.getLogger(__name__)
 
 ALIKE = 0.75  # names of folders, from which on one may be meant by the other
 # What `datasets` raises for strangers' files, also for the code in them, which it does not run.
@@ -55,18 +67,52 @@ def read_dataset(
     with in_one_sentence(name_or_path, revision, token):
         check_place(name_or_path)
         if (Path(name_or_path) / "dataset_dict.json").exists():
-            return load_from_disk(name_or_path), None
+            return saved(name_or_path, load_from_disk(name_or_path)), None
         if (Path(name_or_path) / "state.json").exists():
-            return DatasetDict(train=load_from_disk(name_or_path)), None
+            return saved(name_or_path, DatasetDict(train=load_from_disk(name_or_path))), None
         if (found := image_folder(name_or_path)) and config_name is None:
             splits = read_image_folder(name_or_path, found, labelled=labelled, named_splits=named_splits)
             return stream_folder(name_or_path, splits) if streaming else (splits, None)
         builder = load_dataset_builder(name_or_path, config_name, revision=revision, token=token)
-        check_data_files(builder, name_or_path)
+        used = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
+        check_data_files(used, name_or_path)
+        tell_unused_files(name_or_path, builder, used)
         if streaming:
             return open_stream(builder)
         builder.download_and_prepare()
-        return builder.as_dataset(), None
+        splits = builder.as_dataset()
+        tell_unnamed_images(name_or_path, builder, used, splits)
+        return splits, None
+
+
+def saved(name: str, splits: DatasetDict) -> DatasetDict:
+    """What `save_to_disk` left, after a look at the names of its files.
+
+    Raises:
+        UserError: when one lies elsewhere.
+    """
+    check_data_files((file["filename"] for part in splits.values() for file in part.cache_files), name)
+    return splits
+
+
+def tell_unused_files(name_or_path: str, builder: DatasetBuilder, used: Sequence[str]) -> None:
+    """Logs files of the kinds that are read, which `datasets` found no split for in the words of their names."""
+    if not used or (builder.name != FOLDER_BUILDER and not Path(name_or_path).exists()):
+        return  # on the Hub, files of tables belong to other configurations too
+    there = resolve_pattern("**", builder.base_path, download_config=DownloadConfig(token=builder.token))
+    read = {kind(Path(file)) for file in used}
+    if unused := [file for file in there if file not in set(used) and kind(Path(file)) in read]:
+        names = some_of([Path(file).name for file in unused])
+        logger.warning('"%s": %d of %d files are left out, %s', name_or_path, len(unused), len(there), names)
+
+
+def tell_unnamed_images(name: str, builder: DatasetBuilder, used: Sequence[str], splits: DatasetDict) -> None:
+    """Logs how many images of a folder its metadata does not name."""
+    images, taken = sum(kind(Path(file)) in EXTENSIONS for file in used), sum(map(len, splits.values()))
+    if builder.name == FOLDER_BUILDER and taken < images:
+        logger.warning(
+            '"%s": %d of %d images are left out, which its metadata does not name', name, images - taken, images
+        )
 
 
 def check_place(name_or_path: str) -> None:

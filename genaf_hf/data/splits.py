@@ -60,8 +60,8 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
         names = splits["train"].features["label"].names
         if single := [names[label] for label, count in sorted(counts.items()) if count < 2]:
             raise UserError(
-                f"Of the class {some_of(single)} there is a single image, too few to hold a {role} split out of: add "
-                f"images, leave the class out, or name a split with --{role}_split."
+                f"There are too few images of the class {some_of(single)} to hold a {role} split out of train: add "
+                f"some, leave the class out, or name a split with --{role}_split."
             )
         if size < classes or len(splits["train"]) - size < classes:
             raise UserError(

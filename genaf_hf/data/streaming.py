@@ -21,7 +21,7 @@ from datasets import (
 from datasets.fingerprint import Hasher
 from datasets.utils.file_utils import xopen
 
-from genaf_hf.data.own_files import check_image_file
+from genaf_hf.data.own_files import check_paths
 from genaf_hf.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ SHARDS_AT_ONCE = 10
 
 def open_stream(builder: DatasetBuilder) -> tuple[IterableDatasetDict, Path]:
     """All splits as streams, and the folder of the cache, named by their commit on the Hub, for what is drawn."""
+    if hasattr(builder.config, "decode_num_threads"):
+        builder.config.decode_num_threads = 0  # else `datasets` itself decodes images of the Hub, of any format
     downloaded = Path(builder.cache_dir)  # of the whole dataset; "streamed" stands where this has the version
     return builder.as_streaming_dataset(), downloaded.parents[1] / "streamed" / downloaded.name
 
@@ -127,7 +129,7 @@ def draw(
         for example in islice(shuffled, count):
             image = example[image_column]
             if image is not None and image["bytes"] is None:
-                check_image_file(image["path"], name_or_path, stream.info.builder_name, "stream")
+                check_paths([image["path"]], name_or_path, stream.info.builder_name, "stream")
                 with xopen(image["path"], "rb", download_config=DownloadConfig(token=token)) as file:
                     image = {**image, "bytes": file.read()}
             yield {"image": image, "label": example[label_column]}
