@@ -1,4 +1,4 @@
-"""Flags of the recipes, and the files that name their values."""
+"""How commands are run: their flags, the files that name values of flags, and how they end."""
 
 import json
 import logging
@@ -12,12 +12,13 @@ from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.process_tree import command_line, end_all, ending_on_signals, find_launcher, lost_processes, says
 from genaf_hf.provenance import public_name
 from genaf_hf.settings_file import read_settings
 
@@ -28,6 +29,7 @@ UNIONS = (Union, UnionType)
 DASHES = "-\u2013\u2014"  # word processors make one of the latter of two hyphens
 TRUE, FALSE = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
 NOT_GIVEN = object()
+SECRET = re.compile(r"token|://[^/\s]*@")
 WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict")  # which training scripts of transformers read
 
 
@@ -72,6 +74,58 @@ def parse_arguments(
         if settings.get(name):
             logger.warning("%s has no effect: a recipe always does all that it is for.", name)
     return tuple(made(kind, settings) for kind in dataclass_types)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command, whose end is one sentence where its user can mend what is wrong, or has stopped it.
+
+    Other exceptions are faults of ours and keep their traceback. Under a launcher, which would add one of its own to
+    every end but a good one, the sentence is the last thing said too.
+
+    Args:
+        main: reads the command line, works, and prints the result.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    command = command_line()
+    stopped = "Stopped; the same command goes on" + ("." if SECRET.search(command) else f": {command}")
+    with ending_on_signals(stopped):
+        try:
+            check_processes()
+            main()
+        except UserError as error:
+            logging.debug("", exc_info=error)
+            end(f"\n{error}")
+        except KeyboardInterrupt:
+            end(f"\n{stopped}")
+        except SystemExit as ended:
+            if ended.code not in (None, 0):
+                end(ended.code)
+            raise
+
+
+def end(code: str | int) -> NoReturn:
+    """Ends the process as `sys.exit` does, and its launcher with it."""
+    if find_launcher() is None:
+        sys.exit(code)
+    sys.stdout.flush()
+    logging.shutdown()
+    end_all(*((code.strip(), 1) if isinstance(code, str) else ("", code)))
+
+
+def check_processes() -> None:
+    """Refuses to work alone where several processes were asked for.
+
+    Raises:
+        UserError: says how to get them.
+    """
+    if lost_processes():
+        cpu = [] if any(word.startswith(("--use_cpu", "--use-cpu")) for word in sys.argv) else ["--use_cpu"]
+        command = shlex.join(["torchrun", "--nproc_per_node", "2", *sys.argv, *cpu])
+        raise UserError(
+            "accelerate launch was asked for several processes but started one, as it finds no second GPU: leave out "
+            f"--num_processes, or have two on the CPU by {command}"
+        )
 
 
 def is_settings_file(word: str) -> bool:
@@ -192,7 +246,7 @@ class FlagParser(HfArgumentParser):
     def error(self, message: str) -> None:
         """Ends the process with the sentence alone, which argparse puts behind all flags that there are."""
         told = re.sub(r"^argument ([^\s/:]+)\S*:", r"\1:", message).rstrip(".")
-        self.exit(2, f"\n{told[0].upper()}{told[1:]}.\n")
+        self.exit(2, f"\n{told[0].upper()}{told[1:]}.\n" if says() else None)
 
 
 def kinds_of(hint: Any) -> set[type]:
@@ -266,15 +320,18 @@ CONVERTERS = {
 }
 
 
-def reproducing_command(script: str, settings: Mapping, processes: int = 1) -> str:
+def reproducing_command(script: str, settings: Mapping, processes: int = 1, *, device: str = "cuda") -> str:
     """The command that runs a recipe with these settings, on one line, a local path by its name alone.
 
     Args:
         script: the recipe, e.g. `"recipes/genaf_vit.py"`.
         settings: values by flag, as JSON holds them; those that are None are left out.
         processes: how many shared the work.
+        device: type of the device of each; on CPUs accelerate would start one process alone.
     """
     launch = ["accelerate", "launch", "--num_processes", str(processes), script]  # else one for each GPU
+    if device == "cpu" and processes > 1:
+        launch = ["torchrun", "--nproc_per_node", str(processes), script]
     flags = []
     for name, value in settings.items():
         if value is not None:

@@ -187,6 +187,7 @@ def harden(
                         "dataset_revision": source["revision"],
                     },
                     processes=config.world_size,
+                    device=config.device.type,
                 ),
             )
             TrainingRecord(record.base_model, images).save(folder / UNDEFENDED / RECORD)

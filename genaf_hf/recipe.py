@@ -1,10 +1,8 @@
 """What the recipes of all families of encoders run."""
 
-import logging
-import sys
 from pathlib import Path
 
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.command_line import parse_arguments, run
 from genaf_hf.digits_encoder import pretrain_where_named
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import HardeningArguments, harden
@@ -19,16 +17,14 @@ def run_recipe(recipe: str, default_config: Path, family_config: Path) -> None:
         default_config: what is run without a model or a dataset. An encoder for the digits is made first.
         family_config: settings that serve the family, for what flags do not say where they name a model or a dataset.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    try:
+
+    def main() -> None:
         arguments, config = parse_arguments(
             (HardeningArguments, GenAFConfig), default_config, family_config=family_config
         )
         pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
         report = harden(arguments, config, recipe=recipe, recipe_settings=read_settings(family_config))
-    except (ValueError, OSError, FloatingPointError) as error:
-        logging.debug("", exc_info=error)
-        sys.exit(f"\n{error}")
-    if config.process_index == 0:
-        print(f"\n{report.table()}\n\nModel, report, card and pictures are in {config.output_dir}.")
+        if config.process_index == 0:
+            print(f"\n{report.table()}\n\nModel, report, card and pictures are in {config.output_dir}.")
+
+    run(main)

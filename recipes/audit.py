@@ -9,31 +9,24 @@ The latter audits the model that recipes/genaf_vit.py makes by default. An audit
 model. The public encoder is the base_model of the model's card, or --encoder.
 """
 
-import logging
-import sys
 from pathlib import Path
 
 from accelerate import PartialState
 
 from genaf_hf.audit import audit
 from genaf_hf.audit_arguments import AuditArguments
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.command_line import parse_arguments, run
+from genaf_hf.errors import UserError
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "audit_digits.yaml"
 DEFAULT_MODEL = "digits-vit-genaf"
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    try:
-        (arguments,) = parse_arguments((AuditArguments,), DEFAULT_CONFIG)
-        if arguments.model_name_or_path == DEFAULT_MODEL and not Path(DEFAULT_MODEL).exists():
-            sys.exit(f"There is no {DEFAULT_MODEL} here yet: accelerate launch recipes/genaf_vit.py makes it.")
-        report = audit(arguments)
-    except (ImportError, OSError, ValueError) as error:
-        logging.debug("", exc_info=error)
-        sys.exit(f"\n{error}")
+    (arguments,) = parse_arguments((AuditArguments,), DEFAULT_CONFIG)
+    if arguments.model_name_or_path == DEFAULT_MODEL and not Path(DEFAULT_MODEL).exists():
+        raise UserError(f"There is no {DEFAULT_MODEL} here yet: accelerate launch recipes/genaf_vit.py makes it.")
+    report = audit(arguments)
     if PartialState().is_main_process:
         print(f"\n{report.table()}\n")
         for model in report.models:
@@ -43,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,11 +6,9 @@ The method is one of BYOL, DINO, MoCo v2+, MoCo v3, NNCLR, ReSSL, SimCLR, SwAV, 
 VICReg and DeepCluster v2; the encoder is a ResNet. The result is hardened like any other encoder.
 """
 
-import sys
 from dataclasses import asdict, dataclass, field
 
-from transformers import HfArgumentParser
-
+from genaf_hf.command_line import parse_arguments, run
 from genaf_hf.encoders.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
 
 
@@ -33,14 +31,11 @@ class ConversionArguments:
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses()
-    try:
-        found = convert_solo_learn(**asdict(arguments))
-    except (OSError, ValueError) as error:
-        sys.exit(f"\n{error}")
+    (arguments,) = parse_arguments((ConversionArguments,), None)
+    found = convert_solo_learn(**asdict(arguments))
     left_out = ", ".join(f"{name} ({count} tensors)" for name, count in found.left_out.items())
     print(f"{found}, is in {arguments.output_dir}. Left out: {left_out or 'nothing'}.")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

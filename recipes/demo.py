@@ -17,8 +17,9 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.command_line import parse_arguments, run
 from genaf_hf.demo import Demo, DemoArguments, Outcome, amplified, enlarged, eps_words, read_image
+from genaf_hf.errors import UserError
 from genaf_hf.hardening import HARDENED
 from genaf_hf.provenance import public_name
 
@@ -214,19 +215,12 @@ def verdict_words(outcomes: dict[str, Outcome], threat: str, norm: str) -> str:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for chatty in ("httpx", "httpx2"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        (arguments,) = parse_arguments((DemoArguments,), DEFAULT_CONFIG)
-        for name in (arguments.hardened, arguments.undefended, arguments.encoder):
-            if name in DEFAULTS and not Path(name).exists():
-                sys.exit(f"There is no {name} here yet: accelerate launch recipes/genaf_vit.py makes it.")
-        demo = Demo(arguments)
-    except (ImportError, OSError, ValueError) as error:
-        logging.debug("", exc_info=error)
-        sys.exit(f"\n{error}")
-    Page(demo).blocks().launch(
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    (arguments,) = parse_arguments((DemoArguments,), DEFAULT_CONFIG)
+    for name in (arguments.hardened, arguments.undefended, arguments.encoder):
+        if name in DEFAULTS and not Path(name).exists():
+            raise UserError(f"There is no {name} here yet: accelerate launch recipes/genaf_vit.py makes it.")
+    Page(Demo(arguments)).blocks().launch(
         share=False,
         max_file_size=LARGEST_UPLOAD,
         ssr_mode=False,
@@ -240,4 +234,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,39 +10,32 @@ there are, with one storage and one output folder: they share the work. A search
 """
 
 import logging
-import sys
 import warnings
 from pathlib import Path
 
 from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search import AdapterSearchArguments, evolve, pick
 from genaf_hf.adapter_search.front import table
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.command_line import parse_arguments, run
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "evolve_digits.yaml"
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     # PEFT asks models for an attribute that transformers has given another name.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-    for name in ("alembic", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        arguments, config = parse_arguments((AdapterSearchArguments, GenAFConfig), DEFAULT_CONFIG)
-        members = evolve(arguments, config)
-        if members is None:
-            print("\nThe search is done. Another worker evaluates the front; start the same command again to see it.")
-            if arguments.pick is not None:
-                print(f"Trial {arguments.pick} was not picked: that takes the evaluated front.")
-            return
-        print(f"\n{table(members)}\n\nTable, picture, study and adapters are in {config.output_dir}.")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    arguments, config = parse_arguments((AdapterSearchArguments, GenAFConfig), DEFAULT_CONFIG)
+    members = evolve(arguments, config)
+    if members is None:
+        print("\nThe search is done. Another worker evaluates the front; start the same command again to see it.")
         if arguments.pick is not None:
-            print(f"\n{pick(arguments, config, members).table()}\n\nModel and card are in {config.output_dir}/picked.")
-    except (ValueError, OSError) as error:
-        logging.debug("", exc_info=error)
-        sys.exit(f"\n{error}")
+            print(f"Trial {arguments.pick} was not picked: that takes the evaluated front.")
+        return
+    print(f"\n{table(members)}\n\nTable, picture, study and adapters are in {config.output_dir}.")
+    if arguments.pick is not None:
+        print(f"\n{pick(arguments, config, members).table()}\n\nModel and card are in {config.output_dir}/picked.")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,12 +6,10 @@ Reads the results from the cards, checks them against the reports that they cite
 folder or is uploaded as a static Space, with the same as JSON and CSV.
 """
 
-import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.command_line import parse_arguments, run
 from genaf_hf.leaderboard import check_folder, collect, write
 
 
@@ -24,21 +22,15 @@ class LeaderboardArguments:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    try:
-        (arguments,) = parse_arguments((LeaderboardArguments,), None)
-        check_folder(arguments.output_dir)
-        models = [name.strip() for name in (arguments.models or "").split(",") if name.strip()]
-        found = collect(arguments.filter, models, verify_reports=arguments.verify_reports)
-        write(found, arguments.output_dir)
-    except (OSError, ValueError) as error:
-        logging.debug("", exc_info=error)
-        sys.exit(f"\n{error}")
+    (arguments,) = parse_arguments((LeaderboardArguments,), None)
+    check_folder(arguments.output_dir)
+    models = [name.strip() for name in (arguments.models or "").split(",") if name.strip()]
+    found = collect(arguments.filter, models, verify_reports=arguments.verify_reports)
+    write(found, arguments.output_dir)
     problems = sum(bool(each.problems) for each in found.entries)
     print(f"\n{len(found.entries)} results of {found.models} models, {problems} of them with problems.")
     print(f"The page is {Path(arguments.output_dir) / 'index.html'}.")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,13 +10,11 @@ without them, and all of the split to train on: where a dataset has no test spli
 encoder is hardened on it. A run that was killed goes on where it was. The other recipes harden what comes out.
 """
 
-import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.command_line import FlagParser, parse_arguments, run
 from genaf_hf.pretraining.arguments import METHODS, PretrainingArguments, PretrainingConfig
 from genaf_hf.pretraining.pretrain import pretrain
 
@@ -25,23 +23,17 @@ CONFIGS = Path(__file__).parent / "configs"
 
 def default_config(argv: Sequence[str]) -> Path:
     """The settings for the digits by the method that flags name."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = FlagParser(add_help=False)
     parser.add_argument("--method", choices=METHODS, default="simclr")
     return CONFIGS / f"pretrain_digits_{parser.parse_known_args(argv)[0].method}.yaml"
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    try:
-        arguments, config = parse_arguments((PretrainingArguments, PretrainingConfig), default_config(sys.argv[1:]))
-        folder = pretrain(arguments, config)
-    except (ValueError, OSError) as error:
-        logging.debug("", exc_info=error)
-        sys.exit(f"\n{error}")
+    arguments, config = parse_arguments((PretrainingArguments, PretrainingConfig), default_config(sys.argv[1:]))
+    folder = pretrain(arguments, config)
     if config.process_index == 0:
         print(f"\nThe encoder is in {folder}.")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
