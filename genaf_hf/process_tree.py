@@ -70,19 +70,22 @@ def end_all(sentence: str, code: int) -> NoReturn:
     launcher, own = find_launcher(), psutil.Process()
     if sentence and not says():
         time.sleep(PATIENCE)
-    os.write(2, f"\n{sentence}\n".encode(errors="replace") if sentence else b"")
-    try:
-        others = (launcher or own).children(recursive=True)
-    except psutil.Error:
-        others = []
     elastic = "TORCHELASTIC_RUN_ID" in os.environ  # whose launcher takes SIGTERM as something to report
-    ends = [(each, signal.SIGKILL) for each in others if each != own]
-    ends += [(launcher, signal.SIGKILL if elastic else signal.SIGTERM)] if launcher else []
+    try:
+        ends = [(each, signal.SIGKILL) for each in (launcher or own).children(recursive=True) if each != own]
+    except psutil.Error:
+        ends = []
+    if launcher:
+        ends.insert(0, (launcher, signal.SIGKILL if elastic else signal.SIGTERM))
     for each, how in ends:
         try:
             each.send_signal(how)
         except psutil.Error:  # it ended by itself
             continue
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        os.dup2(nowhere, output)  # other threads still work
+    os.write(terminal, f"\n{sentence}\n".encode(errors="replace") if sentence else b"")
     os._exit(code)
 
 

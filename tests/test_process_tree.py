@@ -19,12 +19,14 @@ import hashlib, importlib.util, os, subprocess, sys, time
 spec = importlib.util.spec_from_file_location("process_tree", {process_tree.__file__!r})
 tree = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tree)
-print("begins", flush=True)
 with tree.ending_on_signals("Stopped: " + tree.command_line()):
     if "wait" in sys.argv:
         subprocess.Popen(["sleep", "300"])
         open(f"ready.{{os.environ.get('LOCAL_RANK', 0)}}", "w").close()
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9) if "busy" in sys.argv else time.sleep(300)
+        while "busy" not in sys.argv:
+            print("at work", flush=True)
+            time.sleep(0.001)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # lets other threads run, but no signal handler
     if "lost" in sys.argv:
         print("lost" if tree.lost_processes() else "all here")
         sys.exit()
@@ -93,7 +95,6 @@ def test_the_sentence_is_the_last_thing_said_and_said_once(start, launcher, tmp_
     assert said.endswith("\nWhat is wrong.\n")
     assert said.count("What is wrong.") == 1
     assert "Traceback" not in said
-    assert said.count("begins") == (2 if launcher == TORCHRUN else 1)
 
 
 @pytest.mark.parametrize(
