@@ -138,6 +138,11 @@ def harden(
         config_name=arguments.dataset_config_name,
         revision=arguments.dataset_revision,
     )
+    if arguments.benchmark is not None and "[" in source["split"]:
+        raise UserError(
+            f'The benchmark "{arguments.benchmark}" is given, whose tasks can only name a split that the dataset has, '
+            f"but the test split is {source['split']}: name one with --test_split, or leave out the benchmark."
+        )
     digests = {split: image_digests(part) for split, part in data.items()}
     images = {**described(data, source), **images_of_record(digests, asdict(arguments))}
     if PartialState().is_main_process:

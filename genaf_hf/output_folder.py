@@ -17,7 +17,7 @@ from genaf_hf.errors import UserError, first_line
 LOCK = "run.lock"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_FOR_SAFETENSORS = re.compile(rf"os error ({'|'.join(map(str, FULL))})\)")
-FULL_FOR_TORCH = "PytorchStreamWriter failed writing"  # it does not say why
+FULL_FOR_TORCH = re.compile("PytorchStreamWriter failed writing|inline_container.*unexpected pos")
 
 
 def check_apart(output_dir: str | Path, sources: Mapping[str, str]) -> None:
@@ -111,7 +111,7 @@ def why_full(error: BaseException | None) -> str | None:
             return os.strerror(error.errno)
         if isinstance(error, SafetensorError) and (found := FULL_FOR_SAFETENSORS.search(str(error))):
             return os.strerror(int(found[1]))
-        if isinstance(error, RuntimeError) and FULL_FOR_TORCH in str(error):
-            return first_line(error)
+        if isinstance(error, RuntimeError) and FULL_FOR_TORCH.search(str(error)):
+            return "a checkpoint could not be written to its end"  # torch does not say why
         error = error.__cause__ or error.__context__
     return None

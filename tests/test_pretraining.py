@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from transformers import ResNetConfig, ViTConfig, set_seed
 
 from genaf_hf import load_encoder
+from genaf_hf.errors import UserError
 from genaf_hf.pretraining import SimCLRSettings, pretrain_simclr, pretrain_supervised
 from genaf_hf.pretraining.dino import DINOTrainer, StudentAndTeacher
 from genaf_hf.pretraining.losses import next_center
 from genaf_hf.pretraining.projection import Projected, PrototypeHead, headless_encoder
+from genaf_hf.pretraining.view_trainer import pretrained
 
 WITHOUT_US = """
 import json, sys
@@ -86,6 +88,22 @@ def test_a_folder_that_is_there_is_returned_as_it_is(folders):
     assert pretrain_tiny("dino", folders["dino"]) == folders["dino"]
     assert (folders["dino"] / "model.safetensors").stat().st_mtime_ns == before
     assert not folders["dino"].with_name("dino.unfinished").exists()
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with_alone(tmp_path):
+    def begin(images):
+        def trainer(args):
+            raise KeyboardInterrupt
+
+        config = ViTConfig(**TINY_VIT)
+        args = tiny_config(tmp_path / "vit")
+        pretrained(trainer, args, method="supervised", config=config, views=[VIEW], data="colours", images=images)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            begin(colored_images(24, 0))
+    with pytest.raises(UserError, match=r"vit.unfinished holds .* other settings \(content of the images was "):
+        begin(colored_images(24, 1))
 
 
 def test_the_card_tells_method_data_and_settings(folders):

@@ -46,7 +46,7 @@ from genaf_hf.attacks import pgd
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.cards.existing_card import license_of
 from genaf_hf.command_line import reproducing_command
-from genaf_hf.data import data_source
+from genaf_hf.data import data_source, image_digests
 from genaf_hf.data_figures import draw_samples
 from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
 from genaf_hf.encoders import load_configuration, parameter_count
@@ -55,11 +55,13 @@ from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
 from genaf_hf.journal import write_whole
+from genaf_hf.output_folder import check_apart
 from genaf_hf.perturbation_cache import digest
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source, public_name
 from genaf_hf.report import RobustnessReport
 from genaf_hf.results import write_results
+from genaf_hf.trained_images import images_of_record
 from genaf_hf.training_record import TrainingRecord, balance_table, changed_settings
 
 logger = logging.getLogger(__name__)
@@ -138,6 +140,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     """
     check(arguments, config)
     folder = Path(config.output_dir)
+    check_apart(folder, {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name})
     folder.mkdir(parents=True, exist_ok=True)
     url = arguments.storage or f"sqlite:///{folder / STUDY_FILE}"
     storage = open_storage(url, heartbeat_seconds=arguments.heartbeat_seconds)
@@ -425,7 +428,12 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
             "revision": revision,
             "license": source and license_of(source, revision=revision, token=config.hub_token),
         },
-        data=described(laboratory.data, laboratory.dataset_info),
+        data={
+            **described(laboratory.data, laboratory.dataset_info),
+            **images_of_record(
+                {split: image_digests(images) for split, images in laboratory.data.items()}, asdict(arguments)
+            ),
+        },
         hyperparameters={
             **changed_settings(training),
             **asdict(chosen.genome),

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from genaf_hf.data.pixel_values import to_rgb
 
@@ -31,14 +31,16 @@ def image_digest(image) -> str:
     return base64.urlsafe_b64encode(found.digest()).decode()
 
 
-def images_content(data: DatasetDict, digests: Mapping[str, Sequence[str]]) -> str:
-    """SHA-256 of class names, labels and images.
+def images_content(data: Mapping[str, Dataset], digests: Mapping[str, Sequence[str]] | None = None) -> str:
+    """SHA-256 of images, and of their labels with their names where they have any.
 
     Args:
         data: by split.
-        digests: as `image_digests` gives them, by split.
+        digests: as `image_digests` gives them, by split; made here where they are not needed for more.
     """
     found = hashlib.sha256()
     for split, images in data.items():
-        found.update(repr((split, images.features["label"], list(images["label"]), list(digests[split]))).encode())
+        names = image_digests(images) if digests is None else digests[split]
+        labels = (images.features["label"], list(images["label"])) if "label" in images.column_names else ()
+        found.update(repr((split, labels, list(names))).encode())
     return found.hexdigest()

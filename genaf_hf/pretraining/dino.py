@@ -149,6 +149,7 @@ def pretrain_dino(
         config=config,
         views=views,
         data=data,
+        images=dataset,
         encoder=lambda model: model.teacher.encoder,
         settings=asdict(settings),
     )

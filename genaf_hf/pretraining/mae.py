@@ -44,7 +44,7 @@ def pretrain_mae(
         initialize_positions(model)
         return ViewTrainer(model, args, dataset, processor, views)
 
-    return pretrained(trainer, args, method="mae", config=config, views=views, data=data)
+    return pretrained(trainer, args, method="mae", config=config, views=views, data=data, images=dataset)
 
 
 def initialize_positions(model: ViTMAEForPreTraining) -> None:

@@ -12,6 +12,7 @@ from genaf_hf.data import check_enough_to_train, class_balance, load_images, loa
 from genaf_hf.errors import UserError
 from genaf_hf.experiment_arguments import dataset_options
 from genaf_hf.hub import publish
+from genaf_hf.output_folder import check_apart
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
     PretrainingConfig,
@@ -56,6 +57,7 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
     """
     refuse_resume_flag(config)
     folder = Path(config.output_dir)
+    check_apart(folder, {"dataset": arguments.dataset_name})
     if folder.exists():
         raise UserError(f"{folder} is there already: choose another output_dir, or delete it to train anew.")
     model = encoder_config(arguments)

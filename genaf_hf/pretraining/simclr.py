@@ -86,6 +86,7 @@ def pretrain_simclr(
         config=config,
         views=views,
         data=data,
+        images=dataset,
         encoder=lambda model: model.encoder,
         settings=asdict(settings),
     )

@@ -40,4 +40,4 @@ def pretrain_supervised(
         model = AutoModelForImageClassification.from_config(config)
         return ViewTrainer(model, args, dataset, processor, views, labels=True)
 
-    return pretrained(trainer, args, method="supervised", config=config, views=views, data=data)
+    return pretrained(trainer, args, method="supervised", config=config, views=views, data=data, images=dataset)

@@ -14,7 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArg
 from transformers.trainer_utils import SaveStrategy
 
 from genaf_hf.checkpoint import check_disk_space, load_weights, newest_complete_checkpoint, read_state
-from genaf_hf.data import with_pixel_values
+from genaf_hf.data import images_content, with_pixel_values
+from genaf_hf.output_folder import run_in
 from genaf_hf.pixel_model import pixel_statistics
 from genaf_hf.pretraining.augmentation import Augmentation, uniform_numbers
 from genaf_hf.pretraining.card import encoder_card
@@ -155,6 +156,7 @@ def pretrained(
     config: PreTrainedConfig,
     views: Sequence[Augmentation],
     data: str,
+    images: Dataset,
     encoder: Callable[[nn.Module], PreTrainedModel] = lambda model: model,
     settings: Mapping | None = None,
 ) -> Path:
@@ -169,6 +171,7 @@ def pretrained(
         config: of the encoder.
         views: that it is trained on.
         data: what the images are called.
+        images: with the column `image`, and `label` if the method reads labels.
         encoder: the part of the trained model that is kept.
         settings: of the method.
 
@@ -184,20 +187,24 @@ def pretrained(
     unfinished = folder.with_name(folder.name + ".unfinished")
     told = {**(settings or {}), "views": [view.settings for view in views]}
     everything = {"method": method, "data": data, "model": config.to_dict(), **told, **args.to_dict()}
-    begin_or_resume(unfinished, json.loads(json.dumps({**everything, "processes": args.world_size})))
+    everything |= {"processes": args.world_size, "content of the images": images_content({"train": images})[:16]}
     training, checkpoints = changed_settings(args), unfinished / UNFINISHED_RUN / CHECKPOINTS
-    args.output_dir = str(checkpoints)
-    trainer = make_trainer(args)
-    trainer.train_or_resume(checkpoints)
-    if trainer.is_world_process_zero():
-        draft = unfinished / ENCODER
-        encoder(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)).save_pretrained(draft)
-        trainer.processing_class.save_pretrained(draft)
-        card = encoder_card(
-            method, data, len(trainer.train_dataset), {"model": config.to_diff_dict(), **told, **training}
-        )
-        card.save(draft / "README.md")
-        draft.rename(folder)
-        shutil.rmtree(unfinished)
-    trainer.accelerator.wait_for_everyone()
+    with run_in(unfinished):
+        if folder.exists():  # since another run that was working on it has ended
+            return folder
+        begin_or_resume(unfinished, json.loads(json.dumps(everything)))
+        args.output_dir = str(checkpoints)
+        trainer = make_trainer(args)
+        trainer.train_or_resume(checkpoints)
+        if trainer.is_world_process_zero():
+            draft = unfinished / ENCODER
+            encoder(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)).save_pretrained(draft)
+            trainer.processing_class.save_pretrained(draft)
+            card = encoder_card(
+                method, data, len(trainer.train_dataset), {"model": config.to_diff_dict(), **told, **training}
+            )
+            card.save(draft / "README.md")
+            draft.rename(folder)
+            shutil.rmtree(unfinished)
+        trainer.accelerator.wait_for_everyone()
     return folder
