@@ -373,10 +373,7 @@ def test_a_layer_is_named_by_index_or_by_name(write):
         (["--max_steps", "0"], "max_steps is 0, expected a positive number, or -1"),
         (["--standard_max_steps", "0"], "standard_max_steps is 0, expected at least 1"),
         (["--resume_from_checkpoint", "no/such"], "resume_from_checkpoint is not for this command"),
-        (
-            ["--eval_strategy", "steps", "--load_best_model_at_end", "--save_strategy", "epoch"],
-            "load_best_model_at_end",
-        ),
+        (["--fp16", "--bf16"], "At most one of fp16 and bf16"),
         (["--accelerator_config", "missing.json"], "missing.json"),
     ],
 )
