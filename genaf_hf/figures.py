@@ -10,7 +10,7 @@ from torch import Tensor
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.names import shortened
 from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.report import ADAPTIVE, Rate, RobustnessReport
+from genaf_hf.report import ADAPTIVE, Rate, RobustnessReport, eps_text
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -54,7 +54,7 @@ def draw_overview(
         show_image(axes[1][column], amplified)
         show_image(axes[2][column], attacked[column])
         axes[0][column].set_title(shortened(class_names[labels[column]]), fontsize=10, parse_math=False)
-    for row, text in enumerate(("image", f"perturbation\n(eps {perturbation.eps:.3g}, amplified)", "attacked")):
+    for row, text in enumerate(("image", f"perturbation\n(eps {eps_text(perturbation.eps)}, amplified)", "attacked")):
         axes[row][0].set_ylabel(text, fontsize=9)
     for line, (name, model) in enumerate(models.items()):
         predicted = predictions(model, attacked)
@@ -84,9 +84,7 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
         above = ["" if text else f"{height:.0f}" for text, height in zip(inside, heights, strict=True)]
         axes.bar_label(bars, inside, label_type="center", color="white", fontsize=9)
         axes.bar_label(bars, above, padding=2, color=COLORS[index], fontsize=9)
-    axes.set_xticks(
-        range(len(report.attacks)), [f"{attack}\n({attacker(report, attack)})" for attack in report.attacks], fontsize=9
-    )
+    axes.set_xticks(range(len(report.attacks)), [attack_label(report, attack) for attack in report.attacks], fontsize=9)
     axes.set_ylim(0, 105)
     axes.set_ylabel(f"accuracy in % of {report.dataset['count']} images")
     axes.spines[["top", "right"]].set_visible(False)
@@ -102,10 +100,12 @@ def percentages(rates: Sequence[Rate]) -> tuple[list[float], list[float], list[f
     )
 
 
-def attacker(report: RobustnessReport, attack: str) -> str:
-    """What the attacker knew, in a few words for an axis."""
-    knowledge = report.measurement(next(iter(report.models)), attack).knowledge
-    return "no attack" if knowledge == "nothing" else f"knows the\n{knowledge}"
+def attack_label(report: RobustnessReport, attack: str) -> str:
+    """An attack, its eps and what the attacker knew, in a few words for an axis."""
+    found = report.measurement(next(iter(report.models)), attack)
+    if found.knowledge == "nothing":
+        return f"{attack}\n(no attack)"
+    return f"{attack}\neps {eps_text(found.settings['eps'])}\n(knows the\n{found.knowledge})"
 
 
 def predictions(model: PixelModel, images: Tensor) -> list[int]:
@@ -174,6 +174,8 @@ def draw_gallery(
 ) -> None:
     """Images, and under each attack the perturbation, amplified, and the attacked image, with what the model says.
 
+    Beside each attack stands the most that it changed a pixel by.
+
     Args:
         model: whose predictions stand below the images, with their confidence.
         images: (n, 3, h, w) in [0, 1], of which the first few are shown.
@@ -194,7 +196,7 @@ def draw_gallery(
         shift = attacked - images
         amplified = shift / (2 * shift.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)) + 0.5
         show_row(axes[row], amplified, f"{name}\nperturbation,\namplified")
-        show_row(axes[row + 1], attacked, f"{name}\nattacked")
+        show_row(axes[row + 1], attacked, f"{name}\nattacked, by\n{eps_text(shift.abs().max().item())} at most")
         caption_row(axes[row + 1], model, attacked, labels, class_names)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import matplotlib
 
+from genaf_hf.genaf_config import GenAFConfig
+from genaf_hf.report import eps_text
 from genaf_hf.training_record import TrainingRecord
 
 matplotlib.use("Agg")
@@ -62,12 +64,20 @@ def draw_training(record: TrainingRecord, path: str | Path) -> None:
             panel.set_ylabel(label)
             panel.set_visible(panel.has_data())
         shown = [*filter(Axes.get_visible, axes[:, column])] or [panel]
-        shown[0].set_title(stage.replace("_", " "), fontsize=10)
+        shown[0].set_title(stage_label(record, stage), fontsize=10)
         shown[-1].set_xlabel("step")
         shown[-1].tick_params(labelbottom=True)
         panel.set_xlim(0, 1.05 * max(1, record.stages[stage]["steps"]))
     figure.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(figure)
+
+
+def stage_label(record: TrainingRecord, stage: str) -> str:
+    """A stage, and the eps of the adversary whose images its robust accuracies are of."""
+    names = {name for entry in record.history if entry.get("stage") == stage for name in entry}
+    if not any(name.endswith("robust_accuracy") for name in names):
+        return stage.replace("_", " ")
+    return f"{stage.replace('_', ' ')}, adversary at eps {eps_text(record.hyperparameters.get('eps', GenAFConfig.eps))}"
 
 
 def draw_terms(axes, entries: Sequence[Mapping], terms: Sequence[str], scale: float) -> None:

@@ -16,10 +16,10 @@ from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
 from genaf_hf.cards.model_card import model_card
 from genaf_hf.command_line import parse_arguments, reproducing_command
 from genaf_hf.data_figures import TILE, draw_samples
-from genaf_hf.figures import draw_gallery, draw_overview
+from genaf_hf.figures import attack_label, draw_gallery, draw_overview
 from genaf_hf.hardening import HardeningArguments, described
 from genaf_hf.results import write_results
-from genaf_hf.training_figures import draw_layers, draw_training
+from genaf_hf.training_figures import draw_layers, draw_training, stage_label
 from genaf_hf.training_record import TrainingRecord, balance_table, changed_settings
 
 TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
@@ -210,6 +210,20 @@ def test_training_curves_are_drawn(tmp_path, history):
     record = make_record(history=history)
     draw_training(record, tmp_path / "curves.png")
     assert size_of(tmp_path / "curves.png") == (330 + 630 * len(record.stages), 1050)
+
+
+def test_pictures_say_the_eps_of_what_they_show():
+    record = make_record()
+    assert stage_label(record, "adversarial_finetune") == "adversarial finetune, adversary at eps 0.1"
+    assert stage_label(record, "adapt") == "adapt"
+    defaults = make_record(hyperparameters={})
+    assert stage_label(defaults, "adversarial_finetune") == "adversarial finetune, adversary at eps 8/255"
+    labels = [attack_label(make_report(), attack) for attack in ("clean", "l4a", "pgd")]
+    assert labels == [
+        "clean\n(no attack)",
+        "l4a\neps 10/255\n(knows the\npublic encoder)",
+        "pgd\neps 8/255\n(knows the\nmodel)",
+    ]
 
 
 def samples(counts, names, side=(12, 9)) -> Dataset:
