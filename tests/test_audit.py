@@ -26,11 +26,13 @@ from genaf_hf.answers import answer
 from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.audit import audit, base_model, class_ids
 from genaf_hf.audit_arguments import AuditArguments
-from genaf_hf.data import stratified_subset
+from genaf_hf.data import image_digests, load_images, stratified_subset
 from genaf_hf.encoders import load_classifier
 from genaf_hf.errors import UserError
 from genaf_hf.figures import draw_gallery
 from genaf_hf.report import RobustnessReport
+from genaf_hf.trained_images import CHOICES, images_of_record
+from genaf_hf.training_record import TrainingRecord
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "audit.py"
 PATCH = {"steps": 1, "width": 8, "batch_size": 4, "area": 0.1}
@@ -261,6 +263,55 @@ def test_a_card_that_cannot_be_updated_is_refused_before_any_work(arguments, mod
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "model/README.md").read_bytes() == card
+
+
+# ---- what it keeps apart ----
+
+
+def test_images_are_split_as_the_model_s_record_says_or_refused(arguments, model, place, tmp_path):
+    trained, audited = tmp_path / "photos", tmp_path / "elsewhere"
+    for folder in (trained, audited):
+        colored_images(60, 3).save_to_disk(folder)
+    shutil.copytree(model, tmp_path / "model")
+    data = load_images(str(trained), held_out_share=0.2)
+    digests = {split: image_digests(data[split]) for split in ("train", "test")}
+    choices = {**dict.fromkeys(CHOICES), "held_out_share": 0.2}
+    record = TrainingRecord({}, {"name": "photos", "config": None, **images_of_record(digests, choices)})
+    record.save(tmp_path / "model/training.json")
+    given = {"model_name_or_path": str(tmp_path / "model"), "sweep": []}
+    report = audit(arguments(tmp_path / "out", "fgsm", dataset_name=str(trained), **given))
+    assert (report.dataset["split"], report.dataset["count"]) == ("test[20% held out of train by seed 0]", 12)
+    seen = len({*digests["train"]} & {*image_digests(load_images(str(audited))["test"])})
+    assert seen > 0
+    with pytest.raises(UserError, match=rf'^{seen} of 6 test images are among those that "model" was trained on'):
+        audit(arguments(tmp_path / "other", "fgsm", dataset_name=str(audited), **given))
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (["README.md"], 'holds README.md, and not of an earlier audit of "model": nothing of it is overwritten'),
+        (["README.md", "config.json"], "holds README.md, config.json, and not of an earlier audit"),
+        (["report.json"], "holds report.json, and not of an earlier audit"),
+    ],
+)
+def test_nothing_of_others_is_overwritten(arguments, tmp_path, files, sentence):
+    (tmp_path / "out").mkdir()
+    for name in files:
+        (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(UserError, match=sentence):
+        audit(arguments(tmp_path / "out", "fgsm"))
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == dict.fromkeys(files, "mine")
+
+
+def test_the_audit_of_another_model_is_not_overwritten(arguments, model, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "whole")
+    shutil.copytree(model, tmp_path / "another")
+    before = (tmp_path / "whole/report.json").read_bytes()
+    with pytest.raises(UserError, match='and not of an earlier audit of "another": nothing of it is overwritten'):
+        audit(arguments(tmp_path / "whole", "fgsm", model_name_or_path=str(tmp_path / "another")))
+    assert (tmp_path / "whole/report.json").read_bytes() == before
 
 
 # ---- what it is given ----

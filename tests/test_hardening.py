@@ -1,4 +1,5 @@
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from conftest import colored_images
 from datasets import ClassLabel, DatasetDict
 from processes import start_and_kill
+from safetensors.torch import load_file, save_file
 
 from genaf_hf import GenAFConfig, PixelModel, with_pixel_values
 from genaf_hf.attacks import l4a
@@ -75,6 +77,38 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
     models = ("model.safetensors", "undefended/model.safetensors")
     for file in (*models, "layer_robustness.json", "samples.png", "report.json"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
+
+    refused = subprocess.run(command(whole, seed=1), capture_output=True, text=True)
+    assert "whole holds what a finished run left, or somebody else (README.md, report.json, training.json" in (
+        refused.stderr
+    )
+    for file in models:
+        assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def test_a_run_goes_on_with_the_encoder_and_the_images_that_it_began_with_alone(encoders, tmp_path, monkeypatch):
+    shutil.copytree(encoders["mae"], tmp_path / "mae")
+    place = tmp_path / "colours"
+
+    def begin(seed: int = 0):
+        shutil.rmtree(place, ignore_errors=True)
+        DatasetDict(train=colored_images(48, seed), test=colored_images(18, 2)).save_to_disk(place)
+        config = GenAFConfig(output_dir=str(tmp_path / "run"), report_to="none", disable_tqdm=True, use_cpu=True)
+        harden(HardeningArguments(str(tmp_path / "mae"), str(place)), config)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("genaf_hf.hardening.fine_tune", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+    with pytest.raises(UserError, match=r"other settings \(content of the images was \w{16} and is \w{16}\)"):
+        begin(seed=1)
+    weights = load_file(tmp_path / "mae/model.safetensors")
+    save_file({name: weight + 1e-6 for name, weight in weights.items()}, tmp_path / "mae/model.safetensors")
+    with pytest.raises(UserError, match=r"other settings \(content of the encoder was \w{16} and is \w{16}\)"):
+        begin()
 
 
 @pytest.mark.parametrize(
