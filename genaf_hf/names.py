@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-SHOWN_LETTERS, WRITTEN_LETTERS = 24, 100  # of a name in a picture and in a text
+SHOWN_LETTERS, WRITTEN_LETTERS, TOLD_LETTERS = 24, 100, 1000  # of a name in a picture, a text and a refusal
 NAMED_AT_ONCE = 5
 
 
@@ -10,6 +10,11 @@ def shortened(name: str, longest: int = SHOWN_LETTERS) -> str:
     """A name of one line, and of a length that leaves room for the rest."""
     cut = name if len(name) <= longest else f"{name[: longest - 3]}..."
     return "".join(letter if letter.isprintable() else " " for letter in cut)
+
+
+def told(name: object) -> str:
+    """A path, a type or a list of names as a refusal tells it: whole, unless it is absurd."""
+    return shortened(str(name), TOLD_LETTERS)
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -108,6 +108,13 @@ def test_a_folder_of_parquet_files(tmp_path, dataset):
         assert [to_rgb(each).tobytes() for each in loaded[split]["image"]] == [each.tobytes() for each in part["image"]]
 
 
+def test_pictures_beside_tables_are_illustrations(tmp_path, dataset):
+    dataset["train"].to_parquet(tmp_path / "train.parquet")
+    for name in ("logo", "figure"):
+        PILImage.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    assert sum(map(len, load_images(str(tmp_path)).values())) == 48
+
+
 def test_images_in_class_folders(tmp_path):
     for split, count in (("train", 24), ("test", 6)):
         picture_folder(tmp_path / split, count=count)
@@ -550,6 +557,16 @@ def test_broken_images_are_left_out_where_that_is_asked_for(tmp_path, caplog):
     assert not {str(file) for file in files} & set(kept)
     assert "7 images are left out, for they cannot be read: Image " in caplog.text
     assert len(load_unlabelled_images(str(tmp_path), skip_broken_images=True)) == 33
+
+
+def test_a_broken_image_of_an_endless_name_is_refused_in_few_words(saved):
+    images = [*whole_images(40), {"bytes": b"broken", "path": "a\n" * 2**19}]
+    features = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b"])})
+    train = Dataset.from_dict({"image": images, "label": [i % 2 for i in range(41)]}, features=features)
+    with pytest.raises(ValueError, match="cannot be read") as refusal:
+        load_images(saved(train=train, test=train))
+    assert_one_sentence(refusal)
+    assert len(str(refusal.value)) < 5000
 
 
 def test_nothing_left_but_broken_images_is_refused(tmp_path):

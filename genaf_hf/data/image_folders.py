@@ -17,8 +17,9 @@ from genaf_hf.names import some_of
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# What `datasets` reads, and where it finds out about images by more than their places.
-OF_DATASETS = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".py")
+# What `datasets` reads: the former hold images themselves, so that those beside them are illustrations.
+WITH_IMAGES = (".parquet", ".arrow", ".tar")
+OF_DATASETS = (*WITH_IMAGES, ".csv", ".tsv", ".json", ".jsonl", ".zip", ".gz", ".py")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -54,8 +55,8 @@ def image_folder(name: str) -> Contents | None:
         return None
     found = contents(Path(name))
     data = sum(kind(file) in OF_DATASETS for file in found.files)
-    described = any(file.name in METADATA for file in found.files) or data > len(found.images)
-    return None if described or not (found.files or found.links) else found
+    described = any(file.name in METADATA or kind(file) in WITH_IMAGES for file in found.files)
+    return None if described or data > len(found.images) or not (found.files or found.links) else found
 
 
 def read_image_folder(name: str, found: Contents, *, labelled: bool, named_splits: Collection[str] = ()) -> DatasetDict:

@@ -15,12 +15,11 @@ from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
 from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.names import NAMED_AT_ONCE, shortened
+from genaf_hf.names import NAMED_AT_ONCE, told
 
 logger = logging.getLogger(__name__)
 
 CHECKED_AT_ONCE = 64
-LONGEST_FEATURE = 1000  # letters
 
 
 def load_images(
@@ -220,7 +219,7 @@ def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: 
     """
     columns = dataset.column_names
     if named is not None and named not in columns:
-        raise UserError(f'There is no column "{named}"; the dataset has {", ".join(columns)}.')
+        raise UserError(f'There is no column "{named}"; the dataset has {told(", ".join(columns))}.')
     if named is not None or known in columns:
         return named or known
     feature = {"image": Image, "label": ClassLabel}[kind]
@@ -229,8 +228,8 @@ def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: 
         fitting = [name for name in columns if name in ("label", "labels", "class", "target")]
     if len(fitting) != 1:
         raise UserError(
-            f"{len(fitting)} columns could be the {kind}: found {', '.join(fitting) or 'none'} among "
-            f"{', '.join(columns)}; name one with --{kind}_column."
+            f"{len(fitting)} columns could be the {kind}: found {told(', '.join(fitting)) or 'none'} among "
+            f"{told(', '.join(columns))}; name one with --{kind}_column."
         )
     return fitting[0]
 
@@ -247,9 +246,11 @@ def check_columns(
     for role, dataset in splits.items():
         for column in (image_column, label_column):
             if column not in dataset.column_names:
-                raise UserError(f'The {where[role]} has no column "{column}", only {", ".join(dataset.column_names)}.')
+                raise UserError(
+                    f'The {where[role]} has no column "{column}", only {told(", ".join(dataset.column_names))}.'
+                )
         if (found := dataset.features[label_column]) != labels:
-            words = " instead of ".join(shortened(str(each), LONGEST_FEATURE) for each in (found, labels))
+            words = " instead of ".join(map(told, (found, labels)))
             raise UserError(f"The {where[role]} has other labels than the one to train on: {words}.")
 
 
@@ -271,7 +272,7 @@ def with_columns(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> D
         return chosen.cast_column("image", Image(decode=False))
     except (NotImplementedError, TypeError) as error:
         held = chosen["train"].features["image"]
-        raise UserError(f'The column "{columns["image"]}" holds {held}, expected images.') from error
+        raise UserError(f'The column "{columns["image"]}" holds {told(held)}, expected images.') from error
 
 
 def with_whole_images(
@@ -331,4 +332,4 @@ def broken_images(dataset: Dataset, where: str) -> dict[int, str]:
 def image_name(encoded: dict | None, origin: Dataset) -> str:
     """The file of an image, or its number in what it was chosen from."""
     named = encoded and encoded.get("path")
-    return named or f"number {next(i for i, other in enumerate(origin['image']) if other == encoded)}"
+    return told(named) if named else f"number {next(i for i, other in enumerate(origin['image']) if other == encoded)}"

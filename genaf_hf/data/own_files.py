@@ -10,6 +10,7 @@ from datasets import Dataset
 from huggingface_hub import constants
 
 from genaf_hf.errors import UserError
+from genaf_hf.names import told
 
 REMOTE = ("hf://", "https://")
 FOLDER_BUILDER = "imagefolder"  # writes itself which files there are, where other ones read it in the dataset
@@ -80,5 +81,5 @@ def is_in(file: str, folders: Iterable[Path]) -> bool:
 
 def foreign(file: str, where: str) -> UserError:
     return UserError(
-        f"The {where} names the file {file}, which is not its own and is not opened: expected the images themselves."
+        f"The {where} names the file {told(file)}, which is not its own and is not opened: expected the images themselves."
     )

@@ -28,7 +28,7 @@ from genaf_hf.data.own_files import FOLDER_BUILDER, check_data_files
 from genaf_hf.data.streaming import open_stream, stream_folder
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import why_not_loaded
-from genaf_hf.names import some_of
+from genaf_hf.names import some_of, told
 
 logger = logging.getLogger(__name__)
 
@@ -156,5 +156,5 @@ def in_one_sentence(name_or_path: str, revision: str | None, token: str | bool |
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise UserError(
             why_not_loaded(error, "dataset", name_or_path, revision=revision, token=token)
-            or f'The dataset "{name_or_path}" cannot be loaded: {first_line(reason)}.'
+            or f'The dataset "{name_or_path}" cannot be loaded: {told(first_line(reason))}.'
         ) from error
