@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # What `datasets` reads: the former hold images themselves, so that those beside them are illustrations.
-WITH_IMAGES = (".parquet", ".arrow", ".tar")
-OF_DATASETS = (*WITH_IMAGES, ".csv", ".tsv", ".json", ".jsonl", ".zip", ".gz", ".py")
+WITH_IMAGES = (".parquet", ".arrow")
+OF_DATASETS = (*WITH_IMAGES, ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".py")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -81,5 +81,6 @@ def is_in(file: str, folders: Iterable[Path]) -> bool:
 
 def foreign(file: str, where: str) -> UserError:
     return UserError(
-        f"The {where} names the file {told(file)}, which is not its own and is not opened: expected the images themselves."
+        f"The {where} names the file {told(file)}, which is not its own and is not opened: expected the images "
+        "themselves."
     )
