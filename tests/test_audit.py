@@ -273,14 +273,14 @@ def test_images_are_split_as_the_model_s_record_says_or_refused(arguments, model
     for folder in (trained, audited):
         colored_images(60, 3).save_to_disk(folder)
     shutil.copytree(model, tmp_path / "model")
-    data = load_images(str(trained), held_out_share=0.2)
+    data = load_images(str(trained), held_out_share=0.05)
     digests = {split: image_digests(data[split]) for split in ("train", "test")}
-    choices = {**dict.fromkeys(CHOICES), "held_out_share": 0.2}
+    choices = {**dict.fromkeys(CHOICES), "held_out_share": 0.05}
     record = TrainingRecord({}, {"name": "photos", "config": None, **images_of_record(digests, choices)})
     record.save(tmp_path / "model/training.json")
     given = {"model_name_or_path": str(tmp_path / "model"), "sweep": []}
     report = audit(arguments(tmp_path / "out", "fgsm", dataset_name=str(trained), **given))
-    assert (report.dataset["split"], report.dataset["count"]) == ("test[20% held out of train by seed 0]", 12)
+    assert (report.dataset["split"], report.dataset["count"]) == ("test[5% held out of train by seed 0]", 3)
     seen = len({*digests["train"]} & {*image_digests(load_images(str(audited))["test"])})
     assert seen > 0
     with pytest.raises(UserError, match=rf'^{seen} of 6 test images are among those that "model" was trained on'):
