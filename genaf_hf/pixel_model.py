@@ -1,6 +1,5 @@
 """The one place that owns normalisation."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from genaf_hf.head import head_of, timm_part
 from genaf_hf.partial_forward import called, input_of, outputs_of, producers_of
 
 ROUNDING = 1e-3
+LARGEST = 1e4  # of the numbers that images are normalised by
 
 
 class PixelModel(nn.Module):
@@ -144,21 +144,22 @@ def pixel_statistics(processor) -> tuple[list[float], list[float]]:
         )
     if not processor.do_normalize:
         return [0.0], [1.0]
-    return per_channel(processor, "image_mean", -math.inf), per_channel(processor, "image_std", 0)
+    return per_channel(processor, "image_mean", -LARGEST), per_channel(processor, "image_std", 1 / LARGEST)
 
 
-def per_channel(processor, name: str, above: float) -> list[float]:
+def per_channel(processor, name: str, least: float) -> list[float]:
     """A setting of an image processor that has one number or three, as a list.
 
     Raises:
-        UserError: when one is not finite, or not above a bound.
+        UserError: when one is no number that a statistic of images in [0, 1] can have.
     """
     given = getattr(processor, name)
     numbers = list(given) if isinstance(given, (list, tuple)) else [given]
-    sound = [isinstance(each, (int, float)) and above < each < math.inf for each in numbers]
+    sound = [isinstance(each, (int, float)) and least <= each <= LARGEST for each in numbers]
     if len(numbers) not in (1, 3) or not all(sound):
-        positive = "positive " if above == 0 else ""
-        raise UserError(f"The image processor has {name}={given}, expected one or three {positive}finite numbers.")
+        raise UserError(
+            f"The image processor has {name}={given}, expected one or three numbers from {least:g} to {LARGEST:g}."
+        )
     return [float(each) for each in numbers]
 
 

@@ -23,6 +23,8 @@ DEEPEST = 32  # how deep a configuration may be nested
 LARGEST = 10**7  # of its whole numbers, which all count or measure something
 MOST = 10**5  # of what is made one by one
 MADE_ONE_BY_ONE = ("blocks", "classes", "depth", "depths", "labels", "layers", "stages")
+LENGTHS = (*MADE_ONE_BY_ONE, "channels", "dim", "heads", "size", "sizes")
+NEVER_ZERO = ("depth", "depths", "hidden_size", "num_attention_heads", "num_hidden_layers", "num_layers", "patch_size")
 MOST_MODULES = 10_000  # the deepest encoders have half of that
 MOST_PARAMETERS = 10**10  # 40 GB in single precision
 ROOM = 2**20  # weights that an encoder may have beyond its files, for tiny ones
@@ -77,15 +79,32 @@ def check_settings(settings: object, model_name_or_path: str) -> None:
                 f'"{model_name_or_path}" holds quantized weights ({name} in its config.json), which cannot be trained '
                 "or attacked in full: name the model that it was made from."
             )
-        most = MOST if name.rpartition("_")[2] in MADE_ONE_BY_ONE else LARGEST
-        if isinstance(value, int) and abs(value) > most:
-            raise UserError(f'{name} is {value} in the config.json of "{model_name_or_path}", expected {most} at most.')
+        if expected := expected_instead(name, value):
+            raise UserError(
+                f'{name} is {value} in the config.json of "{model_name_or_path}", expected {expected}: choose another '
+                "model, or mend it."
+            )
     model_type = settings.get("model_type")
     if settings.get("auto_map") and not (isinstance(model_type, str) and model_type in CONFIG_MAPPING):
         raise UserError(
             f'"{model_name_or_path}" is a "{model_type}", for which transformers would run code from its repository, '
             "and that is never run here: choose an encoder of a family that transformers has itself."
         )
+
+
+def expected_instead(name: str, value: object) -> str | None:
+    """What a setting of a configuration would have to be by its name; None where nothing is wrong with it."""
+    if name in ("dtype", "torch_dtype") and value is not None:
+        known = isinstance(value, str) and isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype)
+        return None if known else "the name of a type of torch"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if "drop" in name and not 0 <= value < 1:
+        return "a share in [0, 1)"
+    kind = name.rpartition("_")[2]
+    least = (1 if name in NEVER_ZERO else 0) if kind in LENGTHS else -LARGEST
+    most = MOST if kind in MADE_ONE_BY_ONE else LARGEST
+    return f"{least} to {most}" if isinstance(value, int) and not least <= value <= most else None
 
 
 def values(settings: object, place: str, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
