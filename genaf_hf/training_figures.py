@@ -77,7 +77,9 @@ def stage_label(record: TrainingRecord, stage: str) -> str:
     names = {name for entry in record.history if entry.get("stage") == stage for name in entry}
     if not any(name.endswith("robust_accuracy") for name in names):
         return stage.replace("_", " ")
-    return f"{stage.replace('_', ' ')}, adversary at eps {eps_text(record.hyperparameters.get('eps', GenAFConfig.eps))}"
+    return (
+        f"{stage.replace('_', ' ')}, adversary up to eps {eps_text(record.hyperparameters.get('eps', GenAFConfig.eps))}"
+    )
 
 
 def draw_terms(axes, entries: Sequence[Mapping], terms: Sequence[str], scale: float) -> None:

@@ -1,7 +1,7 @@
 """Audits an image classifier against attacks on its public encoder and on itself.
 
     python recipes/audit.py --model_name_or_path user/model --dataset_name uoft-cs/cifar10 \
-        --attacks l4a,advencoder-per,pgd,autoattack
+        --attacks l4a,advencoder-per,pgd,square
 
     python recipes/audit.py
 

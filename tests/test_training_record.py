@@ -214,10 +214,10 @@ def test_training_curves_are_drawn(tmp_path, history):
 
 def test_pictures_say_the_eps_of_what_they_show():
     record = make_record()
-    assert stage_label(record, "adversarial_finetune") == "adversarial finetune, adversary at eps 0.1"
+    assert stage_label(record, "adversarial_finetune") == "adversarial finetune, adversary up to eps 0.1"
     assert stage_label(record, "adapt") == "adapt"
     defaults = make_record(hyperparameters={})
-    assert stage_label(defaults, "adversarial_finetune") == "adversarial finetune, adversary at eps 8/255"
+    assert stage_label(defaults, "adversarial_finetune") == "adversarial finetune, adversary up to eps 8/255"
     labels = [attack_label(make_report(), attack) for attack in ("clean", "l4a", "pgd")]
     assert labels == [
         "clean\n(no attack)",

@@ -1,0 +1,95 @@
+"""What README tells its reader to type."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import HfArgumentParser
+
+from genaf_hf import GenAFConfig
+from genaf_hf.adapter_search.arguments import AdapterSearchArguments
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.audit_arguments import AuditArguments, check_arguments
+from genaf_hf.demo import DemoArguments
+from genaf_hf.hardening import HardeningArguments
+from genaf_hf.pretraining.arguments import PretrainingArguments, PretrainingConfig
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXTRAS = {"autoattack"}  # attacks that need more than the first installation
+KINDS = {
+    "genaf_vit.py": (HardeningArguments, GenAFConfig),
+    "evolve_peft.py": (AdapterSearchArguments, GenAFConfig),
+    "audit.py": (AuditArguments,),
+    "demo.py": (DemoArguments,),
+    "pretrain.py": (PretrainingArguments, PretrainingConfig),
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    """The words of each command of a block that starts a recipe of ours."""
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [words for words in map(shlex.split, parts) if any(word.startswith("recipes/") for word in words)]
+
+
+def test_every_file_that_is_named_is_there():
+    named = set(re.findall(r"(?:recipes|benchmarks|tests|model_cards|genaf_hf)/[\w./-]+", README))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name.rstrip(".")).exists()] == []
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_flag_of_a_command_is_one_of_its_recipe(words):
+    [script] = [word for word in words if re.fullmatch(r"recipes/\w+\.py", word)]
+    flags = [word.removeprefix("--") for word in words if word.startswith("--")]
+    text = (ROOT / script).read_text(encoding="utf-8")
+    known = {name for kind in KINDS.get(Path(script).name, ()) for name in kind.__dataclass_fields__}
+    assert [flag for flag in flags if flag not in known and f"    {flag}: " not in text] == []
+
+
+def test_the_audit_needs_no_more_than_the_first_installation():
+    [words] = [words for words in commands() if "recipes/audit.py" in words]
+    (arguments,) = HfArgumentParser(AuditArguments).parse_args_into_dataclasses(words[2:])
+    assert not EXTRAS & set(arguments.attacks.split(","))
+    assert check_arguments(arguments)[0].keys() == set(arguments.attacks.split(","))
+
+
+def test_every_attack_is_in_the_table():
+    assert [name for name in ATTACKS if f"`{name}`" not in README] == []
+
+
+def test_the_python_example_trains_as_the_recipe_of_its_family_does():
+    [example] = [block for block in blocks("python") if "GenAFTrainer(" in block]
+    [call] = [
+        node
+        for node in ast.walk(ast.parse(example))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "GenAFConfig"
+    ]
+    given = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+    recipe = yaml.safe_load((ROOT / "recipes/configs/dino.yaml").read_text(encoding="utf-8"))
+    learnt = {name: value for name, value in recipe.items() if name.endswith(("learning_rate", "batch_size"))}
+    assert {name: given.get(name) for name in learnt} == learnt
+
+
+def test_the_python_example_runs_as_written(dataset, encoders, tmp_path, monkeypatch):
+    [example] = [block for block in blocks("python") if "GenAFTrainer(" in block]
+    dataset.save_to_disk(tmp_path / "colours")
+    quick = 'max_steps=2, adapt_max_steps=1, steps=1, save_strategy="no", report_to="none", use_cpu=True'
+    for written, here in (
+        ("uoft-cs/cifar10", str(tmp_path / "colours")),
+        ("facebook/dino-vits16", encoders["dino"]),
+        ("GenAFConfig(\n", f"GenAFConfig({quick},\n"),
+    ):
+        assert example.count(written) == 1
+        example = example.replace(written, here)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "dino-cifar10-genaf/model.safetensors").exists()
