@@ -1,5 +1,6 @@
 """YAML files of settings."""
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -46,11 +47,13 @@ for tag, pattern, first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"(?i:true|false|yes|no|on|off)", list("tTfFyYnNoO")),
     ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(?i:inf)", list("-+.0123456789")),
 ):
     SettingsLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
 SettingsLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-SettingsLoader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
+SettingsLoader.add_constructor(
+    "tag:yaml.org,2002:float", lambda loader, node: float(node.value.lower().replace(".inf", "inf"))
+)
 
 
 def read_settings(path: Path) -> dict[str, str | list | dict | None]:
@@ -91,4 +94,6 @@ def words(loader: SettingsLoader, node: yaml.Node) -> str | list | dict | None:
     value = loader.construct_object(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
         return [words(loader, each) for each in node.value]
+    if value in (math.inf, -math.inf):
+        return str(value)
     return node.value if isinstance(node, yaml.ScalarNode) and value is not None else value

@@ -230,6 +230,8 @@ def test_no_is_the_option_of_this_name(write, option, word):
         ("learning_rate: '1e-4'", "learning_rate", 1e-4),
         ("learning-rate: 1e-4", "learning_rate", 1e-4),
         ("seed: 010", "seed", 10),
+        ("max_grad_norm: .inf", "max_grad_norm", float("inf")),
+        ("max_grad_norm: inf", "max_grad_norm", float("inf")),
         ("eps: 8/255", "eps", 8 / 255),
         ("step_size: 1 / 255", "step_size", 1 / 255),
         ("step_size: ~\nsteps: 5\neps: 0.1", "step_size", 0.05),
@@ -390,3 +392,10 @@ def test_flags_without_effect_are_told(caplog):
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "recipes/configs").glob("*.yaml")), ids=str)
 def test_files_of_the_recipes_have_no_words_that_read_two_ways(file):
     assert not [line for line in file.read_text().splitlines() if line.endswith((": no", ": yes", ": on", ": off"))]
+
+
+@pytest.mark.parametrize("family", ["vit", "dino", "mae"])
+def test_the_defaults_of_the_recipes_are_read(family):
+    configs = Path(__file__).parents[1] / "recipes/configs"
+    _, config = parse_arguments(TYPES, configs / f"digits_{family}.yaml", ["--use_cpu"])
+    assert config.max_steps >= 400
