@@ -44,6 +44,7 @@ from genaf_hf.trainer_options import (
     check_finite_weights,
     check_labels,
     check_options,
+    check_schedule,
     check_training_images,
     check_training_rows,
     keep_precision,
@@ -92,6 +93,7 @@ class GenAFTrainer(SharingTrainer):
         if kwargs.get("model_init") is not None:
             raise UserError("model_init is given, but stage 2 goes on with stage 1's model: pass the model itself.")
         check_options(args)
+        check_schedule(args)
         keep_precision(args)
         super().__init__(model, args, *others, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import HubStrategy, SaveStrategy, has_length
@@ -169,6 +169,23 @@ def check_optimizer(args: TrainingArguments) -> None:
         raise UserError(
             f"optim is {args.optim.value}, which cannot be made ({first_line(error)}): install what it needs, mend its "
             "settings, or choose another one, for example adamw_torch."
+        ) from error
+
+
+def check_schedule(args: TrainingArguments) -> None:
+    """Refuses a schedule of the learning rate that cannot be made.
+
+    Raises:
+        UserError: names it and what it needs.
+    """
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    settings = {"num_warmup_steps": 1, "num_training_steps": 10, "scheduler_specific_kwargs": args.lr_scheduler_kwargs}
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, **settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"lr_scheduler_type is {args.lr_scheduler_type.value} with lr_scheduler_kwargs {args.lr_scheduler_kwargs}, "
+            f"which do not fit ({first_line(error)}): mend them, or choose another one, for example linear."
         ) from error
 
 

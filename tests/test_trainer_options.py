@@ -75,6 +75,19 @@ def test_optimizers_that_group_the_weights_themselves_are_refused(tmp_path, opti
         config(tmp_path, optim=optim)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"nonsense": 2}},
+        {"lr_scheduler_type": "warmup_stable_decay"},
+        {"lr_scheduler_type": "cosine_with_min_lr"},
+    ],
+)
+def test_a_schedule_that_cannot_be_made_is_refused(tmp_path, changes):
+    with pytest.raises(UserError, match=f"lr_scheduler_type is {changes['lr_scheduler_type']} .*do not fit"):
+        tiny_trainer(tmp_path, **changes)
+
+
 @pytest.mark.parametrize("optim", ["sgd", "adafactor", "rmsprop"])
 def test_other_optimizers_train(tmp_path, optim):
     trainer = tiny_trainer(tmp_path, optim=optim, max_steps=1, adapt_max_steps=1)

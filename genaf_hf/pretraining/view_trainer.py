@@ -23,6 +23,7 @@ from genaf_hf.trainer_options import (
     check_finite,
     check_finite_weights,
     check_options,
+    check_schedule,
     check_training_images,
     leave_out_batch_of_one,
     must_train,
@@ -65,6 +66,7 @@ class ViewTrainer(Trainer):
         labels: bool = False,
     ):
         check_options(args)
+        check_schedule(args)
         self.augmentations = list(views)
         self.needs_labels = labels
         mean, std = pixel_statistics(processor)
