@@ -50,7 +50,8 @@ from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfin
 logger = logging.getLogger(__name__)
 
 ATTACKER_IMAGES = 2048
-WRITTEN_BY_OTHERS = (CARD, REPORT_FILE, RECORD, "config.json")  # the first two by audits too
+FINDINGS = (CARD, REPORT_FILE, "accuracy_by_eps.png", "gallery.png", "perturbations")
+OF_A_MODEL = (RECORD, "config.json")
 UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack reads
 
 
@@ -123,17 +124,17 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
 
 
 def check_folder(arguments: AuditArguments) -> None:
-    """Refuses an output folder whose card or report is not that of an earlier audit of the same model.
+    """Refuses an output folder with findings that are not of an earlier audit of the same model, or of a model's own.
 
     Raises:
         UserError: names what is there.
     """
     folder, name = Path(arguments.output_dir), public_name(arguments.model_name_or_path)
-    [found] = broadcast_object_list([[each for each in WRITTEN_BY_OTHERS if (folder / each).exists()]])
+    [found] = broadcast_object_list([[each for each in (*FINDINGS, *OF_A_MODEL) if (folder / each).exists()]])
     if not found:
         return
     try:
-        earlier = {*found} <= {CARD, REPORT_FILE} and [*RobustnessReport.load(folder / REPORT_FILE).models] == [name]
+        earlier = {*found} <= {*FINDINGS} and [*RobustnessReport.load(folder / REPORT_FILE).models] == [name]
     except (OSError, ValueError):
         earlier = False
     if not earlier:

@@ -67,7 +67,10 @@ UNDEFENDED = "undefended"
 L4A, PGD = "l4a", "pgd"
 SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 SURROGATE_IMAGES = 2048
-RESULTS = (CARD, REPORT_FILE, RECORD, "config.json", UNDEFENDED)  # some of what a run writes
+RESULTS = (
+    *(CARD, REPORT_FILE, RECORD, "config.json", "model.safetensors", UNDEFENDED, "perturbation", LAYER_ROBUSTNESS_FILE),
+    *("overview.png", "gallery.png", "accuracy_by_eps.png", "layer_robustness.png", "training_curves.png"),
+)
 
 
 @dataclass

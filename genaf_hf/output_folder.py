@@ -64,16 +64,26 @@ def run_in(output_dir: str | Path) -> Iterator[None]:
     Raises:
         UserError: when another run works there, nothing can be written there, or the disk is full.
     """
-    with locked(output_dir):
-        try:
-            yield
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if (reason := why_full(error)) is None:
-                raise
-            raise UserError(
-                f"{output_dir} takes no more files ({reason}): free some space there, and the same command goes on "
-                "where the run was."
-            ) from error
+    with locked(output_dir), room_in(output_dir):
+        yield
+
+
+@contextmanager
+def room_in(output_dir: str | Path) -> Iterator[None]:
+    """Says in one sentence where the disk is full.
+
+    Raises:
+        UserError: instead of what the packages raise that write files.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if (reason := why_full(error)) is None:
+            raise
+        raise UserError(
+            f"{output_dir} takes no more files ({reason}): free some space there, and the same command goes on where "
+            "the run was."
+        ) from error
 
 
 @contextmanager

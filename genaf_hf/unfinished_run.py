@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 UNFINISHED_RUN = "unfinished_run"
 ENDED = "ended_run"
 SETTINGS = "settings.json"
+NAMED = 6  # settings at most
 
 
 def begin_or_resume(output_dir: str | Path, settings: dict, results: Sequence[str] = ()) -> bool:
@@ -80,7 +81,8 @@ def find_unfinished_run(output_dir: str | Path, settings: dict, results: Sequenc
             )
         return False
     if changed := [name for name in settings if before.get(name) != settings[name]]:
-        details = ", ".join(f"{name} was {before.get(name)} and is {settings[name]}" for name in changed)
+        details = ", ".join(f"{name} was {before.get(name)} and is {settings[name]}" for name in changed[:NAMED])
+        details += f", and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         raise UserError(
             f"{output_dir} holds an unfinished run with other settings ({details}): choose another output_dir, "
             f"or delete {folder} to start anew."

@@ -55,7 +55,7 @@ from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
 from genaf_hf.journal import write_whole
-from genaf_hf.output_folder import check_apart
+from genaf_hf.output_folder import check_apart, room_in
 from genaf_hf.perturbation_cache import digest
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source, public_name
@@ -161,7 +161,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
         )
     sampler = GenerationSampler(arguments.population, config.seed, parameter_count(laboratory.encoder))
     try:
-        with quiet_optuna():
+        with quiet_optuna(), room_in(folder):
             study = begin_or_join(
                 storage,
                 arguments.study,
