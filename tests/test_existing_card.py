@@ -6,7 +6,7 @@ from cards import make_record, make_report
 from huggingface_hub import ModelCard
 
 from genaf_hf.cards.audited_card import check_card, share_findings
-from genaf_hf.cards.existing_card import BEGIN, END, card_metadata, license_of, read_card, update_card
+from genaf_hf.cards.existing_card import BEGIN, END, END_OF_TOP, TOP, card_metadata, license_of, read_card, update_card
 from genaf_hf.cards.model_card import findings, metadata, model_card
 from genaf_hf.report import Check
 
@@ -203,6 +203,16 @@ def test_a_worse_audit_stands_above_the_verdict_of_the_training_and_leaves_with_
     assert shared(tmp_path, once, worse) == once
     assert shared(tmp_path, once, better) == shared(tmp_path, card, better)
     assert "An audit found less" not in shared(tmp_path, card, better)
+
+
+@pytest.mark.parametrize("mark", [BEGIN, END, TOP, END_OF_TOP])
+def test_a_name_that_is_one_of_our_marks_is_none(tmp_path, mark):
+    report = make_report("undefended", dataset={**make_report().dataset, "name": mark})
+    card = str(model_card(make_report("hardened"), make_record(), model_name="x"))
+    once = shared(tmp_path, f"{card}\n# People\n", report)
+    assert "\n# People\n" in once
+    assert shared(tmp_path, once, report) == once
+    assert card_metadata(once)["model-index"][0]["results"][-1]["dataset"]["name"] == mark
 
 
 def test_an_audit_that_cannot_be_trusted_is_no_better_than_the_training(tmp_path):

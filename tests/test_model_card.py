@@ -359,6 +359,7 @@ def test_metadata_names_only_what_is_on_the_hub_and_only_a_known_license():
         ("\N{CJK UNIFIED IDEOGRAPH-5199}", "images"),
         ("1e-4", "1e-4"),
         ("0o17", "0o17"),
+        ("one\x85two\u2028three", "one-two-three"),
     ],
 )
 def test_the_hub_takes_the_metadata_whatever_things_are_called(name, kind):

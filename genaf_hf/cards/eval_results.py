@@ -17,7 +17,8 @@ UNNAMED = "images without a name"
 
 def dataset_name(report: RobustnessReport) -> str:
     """Of the images that were measured on."""
-    return report.dataset.get("name") or UNNAMED
+    name = report.dataset.get("name") or ""
+    return name if name.strip() else UNNAMED
 
 
 def eval_results(report: RobustnessReport, model: str, *, report_path: str = REPORT_FILE) -> list[EvalResult]:

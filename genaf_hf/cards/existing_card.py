@@ -20,6 +20,7 @@ from genaf_hf.provenance import public_name
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
+MARK = "<!-- genaf_hf:"
 BEGIN, END = "<!-- genaf_hf: begin of the audit -->", "<!-- genaf_hf: end of the audit -->"
 SECTION = re.compile(f"{BEGIN}(?:(?!{BEGIN}).)*?{END}", re.DOTALL)
 TOP, END_OF_TOP = "<!-- genaf_hf: begin of the verdict -->", "<!-- genaf_hf: end of the verdict -->"
@@ -90,16 +91,17 @@ def update_card(card: str, section: str, additions: Mapping, headline: str = "")
         UserError: when the card's metadata cannot be read, or not be changed without touching the rest of it.
     """
     known = card_metadata(card)
-    body = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
+    body = f"{BEGIN}\n\n{without_marks(section)}\n\n{END}"
     if not card.strip():
         return f"---\n{dump(additions)}---\n\n{body}\n"
     newline = "\r\n" if "\r\n" in card else "\n"
     body = body.replace("\n", newline)
-    if found := SECTION.search(card):
+    start = end_of_metadata(card)
+    if found := SECTION.search(card, start):
         updated = card[: found.start()] + body + card[found.end() :]
     else:
         updated = f"{card}{newline * (1 if card.endswith(newline) else 2)}{body}{newline}"
-    updated = HEADLINE.sub("", updated)
+    updated = updated[:start] + HEADLINE.sub("", updated[start:])
     changes = {
         "tags": [*(listed := as_list(known.get("tags"))), *(tag for tag in additions["tags"] if tag not in listed)],
         "model-index": merged_index(known.get("model-index"), additions["model-index"]),
@@ -116,9 +118,19 @@ def update_card(card: str, section: str, additions: Mapping, headline: str = "")
         raise UserError("its tags or model-index stand there in a way that cannot be changed without the rest of it")
     if not headline:
         return updated
-    top = f"{TOP}\n\n{headline.strip()}\n\n{END_OF_TOP}\n\n".replace("\n", newline)
-    start = FRONT_MATTER.match(updated).end()
+    top = f"{TOP}\n\n{without_marks(headline)}\n\n{END_OF_TOP}\n\n".replace("\n", newline)
+    start = end_of_metadata(updated)
     return updated[:start] + top + updated[start:]
+
+
+def end_of_metadata(card: str) -> int:
+    found = FRONT_MATTER.match(card)
+    return found.end() if found else 0
+
+
+def without_marks(text: str) -> str:
+    """A text of ours, in which a name could be one of the comments that ours are found by."""
+    return text.strip().replace(MARK, "<!-- genaf_hf ")
 
 
 def found_less(card: str, additions: Mapping) -> bool:

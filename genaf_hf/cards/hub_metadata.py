@@ -27,11 +27,19 @@ UNNAMED_TYPE = "images"
 # What YAML 1.2 reads as a number and PyYAML, of YAML 1.1, as text, such as 1e-4.
 NUMBER = re.compile(r"(?:[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|0o[0-7_]+)$")
 
+OLD_LINE_BREAKS = {"\x85", "\u2028", "\u2029"}
+
 
 class Dumper(yaml.SafeDumper):
     """Quotes what the Hub would not read as the text that it is."""
 
 
+def represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    """In double quotes, and escaped, where line breaks that only YAML 1.1 knows would be lost."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if set(text) & OLD_LINE_BREAKS else None)
+
+
+Dumper.add_representer(str, represent_text)
 Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 
 
