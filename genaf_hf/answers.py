@@ -17,6 +17,8 @@ from genaf_hf.attacks.registry import attack_name
 from genaf_hf.neighbors import Neighbors
 from genaf_hf.pixel_model import PixelModel, evaluating
 
+NOT_FINITE = -1  # no class
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -24,8 +26,9 @@ class Answers:
 
     Attributes:
         labels: true class ids.
-        predictions: class ids of the model's head.
-        neighbors: class ids by a vote of the nearest neighbors in feature space, where there is a bank of features.
+        predictions: class ids of the model's head; `NOT_FINITE` where its logits are not.
+        neighbors: class ids by a vote of the nearest neighbors in feature space, where there is a bank of features;
+            `NOT_FINITE` where the features are not.
         shift: the farthest that an image was moved, in the attack's norm; 0 without an attack.
         in_range: whether all pixels are in [0, 1].
     """
@@ -35,6 +38,11 @@ class Answers:
     neighbors: list[int] | None
     shift: float
     in_range: bool
+
+    @property
+    def right(self) -> list[bool]:
+        """Whether each prediction is."""
+        return [given == label for given, label in zip(self.predictions, self.labels, strict=True)]
 
     def of(self, rows: Sequence[int]) -> "Answers":
         """Those on some of the images."""
@@ -78,9 +86,11 @@ def answer(
             shift = max(shift, distances(attacked, images, norm).max().item())
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
             with torch.no_grad():
-                columns = [labels, model(attacked).argmax(1)]
+                logits = model(attacked)
+                columns = [labels, where_finite(logits, logits.argmax(1))]
                 if neighbors is not None:
-                    columns.append(neighbors(model.features(attacked)))
+                    features = model.features(attacked)
+                    columns.append(where_finite(features, neighbors(features)))
             rows += zip(indices, *(column.tolist() for column in columns), strict=True)
     rows = sorted(gather_object(rows))
     _, labels, predictions, *votes = (list(column) for column in zip(*rows, strict=True))
@@ -88,6 +98,11 @@ def answer(
     return Answers(
         labels, predictions, *(votes or [None]), max(far for far, _ in found), all(fine for _, fine in found)
     )
+
+
+def where_finite(values: Tensor, classes: Tensor) -> Tensor:
+    """Class ids (n,) told by values (n, d); of an image whose values are not all finite it is none."""
+    return classes.where(values.isfinite().all(dim=1), NOT_FINITE)
 
 
 def attack_images(

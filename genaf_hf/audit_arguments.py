@@ -1,7 +1,6 @@
 """What an audit is asked for: its flags, and the attacks that they name."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,8 +12,8 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.command_line import kinds_of, number
 from genaf_hf.errors import UserError
+from genaf_hf.values import LARGEST_EPS, is_number, is_whole, make_plain
 
-LARGEST_EPS = {"linf": 1.0, "l2": math.inf}
 OURS = ("seeds", "data")  # settings of attacks that the audit gives
 LENGTHS = {"eps", "step_size"}
 EXAMPLE = '{"l4a": {"layer": 3}}'
@@ -59,6 +58,9 @@ class AuditArguments:
     )
     create_pr: bool = field(default=False, metadata={"help": "On the Hub, update the card by a pull request."})
 
+    def __post_init__(self):
+        make_plain(self)
+
 
 def check_arguments(arguments: AuditArguments) -> list[dict[str, partial]]:
     """The attacks at their eps, then at each factor of the sweep.
@@ -77,13 +79,13 @@ def check_arguments(arguments: AuditArguments) -> list[dict[str, partial]]:
     if arguments.create_pr and (not arguments.update_card or Path(arguments.model_name_or_path).is_dir()):
         raise UserError("create_pr is given, but no card on the Hub is updated: leave it out, or add update_card.")
     for setting in ("limit", "batch_size"):
-        if (value := getattr(arguments, setting)) is not None and value < 1:
+        if (value := getattr(arguments, setting)) is not None and not (is_whole(value) and value > 0):
             raise UserError(f"{setting} is {value}, expected at least 1 image.")
     return [configure(arguments, factor) for factor in (1, *sweep)]
 
 
 def is_factor(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf and value != 1
+    return is_number(value) and value > 0 and value != 1
 
 
 def attack_names(arguments: AuditArguments) -> list[str]:
@@ -153,7 +155,7 @@ def check_kinds(attack: str, settings: Mapping) -> None:
         kind = hints.get(name, object)
         kinds = kinds_of(kind)
         kinds |= {int} if float in kinds else {list} if tuple in kinds else set()
-        if not isinstance(value, tuple(kinds)):
+        if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
             raise UserError(
                 f"attack_settings give {attack} the {name} {json.dumps(value)}, expected {formatannotation(kind)}."
             )

@@ -22,10 +22,11 @@ from genaf_hf.audit import load_data, load_model, load_public_encoder, told, try
 from genaf_hf.audit_arguments import EXAMPLE, AuditArguments, attack_names, configure, other_settings
 from genaf_hf.data import stratified_subset, to_rgb, with_pixel_values
 from genaf_hf.errors import UserError
-from genaf_hf.hardening import HARDENED, UNDEFENDED
+from genaf_hf.hardening import HARDENED
 from genaf_hf.perturbation_cache import crafted_once
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source, public_name
+from genaf_hf.report import UNDEFENDED
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,10 @@
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from inspect import signature
 from itertools import chain
@@ -14,8 +15,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import Dataset, Subset
 
-from genaf_hf.answers import Answers, answer, feature_bank
+from genaf_hf.answers import NOT_FINITE, Answers, answer, feature_bank
 from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
+from genaf_hf.attacks.inputs import callers_modes_left
+from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import attack_name
 from genaf_hf.data import stratified_rows
 from genaf_hf.encoders import parameter_count
@@ -24,18 +27,28 @@ from genaf_hf.journal import Journal
 from genaf_hf.metrics import load_metric
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source
-from genaf_hf.report import CLEAN, Check, Measurement, RobustnessReport
-from genaf_hf.self_checks import self_checks
+from genaf_hf.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport
+from genaf_hf.self_checks import (
+    ball_check,
+    beside_undefended,
+    better_than_noise,
+    collapse_checks,
+    effect_check,
+    no_weaker_than_twin,
+    noise,
+    self_checks,
+)
+from genaf_hf.values import class_ids, plain
 
 PACKAGES = ("genaf_hf", "torch", "transformers", "datasets", "accelerate")
 CHECKED_IMAGES = 64
 SWEPT_IMAGES = 256
 DEFAULT_EPS = 8 / 255
-ROUNDING = 1e-5
 
 Attack = UniversalPerturbation | Callable | Mapping[str, UniversalPerturbation]
 
 
+@callers_modes_left()
 def evaluate_robustness(
     models: Mapping[str, PixelModel],
     dataset: Dataset,
@@ -70,7 +83,8 @@ def evaluate_robustness(
         The report, the same on every process.
 
     Raises:
-        UserError: when there is no image, or an attack does not fit the images, or does not say what it is.
+        UserError: when there is no image, or an attack does not fit the images, or does not say what it is; when a
+            model's answer to a clean image is not finite.
     """
     if len(dataset) == 0:
         raise UserError("The dataset to evaluate on is empty.")
@@ -79,15 +93,18 @@ def evaluate_robustness(
             for name in models:
                 settings(label, attack, name)
     journal = journal or Journal()
-    parts = []
+    parts, largest = [], 0
     for name, model in models.items():
         neighbors = None if bank is None else feature_bank(model, bank, batch_size=batch_size)
         ask = partial(answer, model, neighbors=neighbors, batch_size=batch_size, seed=seed)
         run_checks = partial(check, name, model, dataset, eps=checked_eps(attacks, name), batch_size=batch_size)
-        parts.append(evaluate_model(name, ask, run_checks, dataset, attacks, sweep, journal))
+        *part, clean = evaluate_model(name, ask, run_checks, dataset, attacks, sweep, journal)
+        parts.append(part)
+        largest = max(Counter(clean.labels).values())
     measurements, checks, swept = (list(chain.from_iterable(part)) for part in zip(*parts, strict=True))
+    checks += beside_undefended(measurements)
     return RobustnessReport(
-        dataset={**(dataset_info or {}), "count": len(dataset)},
+        dataset={**(dataset_info or {}), "count": len(dataset), "largest_class": largest},
         models={name: describe(model) for name, model in models.items()},
         measurements=measurements,
         checks=checks,
@@ -105,34 +122,51 @@ def evaluate_model(
     attacks: Mapping[str, Attack],
     sweep: Sequence[Mapping[str, Attack]],
     journal: Journal,
-) -> tuple[list[Measurement], list[Check], list[Measurement]]:
-    """Measurements, checks and sweep of one model; `ask` is `answer` and `run_checks` is `check`, with it."""
+) -> tuple[list[Measurement], list[Check], list[Measurement], Answers]:
+    """Measurements, checks, sweep and clean answers of one model; `ask` is `answer`, `run_checks` is `check`, with it.
+
+    Raises:
+        UserError: when a clean answer is not finite.
+    """
 
     def ask_once(step: str, *question, norm: str = "linf") -> Answers:
         return Answers(
             **journal.once(f"answers.{name}.{step}", lambda: asdict(ask(*question, norm=norm, title=f"{name}: {step}")))
         )
 
+    @cache
+    def under_noise(eps: float, norm: str) -> Answers:
+        return ask_once(f"noise.{norm}.{eps}", dataset, partial(noise, eps=eps, norm=norm), norm=norm)
+
     clean = ask_once(CLEAN, dataset)
+    if broken := clean.predictions.count(NOT_FINITE):
+        raise UserError(
+            f'"{name}" gives logits that are not finite for {broken} of {len(dataset)} clean images: check its weights '
+            "for NaN, no accuracy of it can be told."
+        )
     measurements = [measure(name, CLEAN, "nothing", {}, clean, clean)]
-    checks, swept = [], []
+    checks, swept, found = collapse_checks(name, clean.labels, clean.predictions), [], {}
     rows = stratified_rows(clean.labels, SWEPT_IMAGES, seed=0).tolist()
     for label, attack in attacks.items():
         known = settings(label, attack, name)
-        attacked = ask_once(label, dataset, for_model(attack, name), norm=known["norm"])
+        found[label] = attacked = ask_once(label, dataset, for_model(attack, name), norm=known["norm"])
         measurements.append(measure(name, label, knowledge(attack), known, clean, attacked))
-        checks.append(ball_check(name, label, known, attacked))
+        checks += [ball_check(name, label, known, attacked), effect_check(name, label, known, clean, attacked)]
+        if knowledge(attack) == "model":
+            checks.append(better_than_noise(name, label, clean, attacked, under_noise(known["eps"], known["norm"])))
+        if (twin := found.get(label.removesuffix(ADAPTIVE))) is not attacked and twin is not None:
+            checks.append(no_weaker_than_twin(name, label, attacked, twin))
         if any(label in others for others in sweep):
             swept.append(measure(name, label, knowledge(attack), known, clean.of(rows), attacked.of(rows)))
-    found = journal.once(f"checks.{name}", lambda: run_checks(rows[:CHECKED_IMAGES]))
-    checks += [Check(**each) for each in found]
+    general = journal.once(f"checks.{name}", lambda: run_checks(rows[:CHECKED_IMAGES]))
+    checks += [Check(**each) for each in general]
     for number, others in enumerate(sweep):
         for label, attack in others.items():
             known = settings(label, attack, name)
             step = f"{label}.sweep-{number}"
             attacked = ask_once(step, Subset(dataset, rows), for_model(attack, name), norm=known["norm"])
             swept.append(measure(name, label, knowledge(attack), known, clean.of(rows), attacked))
-    return measurements, checks, swept
+    return measurements, checks, swept, clean
 
 
 def measure(model: str, attack: str, knowledge: str, settings: dict, clean: Answers, attacked: Answers) -> Measurement:
@@ -166,17 +200,9 @@ def check(
     """The self-checks of a model on some of the images, as JSON holds them; every process gets the main one's."""
     examples = [dataset[row] for row in rows]
     images = model.to_images(torch.stack([each["pixel_values"] for each in examples]).to(model.mean.device))
-    labels = torch.as_tensor([each["labels"] for each in examples], device=images.device)
+    labels = class_ids([each["labels"] for each in examples], len(images)).to(images.device)
     [found] = broadcast_object_list([self_checks(model, images, labels, eps=eps, name=name, batch_size=batch_size)])
     return [asdict(each) for each in found]
-
-
-def ball_check(model: str, attack: str, settings: dict, attacked: Answers) -> Check:
-    """Whether an attack kept to what the report says of it."""
-    eps = settings["eps"]
-    inside = attacked.in_range and attacked.shift <= eps + ROUNDING * max(1.0, eps)
-    numbers = {"farthest": attacked.shift, "eps": eps}
-    return Check(model, f"{attack} stays in its ball and in [0, 1]", inside, numbers)
 
 
 def checked_eps(attacks: Mapping[str, Attack], model: str) -> float:
@@ -222,10 +248,12 @@ def settings(name: str, attack: Attack, model: str) -> dict:
             f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
             "eps=..., steps=...), so that the report can say what it was run with."
         )
-    if odd := [key for key, value in attack.keywords.items() if not isinstance(value, str | int | float | None)]:
+    given = plain(attack.keywords)
+    if odd := [key for key, value in given.items() if not isinstance(value, str | int | float | None)]:
         raise UserError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
     norm = parameters["norm"].default if "norm" in parameters else "linf"
-    return {"attack": attack_name(attack.func), "norm": norm, **attack.keywords}
+    check_attack_settings(eps=given["eps"], steps=given.get("steps") or 1, step_size=1, norm=given.get("norm", norm))
+    return {"attack": attack_name(attack.func), "norm": norm, **given}
 
 
 def describe(model: PixelModel) -> dict:

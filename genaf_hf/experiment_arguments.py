@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from genaf_hf.values import make_plain
+
 
 def dataset_options(arguments) -> dict:
     """What `load_images` is told of the dataset by the arguments of hardening, of an audit or of pre-training."""
@@ -57,6 +59,9 @@ class ExperimentArguments:
         default=None, metadata={"help": "Eps of PGD in the report, default the training eps."}
     )
     pgd_steps: int = field(default=20, metadata={"help": "Steps of PGD in the report."})
+
+    def __post_init__(self):
+        make_plain(self)
 
     @property
     def encoder_options(self) -> dict:

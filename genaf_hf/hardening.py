@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from genaf_hf.answers import attack_shown
 from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
 from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
-from genaf_hf.audit_arguments import LARGEST_EPS
 from genaf_hf.cards.eval_results import REPORT_FILE, eval_results
 from genaf_hf.cards.existing_card import CARD
 from genaf_hf.checkpoint import newest_complete_checkpoint
@@ -53,17 +52,17 @@ from genaf_hf.perturbation_cache import crafted_once, encoder_digest
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.progress import progress
 from genaf_hf.provenance import public_name
-from genaf_hf.report import ADAPTIVE, RobustnessReport
+from genaf_hf.report import ADAPTIVE, UNDEFENDED, RobustnessReport
 from genaf_hf.results import write_results
 from genaf_hf.sharing_trainer import HARDENED, LAYER_ROBUSTNESS_FILE
 from genaf_hf.trained_images import images_of_record, warn_of_twins
 from genaf_hf.trainer_options import refuse_resume_flag
 from genaf_hf.training_record import RECORD, TrainingRecord, balance_table, changed_settings
 from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
+from genaf_hf.values import LARGEST_EPS
 
 logger = logging.getLogger(__name__)
 
-UNDEFENDED = "undefended"
 L4A, PGD = "l4a", "pgd"
 SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 SURROGATE_IMAGES = 2048
@@ -91,6 +90,9 @@ class HardeningArguments(ExperimentArguments):
     )
     standard_max_steps: int | None = field(
         default=None, metadata={"help": "Steps of the undefended fine-tune, default those of stage 1."}
+    )
+    push_anyway: bool = field(
+        default=False, metadata={"help": "With push_to_hub, push also a model that failed a self-check of its report."}
     )
     benchmark: str | None = field(
         default=None, metadata={"help": "Dataset of the Hub, the benchmark whose leaderboard the results are for."}
@@ -202,7 +204,8 @@ def harden(
             write_results(folder, report, record, model_name=model_name, benchmark=arguments.benchmark)
             end_run(folder)
             if config.push_to_hub:
-                logger.info("Pushed to %s", publish(folder, model_name, revision=config.hub_revision, **sharing))
+                sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
+                logger.info("Pushed to %s", publish(folder, model_name, **sharing))
                 if arguments.benchmark is not None:
                     publish_benchmark(arguments.benchmark, eval_results(report, HARDENED), token=config.hub_token)
         PartialState().wait_for_everyone()
@@ -389,11 +392,12 @@ def changed(arguments: HardeningArguments, config: GenAFConfig) -> dict:
     """The settings of a run that differ from their defaults, and where it writes."""
     defaults = {each.name: each.default for each in fields(arguments)}
     ours = {name: value for name, value in asdict(arguments).items() if value != defaults[name]}
+    ours.pop("push_anyway", None)
     return {**ours, "output_dir": config.output_dir, **changed_settings(config)}
 
 
 def settings_of_run(arguments: HardeningArguments, config: GenAFConfig) -> dict:
     """Everything that a run's result depends on, as JSON gives it back."""
     settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
-    sharing = ("push_to_hub", "hub_")
+    sharing = ("push_", "hub_")
     return json.loads(json.dumps({name: value for name, value in settings.items() if not name.startswith(sharing)}))

@@ -32,8 +32,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from genaf_hf.cards.eval_results import benchmark_yaml
+from genaf_hf.cards.eval_results import REPORT_FILE, benchmark_yaml
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.report import RobustnessReport
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def publish(
     private: bool | None = None,
     revision: str | None = None,
     message: str = "Hardened with Gen-AF",
+    push_anyway: bool = False,
 ) -> str:
     """Uploads a model with its processor and what was found out about it, and nothing else of the folder.
 
@@ -88,19 +90,28 @@ def publish(
         private: whether a new repository is private.
         revision: branch to upload to. Made if it is not there.
         message: of the commit.
+        push_anyway: also a model whose report says that its robust accuracies are unreliable.
 
     Returns:
         The address of the commit.
 
     Raises:
-        UserError: when there is nothing to publish, or the Hub does not take it: says why, and the command that goes
-            on.
+        UserError: when there is nothing to publish, the model failed a self-check of its report, or the Hub does not
+            take it: says why, and the command that goes on.
     """
     folder = Path(folder)
     files = [path.relative_to(folder).as_posix() for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
     if not files:
         raise UserError(f"{folder} holds nothing to publish, expected a folder with a model.")
     name = repo_id or folder.resolve().name
+    privacy = {None: (), True: ("--private",), False: ("--no-private",)}[private]
+    branch = () if revision is None else ("--revision", revision)
+    command = shlex.join(["python", "-m", "genaf_hf.push", str(folder), name, *privacy, *branch])
+    if doubt := None if push_anyway else why_unreliable(folder):
+        raise UserError(
+            f'"{name}" was not pushed: {doubt}; everything is kept in {folder}, and this command pushes it all the '
+            f"same: {command} --push_anyway"
+        )
     api = HfApi(token=token)
 
     def push() -> str:
@@ -119,13 +130,27 @@ def publish(
     try:
         return persistently(push)
     except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
-        privacy = {None: (), True: ("--private",), False: ("--no-private",)}[private]
-        branch = () if revision is None else ("--revision", revision)
-        command = shlex.join(["python", "-m", "genaf_hf.push", str(folder), name, *privacy, *branch])
+        command += " --push_anyway" * push_anyway
         raise UserError(
             f'"{name}" was not pushed: {trouble(error) or first_line(error)}; everything is kept in {folder}, and this '
             f"command goes on: {command}"
         ) from error
+
+
+def why_unreliable(folder: Path) -> str | None:
+    """Why the robust accuracies of a folder's model cannot be trusted, within a sentence; None where they can.
+
+    Raises:
+        UserError: when the report cannot be read.
+    """
+    if not (folder / REPORT_FILE).exists():
+        return None
+    report = RobustnessReport.load(folder / REPORT_FILE)
+    model = list(report.models)[-1]
+    if report.is_trusted(model):
+        return None
+    failed = "; ".join(check.name for check in report.failed_checks if check.model == model)
+    return f"it failed the self-checks of its report ({failed})" if failed else "its report has no self-check of it"
 
 
 def commit_files(

@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument("repo_id", help="Where to; made if it is not there.")
     parser.add_argument("--private", action=BooleanOptionalAction, help="Whether a new repository is private.")
     parser.add_argument("--revision", help="Branch to push to; made if it is not there.")
-    arguments = parser.parse_args()
-    address = publish(arguments.folder, arguments.repo_id, private=arguments.private, revision=arguments.revision)
+    parser.add_argument("--push_anyway", action="store_true", help="Also a model that failed a check of its report.")
+    address = publish(**vars(parser.parse_args()))
     print(f"Pushed to {address}")
 
 

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from scipy.stats import binomtest
 
 from genaf_hf.errors import UserError
+from genaf_hf.values import LARGEST_EPS, is_number, is_whole
 
 SCHEMA_VERSION = 2
 CLEAN = "clean"
+UNDEFENDED = "undefended"  # name of the model that others are held against
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
 
 
@@ -126,10 +128,11 @@ class RobustnessReport:
     """Clean and attacked accuracies of one or more models on one set of images.
 
     Attributes:
-        dataset: name, split, revision and number of the images.
+        dataset: name, split, revision and number of the images, `count`, and how many are of the most frequent class,
+            `largest_class`.
         models: for each model its source, revision, class and number of parameters.
         measurements: one per model and attack.
-        checks: of whether they can be trusted; a model that fails one has *unreliable* robust accuracies.
+        checks: of whether they can be trusted; a model that fails one, or has none, has *unreliable* robust accuracies.
         sweep: measurements of the same attacks at other eps, on a part of the images.
         seed: of random starts; image i starts from seed + i.
         environment: versions of the packages, and the hardware.
@@ -154,6 +157,12 @@ class RobustnessReport:
     def failed_checks(self) -> list[Check]:
         return [check for check in self.checks if not check.passed]
 
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of always answering the most frequent class of the images; None where a report does not tell."""
+        largest = self.dataset.get("largest_class")
+        return largest and largest / self.dataset["count"]
+
     def measurement(self, model: str, attack: str) -> Measurement:
         """What was found for one model under one attack.
 
@@ -170,8 +179,9 @@ class RobustnessReport:
         return measurement.attack == CLEAN or self.is_trusted(measurement.model)
 
     def is_trusted(self, model: str) -> bool:
-        """Whether a model passed every check."""
-        return model not in {check.model for check in self.failed_checks}
+        """Whether a model was checked, and passed every check."""
+        found = [check.passed for check in self.checks if check.model == model]
+        return bool(found) and all(found)
 
     def table(self, text: Callable[[str], str] = str) -> str:
         """A Markdown table: a row per attack, a column per model, accuracies with 95 % interval and count.
@@ -215,7 +225,7 @@ class RobustnessReport:
         """Reads what `to_json` wrote.
 
         Raises:
-            UserError: when it is no report, or one of another version.
+            UserError: when it is no report, or one of another version, or its numbers cannot be true together.
         """
         try:
             values = json.loads(text)
@@ -226,9 +236,13 @@ class RobustnessReport:
                 )
             for name, kind in (("measurements", Measurement), ("sweep", Measurement), ("checks", Check)):
                 values[name] = [kind(**each) for each in values[name]]
-            return cls(**values)
-        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            report = cls(**values)
+            contradiction = next(contradictions(report), None)
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise UserError(f"This is not a report that genaf_hf can read: {error}.") from error
+        if contradiction:
+            raise UserError(f"The numbers of this report cannot be true: {contradiction}.")
+        return report
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
@@ -236,6 +250,64 @@ class RobustnessReport:
     @classmethod
     def load(cls, path: str | Path) -> "RobustnessReport":
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def contradictions(report: RobustnessReport) -> Iterator[str]:
+    """What of a report cannot be true, whoever wrote it."""
+    count, largest = report.dataset.get("count"), report.dataset.get("largest_class")
+    if count is not None and not (is_whole(count) and count > 0):
+        yield f"the images are {count}"
+    if largest is not None and not (is_whole(largest) and count and 0 < largest <= count):
+        yield f"{largest} of {count} images are of the most frequent class"
+    for each in report.checks:
+        if each.model not in report.models or not isinstance(each.passed, bool):
+            yield f'the check "{each.name}" of "{each.model}" is passed: {each.passed}'
+    clean = {each.model: each for each in report.measurements if each.attack == CLEAN}
+    for each in (*report.measurements, *report.sweep):
+        where = f'under "{each.attack}" of "{each.model}"'
+        yield from (f"{words} {where}" for words in (*impossible_counts(each), *impossible_settings(each)))
+        if each.model not in report.models:
+            yield f"there is no such model {where}"
+    for each in report.measurements:
+        alone = clean.get(each.model, each)
+        where = f'under "{each.attack}" of "{each.model}"'
+        if (each.clean_correct, each.count) != (alone.clean_correct, alone.count):
+            yield f"{each.clean_correct} of {each.count} images are right when clean {where}, not {alone.accuracy}"
+        if count not in (None, each.count):
+            yield f"{each.count} of {count} images were measured {where}"
+
+
+def impossible_counts(each: Measurement) -> Iterator[str]:
+    """What of the counts of a measurement cannot be."""
+    counts = {name: getattr(each, name) for name in ("count", "correct", "clean_correct", "fooled", "changed")}
+    if each.neighbors_correct is not None:
+        counts["neighbors_correct"] = each.neighbors_correct
+    for name, value in counts.items():
+        if not is_whole(value) or not 0 <= value <= each.count:
+            yield f"{name} is {value} of {each.count} images"
+            return
+    set_right = each.correct - (each.clean_correct - each.fooled)
+    wrong = each.count - each.clean_correct
+    if each.fooled > each.clean_correct or not 0 <= set_right <= wrong:
+        yield f"{each.correct} images are right and {each.fooled} of {each.clean_correct} right ones were fooled"
+    elif not each.fooled + set_right <= each.changed <= each.fooled + wrong:
+        yield f"{each.changed} predictions changed, {each.fooled} images were fooled and {set_right} set right"
+    elif each.attack == CLEAN and each.changed:
+        yield f"{each.changed} predictions changed without an attack"
+
+
+def impossible_settings(each: Measurement) -> Iterator[str]:
+    """What of the settings of an attack cannot be."""
+    if each.attack == CLEAN:
+        return
+    norm, eps, steps = (each.settings.get(name) for name in ("norm", "eps", "steps"))
+    if norm not in LARGEST_EPS or not is_number(eps) or not 0 < eps <= LARGEST_EPS[norm]:
+        yield f"eps is {eps} in the norm {norm}"
+    if steps is not None and not (is_whole(steps) and steps > 0):
+        yield f"steps is {steps}"
+    for name, value in each.settings.items():
+        if isinstance(value, float) and not is_number(value):
+            yield f"{name} is {value}"
 
 
 def strength(measurement: Measurement) -> tuple[str, str, str]:

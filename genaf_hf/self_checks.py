@@ -3,14 +3,19 @@
 Athalye et al., ICML 2018 (https://arxiv.org/abs/1802.00420); Carlini et al., 2019 (https://arxiv.org/abs/1902.06705).
 """
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_hf.answers import NOT_FINITE, Answers
 from genaf_hf.attacks import pgd, square
+from genaf_hf.attacks.pgd import per_image_l2, random_in_ball
 from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.report import Check, Rate
+from genaf_hf.report import CLEAN, UNDEFENDED, Check, Measurement, Rate
 
 STEPS = 20
 FAR, FAR_STEPS = 1.0, 50
@@ -18,6 +23,11 @@ QUERIES = 300
 ZERO_GRADIENTS = 0.05
 ROUNDING = 1e-4
 SIGNIFICANCE = 0.05
+BALL_ROUNDING = 1e-5
+NOTHING = 0.01  # of eps, which an attack that does something moves some image by
+NEARLY_ALL = 0.95  # of the images
+FAR_BELOW = 0.5  # of the undefended model's accuracy
+GIVES_BACK = ("autoattack",)  # images that withstand it, as they were
 
 
 def self_checks(
@@ -98,6 +108,127 @@ def self_checks(
     return [
         Check(name, check, passed, {**numbers, "images": len(images)}) for check, (passed, numbers) in results.items()
     ]
+
+
+# ---- what a model answers ----
+
+
+def collapse_checks(model: str, labels: Sequence[int], predictions: Sequence[int]) -> list[Check]:
+    """Whether a model still tells classes apart: one that does not cannot be fooled, and looks robust.
+
+    Args:
+        model: its name in the report.
+        labels: true class ids.
+        predictions: of the model on clean images.
+    """
+    count, pairs = len(labels), list(zip(predictions, labels, strict=True))
+    [(favourite, times)], [(frequent, most)] = (Counter(ids).most_common(1) for ids in (predictions, labels))
+    too_often = sum(label != given == favourite for given, label in pairs)
+    missed = sum(given != label == favourite for given, label in pairs)
+    right = Rate(sum(given == label for given, label in pairs), count)
+    better = sum(given == label != frequent for given, label in pairs)
+    worse = sum(given != label == frequent for given, label in pairs)
+    chance = most / count
+    # With few images nothing is known: then the interval still reaches far above chance.
+    useless = not significantly_more(better, worse) and right.interval[1] < (1 + chance) / 2
+    return [
+        Check(
+            model,
+            "the model predicts more than one class",
+            not (times >= NEARLY_ALL * count and significantly_more(too_often, missed)),
+            {
+                "images predicted as one class": times,
+                "images of it": times - too_often + missed,
+                "images": count,
+            },
+        ),
+        Check(
+            model,
+            "clean accuracy is above chance",
+            chance == 1 or not useless,
+            {"clean accuracy": right.value, "chance": chance, "images": count},
+        ),
+    ]
+
+
+def beside_undefended(measurements: Sequence[Measurement]) -> list[Check]:
+    """Whether the clean accuracy of each model is of the undefended one's order, where that stands beside it."""
+    clean = {each.model: each.accuracy for each in measurements if each.attack == CLEAN}
+    undefended = clean.pop(UNDEFENDED, Rate(0, 0))
+    return [
+        Check(
+            model,
+            "clean accuracy is not far below the undefended model's",
+            accuracy.interval[1] >= FAR_BELOW * undefended.interval[0],
+            {"clean accuracy": accuracy.value, "undefended": undefended.value},
+        )
+        for model, accuracy in clean.items()
+        if undefended.count
+    ]
+
+
+# ---- what an attack did ----
+
+
+def ball_check(model: str, attack: str, settings: dict, attacked: Answers) -> Check:
+    """Whether an attack kept to what the report says of it."""
+    eps = settings["eps"]
+    inside = attacked.in_range and attacked.shift <= eps + BALL_ROUNDING * max(1.0, eps)
+    numbers = {"farthest": attacked.shift, "eps": eps}
+    return Check(model, f"{attack} stays in its ball and in [0, 1]", bool(inside), numbers)
+
+
+def effect_check(model: str, attack: str, settings: dict, clean: Answers, attacked: Answers) -> Check:
+    """Whether an attack moved the images, and the model's answers to them are finite."""
+    broken = attacked.predictions.count(NOT_FINITE)
+    exempt = settings.get("attack") in GIVES_BACK or not any(clean.right)
+    moved = exempt or attacked.shift > NOTHING * settings["eps"]
+    numbers = {"farthest": attacked.shift, "eps": settings["eps"], "answers that are not finite": broken}
+    return Check(model, f"{attack} moves the images and gets finite answers", moved and not broken, numbers)
+
+
+def better_than_noise(model: str, attack: str, clean: Answers, attacked: Answers, noisy: Answers) -> Check:
+    """Whether an attack that knows the model does more than noise of its size, where noise already does something.
+
+    Args:
+        model: its name in the report.
+        attack: its name in the report.
+        clean: answers without an attack.
+        attacked: those under the attack.
+        noisy: those under noise on the surface of the same ball.
+    """
+    by_noise, set_right = disagreements(noisy.right, clean.right)
+    only_noise, only_attack = disagreements(noisy.right, attacked.right)
+    better = significantly_more(only_attack, only_noise) or only_attack >= sum(noisy.right) / 2
+    return Check(
+        model,
+        f"{attack} does more than noise of its size",
+        better or not significantly_more(by_noise, set_right),
+        {"images that only noise fools": only_noise, f"images that only {attack} fools": only_attack},
+    )
+
+
+def no_weaker_than_twin(model: str, attack: str, attacked: Answers, twin: Answers) -> Check:
+    """Whether an attack that was crafted on the model itself is no weaker than the same one on the public encoder."""
+    only_twin, only_attack = disagreements(twin.right, attacked.right)
+    return Check(
+        model,
+        f"{attack} is no weaker than on the public encoder",
+        not significantly_more(only_twin, only_attack),
+        {"images that only the public one fools": only_twin, f"images that only {attack} fools": only_attack},
+    )
+
+
+def noise(
+    model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf", seeds: Sequence[int]
+) -> Tensor:
+    """Images with random noise on the surface of the ball, called as an attack is; model and labels are not used."""
+    drawn = random_in_ball(images, 1.0, norm, seeds)
+    drawn = drawn.sign() if norm == "linf" else drawn / per_image_l2(drawn)
+    return (images + eps * drawn).clamp(0, 1)
+
+
+# ---- tools ----
 
 
 class Differentiable(nn.Module):

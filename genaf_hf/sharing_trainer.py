@@ -104,6 +104,7 @@ class SharingTrainer(Trainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        push_anyway: bool = False,
         **kwargs,
     ) -> str | None:
         """Saves the model, writes its card, and shares what `genaf_hf.hub.PUBLISHED` lists, and no checkpoint.
@@ -114,13 +115,15 @@ class SharingTrainer(Trainer):
             token: default that of the arguments, else of `hf auth login`.
             revision: branch, default that of the arguments.
             private: whether a new repository is private, default as the arguments say.
+            push_anyway: also a model that failed a self-check of its report.
             kwargs: for `create_model_card`.
 
         Returns:
             The address of the commit; None on other processes than the main one.
 
         Raises:
-            UserError: when `blocking` is False; when the Hub does not take it: says why, and the command that goes on.
+            UserError: when `blocking` is False; when the model failed a self-check, or the Hub does not take it: says
+                why, and the command that goes on.
         """
         if not blocking:
             raise UserError("blocking is False, expected True: only the end of a push tells whether it arrived.")
@@ -136,6 +139,7 @@ class SharingTrainer(Trainer):
             return None
         revision = revision or self.args.hub_revision
         sharing = {"token": token, "private": private, "revision": revision, "message": commit_message}
+        sharing["push_anyway"] = push_anyway
         return publish(self.args.output_dir, self.hub_model_id, **sharing)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

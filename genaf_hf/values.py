@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genaf_hf.errors import UserError
 
+LARGEST_EPS = {"linf": 1.0, "l2": math.inf}
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None"}
 
 

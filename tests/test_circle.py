@@ -28,7 +28,8 @@ def walked(tmp_path_factory, dataset, encoders) -> Path:
     with LocalHub({TOKEN: "someone"}) as hub:
         run("-c", PUSH_PUBLIC_THINGS, place / "images", encoders["mae"])
         names = {"dataset_name": "someone/colours", "model_name_or_path": "someone/encoder"}
-        run(ROOT / "recipes/genaf_vit.py", **names, output_dir="hardened", push_to_hub=True, **QUICK, **QUICK_ATTACKS)
+        pushing = {"push_to_hub": True, "push_anyway": True}
+        run(ROOT / "recipes/genaf_vit.py", **names, output_dir="hardened", **pushing, **QUICK, **QUICK_ATTACKS)
         names["model_name_or_path"] = "someone/hardened"
         run(ROOT / "recipes/audit.py", **names, output_dir="audit", **AUDIT)
         run(ROOT / "recipes/leaderboard.py", output_dir="leaderboard", token=None)

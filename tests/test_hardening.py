@@ -173,6 +173,7 @@ def test_class_names_are_no_markup(encoders, tmp_path):
         for name in ("undefended", "hardened")
     ]
     assert crafted_on == ["mae", "mae", "undefended", "hardened"]
-    assert len(report.checks) == 2 * (3 + 5)
+    of_attacks = 3 * 2 + 2  # each has two; pgd is held against noise, l4a-adaptive against l4a
+    assert len(report.checks) == 2 * (2 + of_attacks + 5) + 1  # and the hardened model against the undefended one
     assert "odd \\| names" in (tmp_path / "run/README.md").read_text()
     assert (tmp_path / "run/overview.png").stat().st_size > 10_000

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from genaf_hf.errors import UserError
 from genaf_hf.report import Check, Measurement, Rate, RobustnessReport, eps_text
 
 PGD = {"eps": 8 / 255, "steps": 20, "norm": "linf"}
@@ -223,6 +224,56 @@ def test_measurements_are_found_by_model_and_attack(report):
     assert report.measurement("hardened", "pgd").correct == 5
     with pytest.raises(KeyError, match='no "square" for "hardened"'):
         report.measurement("hardened", "square")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"correct": 11}, "correct is 11 of 10 images"),
+        ({"correct": -1}, "correct is -1 of 10 images"),
+        ({"correct": 5.0}, "correct is 5.0 of 10 images"),
+        ({"correct": True}, "correct is True of 10 images"),
+        ({"fooled": 9}, "fooled|images are right"),
+        ({"correct": 3}, "3 images are right and 4 of 8 right ones were fooled"),
+        ({"correct": 7}, "7 images are right and 4 of 8 right ones were fooled"),
+        ({"changed": 4}, "4 predictions changed, 4 images were fooled and 1 set right"),
+        ({"changed": 7}, "7 predictions changed"),
+        ({"neighbors_correct": 12}, "neighbors_correct is 12"),
+        ({"clean_correct": 9, "fooled": 4, "correct": 5, "changed": 5}, "9 of 10 images are right when clean"),
+        ({"count": 11}, "of 11 images"),
+        ({"settings": {"norm": "linf", "eps": 8}}, "eps is 8 in the norm linf"),
+        ({"settings": {"norm": "linf", "eps": float("nan")}}, "eps is nan"),
+        ({"settings": {"norm": "linf", "eps": True}}, "eps is True"),
+        ({"settings": {"norm": "linf", "eps": 0.1, "steps": 0}}, "steps is 0"),
+        ({"settings": {"norm": "linf", "eps": 0.1, "step_size": float("inf")}}, "step_size is inf"),
+        ({"model": "another"}, "there is no such model"),
+    ],
+)
+def test_numbers_that_cannot_be_true_are_refused(report, change, sentence):
+    values = json.loads(report.to_json())
+    values["measurements"][3] |= change
+    with pytest.raises(UserError, match=sentence):
+        RobustnessReport.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("dataset", [{"count": 0}, {"count": 10, "largest_class": 11}, {"count": 12}])
+def test_numbers_of_images_that_cannot_be_true_are_refused(report, dataset):
+    values = {**json.loads(report.to_json()), "dataset": dataset}
+    with pytest.raises(UserError, match="cannot be true"):
+        RobustnessReport.from_json(json.dumps(values))
+
+
+def test_without_a_check_nothing_is_trusted(report):
+    assert report.is_trusted("hardened")
+    bare = dataclasses.replace(report, checks=report.checks[:1])
+    assert bare.is_trusted("undefended")
+    assert not bare.is_trusted("hardened")
+    assert not bare.is_reliable(bare.measurement("hardened", "pgd"))
+
+
+def test_the_chance_level(report):
+    assert report.chance is None
+    assert dataclasses.replace(report, dataset={"count": 10, "largest_class": 4}).chance == 0.4
 
 
 # ---- checks ----

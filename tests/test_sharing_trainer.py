@@ -38,7 +38,7 @@ config = GenAFConfig(
 parts = {"train_dataset": pixels["train"], "eval_dataset": pixels["validation"], "processing_class": processor}
 trainer = GenAFTrainer(model, config, **parts)
 trainer.train()
-print(trainer.push_to_hub(commit_message="Hardened here"))
+print(trainer.push_to_hub(commit_message="Hardened here", push_anyway=True))
 """
 
 TRAIN_AND_PUSH_AN_ADAPTER = """
@@ -62,7 +62,7 @@ config = GenAFConfig(
 parts = {"train_dataset": pixels["train"], "eval_dataset": pixels["validation"], "processing_class": processor}
 trainer = GenAFTrainer(model, config, **parts)
 trainer.train()
-trainer.push_to_hub()
+trainer.push_to_hub(push_anyway=True)
 images = torch.stack([pixels["test"][i]["pixel_values"] for i in range(4)])
 with torch.no_grad():
     print(json.dumps(trainer.model.eval()(pixel_values=images).logits.tolist()))
