@@ -1,3 +1,4 @@
+import json
 import shlex
 import shutil
 import subprocess
@@ -53,6 +54,16 @@ def command(dataset, encoders, tmp_path):
     return make
 
 
+def told(folder: Path) -> dict:
+    """What a run's record says, but for how long it took and where it wrote."""
+    record = json.loads((folder / "training.json").read_text())
+    times = ("runtime", "samples_per_second", "steps_per_second")
+    record["history"] = [
+        {name: value for name, value in entry.items() if not name.endswith(times)} for entry in record["history"]
+    ]
+    return {name: value for name, value in record.items() if name != "command"}
+
+
 def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole), check=True, capture_output=True)
@@ -77,6 +88,7 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
     models = ("model.safetensors", "undefended/model.safetensors")
     for file in (*models, "layer_robustness.json", "samples.png", "report.json"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
+    assert told(killed) == told(whole)
 
     refused = subprocess.run(command(whole, seed=1), capture_output=True, text=True)
     assert "whole holds what a finished run left, or somebody else (README.md, report.json, training.json" in (
