@@ -440,6 +440,24 @@ def test_a_configuration_that_is_none_is_refused(content, words, changed):
     assert words in refusal(changed)
 
 
+def test_weights_that_are_whole_numbers_are_refused(changed):
+    weights = load_file(changed / "model.safetensors")
+    numbers = {name: (weight * 100).to(torch.int8) for name, weight in weights.items()}
+    save_file(numbers, changed / "model.safetensors", {"format": "pt"})
+    assert refusal(changed).startswith(f'"{changed}" holds quantized weights (')
+
+
+def test_a_classifier_of_ours_is_whole_in_single_precision(encoders, tmp_path):
+    model, processor = load_encoder(encoders["dino"], CLASSES, head="mlp")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["encoder_config"] |= {"dtype": "bfloat16", "return_dict": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again, _ = load_classifier(str(tmp_path))
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused_by_name(value, changed, classifier):
     for folder, load in ((changed, load_encoder), (Path(classifier[0]), lambda name, labels: load_classifier(name))):

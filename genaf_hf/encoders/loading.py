@@ -31,6 +31,7 @@ from genaf_hf.encoders.classifier_config import (
     ANSWER,
     check_channels,
     classifier_config,
+    in_single_precision,
     set_clean,
     set_drop_path_rate,
 )
@@ -241,7 +242,7 @@ def load_classifier(
             "images of one size: one that was made from it by load_encoder."
         )
     check_labels(config, model_name_or_path)
-    if changes := set_clean(config, ANSWER):
+    if changes := [*set_clean(config, ANSWER), *in_single_precision(config)]:
         logger.warning('"%s" is not taken as its config.json says: %s', model_name_or_path, ", ".join(changes))
     processor, flipped = in_rgb(processor)
     size = made_size(processor)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -185,27 +186,44 @@ def check_fits_weights(model: PreTrainedModel, model_name_or_path: str, **hub) -
     Raises:
         UserError: names both.
     """
-    found = weight_bytes(model_name_or_path, **hub)
+    files = weight_files(model_name_or_path, **hub)
+    found = sum(file.stat().st_size for file in files)
     head = find_head(model)
     new = 0 if head is None else sum(each.numel() for each in head.parameters())
     wanted = sum(each.numel() for each in model.parameters()) - new
-    if found is not None and wanted > found + ROOM:  # a weight takes a byte or more
+    if files and wanted > found + ROOM:  # a weight takes a byte or more
         raise UserError(
             f'The config.json of "{model_name_or_path}" is of an encoder with {wanted} weights, but its files hold '
             f"{found} bytes: they do not belong together."
         )
 
 
-def weight_bytes(model_name_or_path: str, **hub) -> int | None:
-    """Size of a checkpoint's files of weights; None for several files on the Hub."""
+def weight_files(model_name_or_path: str, **hub) -> list[Path]:
+    """A checkpoint's files of weights; none for several files on the Hub."""
     if Path(model_name_or_path).is_dir():
-        files = [*Path(model_name_or_path).glob("*.safetensors"), *Path(model_name_or_path).glob("*.bin")]
-        return sum(file.stat().st_size for file in files)
-    quietly = {
-        f"_raise_exceptions_for_{each}": False for each in ("missing_entries", "gated_repo", "connection_errors")
-    }
-    file = cached_file(model_name_or_path, SAFE_WEIGHTS_NAME, **quietly, **hub)  # loading says what is wrong
-    return None if file is None else Path(file).stat().st_size
+        return [*Path(model_name_or_path).glob("*.safetensors"), *Path(model_name_or_path).glob("*.bin")]
+    errors = ("missing_entries", "gated_repo", "connection_errors")  # of which loading tells
+    quietly = {f"_raise_exceptions_for_{each}": False for each in errors}
+    file = cached_file(model_name_or_path, SAFE_WEIGHTS_NAME, **quietly, **hub)
+    return [] if file is None else [Path(file)]
+
+
+def check_not_quantized(model_name_or_path: str, **hub) -> None:
+    """Refuses readable weights that are whole numbers, which would be taken for what they stand for.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for file in weight_files(model_name_or_path, **hub):
+        if file.suffix != ".safetensors":
+            continue
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if name.endswith(".weight") and tensors.get_slice(name).get_dtype() in ("I8", "U8"):
+                    raise UserError(
+                        f'"{model_name_or_path}" holds quantized weights ({name} is of whole numbers), which cannot be '
+                        "trained or attacked in full: name the model that it was made from."
+                    )
 
 
 def check_finite_weights(model: nn.Module, model_name_or_path: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from genaf_hf.encoders.soundness import kind_and_line
+from genaf_hf.encoders.soundness import check_not_quantized, kind_and_line
 from genaf_hf.errors import UserError
 from genaf_hf.hub import why_not_loaded
 
@@ -32,7 +32,7 @@ def read_weights(
         The model, and what `from_pretrained` tells of weights that are missing or do not fit.
 
     Raises:
-        UserError: when they cannot be read, or are of more layers than the model.
+        UserError: when they cannot be read, or are quantized, or of more layers than the model.
     """
     hub = {"revision": revision, "token": token}
     try:
@@ -40,6 +40,9 @@ def read_weights(
             model, loading = model_class.from_pretrained(
                 model_name_or_path, output_loading_info=True, trust_remote_code=False, **options, **hub
             )
+            check_not_quantized(model_name_or_path, **hub)
+    except UserError:
+        raise
     except Exception as error:  # whatever the files make of the packages that read them
         raise UserError(
             why_not_loaded(error, "model", model_name_or_path, **hub)
