@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 import shlex
 import sys
@@ -70,6 +71,8 @@ def parse_arguments(
             "resume_from_checkpoint is not for this command, which goes on by itself in the same output_dir: "
             "leave it out."
         )
+    if settings.get("output_dir") is not None:
+        check_writable(Path(settings["output_dir"]))
     for name in WITHOUT_EFFECT:
         if settings.get(name):
             logger.warning("%s has no effect: a recipe always does all that it is for.", name)
@@ -130,6 +133,19 @@ def check_processes() -> None:
 
 def is_settings_file(word: str) -> bool:
     return word.lower().endswith((".yaml", ".yml"))
+
+
+def check_writable(output_dir: Path) -> None:
+    """Refuses an output folder that cannot be made, or be written to, before any work.
+
+    Raises:
+        UserError: names the folder.
+    """
+    there = next(each for each in (output_dir, *output_dir.absolute().parents) if os.path.exists(each))
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, expected a folder or a new name: choose another output_dir.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there} is not yours to write to: choose another output_dir.")
 
 
 def made(kind: type, settings: Mapping[str, Any]) -> Any:

@@ -399,3 +399,11 @@ def test_the_defaults_of_the_recipes_are_read(family):
     configs = Path(__file__).parents[1] / "recipes/configs"
     _, config = parse_arguments(TYPES, configs / f"digits_{family}.yaml", ["--use_cpu"])
     assert config.max_steps >= 400
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/below", "taken/far/below"])
+def test_an_output_folder_that_cannot_be_made_is_refused(place, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(ValueError, match="taken is a file, expected a folder or a new name"):
+        parse_arguments(TYPES, None, [*NAMED, "--output_dir", str(tmp_path / place)])
+    assert parse_arguments(TYPES, None, [*NAMED, "--output_dir", str(tmp_path / "new" / "below")])
