@@ -152,7 +152,7 @@ def evaluate_model(
         found[label] = attacked = ask_once(label, dataset, for_model(attack, name), norm=known["norm"])
         measurements.append(measure(name, label, knowledge(attack), known, clean, attacked))
         checks += [ball_check(name, label, known, attacked), effect_check(name, label, known, clean, attacked)]
-        if knowledge(attack) == "model":
+        if not isinstance(for_model(attack, name), UniversalPerturbation):
             checks.append(better_than_noise(name, label, clean, attacked, under_noise(known["eps"], known["norm"])))
         if (twin := found.get(label.removesuffix(ADAPTIVE))) is not attacked and twin is not None:
             checks.append(no_weaker_than_twin(name, label, attacked, twin))

@@ -8,6 +8,7 @@ from transformers.trainer_utils import IntervalStrategy
 from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
 from genaf_hf.errors import UserError
 from genaf_hf.trainer_options import CheckedArguments
+from genaf_hf.values import is_whole, make_plain
 
 ASSESSMENTS = ("first_order", "ascent")
 
@@ -135,6 +136,7 @@ class GenAFConfig(CheckedArguments):
     adapt_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of stage 2."})
 
     def __post_init__(self):
+        make_plain(self)
         if self.preset is not None:
             self._apply_preset()
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
@@ -166,7 +168,7 @@ class GenAFConfig(CheckedArguments):
         for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more.")
-        if not isinstance(self.assessment_samples, int):
+        if not is_whole(self.assessment_samples):
             raise UserError(f"assessment_samples is {self.assessment_samples}, expected a whole number.")
         for name in ("eps_warmup_ratio", "clean_share"):
             if not 0 <= getattr(self, name) <= 1:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "perturbation.safetensors"
 LARGEST_SIDE = 8192
 ROUNDING = 1e-6
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +76,7 @@ class UniversalPerturbation:
             UserError: names the shape.
         """
         shape = tuple(self.delta.shape)
-        if (
-            len(shape) != 3
-            or not all(1 <= side <= LARGEST_SIDE for side in shape)
-            or not self.delta.is_floating_point()
-        ):
+        if len(shape) != 3 or not all(1 <= side <= LARGEST_SIDE for side in shape) or self.delta.dtype not in FLOATS:
             raise UserError(f"The perturbation is {self.delta.dtype} of shape {shape}, expected floats (3, h, w).")
 
     def __call__(self, images: Tensor, *, seeds: Sequence[int] | None = None) -> Tensor:
