@@ -167,6 +167,13 @@ def test_the_command_of_a_configuration_makes_the_same_configuration(tmp_path, m
     assert changed_settings(again) == changed_settings(config)
 
 
+def test_several_processes_on_cpus_are_started_by_torchrun():
+    command = reproducing_command("recipes/genaf_vit.py", {"seed": 1}, processes=2, device="cpu")
+    assert command == "torchrun --nproc_per_node 2 recipes/genaf_vit.py --seed 1"
+    one = reproducing_command("recipes/genaf_vit.py", {}, device="cpu")
+    assert one == "accelerate launch --num_processes 1 recipes/genaf_vit.py"
+
+
 def test_a_local_path_is_told_by_its_name(tmp_path):
     settings = {"model_name_or_path": str(tmp_path / "secret" / "encoder"), "output_dir": str(tmp_path)}
     command = reproducing_command("recipes/genaf_vit.py", settings)
