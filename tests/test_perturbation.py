@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -302,3 +303,21 @@ def test_sharing_on_the_hub_keeps_everything(perturbation, tmp_path):
         assert f"perturbation/{FILE}" in hub.repositories["models", "someone/model"].files("second")
     assert "someone/nothing/perturbation.safetensors is not a universal perturbation saved by genaf_hf: " in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("eps", "sentence"),
+    [(True, "its eps is True"), (float("inf"), "its eps is inf"), (8, "its eps is 8"), ("0.1", "its eps is 0.1")],
+)
+def test_a_file_whose_eps_is_none_is_refused(eps, sentence, tmp_path):
+    made = json.dumps({"attack": "l4a", "eps": eps})
+    save_file({"delta": torch.zeros(3, 4, 4)}, tmp_path / "perturbation.safetensors", {"provenance": made})
+    with pytest.raises(ValueError, match=sentence):
+        UniversalPerturbation.from_pretrained(tmp_path)
+
+
+def test_a_file_with_an_endless_provenance_is_refused(tmp_path):
+    made = json.dumps({"attack": "l4a" * 30_000, "eps": 0.1})
+    save_file({"delta": torch.zeros(3, 4, 4)}, tmp_path / "perturbation.safetensors", {"provenance": made})
+    with pytest.raises(ValueError, match="characters tell where it is from"):
+        UniversalPerturbation.from_pretrained(tmp_path)

@@ -16,12 +16,14 @@ from torch.nn import functional as F
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.provenance import public_name
+from genaf_hf.values import is_number
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "perturbation.safetensors"
 LARGEST_SIDE = 8192
 ROUNDING = 1e-6
+LARGEST_PROVENANCE = 2**16  # characters
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -188,8 +190,14 @@ class UniversalPerturbation:
                 kinds = {
                     kind.__name__: kind for kind in (UniversalPerturbation, *UniversalPerturbation.__subclasses__())
                 }
+                shape, words = file.get_slice("delta").get_shape(), file.metadata()["provenance"]
+                if len(words) > LARGEST_PROVENANCE or any(side > LARGEST_SIDE for side in shape):
+                    raise UserError(f"its shape is {shape}, and {len(words)} characters tell where it is from")
+                provenance = json.loads(words)
+                if not is_number(provenance["eps"]) or not 0 < provenance["eps"] <= 1:
+                    raise UserError(f"its eps is {provenance['eps']}, expected a value in (0, 1]")
                 kind = kinds[file.metadata().get("kind", "UniversalPerturbation")]
-                return kind(delta=file.get_tensor("delta"), **json.loads(file.metadata()["provenance"]))
+                return kind(delta=file.get_tensor("delta"), **provenance)
         except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a universal perturbation saved by genaf_hf: {first_line(error)}."
