@@ -163,6 +163,11 @@ class RobustnessReport:
         largest = self.dataset.get("largest_class")
         return largest and largest / self.dataset["count"]
 
+    def chance_of(self, model: str) -> float | None:
+        """Accuracy that a model reaches without looking: `chance`, or guessing, if that is more; None if unknown."""
+        classes = self.models[model].get("classes")
+        return max(filter(None, (self.chance, classes and 1 / classes)), default=None)
+
     def measurement(self, model: str, attack: str) -> Measurement:
         """What was found for one model under one attack.
 

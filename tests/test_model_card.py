@@ -138,6 +138,8 @@ def test_an_accuracy_like_that_of_guessing_is_said_first_and_attack_success_is_m
     assert "**Its clean accuracy cannot be told from guessing, which is right about 20.0%.**" in text
     assert verdict_of(text).startswith("This model is right about 21.1% (chance: 20.0%) of clean images")
     assert "| 0.0% [0.0%, 3.1%] (0/120) *unreliable* |" in text
+    uneven = {**make_report().dataset, "count": 570, "largest_class": 114 + 57}
+    assert "(chance: 30.0%)" in verdict_of(text_of(measurements=collapsed, models=models, dataset=uneven))
 
 
 def test_the_card_says_whether_the_numbers_can_be_trusted():

@@ -201,7 +201,7 @@ def doubts(report: RobustnessReport, subject: str) -> list[str]:
     elif not any(each.model == subject for each in report.checks):
         found.append("Whether the robust accuracies of this model can be trusted was not checked.")
     clean = next((each for each in report.measurements if (each.model, each.attack) == (subject, CLEAN)), None)
-    level = chance(report, subject)
+    level = report.chance_of(subject)
     if clean is not None and clean.count and level is not None and clean.accuracy.interval[0] <= level:
         found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
     count = max((each.count for each in report.measurements if each.model == subject), default=0)
@@ -210,12 +210,6 @@ def doubts(report: RobustnessReport, subject: str) -> list[str]:
             f"Only {count} images were measured: the intervals are wide, and differences within them say nothing."
         )
     return found
-
-
-def chance(report: RobustnessReport, model: str) -> float | None:
-    """Accuracy of guessing one of the model's classes; None where their number is not known."""
-    classes = report.models[model].get("classes")
-    return 1 / classes if classes else None
 
 
 def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -> str:
@@ -241,7 +235,7 @@ def accuracy_text(report: RobustnessReport, mine: Measurement, references: Seque
         return f"{measurement.accuracy.value:.1%}{doubt}"
 
     beside = [f"{plain(name)}: {said(report.measurement(name, mine.attack))}" for name in references]
-    if mine.attack == CLEAN and (level := chance(report, mine.model)) is not None:
+    if mine.attack == CLEAN and (level := report.chance_of(mine.model)) is not None:
         beside.append(f"chance: {level:.1%}")
     return f"{said(mine)} ({', '.join(beside)})" if beside else said(mine)
 

@@ -158,9 +158,9 @@ def beside_report(entries: list[Entry], report: Report | None) -> list[Entry]:
 
 def known_of(report: RobustnessReport, model: str) -> dict:
     """What a report knows of a model beside its results, as fields of an entry."""
-    classes = whole(report.models[model].get("classes"))
+    chance = report.chance_of(model)
     failed = [text(each.name) for each in report.failed_checks if each.model == model]
-    return {"chance": 1 / classes if classes and classes > 0 else None, "failed_checks": tuple(failed)}
+    return {"chance": chance if chance and 0 < chance <= 1 else None, "failed_checks": tuple(failed)}
 
 
 def results_of(report: RobustnessReport) -> dict[tuple, set[str]]:
