@@ -28,7 +28,7 @@ def measurements(model: str, right: tuple[int, ...]) -> list[Measurement]:
         ("pgd", "model", PGD),
     ]
     return [
-        Measurement(model, *attack, correct, 10, right[0], fooled=right[0] - min(correct, right[0]))
+        Measurement(model, *attack, correct, 10, right[0], fooled=right[0] - correct, changed=right[0] - correct)
         for attack, correct in zip(attacks, right, strict=True)
     ]
 
