@@ -63,8 +63,9 @@ class GenAFConfig(CheckedArguments):
             "random start, regularization summed over a batch of 256 at weight 20, ascent assessment."
         },
     )
-    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the encoder in stage 1."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the encoder in stage 1."})
     head_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the head in stage 1."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images in a batch on each device."})
     num_train_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of stage 1; default 3, and more where these are less than 300 steps."}
     )
@@ -91,8 +92,8 @@ class GenAFConfig(CheckedArguments):
         default=False, metadata={"help": "Off, because images are decoded by a transform that needs its columns."}
     )
 
-    eps: float = field(default=8 / 255, metadata={"help": "Radius of the training adversary's ball, in pixel units."})
-    steps: int = field(default=10, metadata={"help": "Gradient steps of the training adversary."})
+    eps: float = field(default=4 / 255, metadata={"help": "Radius of the training adversary's ball, in pixel units."})
+    steps: int = field(default=3, metadata={"help": "Gradient steps of the training adversary."})
     step_size: float | None = field(
         default=None,
         metadata={"help": "Step size of the training adversary in pixel units; default 2.5 * eps / steps."},
@@ -133,7 +134,7 @@ class GenAFConfig(CheckedArguments):
     )
     adapt_epochs: float = field(default=2.0, metadata={"help": "Epochs of stage 2; 0 leaves it out."})
     adapt_max_steps: int = field(default=-1, metadata={"help": "Steps of stage 2, instead of epochs if positive."})
-    adapt_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of stage 2."})
+    adapt_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of stage 2."})
 
     def __post_init__(self):
         make_plain(self)

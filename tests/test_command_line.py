@@ -76,7 +76,7 @@ def test_model_and_dataset_by_flags_need_no_file(tmp_path):
     ]
     arguments, config = parse_arguments(TYPES, tmp_path / "missing.yaml", flags)
     assert (arguments.model_name_or_path, arguments.dataset_name) == ("a/model", "a/dataset")
-    assert config.eps == 8 / 255
+    assert config.eps == 4 / 255
 
 
 NAMED = ["--model_name_or_path", "a/model", "--dataset_name", "a/dataset", "--output_dir", "out", "--use_cpu"]
@@ -85,7 +85,7 @@ NAMED = ["--model_name_or_path", "a/model", "--dataset_name", "a/dataset", "--ou
 def test_a_model_that_is_named_gets_the_settings_of_its_family_and_flags_win(default, write):
     family = write("learning_rate: 2e-5\nsteps: 7\n", "family.yaml")
     _, config = parse_arguments(TYPES, default, [*NAMED, "--steps", "10"], family_config=family)
-    assert (config.learning_rate, config.steps, config.eps) == (2e-5, 10, 8 / 255)
+    assert (config.learning_rate, config.steps, config.eps) == (2e-5, 10, 4 / 255)
 
 
 def test_the_family_says_nothing_of_the_default_a_file_or_a_preset(default, write, tmp_path):
@@ -107,7 +107,7 @@ def test_a_file_is_taken_instead_of_the_default_and_flags_win(default, write, tm
     )
     arguments, config = parse_arguments(TYPES, default, [path, "--steps", "5", "--dataset_name", "another"])
     assert (arguments.model_name_or_path, arguments.dataset_name) == ("a/model", "another")
-    assert (config.steps, config.head_learning_rate, config.eps) == (5, 0.01, 8 / 255)
+    assert (config.steps, config.head_learning_rate, config.eps) == (5, 0.01, 4 / 255)
     assert arguments.max_train_samples == 100
 
 
@@ -178,7 +178,7 @@ def test_a_model_is_named_in_whatever_spelling(default, write, words):
     family = write("learning_rate: 2e-5\n", "family.yaml")
     arguments, config = parse_arguments(TYPES, default, words.split(), family_config=family)
     assert (arguments.model_name_or_path, arguments.dataset_name, config.output_dir) == ("a", "b", "c")
-    assert (config.eps, config.learning_rate) == (8 / 255, 2e-5)
+    assert (config.eps, config.learning_rate) == (4 / 255, 2e-5)
 
 
 @pytest.mark.parametrize("named", ["hardened", "undefended", "dataset_name"])
@@ -192,9 +192,9 @@ def test_a_model_that_the_demo_is_given_leaves_the_default_out_too(named, tmp_pa
 
 
 def test_what_is_given_wins_over_a_preset_also_where_it_is_a_default(write):
-    argv = [*NAMED, "--preset", "paper", "--learning-rate", "5e-4", "--steps=10", "--random_start"]
+    argv = [*NAMED, "--preset", "paper", "--learning-rate", "5e-5", "--steps=3", "--random_start"]
     config = parse_arguments(TYPES, None, argv)[1]
-    assert (config.learning_rate, config.random_start, config.eps, config.step_size) == (5e-4, True, 0.03, 0.007)
+    assert (config.learning_rate, config.random_start, config.eps, config.step_size) == (5e-5, True, 0.03, 0.007)
     config = parse_arguments(TYPES, None, [write("preset: paper\neps: 8/255\n"), *NAMED])[1]
     assert (config.eps, config.learning_rate) == (8 / 255, 1e-4)
     config = parse_arguments(TYPES, None, [write("preset: paper\neps: 8/255\n"), *NAMED, "--eps", "0.5"])[1]
@@ -202,8 +202,8 @@ def test_what_is_given_wins_over_a_preset_also_where_it_is_a_default(write):
 
 
 def test_a_flag_that_is_the_default_wins_over_a_file(default):
-    config = parse_arguments(TYPES, default, ["--eps", str(8 / 255), "--learning_rate=5e-4"])[1]
-    assert (config.eps, config.learning_rate) == (8 / 255, 5e-4)
+    config = parse_arguments(TYPES, default, ["--eps", str(4 / 255), "--learning_rate=5e-5"])[1]
+    assert (config.eps, config.learning_rate) == (4 / 255, 5e-5)
 
 
 def test_help_shows_the_defaults(default, capsys):

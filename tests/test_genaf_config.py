@@ -43,13 +43,13 @@ def make(tmp_path):
 def test_defaults_are_valid_training_arguments(make):
     config = make()
     assert isinstance(config, TrainingArguments)
-    assert config.eps == 8 / 255
+    assert config.eps == 4 / 255
     assert config.preset is None
     assert not config.remove_unused_columns
 
 
 def test_the_default_step_size_follows_eps_and_steps(make):
-    assert make().step_size == pytest.approx(2.5 * (8 / 255) / 10)
+    assert make().step_size == pytest.approx(2.5 * (4 / 255) / 3)
     assert make(eps=0.2, steps=4).step_size == pytest.approx(0.125)
     assert make(eps=0.2, steps=4, step_size=0.01).step_size == 0.01
 
@@ -65,7 +65,7 @@ def test_the_paper_preset_sets_the_authors_values(make):
         ("learning_rate", 3e-4),
         ("eps", 0.05),
         ("step_size", 0.001),
-        ("steps", 3),
+        ("steps", 4),
         ("per_device_train_batch_size", 16),
         ("num_train_epochs", 2.0),
         ("genetic_weight", 1.0),
@@ -152,6 +152,7 @@ FLAGS = {
     "learning_rate": 1e-3,
     "head_learning_rate": 2e-3,
     "num_train_epochs": 7.0,
+    "per_device_train_batch_size": 16,
     "layer_decay": 0.65,
     "weight_decay": 0.1,
     "decoupled_weight_decay": False,

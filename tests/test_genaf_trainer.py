@@ -128,8 +128,8 @@ def test_paper_preset_is_adam_with_a_decay_per_epoch(tmp_path):
     trainer = tiny_trainer(
         tmp_path,
         preset="paper",
-        learning_rate=5e-4,  # the default, so that the preset sets it
-        adapt_learning_rate=1e-4,
+        learning_rate=5e-5,  # the default, so that the preset sets it
+        adapt_learning_rate=1e-5,
         per_device_train_batch_size=10,
         max_steps=8,
         callbacks=[recorder],
@@ -148,7 +148,7 @@ def test_paper_preset_is_adam_with_a_decay_per_epoch(tmp_path):
         tmp_path,
         model=start,
         preset="paper",
-        learning_rate=5e-4,
+        learning_rate=5e-5,
         per_device_train_batch_size=10,
         max_steps=1,
     )
@@ -437,6 +437,7 @@ def test_evaluation_counts_are_those_by_hand(tmp_path):
         learning_rate=1e-2,
         max_steps=10,
         genetic_weight=20,
+        logging_strategy="no",
         compute_metrics=compute_metrics,
         callbacks=[recorder],
         **ADVERSARY,
