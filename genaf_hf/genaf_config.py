@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import get_args
 
 from transformers.trainer_utils import IntervalStrategy
 
 from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
 from genaf_hf.errors import UserError
 from genaf_hf.trainer_options import CheckedArguments
-from genaf_hf.values import is_whole, make_plain
+from genaf_hf.values import check_kind, make_plain
 
 ASSESSMENTS = ("first_order", "ascent")
 
@@ -138,6 +139,9 @@ class GenAFConfig(CheckedArguments):
 
     def __post_init__(self):
         make_plain(self)
+        for name, kind in GenAFConfig.__annotations__.items():
+            if (value := getattr(self, name)) != math.inf:
+                check_kind(name, value, get_args(kind) or (kind,))
         if self.preset is not None:
             self._apply_preset()
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
@@ -169,8 +173,6 @@ class GenAFConfig(CheckedArguments):
         for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more.")
-        if not is_whole(self.assessment_samples):
-            raise UserError(f"assessment_samples is {self.assessment_samples}, expected a whole number.")
         for name in ("eps_warmup_ratio", "clean_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a share in [0, 1].")

@@ -6,6 +6,7 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from genaf_hf import GenAFConfig
+from genaf_hf.errors import UserError
 
 # The authors' settings as they are in their code; their loss sums over a batch of 256 where ours takes the mean.
 AUTHORS = {
@@ -128,6 +129,17 @@ def test_each_bad_value_is_refused_by_its_name(make, name, values):
         with pytest.raises(ValueError, match=f'^{name} is "?{value}"?, expected') as refusal:
             make(**{name: value})
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"genetic_weight": True}, {"learning_rate": "fast"}, {"adapt_max_steps": 2.5}, {"random_start": 1}],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(make, changes):
+    [(name, value)] = changes.items()
+    shown = f'"{value}"' if isinstance(value, str) else value
+    with pytest.raises(UserError, match=f"^{name} is {shown}, expected"):
+        make(**changes)
 
 
 @pytest.mark.parametrize(

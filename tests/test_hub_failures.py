@@ -3,14 +3,18 @@
 import json
 import re
 import shlex
+import shutil
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from cards import make_report
 from hub_user import TOKEN, run_as_user
 from local_hub import Fault, LocalHub
 from processes import free_port
+
+from genaf_hf.report import Check
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
 WAITS = [2, 8, 32]
@@ -322,3 +326,29 @@ def test_an_empty_folder_is_refused(hub, place):
     assert refused.returncode == 1
     assert refused.stderr == "\nempty holds nothing to publish, expected a folder with a model.\n"
     assert ("models", "someone/empty") not in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("checks", "reason"),
+    [
+        (
+            [Check("hardened", "the model predicts more than one class", False, {"images": 10})],
+            "it failed the self-checks of its report (the model predicts more than one class)",
+        ),
+        ([], "its report has no self-check of it"),
+    ],
+)
+def test_a_model_that_cannot_be_trusted_is_pushed_only_where_that_is_asked_for(hub, place, encoders, checks, reason):
+    folder = place / f"doubtful-{len(checks)}"
+    shutil.copytree(encoders["dino"], folder, dirs_exist_ok=True)
+    make_report(checks=checks).save(folder / "report.json")
+    name = f"someone/{folder.name}"
+    refused = run_as_user(hub, place, "-m", "genaf_hf.push", folder.name, name)
+    assert refused.returncode == 1
+    assert f'"{name}" was not pushed: {reason}; everything is kept in {folder.name}' in refused.stderr
+    assert ("models", name) not in hub.repositories
+
+    command = shlex.split(refused.stderr.strip().rpartition("all the same: ")[2])
+    assert command[-1] == "--push_anyway"
+    assert run_as_user(hub, place, *command[1:]).returncode == 0
+    assert "model.safetensors" in hub.repositories["models", name].files("main")

@@ -33,7 +33,21 @@ def test_the_images_keep_their_type(perturbation):
     assert perturbation(torch.rand(2, 3, 8, 8, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 8, 8), (3, 8, 8)])
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.full((2, 3, 8, 8), 200, dtype=torch.uint8), r"images are torch.uint8 of shape \(2, 3, 8, 8\), expected"),
+        (torch.full((2, 3, 8, 8), 200.0), r"images span \[200, 200\], expected finite values in \[0, 1\]"),
+        (torch.full((3, 8, 8), 0.5), r"images are torch.float32 of shape \(3, 8, 8\), expected floats \(n, 3, h, w\)"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(perturbation, images, sentence):
+    for kind in (perturbation, UniversalPatch(delta=torch.rand(3, 2, 2), attack="advencoder-pat", eps=1.0)):
+        with pytest.raises(ValueError, match=sentence):
+            kind(images)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 8, 8)])
 def test_images_of_another_size_are_refused(perturbation, shape):
     with pytest.raises(ValueError, match=r"The images have shape .* the perturbation \(3, 8, 8\)") as refusal:
         perturbation(torch.rand(shape))

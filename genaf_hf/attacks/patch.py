@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genaf_hf.attacks.inputs import check_images
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.errors import UserError
 
@@ -44,11 +45,12 @@ class UniversalPatch(UniversalPerturbation):
             seeds: one per image, default 0 to n - 1. A random place depends on the image's seed alone.
 
         Raises:
-            UserError: when the patch does not fit into the images.
+            UserError: when these are no such images, or the patch does not fit into them.
         """
+        check_images(images)
         height, width = self.delta.shape[1:]
         top, left = self.top or 0, self.left or 0
-        if top + height > images.shape[-2] or left + width > images.shape[-1] or images.ndim != 4:
+        if top + height > images.shape[-2] or left + width > images.shape[-1]:
             raise UserError(
                 f"A patch of {height} x {width} pixels at top {top}, left {left} does not fit into images of shape "
                 f"{tuple(images.shape)}."

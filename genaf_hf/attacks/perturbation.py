@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from genaf_hf.attacks.inputs import check_images
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.provenance import public_name
 from genaf_hf.values import is_number
@@ -89,8 +90,9 @@ class UniversalPerturbation:
             seeds: one per image, as every attack takes them; not used, nothing is random.
 
         Raises:
-            UserError: when the images have another size than the perturbation.
+            UserError: when these are no such images, or of another size than the perturbation.
         """
+        check_images(images)
         if images.shape[1:] != self.delta.shape:
             raise UserError(
                 f"The images have shape {tuple(images.shape[1:])}, the perturbation {tuple(self.delta.shape)}: "
