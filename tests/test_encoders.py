@@ -440,6 +440,14 @@ def test_a_configuration_that_is_none_is_refused(content, words, changed):
     assert words in refusal(changed)
 
 
+def test_classes_may_be_called_what_settings_are(changed):
+    config = json.loads((changed / "config.json").read_text())
+    names = ["drop-off", "hidden_size", *(f"class {number}" for number in range(998))]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    (changed / "config.json").write_text(json.dumps(config))
+    assert load_encoder(changed, CLASSES)[0].config.num_labels == len(CLASSES)
+
+
 def test_weights_that_are_whole_numbers_are_refused(changed):
     weights = load_file(changed / "model.safetensors")
     numbers = {name: (weight * 100).to(torch.int8) for name, weight in weights.items()}

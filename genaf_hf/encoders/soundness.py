@@ -29,6 +29,7 @@ NEVER_ZERO = ("depth", "depths", "hidden_size", "num_attention_heads", "num_hidd
 MOST_MODULES = 10_000  # the deepest encoders have half of that
 MOST_PARAMETERS = 10**10  # 40 GB in single precision
 ROOM = 2**20  # weights that an encoder may have beyond its files, for tiny ones
+CLASSES = ("id2label", "label2id")  # what these hold goes by names of classes
 QUANTIZED = ("quantization_config", "compression_config")
 
 
@@ -125,7 +126,7 @@ def values(settings: object, place: str, name: str = "", depth: int = 0) -> Iter
     yield name, settings
     if isinstance(settings, dict):
         for key, value in settings.items():
-            yield from values(value, place, str(key), depth + 1)
+            yield from values(value, place, name if name in CLASSES else str(key), depth + 1)
     elif isinstance(settings, list):
         for value in settings:
             yield from values(value, place, name, depth + 1)
