@@ -64,7 +64,13 @@ class GenAFConfig(CheckedArguments):
             "random start, regularization summed over a batch of 256 at weight 20, ascent assessment."
         },
     )
-    learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the encoder in stage 1."})
+    learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the encoder in stage 1; default by size, 5e-4 up to 3 million parameters and 9e-5 "
+            "for a ViT-B."
+        },
+    )
     head_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the head in stage 1."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Images in a batch on each device."})
     num_train_epochs: float | None = field(
@@ -168,7 +174,8 @@ class GenAFConfig(CheckedArguments):
     def _check_genaf_settings(self) -> None:
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
         for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
-            if not 0 < getattr(self, name) < math.inf:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")
         for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
             if not 0 <= getattr(self, name) < math.inf:

@@ -34,7 +34,7 @@ from genaf_hf.genaf_config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.genetic_regularization import genetic_regularization
 from genaf_hf.global_batch import AccumulatedBatch, gather_rows
 from genaf_hf.layers import freeze_modules, layer_robustness, layer_weights, most_redundant, only_trainable
-from genaf_hf.optimization import decay_per_epoch, parameter_groups
+from genaf_hf.optimization import decay_per_epoch, fine_tuning_rate, parameter_groups
 from genaf_hf.pixel_model import at_least_float32, evaluating
 from genaf_hf.progress import progress
 from genaf_hf.sharing_trainer import LAYER_ROBUSTNESS_FILE, SharingTrainer
@@ -92,6 +92,9 @@ class GenAFTrainer(SharingTrainer):
             raise UserError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
         if kwargs.get("model_init") is not None:
             raise UserError("model_init is given, but stage 2 goes on with stage 1's model: pass the model itself.")
+        args = copy.copy(args)
+        if args.learning_rate is None:
+            args.learning_rate = fine_tuning_rate(model)
         check_options(args)
         check_schedule(args)
         keep_precision(args)

@@ -10,6 +10,18 @@ from genaf_hf.blocks import encoder_blocks
 from genaf_hf.errors import UserError
 from genaf_hf.head import head_name, in_head
 
+SMALL, SMALL_RATE = 3e6, 5e-4  # parameters up to which an encoder has this rate
+
+
+def fine_tuning_rate(encoder: nn.Module) -> float:
+    """AdamW's learning rate for an encoder that nobody named one for: it falls with the root of the parameters' number.
+
+    On 462 photographs and with 2.8 million parameters 5e-5 learned hardly any robustness, 5e-4 did; what is usual for
+    a ViT-B, with 86 million, is 5e-5 to 1e-4.
+    """
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    return SMALL_RATE * min(1.0, (SMALL / parameters) ** 0.5)
+
 
 def parameter_groups(
     model: nn.Module,

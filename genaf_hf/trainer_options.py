@@ -164,6 +164,8 @@ def check_optimizer(args: TrainingArguments) -> None:
         )
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
+        if args.learning_rate is None:  # it goes by the model
+            settings["lr"] = 1.0
         kind([nn.Parameter(torch.zeros(1))], **settings)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(

@@ -128,7 +128,7 @@ def test_paper_preset_is_adam_with_a_decay_per_epoch(tmp_path):
     trainer = tiny_trainer(
         tmp_path,
         preset="paper",
-        learning_rate=5e-5,  # the default, so that the preset sets it
+        learning_rate=None,  # the default, so that the preset sets it
         adapt_learning_rate=1e-5,
         per_device_train_batch_size=10,
         max_steps=8,
@@ -148,7 +148,7 @@ def test_paper_preset_is_adam_with_a_decay_per_epoch(tmp_path):
         tmp_path,
         model=start,
         preset="paper",
-        learning_rate=5e-5,
+        learning_rate=None,
         per_device_train_batch_size=10,
         max_steps=1,
     )

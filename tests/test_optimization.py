@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from train_tiny import tiny_model, tiny_trainer
+from train_tiny import PROCESSOR, tiny_model, tiny_trainer
 from transformers import (
     BeitConfig,
     BeitForImageClassification,
@@ -18,9 +18,10 @@ from transformers import (
     SwinForImageClassification,
 )
 
+from genaf_hf import GenAFConfig, GenAFTrainer
 from genaf_hf.blocks import encoder_blocks
 from genaf_hf.head import HEAD, in_head
-from genaf_hf.optimization import layer_decay_powers, parameter_groups
+from genaf_hf.optimization import fine_tuning_rate, layer_decay_powers, parameter_groups
 
 SMALL = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 RATES = {"learning_rate": 0.3, "head_learning_rate": 0.7, "weight_decay": 0.05}
@@ -140,3 +141,17 @@ def test_stage_1_trains_by_the_decayed_rates_and_stage_2_by_its_own(preset, tmp_
         assert rates[id(parameter)] == (2e-3 if in_head(name, HEAD) else 8e-3 * 0.5 ** powers[name]), name
     trainer.adapt(["classifier.weight", "vit.layers.0.mlp.fc1.weight"])
     assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {7e-4}
+
+
+@pytest.mark.parametrize(("parameters", "rate"), [(10, 5e-4), (3_000_000, 5e-4), (12_000_000, 2.5e-4)])
+def test_a_rate_that_nobody_named_falls_with_the_root_of_the_size(parameters, rate):
+    encoder = nn.Module()
+    encoder.weight = nn.Parameter(torch.empty(parameters, device="meta"))
+    assert fine_tuning_rate(encoder) == pytest.approx(rate)
+
+
+def test_a_trainer_fills_in_the_rate_and_leaves_the_configuration_alone(tmp_path):
+    config = GenAFConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    model = tiny_model()
+    assert GenAFTrainer(model, config, processing_class=PROCESSOR).args.learning_rate == fine_tuning_rate(model)
+    assert config.learning_rate is None
