@@ -67,7 +67,7 @@ class GenAFConfig(CheckedArguments):
     learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of the encoder in stage 1; default by size, 5e-4 up to 3 million parameters and 9e-5 "
+            "help": "Learning rate of the encoder in stage 1; default by size: 5e-4 up to 3 million parameters, 9e-5 "
             "for a ViT-B."
         },
     )
