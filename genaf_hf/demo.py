@@ -27,6 +27,7 @@ from genaf_hf.perturbation_cache import crafted_once
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.provenance import model_source, public_name
 from genaf_hf.report import UNDEFENDED
+from genaf_hf.trained_images import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Demo:
         self.class_names = different(labels)
         universal = any(ATTACKS[name].universal for name in self.attacks)
         self.encoder = load_public_encoder(audits[HARDENED], self.models[HARDENED]) if universal else None
-        data = load_data(audits[HARDENED], labels)
+        data = load_data(audits[HARDENED], labels, read_record(arguments.hardened))
         self.train = data["train"]
         self.published = self.find_published()
         published = [self.published.eps] if self.published else []

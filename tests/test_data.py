@@ -405,7 +405,7 @@ def test_only_train_is_split_in_three_disjoint_parts_with_the_same_shares(saved,
         assert Counter(part["label"])[0] / len(part) == pytest.approx(0.5, abs=0.03)
     assert "No test split: 24 images held out of train by seed 0" in caplog.text
     assert "No validation split: 19 images held out of train by seed 0" in caplog.text
-    assert {role: str(split.split) for role, split in loaded.items()} == {
+    assert {role: str(split.split or role) for role, split in loaded.items()} == {
         "train": "train",
         "validation": "validation[20% held out of train by seed 0]",
         "test": "test[20% held out of train by seed 0]",

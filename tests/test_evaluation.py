@@ -373,7 +373,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(model, pixels, attac
     with pytest.raises(KeyboardInterrupt):
         evaluate(Journal(tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(before) == 4  # clean, none, universal and pgd
+    assert len(before) == 5  # clean, none, noise of its size, universal and pgd
     resumed = evaluate(Journal(tmp_path))
     assert calls == [9] * (2 + 2 + 2)  # none, the part of none-2 that was lost, none-2
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -26,7 +26,7 @@ PUBLISHED = {
     *("samples.png", "layer_robustness.png", "training_curves.png"),
     *("layer_robustness.json", "perturbation/perturbation.safetensors", ".eval_results/genaf_hf.yaml"),
 }
-TASKS = ("clean", "l4a-linf-8-255-5-steps", "l4a-adaptive-linf-8-255-5-steps", "pgd-linf-8-255-2-steps")
+TASKS = ("clean", "l4a-linf-10-255-5-steps", "l4a-adaptive-linf-10-255-5-steps", "pgd-linf-4-255-2-steps")
 AUDIT = {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "sweep": "2", "update_card": True}
 OTHER = "hf_ofSomebodyElse"
 PEOPLE = "\n# Mine\n\nWhat people wrote, *byte for byte*.  \n"

@@ -165,7 +165,7 @@ def test_the_default_of_a_family_is_read_by_its_recipe(family):
     assert arguments.dataset_name == "digits"
 
 
-@pytest.mark.parametrize(("family", "rate", "decay"), [("vit", 2e-5, 1.0), ("dino", 5e-5, 1.0), ("mae", 1.25e-4, 0.65)])
+@pytest.mark.parametrize(("family", "rate", "decay"), [("vit", None, 1.0), ("dino", None, 1.0), ("mae", 1.25e-4, 0.65)])
 def test_a_named_encoder_gets_the_settings_of_its_family(family, rate, decay):
     argv = ["--model_name_or_path", "a/model", "--dataset_name", "digits", "--output_dir", "out", "--use_cpu"]
     _, config = parse_arguments((HardeningArguments, GenAFConfig), None, argv, family_config=CONFIGS / f"{family}.yaml")

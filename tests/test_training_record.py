@@ -114,8 +114,8 @@ def test_the_step_size_is_told_where_its_default_would_follow_another_eps(tmp_pa
     def told(**changes) -> dict:
         return changed_settings(GenAFConfig(output_dir=str(tmp_path), **QUIET, **changes))
 
-    assert told(eps=4 / 255) == {"eps": 4 / 255, "step_size": pytest.approx(1 / 255)}
-    assert told(eps=4 / 255, step_size=2 / 255) == {"eps": 4 / 255, "step_size": 2 / 255}
+    assert told(eps=6 / 255) == {"eps": 6 / 255, "step_size": pytest.approx(5 / 255)}
+    assert told(eps=6 / 255, step_size=2 / 255) == {"eps": 6 / 255, "step_size": 2 / 255}
     assert told(step_size=1 / 255) == {"step_size": 1 / 255}
     assert told(preset="paper")["step_size"] == 0.007
 
@@ -224,7 +224,7 @@ def test_pictures_say_the_eps_of_what_they_show():
     assert stage_label(record, "adversarial_finetune") == "adversarial finetune, adversary up to eps 0.1"
     assert stage_label(record, "adapt") == "adapt"
     defaults = make_record(hyperparameters={})
-    assert stage_label(defaults, "adversarial_finetune") == "adversarial finetune, adversary up to eps 8/255"
+    assert stage_label(defaults, "adversarial_finetune") == "adversarial finetune, adversary up to eps 4/255"
     labels = [attack_label(make_report(), attack) for attack in ("clean", "l4a", "pgd")]
     assert labels == [
         "clean\n(no attack)",
