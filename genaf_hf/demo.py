@@ -140,7 +140,7 @@ class Demo:
             return None
         of_encoder = (found.encoder, found.encoder_revision) == model_source(self.encoder.model.config)
         fits = type(found) is UniversalPerturbation and found.delta.shape[1:] == self.encoder.image_size
-        return found if of_encoder and fits and 0 < found.eps <= 1 else None
+        return found if of_encoder and fits else None
 
     def telling_first(self, examples: Dataset) -> Dataset:
         """The examples, first one that the published perturbation makes only the undefended model err on."""
