@@ -155,7 +155,8 @@ def test_the_report_says_who_knew_what_and_with_which_settings(report, images):
         **dict.fromkeys(("l4a-adaptive", "advencoder-pat-adaptive"), "model"),
     }
     assert settings["l4a"]["data"] == "48 images of colours, split train, without labels"
-    assert report.dataset == {"name": "colours", "config": None, "revision": None, "split": "test", "count": 18}
+    split = {"name": "colours", "config": None, "revision": None, "split": "test"}
+    assert report.dataset == {**split, "count": 18, "largest_class": 6}
     assert report.models["model"]["source"] == "model"
     assert report.models["model"]["classes"] == 3
 

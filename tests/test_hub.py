@@ -273,8 +273,8 @@ def test_a_run_on_local_folders_tells_their_names_only(dataset, encoders, tmp_pa
     dataset.save_to_disk(tmp_path / "colours")
     config = GenAFConfig(output_dir=str(tmp_path / "run"), hub_token=TOKEN, disable_tqdm=True, **QUICK)
     arguments = HardeningArguments(encoders["mae"], str(tmp_path / "colours"), **QUICK_ATTACKS)
-    assert not begin_or_resume(config.output_dir, settings_of_run(arguments, config))
-    assert TOKEN not in (tmp_path / "run/unfinished_run/settings.json").read_text()
+    assert not begin_or_resume(tmp_path / "begun", settings_of_run(arguments, config))
+    assert TOKEN not in (tmp_path / "begun/unfinished_run/settings.json").read_text()
 
     report = harden(arguments, config)
     assert report.dataset["name"] == "colours"

@@ -30,7 +30,7 @@ data = load_dataset("someone/colours")
 model, processor = load_encoder("someone/encoder", data["train"].features["label"].names)
 pixels = data.with_transform(partial(to_pixel_values, processor=processor))
 config = GenAFConfig(
-    output_dir="trained", push_to_hub=True, hub_strategy="all_checkpoints", hub_token=sys.argv[1],
+    output_dir="trained", push_to_hub=True, hub_strategy="every_save", hub_token=sys.argv[1],
     save_strategy="steps", save_steps=1, max_steps=2, adapt_max_steps=1, steps=1, assessment_samples=8,
     per_device_train_batch_size=8,
     report_to="none", use_cpu=True, disable_tqdm=True,

@@ -22,7 +22,7 @@ from genaf_hf.global_batch import gather_rows
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 TRAINER_SETTINGS = ("callbacks", "compute_metrics", "optimizers", "optimizer_cls_and_kwargs")
 ODD = 13  # evaluation images, shared unevenly by two processes
-FULL_BATCH = {"dtype": torch.float64, "images": 24, "per_device_train_batch_size": 8}
+FULL_BATCH = {"dtype": torch.float64, "images": 24, "per_device_train_batch_size": 8, "eps": 8 / 255}
 HALF_BATCH = {**FULL_BATCH, "per_device_train_batch_size": 4}
 QUARTER_BATCH = {**FULL_BATCH, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 WITH_DROPOUT = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "images": 24}
