@@ -20,12 +20,13 @@ from genaf_hf.errors import UserError
 from genaf_hf.hardening import HardeningArguments, craft_attacks, harden
 from genaf_hf.training_record import TrainingRecord
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
+RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_mae.py"
 QUICK = {
     "per_device_train_batch_size": 8,
     "max_steps": 6,
     "adapt_max_steps": 4,
     "steps": 2,
+    "layer_decay": 1.0,
     "save_steps": 2,
     "dae_steps": 3,
     "pgd_steps": 2,
@@ -83,8 +84,8 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
     assert not stages.exists()
     stated = shlex.split(TrainingRecord.load(whole / "training.json").command)
     _, config = parse_arguments((HardeningArguments, GenAFConfig), None, [*stated[5:], "--use_cpu"])
-    assert (config.learning_rate, config.adapt_learning_rate, config.steps) == (2e-5, 1e-5, 2)
-    assert "--head_learning_rate" in stated  # though it is the default of GenAFConfig, for it might not be the recipe's
+    assert (config.learning_rate, config.weight_decay, config.steps) == (1.25e-4, 0.05, 2)
+    assert "--layer_decay" in stated  # though it is the default of GenAFConfig, for it is not the recipe's
     models = ("model.safetensors", "undefended/model.safetensors")
     for file in (*models, "layer_robustness.json", "samples.png", "report.json"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
