@@ -69,6 +69,12 @@ def test_what_is_set_later_is_refused_by_the_trainer(tmp_path):
         GenAFTrainer(tiny_model(), late, processing_class=object())
 
 
+@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+def test_checkpoints_are_not_shared(tmp_path, strategy):
+    with pytest.raises(UserError, match=f"hub_strategy is {strategy}, but checkpoints are not shared: .*choose end"):
+        config(tmp_path, push_to_hub=True, hub_strategy=strategy)
+
+
 @pytest.mark.parametrize("optim", ["galore_adamw", "lomo"])
 def test_optimizers_that_group_the_weights_themselves_are_refused(tmp_path, optim):
     with pytest.raises(UserError, match=f"optim is {optim}, which groups the weights itself"):
