@@ -448,6 +448,55 @@ def test_classes_may_be_called_what_settings_are(changed):
     assert load_encoder(changed, CLASSES)[0].config.num_labels == len(CLASSES)
 
 
+def test_what_a_family_does_not_read_may_stand_in_its_configuration(changed):
+    notes = {"num_train_samples": 14_197_122, "seed": 2**32 - 1, "lr_drop": 200, "dataset_size": 14_197_122}
+    notes |= {"class_to_idx": {"drop": 5, "dtype": 1}, "training": {"dtype": "fp16"}, "quantization_config": {}}
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps(config | notes))
+    model, _ = load_encoder(changed, CLASSES)
+    model.save_pretrained(changed)
+    assert "quantization_config" not in json.loads((changed / "config.json").read_text())
+
+
+def test_settings_inside_of_a_configuration_are_bounded_too(changed):
+    (changed / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": {"hidden_size": 10**9}}))
+    assert "hidden_size is 1000000000" in refusal(changed)
+
+
+def test_a_pointer_of_git_lfs_is_refused_by_name_where_it_stands_for_the_weights(changed):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 346293852\n"
+    (changed / "pytorch_model.bin").write_text(pointer)
+    load_encoder(changed, CLASSES)
+    (changed / "model.safetensors").unlink()
+    sentence = (
+        f"{changed / 'pytorch_model.bin'} is a pointer of Git LFS, not the file itself: fetch it with git lfs pull."
+    )
+    assert refusal(changed) == sentence
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps(config | {"hidden_size": 1024}))
+    assert refusal(changed) == sentence
+
+
+def test_other_files_in_the_folder_of_an_encoder_are_left_alone(changed):
+    save_file({"layer.weight": torch.zeros(3, dtype=torch.int8)}, changed / "model_int8.safetensors")
+    (changed / "broken.safetensors").write_text("broken")
+    (changed / "latest-run").symlink_to("run-that-was-deleted")
+    (changed / ".#config.json").symlink_to("somebody@somewhere.1234")
+    load_encoder(changed, CLASSES)
+
+
+def test_an_old_head_of_more_layers_gives_way_to_a_new_one(encoders, tmp_path):
+    folder = Path(shutil.copytree(encoders["resnet"], tmp_path / "resnet"))
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.4.weight"], weights["classifier.4.bias"] = torch.zeros(4, 5), torch.zeros(4)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert load_encoder(str(folder), CLASSES)[0].classifier[1].out_features == len(CLASSES)
+    with pytest.raises(
+        UserError, match=r"holds weights of more layers than its config.json has, for example classifier"
+    ):
+        load_classifier(str(folder))
+
+
 def test_weights_that_are_whole_numbers_are_refused(changed):
     weights = load_file(changed / "model.safetensors")
     numbers = {name: (weight * 100).to(torch.int8) for name, weight in weights.items()}
@@ -484,7 +533,10 @@ def test_a_classifier_is_refused_whose_head_has_another_shape_or_whose_classes_h
         with pytest.raises(UserError, match=words):
             load_classifier(folder)
     Path(folder, "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b"}}))
-    with pytest.raises(UserError, match=r"^The weights of .* cannot be read: RuntimeError: "):
+    words = (
+        r'" holds a classifier.bias of shape \(3,\), but its config.json makes one of shape \(2,\): they do not belong'
+    )
+    with pytest.raises(UserError, match=words):
         load_classifier(folder)
 
 
@@ -551,6 +603,7 @@ def test_a_classifier_of_several_labels_that_returns_tuples_answers_like_any_oth
 def test_a_folder_without_configuration_or_processor_is_refused(changed, missing):
     (changed / missing).unlink()
     assert refusal(changed).startswith(f'"{changed}" has no configuration and image processor')
+    assert ("it lacks a preprocessor_config.json: save" in refusal(changed)) == (missing == "preprocessor_config.json")
 
 
 def test_a_folder_without_weights_is_refused(changed):

@@ -15,6 +15,7 @@ from transformers import (
     MobileViTConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PvtConfig,
     PvtV2Config,
     Sam2VisionConfig,
     SwiftFormerConfig,
@@ -43,6 +44,10 @@ CLASSIFIERS = {
         "PvtV2ForImageClassification",
     ),
     "hiera": (HieraConfig(image_size=[SIDE, SIDE], **HIERA), "HieraForImageClassification"),
+    "pvt": (
+        PvtConfig(image_size=SIDE, **STAGES, num_attention_heads=[1, 1, 1, 2], mlp_ratios=[2, 2, 2, 2]),
+        "PvtForImageClassification",  # whose configuration holds num_labels beside the names
+    ),
     # Their heads are "head" and "fc"; the other's "classifier" is a list of layers that pool.
     "swiftformer": (SwiftFormerConfig(image_size=SIDE, embed_dims=[8, 8, 8, 16], depths=[1, 1, 1, 1]), OURS),
     "textnet": (

@@ -43,6 +43,7 @@ TASK = {  # of the old head, whose dropout would hide from a new one what it is 
 LEFT_BEHIND = (  # by what is read, and by what is saved and then read by others
     *("auto_map", "custom_pipelines", "finetuning_task", "gradient_checkpointing", "label_smoothing", "loss_type"),
     *("pruned_heads", "task_specific_params", "torchscript"),
+    *("compression_config", "quantization_config"),  # an empty one, for the others are refused
 )
 TIMM_DROPOUT = "drop_rate"  # of its heads
 TOWERS = {"clip_vision_model": CLIPConfig, "siglip_vision_model": SiglipConfig}  # published alone
@@ -68,6 +69,7 @@ def classifier_config(
     if hasattr(config, "use_mean_pooling") and pooling in ("cls", "mean"):
         config.use_mean_pooling, pooling = pooling == "mean", None
     if head in (None, "linear") and pooling in (None, POOLING.get(config.model_type)) and has_native_classifier(config):
+        config.num_labels = len(labels)  # which Pvt holds beside the names
         config.id2label, config.label2id = label_maps["id2label"], label_maps["label2id"]
         return config
     encoder_config = encoder_part(config)

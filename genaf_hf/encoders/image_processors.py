@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from PIL.Image import Resampling
 from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import is_torchvision_available
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, is_torchvision_available
 
 from genaf_hf.encoders.soundness import values
 from genaf_hf.errors import UserError, first_line
@@ -25,6 +26,7 @@ SETTINGS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
     *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
 )
+PROCESSOR_FILES = (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)
 LENGTHS = ("size", "crop_size", "pad_size")
 LONGEST = 2048  # pixels
 SIDE = 64  # of the pictures that processors are tried on
@@ -51,6 +53,9 @@ def load_image_processor(model_name_or_path: str, config: PreTrainedConfig, **hu
     """
     if pretrained_cfg := getattr(config, "pretrained_cfg", None):
         return neutral_processor(timm_settings(pretrained_cfg))
+    folder = Path(model_name_or_path)
+    if folder.is_dir() and not any((folder / name).exists() for name in PROCESSOR_FILES):
+        raise UserError(f"it lacks a {IMAGE_PROCESSOR_NAME}: save there the image processor that it was trained with")
     settings, _ = ImageProcessingMixin.get_image_processor_dict(model_name_or_path, **hub)
     check_lengths(settings)
     list(values(settings, "its image processor"))  # which refuses what is nested too deep to be copied
@@ -125,7 +130,9 @@ def check_lengths(settings: dict) -> None:
         lengths = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
         for length in lengths:
             if length is not None and not (isinstance(length, int) and 1 <= length <= LONGEST):
-                raise UserError(f"{name} of the image processor is {length}, expected 1 to {LONGEST} pixels.")
+                raise UserError(
+                    f"{name} of the image processor is {length}, expected 1 to {LONGEST} pixels as a whole number."
+                )
 
 
 def in_rgb(processor) -> tuple[object, bool]:

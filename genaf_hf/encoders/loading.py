@@ -114,7 +114,7 @@ def load_encoder(
         set_drop_path_rate(config, drop_path_rate)
     options = {
         "dtype": torch.float32,
-        "ignore_mismatched_sizes": True,
+        "new_head": True,
         "attn_implementation": attn_implementation,
         **hub,
     }

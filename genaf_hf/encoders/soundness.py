@@ -1,7 +1,9 @@
 """What a checkpoint of a stranger has to be before anything is made of it, and after it was loaded."""
 
 import difflib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 from transformers import CONFIG_MAPPING, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.head import find_head
@@ -29,7 +31,9 @@ NEVER_ZERO = ("depth", "depths", "hidden_size", "num_attention_heads", "num_hidd
 MOST_MODULES = 10_000  # the deepest encoders have half of that
 MOST_PARAMETERS = 10**10  # 40 GB in single precision
 ROOM = 2**20  # weights that an encoder may have beyond its files, for tiny ones
-CLASSES = ("id2label", "label2id")  # what these hold goes by names of classes
+SETTINGS_INSIDE = ("_args", "_cfg", "_config", "_kwargs")  # ends of names; other objects hold classes and the like
+FILES_READ = (".bin", ".json", ".safetensors")
+POINTER = b"version https://git-lfs."  # the first bytes of what a clone without Git LFS has instead of a file
 QUANTIZED = ("quantization_config", "compression_config")
 
 
@@ -41,7 +45,8 @@ def check_place(model_name_or_path: str) -> None:
     """
     path = Path(model_name_or_path)
     if path.is_dir():
-        if broken := next((each for each in sorted(path.iterdir()) if each.is_symlink() and not each.exists()), None):
+        links = [each for each in sorted(path.glob("[!.]*")) if each.suffix in FILES_READ and each.is_symlink()]
+        if broken := next((each for each in links if not each.exists()), None):
             raise UserError(f"{broken} is a link to something that is not there: put the file itself in its place.")
         return
     if path.exists():
@@ -75,23 +80,38 @@ def check_settings(settings: object, model_name_or_path: str) -> None:
         raise UserError(
             f'The config.json of "{model_name_or_path}" holds a {type(settings).__name__}, expected an object.'
         )
+    model_type = settings.get("model_type")
     for name, value in values(settings, f'the config.json of "{model_name_or_path}"'):
         if name in QUANTIZED and value:
             raise UserError(
                 f'"{model_name_or_path}" holds quantized weights ({name} in its config.json), which cannot be trained '
                 "or attacked in full: name the model that it was made from."
             )
+    for name, value in values(of_its_family(settings), "it"):
         if expected := expected_instead(name, value):
             raise UserError(
                 f'{name} is {value} in the config.json of "{model_name_or_path}", expected {expected}: choose another '
                 "model, or mend it."
             )
-    model_type = settings.get("model_type")
     if settings.get("auto_map") and not (isinstance(model_type, str) and model_type in CONFIG_MAPPING):
         raise UserError(
             f'"{model_name_or_path}" is a "{model_type}", for which transformers would run code from its repository, '
             "and that is never run here: choose an encoder of a family that transformers has itself."
         )
+
+
+def of_its_family(settings: dict) -> dict:
+    """A configuration without what its family does not read, for example seeds, or how many images there were."""
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return settings
+    family = CONFIG_MAPPING[model_type]
+    read = {*(each.name for each in fields(family)), *family.attribute_map, "num_labels"}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name in read or name.endswith(SETTINGS_INSIDE) or not isinstance(value, (int, dict))
+    }
 
 
 def expected_instead(name: str, value: object) -> str | None:
@@ -126,7 +146,8 @@ def values(settings: object, place: str, name: str = "", depth: int = 0) -> Iter
     yield name, settings
     if isinstance(settings, dict):
         for key, value in settings.items():
-            yield from values(value, place, name if name in CLASSES else str(key), depth + 1)
+            own = depth == 0 or name.endswith(SETTINGS_INSIDE)
+            yield from values(value, place, str(key) if own else name, depth + 1)
     elif isinstance(settings, list):
         for value in settings:
             yield from values(value, place, name, depth + 1)
@@ -193,6 +214,7 @@ def check_fits_weights(model: PreTrainedModel, model_name_or_path: str, **hub) -
     new = 0 if head is None else sum(each.numel() for each in head.parameters())
     wanted = sum(each.numel() for each in model.parameters()) - new
     if files and wanted > found + ROOM:  # a weight takes a byte or more
+        check_no_pointers(files)
         raise UserError(
             f'The config.json of "{model_name_or_path}" is of an encoder with {wanted} weights, but its files hold '
             f"{found} bytes: they do not belong together."
@@ -209,14 +231,29 @@ def weight_files(model_name_or_path: str, **hub) -> list[Path]:
     return [] if file is None else [Path(file)]
 
 
-def check_not_quantized(model_name_or_path: str, **hub) -> None:
-    """Refuses readable weights that are whole numbers, which would be taken for what they stand for.
+def check_no_pointers(files: Iterable[Path]) -> None:
+    """Refuses files of which only the pointers were cloned.
 
     Raises:
         UserError: names the first one.
     """
-    for file in weight_files(model_name_or_path, **hub):
-        if file.suffix != ".safetensors":
+    for file in files:
+        with file.open("rb") as content:
+            if content.read(len(POINTER)) == POINTER:
+                raise UserError(f"{file} is a pointer of Git LFS, not the file itself: fetch it with git lfs pull.")
+
+
+def check_not_quantized(model_name_or_path: str, **hub) -> None:
+    """Refuses weights that were read and are whole numbers, which would be taken for what they stand for.
+
+    Raises:
+        UserError: names the first one.
+    """
+    files = weight_files(model_name_or_path, **hub)
+    index = Path(model_name_or_path) / SAFE_WEIGHTS_INDEX_NAME
+    shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ()
+    for file in files:
+        if file.name not in (SAFE_WEIGHTS_NAME, *shards):
             continue
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
@@ -242,7 +279,7 @@ def check_finite_weights(model: nn.Module, model_name_or_path: str) -> None:
 
 
 def check_answers(model: nn.Module, pixel_values: Tensor, model_name_or_path: str) -> None:
-    """Refuses a model that does not answer an image by numbers.
+    """Refuses a model that does not answer an image by one number for each of its classes.
 
     Args:
         model: an image classifier.
@@ -261,6 +298,12 @@ def check_answers(model: nn.Module, pixel_values: Tensor, model_name_or_path: st
             f'"{model_name_or_path}" cannot answer an image of {size} pixels ({kind_and_line(error)}): its '
             "config.json, its weights and its image processor do not belong together."
         ) from error
+    classes = len(model.config.id2label)
+    if logits.shape != (1, classes):
+        raise UserError(
+            f'"{model_name_or_path}" answers an image by logits of shape {tuple(logits.shape)}, expected one for each '
+            f"of its {classes} classes: its num_labels and its id2label do not belong together."
+        )
     if not logits.isfinite().all():
         raise UserError(
             f'"{model_name_or_path}" gives logits that are NaN or infinite for a plain image, although its weights are '
