@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import Parameter, signature
 
 import torch
 from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from genaf_hf.blocks import stem_and_blocks
-from genaf_hf.errors import UserError
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.head import head_of, timm_part
 from genaf_hf.partial_forward import called, input_of, outputs_of, producers_of
 
@@ -28,11 +29,13 @@ class PixelModel(nn.Module):
             `image_std`) and the size of its images.
 
     Raises:
-        UserError: when the processor rescales to something else than [0, 1].
+        UserError: when these are no classifier and image processor, or the processor rescales to something else than
+            [0, 1].
     """
 
     def __init__(self, model: nn.Module, processor):
         super().__init__()
+        check_classifier(model, processor)
         self.model = model
         self.processor = processor
         self._layer_names: list[str] = []
@@ -49,7 +52,13 @@ class PixelModel(nn.Module):
         return image_sizes(self.processor)[0]
 
     def to_pixel_values(self, images: Tensor) -> Tensor:
-        """Normalises images in [0, 1], shape (n, 3, h, w)."""
+        """Normalises images in [0, 1], shape (n, 3, h, w).
+
+        Raises:
+            UserError: when they are no such images.
+        """
+        if images.ndim != 4 or (images.shape[1] not in (1, self.mean.shape[1]) and self.mean.shape[1] > 1):
+            raise UserError(f"The images have shape {tuple(images.shape)}, expected (n, 3, h, w).")
         return (images - self.mean) / self.std
 
     def to_images(self, pixel_values: Tensor) -> Tensor:
@@ -67,13 +76,35 @@ class PixelModel(nn.Module):
             )
         return images.clamp(0, 1)
 
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Pixel values in the model's own precision."""
+        floats = (each.dtype for each in self.model.parameters() if each.is_floating_point())
+        return self.to_pixel_values(images).to(next(floats, torch.float32))
+
+    def _answer(self, images: Tensor):
+        """What the model gives.
+
+        Raises:
+            UserError: when it cannot take images of this size.
+        """
+        try:
+            return self.model(pixel_values=self._normalised(images))
+        except (RuntimeError, ValueError) as error:
+            given = tuple(images.shape[-2:])
+            if isinstance(error, UserError) or given == self.image_size:
+                raise
+            sizes = [" x ".join(map(str, size)) for size in (given, self.image_size)]
+            raise UserError(
+                f"The model was given images of {sizes[0]} pixels, its processor makes {sizes[1]}: {first_line(error)}."
+            ) from error
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), in float32 or wider also under autocast."""
-        return at_least_float32(self.model(pixel_values=self.to_pixel_values(images)).logits)
+        return at_least_float32(self._answer(images).logits)
 
     def features(self, images: Tensor) -> Tensor:
         """What the classification head reads, (n, d), in float32 or wider; the head itself is not run."""
-        read = input_of(head_of(self.model), lambda: self.model(pixel_values=self.to_pixel_values(images)))
+        read = input_of(head_of(self.model), lambda: self._answer(images))
         return at_least_float32(read.flatten(1))
 
     def hidden_states(self, images: Tensor, up_to: int | str | None = None) -> tuple[Tensor, ...]:
@@ -87,7 +118,7 @@ class PixelModel(nn.Module):
             UserError: when there is no such layer, or the model does not tell its hidden states.
         """
         if up_to is None and timm_part(self.model) is None:
-            pixel_values = self.to_pixel_values(images)
+            pixel_values = self._normalised(images)
             states = self.model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
             if states is None:
                 raise UserError(f"The {type(self.model).__name__} gives no hidden states, which were asked for.")
@@ -96,7 +127,7 @@ class PixelModel(nn.Module):
         if up_to is not None:
             names = names[: self.layer_index(up_to, images) + 1]
         modules = [self.model.get_submodule(name) for name in names]
-        return outputs_of(modules, lambda: self.model(pixel_values=self.to_pixel_values(images)))
+        return outputs_of(modules, lambda: self._answer(images))
 
     def layer_names(self, images: Tensor) -> list[str]:
         """Names of the submodules of `model` that put out the hidden states, e.g. `vit.embeddings`, `vit.layers.0`.
@@ -127,6 +158,22 @@ class PixelModel(nn.Module):
                 f"one: {', '.join(names)}."
             )
         return index
+
+
+def check_classifier(model: object, processor: object) -> None:
+    """Refuses what is no image classifier of `transformers`, or no image processor of it.
+
+    Raises:
+        UserError: says what is expected.
+    """
+    parameters = signature(model.forward).parameters.values() if isinstance(model, nn.Module) else ()
+    if not any(each.name == "pixel_values" or each.kind is Parameter.VAR_KEYWORD for each in parameters):
+        raise UserError(
+            f"The model is a {type(model).__name__}, expected an image classifier of transformers, which takes "
+            "pixel_values and gives logits."
+        )
+    if not hasattr(processor, "do_rescale"):
+        raise UserError(f"The processor is a {type(processor).__name__}, expected an image processor of transformers.")
 
 
 def pixel_statistics(processor) -> tuple[list[float], list[float]]:

@@ -167,3 +167,28 @@ def test_reading_up_to_a_layer_runs_none_above_it(family, names, request):
         assert layer in called
         assert not [name for name in called if name.startswith((*names[index + 1 :], "classifier", "vit.layernorm"))]
     assert not any(module._forward_hooks for name, module in pixel_model.model.named_modules() if name in names[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_images_come_to_the_model_in_its_own_precision(resnet, dtype):
+    model, processor = resnet
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = PixelModel(model.eval(), processor)(images)
+    found = PixelModel(model.to(dtype), processor)(images)
+    assert found.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+    torch.testing.assert_close(found, expected.to(found.dtype), rtol=0, atol=0.05)
+
+
+def test_images_that_the_model_cannot_take_are_refused_in_one_sentence(vit):
+    pixel_model = PixelModel(*vit)
+    with pytest.raises(UserError, match="given images of 10 x 10 pixels, its processor makes 8 x 8: Input image size"):
+        pixel_model(torch.rand(2, 3, 10, 10))
+    with pytest.raises(UserError, match=r"The images have shape \(2, 8, 8, 3\), expected \(n, 3, h, w\)"):
+        pixel_model(torch.rand(2, 8, 8, 3))
+
+
+def test_what_is_no_classifier_of_transformers_is_refused(vit):
+    with pytest.raises(UserError, match="The model is a Linear, expected an image classifier of transformers"):
+        PixelModel(torch.nn.Linear(2, 2), vit[1])
+    with pytest.raises(UserError, match="The processor is a NoneType, expected an image processor of transformers"):
+        PixelModel(vit[0], None)

@@ -1,6 +1,27 @@
-import pytest
+from functools import partial
 
-from genaf_hf.attacks import ATTACKS, Attack, fgsm, l4a_fuse, pgd, register_attack, registry
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from genaf_hf.attacks import (
+    ATTACKS,
+    Attack,
+    feature_pgd,
+    fff,
+    fgsm,
+    l4a,
+    l4a_fuse,
+    mi_fgsm,
+    n_fgsm,
+    pgd,
+    register_attack,
+    registry,
+    square,
+)
+from genaf_hf.attacks.registry import attack_name
+from genaf_hf.errors import UserError
 
 
 def test_the_attacks_by_their_names():
@@ -50,3 +71,130 @@ def test_a_decorator_adds_one(monkeypatch):
 def test_unknown_needs_are_refused(needs):
     with pytest.raises(ValueError, match="An attack cannot need"):
         register_attack(*needs)
+
+
+# ---- attacks of users ----
+
+
+@pytest.fixture
+def linear():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 3))
+
+
+@pytest.fixture
+def own_attacks(monkeypatch):
+    """Attacks that a test adds are gone after it."""
+    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", type(ATTACKS)(ATTACKS))
+
+
+IMAGES, LABELS = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(1)), [0, 1, 2, 0]
+
+
+def test_arguments_are_checked_whatever_they_are_called(own_attacks, linear):
+    @register_attack("model", "images", "labels")
+    def own(net, x, y, *, eps: float):
+        return x.dtype, y.dtype, x.requires_grad
+
+    assert own(linear, IMAGES.half().requires_grad_(), np.array(LABELS, "uint8"), eps=0.1) == (
+        *(torch.float32, torch.int64),
+        False,
+    )
+    with pytest.raises(UserError, match=r"images span \[0, 9\]"):
+        own(linear, IMAGES.clamp(0, 0).index_fill(0, torch.tensor(0), 9), LABELS, eps=0.1)
+
+
+def test_a_universal_attack_may_call_its_encoder_otherwise(own_attacks, linear):
+    @register_attack("encoder", "images")
+    def own(net, x):
+        return torch.is_autocast_enabled("cpu")
+
+    with torch.autocast("cpu"):
+        assert own(linear, IMAGES) is False
+
+
+def test_settings_of_any_name_are_taken(own_attacks, linear):
+    @register_attack("model", "images", eps=0.1)
+    def own(model, images, **settings: float):
+        return settings
+
+    assert registry.ATTACKS["own"].configure(width=2.0)(linear, IMAGES) == {"eps": 0.1, "width": 2.0}
+
+
+def test_annotations_that_cannot_be_evaluated_are_done_without(own_attacks, linear):
+    @register_attack("model", "images")
+    def own(model: "OnlyForTypeCheckers", images, *, eps: "float"):  # noqa: F821
+        return eps
+
+    assert own(linear, IMAGES, eps=np.float32(0.5)) == 0.5
+
+
+class Whitened:
+    """An attack that is an object."""
+
+    def __call__(self, model, images, *, eps):
+        return images * (1 - eps) + eps
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(Whitened(), "Whitened"), (partial(lambda model, images, *, eps: images * (1 - eps) + eps), "<lambda>")],
+)
+def test_objects_and_partials_are_attacks_too(own_attacks, linear, function, name):
+    register_attack("model", "images", eps=0.5)(function)
+    attack = registry.ATTACKS[name]
+    assert attack_name(attack.configure().func) == name
+    assert attack.configure()(linear, IMAGES).equal(IMAGES * 0.5 + 0.5)
+
+
+def test_a_function_that_lacks_an_argument_is_refused():
+    with pytest.raises(UserError, match='"own" has fewer positional arguments than it needs: model, images, labels'):
+
+        @register_attack("model", "images", "labels")
+        def own(model, images): ...
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "sentence"),
+    [
+        ((), {}, "pgd: missing a required argument: 'eps'; it is called with model, images, labels and, by name, eps,"),
+        ((8 / 255,), {}, "pgd: too many positional arguments"),
+        ((), {"alpha": 0.1}, "pgd: missing|pgd: got an unexpected keyword argument 'alpha'"),
+        ((), {"eps": 0.1, "steps": 2, "seeds": 5}, "seeds is 5, expected 4 whole numbers"),
+        ((), {"eps": 0.1, "steps": 2, "norm": 2}, 'norm is "2", expected one of linf, l2'),
+        ((), {"eps": 0.1, "steps": 2, "loss": nn.CrossEntropyLoss(reduction="none")}, "The loss is no single number"),
+    ],
+)
+def test_a_call_that_cannot_be_is_refused_in_one_sentence(linear, given, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        pgd(linear, IMAGES, LABELS, *given, **settings)
+
+
+class Rounding(nn.Module):
+    """A model without a gradient by its images."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 3)
+
+    def forward(self, images):
+        return self.linear((images * 255).to(torch.uint8).float().flatten(1))
+
+
+@pytest.mark.parametrize("attack", [partial(pgd, steps=2), partial(mi_fgsm, steps=2), fgsm, n_fgsm])
+def test_a_model_that_an_attack_cannot_be_run_on_is_refused_in_one_sentence(linear, attack):
+    for model, labels, sentence in (
+        (lambda images: images, LABELS, "The model is a function, expected a torch.nn.Module"),
+        (nn.Identity(), LABELS, r"The model gives shape \(4, 3, 4, 4\), expected logits \(n, classes\)"),
+        (linear, [0, 1, 2, 3], "labels reach up to 3, but the model has 3 classes"),
+        (Rounding(), LABELS, "The model has no gradient by its images"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            attack(model, IMAGES, labels, eps=0.1)
+    assert square(Rounding(), IMAGES, LABELS, eps=0.1, steps=2).shape == IMAGES.shape
+
+
+@pytest.mark.parametrize("attack", [l4a, fff, feature_pgd])
+def test_attacks_on_features_ask_for_a_pixel_model(linear, attack):
+    with pytest.raises(UserError, match="The model is a Sequential, which tells no features: expected PixelModel"):
+        attack(linear, *([] if attack is fff else [IMAGES]), eps=0.1, steps=1)

@@ -1,6 +1,7 @@
 """AdvEncoder (Zhou et al., ICCV 2023, https://arxiv.org/abs/2307.12280)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def advencoder_pat(
     images: Tensor,
     *,
     area: float = 0.03,
-    place: str = "random",
+    place: Literal["random", "fixed"] = "random",
     steps: int = 500,
     learning_rate: float = 2e-4,
     width: int = 1024,
@@ -88,8 +89,6 @@ def advencoder_pat(
         UserError: for a setting or an image outside its range, or a patch of no pixel or larger than the images.
     """
     check_settings(images, eps=0.5, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
-    if place not in ("random", "fixed"):
-        raise UserError(f'place is "{place}", expected random or fixed.')
     height, wide = images.shape[-2:]
     side = round((area * height * wide) ** 0.5) if 0 < area <= 1 else 0
     if not 1 <= side <= min(height, wide):

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.pgd import Norm, check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.layers import only_trainable
-from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.pixel_model import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ TARGETS = 9
 
 @register_attack("model", "images", "labels", eps=8 / 255)
 def autoattack(
-    model: PixelModel,
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
     eps: float,
-    norm: str = "linf",
+    norm: Norm = "linf",
     batch_size: int = 250,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
@@ -55,8 +55,9 @@ def autoattack(
     seed = 0 if seeds is None else seeds[0]
     devices = [images.device] if images.is_cuda else []
     with evaluating(model), only_trainable(model, []), torch.random.fork_rng(devices):
-        with torch.no_grad():
-            classes = model(images[:1]).shape[1]
+        first = images[:1].requires_grad_()
+        gradient_of(loss_of(model, labels, lambda logits, _: logits.sum())(first), first)
+        classes = model(images[:1]).shape[1]
         attacks = STANDARD if classes >= 4 else WITHOUT_DLR
         if attacks != STANDARD:
             logger.warning(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.attacks.pgd import (
+    Norm,
     ascend_images,
     check_attack_settings,
     default_step_size,
@@ -23,7 +24,7 @@ def feature_pgd(
     eps: float,
     steps: int,
     step_size: float | None = None,
-    norm: str = "linf",
+    norm: Norm = "linf",
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
     """Adversarial images whose features are far from the clean ones: maximises ||f(x') - f(x)||^2 from a random start.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.pgd import check_attack_settings, gradient_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_moved, crafted, finite, random_start
 from genaf_hf.pixel_model import PixelModel, evaluating
@@ -44,7 +44,7 @@ def fff(
     with evaluating(encoder):
         for _ in progress(range(steps), "Crafting"):
             states = encoder.hidden_states(attacked(mean_image, delta))
-            (delta.grad,) = torch.autograd.grad(finite(log_energy(states)), delta)
+            delta.grad = gradient_of(finite(log_energy(states)), delta)
             moved |= bool(finite(delta.grad).any())
             optimizer.step()
             delta.data.clamp_(-eps, eps)

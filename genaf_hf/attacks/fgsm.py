@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.pgd import pgd
+from genaf_hf.attacks.pgd import Norm, pgd
 from genaf_hf.attacks.registry import register_attack
 
 
@@ -16,7 +16,7 @@ def fgsm(
     labels: Tensor,
     *,
     eps: float,
-    norm: str = "linf",
+    norm: Norm = "linf",
     seeds: Sequence[int] | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Tensor:

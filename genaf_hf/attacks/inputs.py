@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import UnionType
-from typing import Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import ROUNDING
+from genaf_hf.pixel_model import ROUNDING, PixelModel
 from genaf_hf.values import KINDS, check_kind, class_ids, is_whole, plain
 
 UNIONS = (Union, UnionType)
@@ -50,7 +50,10 @@ def checked_setting(name: str, value: object, hint: object):
         UserError: when it is of another kind than the attack takes, or a seed that is none.
     """
     value, kinds = plain(value), kinds_of(hint)
-    if {*kinds} <= {*KINDS}:
+    if get_origin(hint) is Literal:
+        if value not in (words := get_args(hint)):
+            raise UserError(f'{name} is "{value}", expected one of {", ".join(words)}.')
+    elif {*kinds} <= {*KINDS}:
         check_kind(name, value, kinds)
     if name == "seed" and abs(value) > LARGEST_SEED:
         raise UserError(f"seed is {value}, expected a whole number of at most 62 bits.")
@@ -102,12 +105,32 @@ def checked_seeds(seeds: Sequence[int], count: int) -> list[int]:
     Raises:
         UserError: when they are not.
     """
+    if not hasattr(seeds, "__iter__"):
+        raise UserError(f"seeds is {seeds}, expected {count} whole numbers, one for each image.")
     seeds = [plain(seed) for seed in seeds]
     if len(seeds) != count:
         raise UserError(f"There are {len(seeds)} seeds for {count} images, expected one for each.")
     if odd := [seed for seed in seeds if not is_whole(seed) or abs(seed) > LARGEST_SEED]:
         raise UserError(f"seeds hold {odd[0]}, expected whole numbers of at most 62 bits.")
     return seeds
+
+
+def check_model(model: object, hint: object) -> None:
+    """Refuses what an attack cannot be run on.
+
+    Args:
+        model: what it was called with.
+        hint: the kind that it takes.
+
+    Raises:
+        UserError: says what is expected.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"The model is a {type(model).__name__}, expected a torch.nn.Module.")
+    if hint is PixelModel and not hasattr(model, "hidden_states"):
+        raise UserError(
+            f"The model is a {type(model).__name__}, which tells no features: expected PixelModel(model, processor)."
+        )
 
 
 def check_gradients(model: nn.Module) -> None:

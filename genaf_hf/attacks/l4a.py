@@ -17,6 +17,7 @@ from genaf_hf.attacks.universal import (
     random_start,
     universal_step_size,
 )
+from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel
 
 REDRAWN_EVERY = 20
@@ -104,6 +105,8 @@ def l4a_fuse(
     Raises:
         UserError: for a setting or an image outside its range, or an unknown layer.
     """
+    if not isinstance(layers, list | tuple) or len(layers) != 2:
+        raise UserError(f"layers is {layers}, expected two hidden states by index or name, for example (1, 2).")
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
         first, second = (encoder.layer_index(layer, batch) for layer in layers)

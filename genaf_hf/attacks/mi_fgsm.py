@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
@@ -45,11 +45,11 @@ def mi_fgsm(
         raise UserError(f"decay is {decay}, expected 0 or more, for example 1.")
     adversarial = images
     lower, upper = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    accumulated = torch.zeros_like(images)
+    accumulated, objective = torch.zeros_like(images), loss_of(model, labels, loss)
     with evaluating(model):
         for _ in range(steps):
             adversarial = adversarial.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(loss(model(adversarial), labels), adversarial)
+            gradient = gradient_of(objective(adversarial), adversarial)
             length = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
             accumulated = decay * accumulated + gradient / length
             adversarial = (adversarial.detach() + step_size * accumulated.sign()).clamp(lower, upper)

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.pgd import check_attack_settings, random_in_ball
+from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of, random_in_ball
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
@@ -47,7 +46,7 @@ def n_fgsm(
     seeds = range(len(images)) if seeds is None else seeds
     noisy = (images + random_in_ball(images, noise * eps, "linf", seeds)).clamp(0, 1).requires_grad_()
     with evaluating(model):
-        (gradient,) = torch.autograd.grad(loss(model(noisy), labels), noisy)
+        gradient = gradient_of(loss_of(model, labels, loss)(noisy), noisy)
     adversarial = noisy.detach() + step * eps * gradient.sign()
     if within_eps:
         adversarial = adversarial.clamp(images - eps, images + eps)

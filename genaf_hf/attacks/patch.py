@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.inputs import check_images
+from genaf_hf.attacks.inputs import check_images, checked_seeds
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.errors import UserError
 
@@ -50,14 +50,14 @@ class UniversalPatch(UniversalPerturbation):
         check_images(images)
         height, width = self.delta.shape[1:]
         top, left = self.top or 0, self.left or 0
-        if top + height > images.shape[-2] or left + width > images.shape[-1]:
+        if images.shape[1] != self.delta.shape[0] or top + height > images.shape[-2] or left + width > images.shape[-1]:
             raise UserError(
                 f"A patch of {height} x {width} pixels at top {top}, left {left} does not fit into images of shape "
                 f"{tuple(images.shape)}."
             )
         if self.top is not None:
             return paste(images, self.delta, [(top, left)] * len(images))
-        seeds = range(len(images)) if seeds is None else seeds
+        seeds = range(len(images)) if seeds is None else checked_seeds(seeds, len(images))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return paste(images, self.delta, random_corners(images, height, generators))
 

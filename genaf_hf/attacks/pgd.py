@@ -1,6 +1,7 @@
 """Projected gradient descent (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from genaf_hf.pixel_model import evaluating
 from genaf_hf.values import is_number, is_whole, plain
 
 NORMS = ("linf", "l2")
+Norm = Literal["linf", "l2"]
 SEEDS = 2**24  # between restarts; torch uses the lower 32 bits of a seed
 
 
@@ -24,7 +26,7 @@ def pgd(
     eps: float,
     steps: int,
     step_size: float | None = None,
-    norm: str = "linf",
+    norm: Norm = "linf",
     random_start: bool = True,
     restarts: int = 1,
     seeds: Sequence[int] | None = None,
@@ -61,10 +63,7 @@ def pgd(
     if restarts < 1 or (restarts > 1 and not random_start):
         raise UserError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
     seeds = range(len(images)) if seeds is None else seeds
-
-    def objective(adversarial: Tensor) -> Tensor:
-        return loss(model(adversarial), labels)
-
+    objective = loss_of(model, labels, loss)
     best = None
     with evaluating(model):
         for restart in range(restarts):
@@ -98,10 +97,66 @@ def ascend_images(
     adversarial = project(start, images, eps, norm, lower, upper)
     for _ in range(steps):
         adversarial = adversarial.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(adversarial), adversarial)
+        gradient = gradient_of(objective(adversarial), adversarial)
         adversarial = adversarial.detach() + step_size * steepest_ascent(gradient, norm)
         adversarial = project(adversarial, images, eps, norm, lower, upper)
     return adversarial
+
+
+def loss_of(model: nn.Module, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The loss as a function of images.
+
+    Raises:
+        UserError: when the model gives no logits, or too few for the labels, or the loss is no number.
+    """
+    largest = labels.amax().item()
+
+    def objective(images: Tensor) -> Tensor:
+        value = loss(checked_logits(model(images), largest), labels)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise UserError("The loss is no single number: take the mean or the sum over the images.")
+        return value.squeeze()
+
+    return objective
+
+
+def checked_logits(logits: Tensor, largest: int) -> Tensor:
+    """The logits themselves, (n, classes).
+
+    Args:
+        logits: what a model gave.
+        largest: of the labels that it is attacked with.
+
+    Raises:
+        UserError: when these are no logits, or of fewer classes than the labels are.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise UserError(
+            f"The model gives {found}, expected logits (n, classes): make a classifier of transformers a "
+            "PixelModel(model, processor)."
+        )
+    if largest >= logits.shape[1] > 1:
+        raise UserError(
+            f"labels reach up to {largest}, but the model has {logits.shape[1]} classes, counted from 0: give the "
+            "class ids of this model."
+        )
+    return logits
+
+
+def gradient_of(value: Tensor, variable: Tensor) -> Tensor:
+    """The gradient of a number by a tensor.
+
+    Raises:
+        UserError: when it does not depend on the tensor by anything that has a gradient.
+    """
+    (gradient,) = torch.autograd.grad(value, variable, allow_unused=True) if value.requires_grad else (None,)
+    if gradient is None:
+        raise UserError(
+            "The model has no gradient by its images, as where it rounds them to integers or runs under torch.no_grad: "
+            "only attacks that need none, such as square, can be run on it."
+        )
+    return gradient
 
 
 def success(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.pgd import check_attack_settings, checked_logits
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import evaluating
@@ -48,7 +48,7 @@ def square(
     stripes, draws = drawn(images, steps, range(len(images)) if seeds is None else seeds)
     signs = torch.zeros_like(images, dtype=torch.int8)
     with evaluating(model), torch.no_grad():
-        logits = model(images)
+        logits = checked_logits(model(images), labels.amax().item())
         rows = (logits.argmax(1) == labels).nonzero().squeeze(1)
         margins = torch.full_like(logits[:, 0], torch.inf)
         for step in range(steps):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.pgd import check_attack_settings, gradient_of
 from genaf_hf.errors import UserError
 from genaf_hf.pixel_model import PixelModel, evaluating
 from genaf_hf.progress import progress
@@ -47,7 +47,7 @@ def ascend_perturbation(
         for batch in progress(islice(batches, steps), "Crafting", total=steps):
             delta.requires_grad_()
             value = finite(objective(delta, batch))
-            (gradient,) = torch.autograd.grad(value, delta)
+            gradient = gradient_of(value, delta)
             moved |= bool(finite(gradient).any())
             velocity = momentum * velocity + gradient / gradient.abs().sum().clamp(min=1e-12) if momentum else gradient
             delta = (delta.detach() + step_size * velocity.sign()).clamp(-eps, eps)
