@@ -1,12 +1,14 @@
 import io
 import json
 import logging
+import shutil
 import zlib
 from collections import Counter
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,6 +19,7 @@ from transformers import ViTImageProcessor
 
 from genaf_hf import load_images, with_pixel_values
 from genaf_hf.data import check_enough_to_train, digits, load_unlabelled_images, stratified_subset, to_rgb
+from genaf_hf.errors import UserError
 
 KINDS = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
 
@@ -130,6 +133,37 @@ def test_a_saved_dataset_dict(saved, dataset):
     assert {split: len(part) for split, part in loaded.items()} == {"train": 48, "validation": 12, "test": 18}
 
 
+@pytest.mark.parametrize(("kind", "columns"), [("torch", None), ("numpy", ["label"])])
+def test_a_saved_dataset_is_read_whatever_format_it_had(saved, dataset, kind, columns):
+    folder = saved(train=dataset["train"].with_format(kind, columns))
+    again = load_images(folder)["train"]
+    assert again.column_names == ["image", "label"]
+    assert {type(label) for label in again["label"]} == {int}
+
+
+def test_encoded_images_as_pandas_writes_them_are_found(tmp_path, dataset):
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "structs").mkdir()
+    encoded = [example["image"] for example in dataset["train"].cast_column("image", Image(decode=False))]
+    labels = [CLASSES[label] for label in dataset["train"]["label"]]
+    pd.DataFrame({"picture": encoded, "label": labels}).to_parquet(tmp_path / "structs" / "train.parquet")
+    only_bytes = [each["bytes"] for each in encoded]
+    pd.DataFrame({"picture": only_bytes, "label": labels}).to_parquet(tmp_path / "bytes" / "train.parquet")
+    limits = {"max_train_samples": 20, "max_eval_samples": 9}
+    for folder in ("bytes", "structs"):
+        for streaming in (False, True):
+            images = load_images(str(tmp_path / folder), streaming=streaming, **limits)["train"]
+            assert len(images) == 20
+            assert {*contents(images)} <= {*only_bytes}
+
+
+def test_class_folders_in_an_archive_are_refused(tmp_path):
+    shutil.make_archive(str(tmp_path / "photos"), "zip", picture_folder(tmp_path / "source"))
+    shutil.rmtree(tmp_path / "source")
+    with pytest.raises(UserError, match=r'class folders within "photos.zip", which are not read there: unpack it'):
+        load_images(str(tmp_path))
+
+
 def test_a_saved_dataset_without_splits_is_all_train(tmp_path, dataset):
     dataset["train"].save_to_disk(tmp_path / "saved")
     loaded = load_images(str(tmp_path / "saved"))
@@ -158,6 +192,21 @@ def test_a_known_dataset_is_no_misspelt_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match='The dataset "cifar10" cannot be loaded'):
         load_images("cifar10")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_no_dataset(tmp_path, monkeypatch, name):
+    picture_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f'The dataset is "{name}", expected a folder'):
+        load_images(name)
+
+
+def test_a_home_that_no_shell_filled_in_is_told(tmp_path, monkeypatch):
+    picture_folder(tmp_path / "photos")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=f'no folder "~/photos": did you mean "{tmp_path}/photos"'):
+        load_images("~/photos")
 
 
 def test_a_file_is_no_dataset(tmp_path):
@@ -254,6 +303,20 @@ def test_a_column_that_is_missing_in_one_split_is_refused(saved, dataset):
         load_images(saved(train=dataset["train"], test=dataset["test"].remove_columns("label")))
 
 
+def test_one_column_for_both_is_refused(saved, dataset):
+    with pytest.raises(UserError, match='"label" is named for images and for labels'):
+        load_images(saved(**dataset), image_column="label")
+    with pytest.raises(UserError, match=r'"label" holds ClassLabel.*, expected images'):
+        load_images(saved(**dataset), image_column="label", label_column="image")
+
+
+@pytest.mark.parametrize("feature", [Value("null"), {"file": Value("string")}])
+def test_columns_of_nothing_and_of_other_things_are_no_images(saved, dataset, feature):
+    train = dataset["train"].add_column("odd", [None] * 48, feature=feature)
+    with pytest.raises(UserError, match=r'"odd" holds .*, expected images'):
+        load_images(saved(train=train), image_column="odd")
+
+
 def test_a_column_without_images_is_refused(saved, dataset):
     train = dataset["train"].add_column("id", list(range(48)))
     with pytest.raises(ValueError, match=r"\"id\" holds Value\('int64'\), expected images"):
@@ -279,6 +342,30 @@ def test_plain_labels_become_class_labels(saved, labels, names):
         assert part.features["label"] == ClassLabel(names=names)
     ids = [names.index(str(label)) for label in labels]
     assert loaded["test"]["label"][:] == ids[::-1] * 5
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+def test_a_split_without_any_label_is_left_out_and_told(saved, missing, caplog):
+    feature = ClassLabel(names=["a", "b"])
+    splits = {"train": with_labels([0, 1] * 20, feature), "test": with_labels([missing] * 6, feature)}
+    images = load_images(saved(**splits))
+    assert 'No image of the split "test" has a label: it is left out' in caplog.text
+    assert {split: len(part) for split, part in images.items()} == {"train": 32, "validation": 4, "test": 4}
+    assert str(images["test"].split) == "test[10% held out of train by seed 0]"
+    with pytest.raises(UserError, match=r'split "test" .* has labels'):
+        load_images(saved(**splits), test_split="test")
+
+
+def test_a_subset_of_one_class_is_told_as_a_subset(saved, dataset):
+    with pytest.raises(UserError, match=r"subset of 1 \(max_eval_samples, limit in an audit\) .* has the one class"):
+        load_images(saved(**dataset), max_eval_samples=1)
+
+
+def test_names_of_classes_may_be_bytes(saved):
+    assert load_images(saved(train=with_labels([b"cat", b"dog"] * 20)))["train"].features["label"].names == [
+        "cat",
+        "dog",
+    ]
 
 
 def test_a_class_that_only_one_split_has_keeps_the_ids_equal(saved):

@@ -115,6 +115,12 @@ def test_images_are_referred_to_and_not_read_into_memory(root, monkeypatch):
     assert all(image["bytes"] is None and Path(image["path"]).is_absolute() for image in images["image"])
 
 
+def test_classes_may_begin_with_underscores(root):
+    for name in ("__background__", "cat", "__MACOSX"):
+        fill(root / name)
+    assert everywhere(load_images(str(root))) == {("__background__", "__background__"): 20, ("cat", "cat"): 20}
+
+
 def test_a_table_that_lies_beside_changes_nothing(root):
     for name in ("cat", "dog"):
         fill(root / name)
@@ -202,6 +208,29 @@ def test_a_class_that_train_has_not_is_refused(root):
     for place in ("train/cat", "train/dog", "test/cat", "test/Dog"):
         fill(root / place)
     assert_refused(root, 'the class "Dog" in test but not in train, did you mean "dog"')
+
+
+def test_a_class_that_two_systems_spell_in_two_ways_is_refused(root):
+    for place in ("train/caf\u00e9", "train/dog", "test/cafe\u0301", "test/dog"):
+        fill(root / place)
+    assert_refused(root, r"'cafe\u0301' and 'caf\xe9' look the same")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"cat/caf\xe9.png"])
+def test_names_that_are_no_text_are_refused(root, name):
+    for label in ("cat", "dog"):
+        fill(root / label)
+    odd = Path(os.fsdecode(os.fsencode(root) + b"/" + name))
+    if odd.suffix:
+        (root / "cat" / "photo_0.png").rename(odd)
+    else:
+        (root / "cat").rename(odd)
+    assert_refused(root, r"caf\udce9", "is not in UTF-8: rename it")
+
+
+def test_a_flat_folder_is_told_of_tables_too(root):
+    fill(root)
+    assert_refused(root, "no class folders", "or a metadata.csv beside the images with the columns file_name and label")
 
 
 def test_two_folders_for_one_split_are_refused(root):

@@ -14,6 +14,7 @@ from local_hub import LocalHub
 from genaf_hf import load_images
 from genaf_hf.command_line import parse_arguments
 from genaf_hf.data import class_balance
+from genaf_hf.errors import UserError
 from genaf_hf.hardening import HardeningArguments, load_data
 
 NUMBERS = {"streaming": True, "max_train_samples": 20, "max_eval_samples": 9}
@@ -206,3 +207,9 @@ def test_only_some_files_of_the_hub_are_fetched(tmp_path):
         assert found["said"].startswith('There is no dataset "someone/nothing", neither as a local folder nor on the')
         fetched = {where.split("/")[-1] for where, _ in hub.uploads if where.startswith("GET") and "train-" in where}
         assert 1 < len(fetched) < SHARDS / 2
+
+
+def test_tables_of_text_are_not_streamed(tmp_path):
+    (tmp_path / "train.csv").write_text("image,label\n1.png,cat\n2.png,dog\n")
+    with pytest.raises(UserError, match="does not tell its columns before it is read: set streaming to False"):
+        load_images(str(tmp_path), **NUMBERS)

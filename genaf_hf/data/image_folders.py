@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, NamedSplit
 
+from genaf_hf.data.labels import check_told_apart
 from genaf_hf.data.own_files import is_in, own_folders
 from genaf_hf.errors import UserError
 from genaf_hf.names import some_of
@@ -20,6 +21,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp",
 # What `datasets` reads: the former hold images themselves, so that those beside them are illustrations.
 WITH_IMAGES = (".parquet", ".arrow")
 OF_DATASETS = (*WITH_IMAGES, ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".py")
+OF_SYSTEMS = ("__MACOSX", "__pycache__")  # folders that no user made
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -81,6 +83,7 @@ def read_image_folder(name: str, found: Contents, *, labelled: bool, named_split
             f'The dataset "{name}" cannot be loaded: it holds no image that can be read, only {kinds(found.files)}; '
             f"convert them to one of {', '.join(EXTENSIONS)}."
         )
+    check_names(name, found.images)
     placed = place(name, found, named_splits) if labelled else place_unlabelled(found.images, named_splits)
     tell(name, found.files, placed)
     return DatasetDict({split: as_dataset(name, split, placed, labelled=labelled) for split in placed})
@@ -108,7 +111,7 @@ def contents(root: Path) -> Contents:
     for folder in waiting:
         for entry in os.scandir(root / folder):
             path = folder / entry.name
-            if entry.name.startswith((".", "__")):
+            if entry.name.startswith(".") or entry.name in OF_SYSTEMS:
                 continue
             if entry.is_symlink():
                 links.append(path)
@@ -118,6 +121,23 @@ def contents(root: Path) -> Contents:
             elif entry.is_file() or (entry.is_symlink() and not entry.is_dir()):
                 files.append(path)
     return Contents(sorted(files), sorted(folders), sorted(links))
+
+
+def check_names(name: str, images: Iterable[Path]) -> None:
+    """Refuses names of images that are no text, as those of archives from elsewhere may be.
+
+    Raises:
+        UserError: names the first.
+    """
+    if odd := next((str(image) for image in images if not str(image).isascii() and is_no_text(str(image))), None):
+        raise UserError(
+            f'The dataset "{name}" has the image {odd!a}, whose name is not in UTF-8: rename it and what else is '
+            "named so (convmv does so), or unpack it anew with the encoding of its archive."
+        )
+
+
+def is_no_text(name: str) -> bool:
+    return name.encode(errors="ignore").decode() != name
 
 
 def check_links(name: str, links: Iterable[Path]) -> None:
@@ -164,7 +184,10 @@ def place(name: str, found: Contents, named_splits: Collection[str]) -> Placed:
     deep = {top: [file for file in files if len(file.parts) > 2] for top, files in below.items()}
     where = f'The folder "{Path(name) / base}"'
     if not below:
-        raise UserError(f"{where} has images but no class folders: {EXPECTED}.")
+        raise UserError(
+            f"{where} has images but no class folders: {EXPECTED}, or a metadata.csv beside the images with the "
+            "columns file_name and label."
+        )
     if any(deep[top] and split_of(top, named_splits) for top in below):
         placed = place_in_splits(where, below, deep, named_splits)
         splits = [top for top in in_folder(found.folders, base) if split_of(top.name, named_splits)]
@@ -283,6 +306,7 @@ def check_known_classes(where: str, placed: Placed) -> None:
     Raises:
         UserError: names the class.
     """
+    check_told_apart(sorted({name for classes in placed.values() for name in classes}))
     known = placed.get("train")
     for split, classes in placed.items() if known else ():
         if strange := [name for name in classes if name not in known]:

@@ -4,22 +4,30 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset
+from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, Value
 from tqdm import tqdm
 
 from genaf_hf.data.known_datasets import known_dataset
-from genaf_hf.data.labels import check_class_names, check_labels, warn_of_untrained_classes, with_class_labels
+from genaf_hf.data.labels import (
+    check_class_names,
+    check_labels,
+    has_no_label,
+    warn_of_untrained_classes,
+    with_class_labels,
+)
 from genaf_hf.data.own_files import check_image_files
-from genaf_hf.data.pixel_values import to_rgb
+from genaf_hf.data.pixel_values import holds_images, to_rgb
 from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
 from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.names import NAMED_AT_ONCE, told
+from genaf_hf.names import NAMED_AT_ONCE, some_of, told
 
 logger = logging.getLogger(__name__)
 
 CHECKED_AT_ONCE = 64
+OF_EVALUATION = "max_eval_samples, limit in an audit"
+LIMITS = {"train": "max_train_samples", "validation": OF_EVALUATION, "test": OF_EVALUATION}
 
 
 def load_images(
@@ -88,6 +96,9 @@ def load_images(
     splits = choose_splits(raw, named, known.splits)
     image_column = choose_column(raw[splits["train"]], image_column, known.image_column, "image")
     label_column = choose_column(raw[splits["train"]], label_column, known.label_column, "label")
+    if cache is None and not (validation_split or test_split):
+        raw = without_unlabelled(raw, splits, label_column)
+        splits = choose_splits(raw, named, known.splits)
     where = {role: f'split "{split}" of "{name_or_path}"' for role, split in splits.items()}
     chosen = {role: raw[split] for role, split in splits.items()}
     check_columns(chosen, image_column, label_column, where)
@@ -125,7 +136,8 @@ def load_images(
     chosen_from = {role: (chosen[origin], where[origin]) for role, origin in origins.items()}
     divided = with_whole_images(divided, chosen_from, skip=skip_broken_images)
     for role, dataset in divided.items():
-        check_labels(dataset, where[origins[role]])
+        drawn = f"subset of {len(dataset)} ({LIMITS[role]}) from the " if limits[role] is not None else ""
+        check_labels(dataset, drawn + where[origins[role]])
     if cache is None:
         warn_of_untrained_classes(divided)
     return DatasetDict(divided)
@@ -176,6 +188,25 @@ def load_unlabelled_images(
     return with_whole_images({"train": drawn}, {"train": (images, where)}, skip=skip_broken_images)["train"]
 
 
+def without_unlabelled(raw: Mapping[str, Dataset], chosen: Mapping[str, str], label_column: str) -> dict[str, Dataset]:
+    """The splits without those of which no image has a label, which is logged; never without the one to train on.
+
+    Args:
+        raw: by the dataset's names.
+        chosen: the dataset's names by role.
+        label_column: of the labels.
+    """
+    unlabelled = [
+        split
+        for role, split in chosen.items()
+        if role != "train" and label_column in raw[split].column_names and len(raw[split])
+        if has_no_label(raw[split][label_column])
+    ]
+    if unlabelled:
+        logger.warning("No image of the split %s has a label: it is left out", some_of(unlabelled))
+    return {split: dataset for split, dataset in raw.items() if split not in unlabelled}
+
+
 def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samples: int | None, streaming: bool):
     """Refuses numbers of images that are none, or missing where they are needed.
 
@@ -218,12 +249,16 @@ def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: 
         UserError: when the named column is missing, or none or several fit.
     """
     columns = dataset.column_names
+    if columns is None:  # as of tables of text, which tell it only when they are read
+        raise UserError("What is streamed does not tell its columns before it is read: set streaming to False.")
     if named is not None and named not in columns:
         raise UserError(f'There is no column "{named}"; the dataset has {told(", ".join(columns))}.')
     if named is not None or known in columns:
         return named or known
     feature = {"image": Image, "label": ClassLabel}[kind]
     fitting = [name for name in columns if isinstance(dataset.features[name], feature)]
+    if not fitting and kind == "image":
+        fitting = [name for name in columns if holds_images(dataset.features[name])]
     if not fitting and kind == "label":
         fitting = [name for name in columns if name in ("label", "labels", "class", "target")]
     if len(fitting) != 1:
@@ -242,6 +277,8 @@ def check_columns(
     Raises:
         UserError: names the split and the column.
     """
+    if image_column == label_column:
+        raise UserError(f'The column "{image_column}" is named for images and for labels, expected one for each.')
     labels = splits["train"].features[label_column]
     for role, dataset in splits.items():
         for column in (image_column, label_column):
@@ -265,14 +302,15 @@ def with_columns(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> D
         UserError: when the column holds no images.
     """
     chosen = DatasetDict(splits).select_columns(list(columns.values()))
-    for name, column in columns.items():
-        if column != name:
-            chosen = chosen.rename_column(column, name)
+    chosen = chosen.rename_columns({column: name for name, column in columns.items() if column != name})
+    held = chosen["train"].features["image"]
+    other = UserError(f'The column "{columns["image"]}" holds {told(held)}, expected images.')
+    if held == Value("null") or (isinstance(held, dict) and not holds_images(held)):
+        raise other
     try:
         return chosen.cast_column("image", Image(decode=False))
     except (NotImplementedError, TypeError) as error:
-        held = chosen["train"].features["image"]
-        raise UserError(f'The column "{columns["image"]}" holds {told(held)}, expected images.') from error
+        raise other from error
 
 
 def with_whole_images(

@@ -3,7 +3,7 @@
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
@@ -34,12 +34,15 @@ def with_class_labels(splits: DatasetDict, class_names: Sequence[str] | None = N
         raise UserError(f"The label column holds {feature}, expected one class per image.")
     values = {role: dataset["label"][:] for role, dataset in splits.items()}
     if missing := sum(is_missing(value) for column in values.values() for value in column):
-        raise UserError(f"Some images have no label ({missing} of them); expected one class per image.")
+        raise UserError(
+            f"Some images have no label ({missing} of them); expected one class per image, other than the words None, "
+            "NA, null and nan, which tables have for none."
+        )
     if class_names is not None and "int" in feature.dtype:
         return splits.cast_column("label", ClassLabel(names=list(class_names)))
     names = sorted({value for column in values.values() for value in column})
     ids = {value: i for i, value in enumerate(names)}
-    feature = ClassLabel(names=[str(name) for name in names])
+    feature = ClassLabel(names=[in_words(name) for name in names])
     return DatasetDict(
         {
             role: dataset.remove_columns("label").add_column(
@@ -48,6 +51,15 @@ def with_class_labels(splits: DatasetDict, class_names: Sequence[str] | None = N
             for role, dataset in splits.items()
         }
     )
+
+
+def has_no_label(labels: Iterable) -> bool:
+    """Whether these are all missing, or the -1 that is written in their place, as in splits for a competition."""
+    return all(label == -1 or is_missing(label) for label in labels)
+
+
+def in_words(label: object) -> str:
+    return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
 
 
 def is_missing(label: object) -> bool:
@@ -61,12 +73,21 @@ def check_class_names(names: Sequence[str]) -> None:
     Raises:
         UserError: names two of them.
     """
+    check_told_apart(names)
+    if alike := first_alike(names, as_meant):
+        logger.warning("The classes %s differ by little: if they are one, give it one name.", alike)
+
+
+def check_told_apart(names: Sequence[str]) -> None:
+    """Refuses classes that a reader cannot tell apart.
+
+    Raises:
+        UserError: names two of them.
+    """
     if alike := first_alike(names, as_seen):
         raise UserError(
             f"The classes {alike} look the same: give each class one name, or its images are divided between two."
         )
-    if alike := first_alike(names, as_meant):
-        logger.warning("The classes %s differ by little: if they are one, give it one name.", alike)
 
 
 def first_alike(names: Sequence[str], seen: Callable[[str], str]) -> str | None:

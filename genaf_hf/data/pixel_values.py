@@ -5,7 +5,7 @@ import logging
 from functools import partial
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image, Value
 from PIL import Image as PILImage
 from PIL import ImageOps
 from tqdm import tqdm
@@ -21,6 +21,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 LARGEST_IMAGE = PILImage.MAX_IMAGE_PIXELS  # of pixels, where Pillow begins to warn
 LONGEST_SIDE = 200  # times the other one: processors that resize the shorter side make an image as many times larger
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+def holds_images(feature) -> bool:
+    """Whether a column is one of images by its type, or of their encoded bytes as pandas writes them."""
+    encoded = isinstance(feature, dict) and feature.keys() == {"bytes", "path"}
+    return encoded or isinstance(feature, Image) or feature in (Value("binary"), Value("large_binary"))
 
 
 def to_rgb(image) -> PILImage.Image:

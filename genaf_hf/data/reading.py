@@ -79,20 +79,38 @@ def read_dataset(
         tell_unused_files(name_or_path, builder, used)
         if streaming:
             return open_stream(builder)
-        builder.download_and_prepare()
+        prepare(name_or_path, builder, used)
         splits = builder.as_dataset()
         tell_unnamed_images(name_or_path, builder, used, splits)
         return splits, None
 
 
+def prepare(name: str, builder: DatasetBuilder, used: Sequence[str]) -> None:
+    """Downloads and converts a dataset.
+
+    Raises:
+        UserError: for class folders in an archive, of which `datasets` takes the archive's own folder for the class.
+    """
+    try:
+        builder.download_and_prepare()
+    except DatasetGenerationError as error:
+        archives = [Path(file).name for file in used if kind(Path(file)) == ".zip"]
+        if archives and builder.name == FOLDER_BUILDER and "class label" in str(error.__cause__):
+            raise UserError(
+                f'The dataset "{name}" has class folders within {some_of(archives)}, which are not read there: unpack '
+                "it, and name the folder."
+            ) from error
+        raise
+
+
 def saved(name: str, splits: DatasetDict) -> DatasetDict:
-    """What `save_to_disk` left, after a look at the names of its files.
+    """What `save_to_disk` left, after a look at the names of its files, and as Python's own types and all columns.
 
     Raises:
         UserError: when one lies elsewhere.
     """
     check_data_files((file["filename"] for part in splits.values() for file in part.cache_files), name)
-    return splits
+    return splits.with_format(None)
 
 
 def tell_unused_files(name_or_path: str, builder: DatasetBuilder, used: Sequence[str]) -> None:
@@ -122,12 +140,16 @@ def check_place(name_or_path: str) -> None:
         UserError: names the nearest folder.
     """
     path = Path(name_or_path)
+    if not name_or_path.strip():
+        raise UserError(f'The dataset is "{name_or_path}", expected a folder or the id of a dataset on the Hub.')
     if path.is_dir():
         return
     if path.exists():
         raise UserError(f'"{name_or_path}" is a file, expected a folder of images or the id of a dataset on the Hub.')
     beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
     near = get_close_matches(path.name, beside, 1, ALIKE)
+    if name_or_path.startswith("~") and path.expanduser().is_dir():  # which a shell leaves within --dataset_name=~/...
+        path, near = path.expanduser(), [path.name]
     if (near and known_dataset(name_or_path) is NOTHING_KNOWN) or not is_hub_id(name_or_path):
         meant = f'did you mean "{path.parent / near[0]}"' if near else "check its spelling"
         raise UserError(f'There is no folder "{name_or_path}": {meant}, or name a dataset of the Hub as OWNER/NAME.')

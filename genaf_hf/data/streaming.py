@@ -22,6 +22,7 @@ from datasets.fingerprint import Hasher
 from datasets.utils.file_utils import xopen
 
 from genaf_hf.data.own_files import check_paths
+from genaf_hf.data.pixel_values import holds_images
 from genaf_hf.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def draw(
         UserError: when the column holds no images.
         DatasetGenerationError: when the stream breaks off.
     """
-    if not isinstance(held := stream.features[image_column], Image):
+    if not holds_images(held := stream.features[image_column]):
         raise UserError(f'The column "{image_column}" holds {held}, expected images.')
     features = Features({"image": Image(decode=False), "label": stream.features[label_column]})
     fingerprint = Hasher.hash([str(stream.split), image_column, label_column, count, seed])
