@@ -151,6 +151,7 @@ class GenAFConfig(CheckedArguments):
         if self.preset is not None:
             self._apply_preset()
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
+        self._check_rates()
         if self.step_size is None:
             self.step_size = default_step_size(self.eps, self.steps)
         if self.num_train_epochs is None and self.max_steps > 0:
@@ -171,12 +172,14 @@ class GenAFConfig(CheckedArguments):
             if getattr(self, name) == defaults[name]:
                 setattr(self, name, value)
 
-    def _check_genaf_settings(self) -> None:
-        check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
+    def _check_rates(self) -> None:
         for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")
+
+    def _check_genaf_settings(self) -> None:
+        check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
         for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more.")

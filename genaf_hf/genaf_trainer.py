@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather, set_seed
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer import _is_peft_model
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput, has_length
@@ -39,17 +40,19 @@ from genaf_hf.pixel_model import at_least_float32, evaluating
 from genaf_hf.progress import progress
 from genaf_hf.sharing_trainer import LAYER_ROBUSTNESS_FILE, SharingTrainer
 from genaf_hf.trainer_options import (
+    check_early_stopping,
     check_evaluation_images,
     check_finite,
     check_finite_weights,
     check_labels,
     check_options,
+    check_rows,
     check_schedule,
     check_training_images,
-    check_training_rows,
     keep_precision,
     leave_out_batch_of_one,
     must_train,
+    warn_of_half_precision,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,6 +101,8 @@ class GenAFTrainer(SharingTrainer):
         check_options(args)
         check_schedule(args)
         keep_precision(args)
+        if kwargs.get("eval_dataset") is None and not others[2:]:
+            check_evaluation_images(args, None, any_metric=True)
         super().__init__(model, args, *others, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UserError("FSDP or DeepSpeed is configured, but attacks need the whole model: launch without them.")
@@ -106,12 +111,19 @@ class GenAFTrainer(SharingTrainer):
         check_evaluation_images(args, self.eval_dataset, any_metric=self.compute_metrics is not None)
         if args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = args.seed
+        warn_of_half_precision(model)
+        if self.optimizer is None and self.lr_scheduler is not None:
+            raise UserError(
+                "optimizers has a scheduler but no optimizer, so that it would schedule nothing: give both, or choose "
+                "an lr_scheduler_type."
+            )
         self._given_optimizer_and_scheduler = self.optimizer, self.lr_scheduler
         self.stage: str | None = None
         self._redundant_layers: list[str] | None = None
         self._accumulated: AccumulatedBatch | None = None
         self._log_sums: dict[str, Tensor] = defaultdict(float)
         self._log_count = 0
+        self._look_at_weights: Callable[[], None] = lambda: None
         self._sums_of_checkpoint: dict | None = None
         self._correct: dict[str, list[Tensor]] = {}
         self._answers: list[Tensor] = []
@@ -123,8 +135,11 @@ class GenAFTrainer(SharingTrainer):
         self._check_training(ADVERSARIAL_FINETUNE)
         checkpoint = self._find_checkpoint(resume_from_checkpoint, ADVERSARIAL_FINETUNE, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
-        if adapts and not has_length(self.train_dataset):
-            raise UserError("train_dataset has no length, but layers are assessed on a sample of it: use a sized one.")
+        if adapts and (not has_length(self.train_dataset) or isinstance(self.train_dataset, IterableDataset)):
+            raise UserError(
+                "train_dataset has no length or no rows by number, but layers are assessed on a sample of it: use one "
+                "that has them, or set adapt_epochs=0."
+            )
         if adapts and not layer_weights(self.model):
             raise UserError("The model has no trainable linear or convolutional layer to adapt: set adapt_epochs=0.")
         history, steps, metrics = [], 0, {}
@@ -343,6 +358,15 @@ class GenAFTrainer(SharingTrainer):
             self._answers.append(self.accelerator.gather_for_metrics(clean_logits.argmax(1)))
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        """Leaves no image out of an evaluation, as `dataloader_drop_last` would."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
@@ -412,7 +436,8 @@ class GenAFTrainer(SharingTrainer):
             self.args.num_train_epochs = float(max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / self._steps_per_epoch())))
         if self.args.logging_strategy == IntervalStrategy.STEPS and self.args.logging_steps > 1:
             self.args.logging_steps = min(self.args.logging_steps, self._steps_per_epoch())
-        if stage == STANDARD_FINETUNE and self.args.metric_for_best_model == ROBUST_ACCURACY:
+        best_by = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if stage == STANDARD_FINETUNE and best_by == ROBUST_ACCURACY:
             self.args.metric_for_best_model = CLEAN_ACCURACY
         if self.args.load_best_model_at_end and self.args.save_total_limit == 1:
             self.args.save_total_limit = 2  # else the Trainer keeps the best alone, and a killed run lacks the last
@@ -459,7 +484,13 @@ class GenAFTrainer(SharingTrainer):
             epochs=args.adapt_epochs if of_stage_2 else args.num_train_epochs or LEAST_EPOCHS,
             max_steps=args.adapt_max_steps if of_stage_2 else args.max_steps,
         )
-        check_training_rows(args, self.train_dataset, self.data_collator, self.model.config.num_labels)
+        check_early_stopping(args, self.callback_handler.callbacks)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise UserError("The model has no trainable weight: set requires_grad of those that are to be trained.")
+        with self.accelerator.autocast():
+            for name in ("train_dataset", "eval_dataset"):
+                if (dataset := getattr(self, name)) is not None:
+                    check_rows(args, name, dataset, self.data_collator, self.model)
 
     def _train_or_load(self, checkpoint: Path | None, **kwargs) -> TrainOutput:
         """Trains, resumes, or, where the stage was at its end already, only loads the result."""
@@ -467,7 +498,7 @@ class GenAFTrainer(SharingTrainer):
             check_disk_space(Path(self.args.output_dir).parent, self.model)
         leave_out_batch_of_one(self.args, self.model, self.train_dataset)
         if checkpoint is None:
-            with must_train(self.model, f"The stage {self.stage}"):
+            with must_train(self.model, f"The stage {self.stage}") as self._look_at_weights:
                 return self._train_and_measure(**kwargs)
         state = read_state(checkpoint)
         finished = finished_stage(checkpoint)
@@ -533,6 +564,11 @@ class GenAFTrainer(SharingTrainer):
                     f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one: "
                     f"its {found}."
                 )
+            if checkpoint.parent.name in {*STAGES} - {*stages}:
+                raise UserError(
+                    f"{checkpoint} is of the stage {checkpoint.parent.name}, expected one of {' or '.join(stages)}: "
+                    "weights, optimizer and step of another stage are not gone on with."
+                )
             return checkpoint
         folders = [self._stage_folder(stage) for stage in stages]
         checkpoint = newest_complete_checkpoint(*folders, world_size=self.args.world_size)
@@ -568,6 +604,7 @@ class GenAFTrainer(SharingTrainer):
         return is_best
 
     def _load_best_model(self) -> None:
+        self._look_at_weights()
         if self._has_native_checkpoints():
             load_weights(self.model, self.state.best_model_checkpoint)
         else:

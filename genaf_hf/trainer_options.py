@@ -2,18 +2,27 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments, get_scheduler
+from torch.utils.data import IterableDataset
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+    get_scheduler,
+)
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-from transformers.trainer_utils import HubStrategy, SaveStrategy, has_length
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, has_length
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.pixel_model import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +50,10 @@ class CheckedArguments(TrainingArguments):
     """
 
     def __post_init__(self):
+        check_unsupported(self)
         try:
             super().__post_init__()
-        except (ImportError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise UserError(f"{first_line(error)}.") from error
         check_options(self)
 
@@ -58,9 +68,7 @@ def check_options(args: TrainingArguments) -> None:
     Raises:
         UserError: names the field.
     """
-    for name, reason in UNSUPPORTED.items():
-        if value := getattr(args, name, None):
-            raise UserError(f"{name} is {value}, but {reason}: leave it out.")
+    check_unsupported(args)
     check_numbers(args)
     check_checkpointing(args)
     if args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
@@ -83,6 +91,17 @@ def check_options(args: TrainingArguments) -> None:
     check_optimizer(args)
 
 
+def check_unsupported(args: TrainingArguments) -> None:
+    """Refuses what our Trainers do not do.
+
+    Raises:
+        UserError: names the field.
+    """
+    for name, reason in UNSUPPORTED.items():
+        if value := getattr(args, name, None):
+            raise UserError(f"{name} is {value}, but {reason}: leave it out.")
+
+
 def refuse_resume_flag(args: TrainingArguments) -> None:
     """Refuses a checkpoint that is named where runs go on by themselves.
 
@@ -102,9 +121,14 @@ def check_numbers(args: TrainingArguments) -> None:
     Raises:
         UserError: names the field.
     """
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise UserError(f"{name} is {getattr(args, name)}, expected at least 1.")
+    for name in (
+        *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+        "eval_accumulation_steps",
+    ):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise UserError(f"{name} is {value}, expected at least 1.")
+    if args.dataloader_num_workers < 0:
+        raise UserError(f"dataloader_num_workers is {args.dataloader_num_workers}, expected 0 or more.")
     for name in ("max_steps", "adapt_max_steps"):
         if (value := getattr(args, name, -1)) == 0 or value < -1:
             raise UserError(f"{name} is {value}, expected a positive number, or -1 to count epochs instead.")
@@ -199,6 +223,16 @@ def keep_precision(args: TrainingArguments) -> None:
             setattr(args, name, False)
 
 
+def warn_of_half_precision(model: nn.Module) -> None:
+    """Says so where the weights that are trained are in a precision that small steps are lost in."""
+    for dtype in {each.dtype for each in model.parameters() if each.requires_grad} & {torch.float16, torch.bfloat16}:
+        logger.warning(
+            "Weights are %s, in which small steps of a training are lost: load the model with dtype=torch.float32, and "
+            "set bf16=True to compute in half precision.",
+            str(dtype).removeprefix("torch."),
+        )
+
+
 def check_training_images(args: TrainingArguments, dataset, *, epochs: float, max_steps: int) -> None:
     """Refuses a training that would take no step.
 
@@ -207,6 +241,8 @@ def check_training_images(args: TrainingArguments, dataset, *, epochs: float, ma
     """
     if dataset is None:
         raise UserError("train_dataset is missing, expected images to train on.")
+    if isinstance(dataset, dict):
+        raise UserError(f"train_dataset is a dict of {', '.join(map(str, dataset))}, expected one of these.")
     if not has_length(dataset):
         if max_steps <= 0:
             raise UserError("train_dataset has no length, so that epochs cannot be counted: name max_steps.")
@@ -223,30 +259,58 @@ def check_training_images(args: TrainingArguments, dataset, *, epochs: float, ma
         raise UserError(f"The training has {epochs} epochs, expected a positive number, or a number of steps.")
 
 
-def check_training_rows(args: TrainingArguments, dataset, collate: Callable[[list], dict], classes: int) -> None:
-    """Refuses images without pixel values or without class ids as labels.
+def check_rows(args: TrainingArguments, name: str, dataset, collate: Callable[[list], dict], model: nn.Module) -> None:
+    """Refuses images without pixel values that the model takes, or without class ids as labels.
 
     Args:
         args: of the training.
-        dataset: to train on.
+        name: of the dataset, in words.
+        dataset: to train or evaluate on.
         collate: makes a batch of rows.
-        classes: that the model has.
+        model: that is trained, a classifier.
 
     Raises:
         UserError: names what is missing, or the label.
     """
-    columns = getattr(dataset, "column_names", None) or []
+    columns, classes = getattr(dataset, "column_names", None) or [], model.config.num_labels
     if args.remove_unused_columns and columns and "pixel_values" not in columns:
         raise UserError("remove_unused_columns is True, but pixel values are made of such columns: leave it out.")
-    if not has_length(dataset):
+    if not has_length(dataset) or isinstance(dataset, IterableDataset):  # whose rows may come only once
         return
-    batch = collate([dataset[0]])
-    for name in ("pixel_values", "labels"):
-        if name not in batch:
-            raise UserError(f"train_dataset has no {name}, only {', '.join(batch)}: see with_pixel_values.")
+    row = dataset[0]
+    if collate is default_data_collator:
+        if not isinstance(row, Mapping):
+            raise UserError(
+                f"{name} has rows of type {type(row).__name__}, expected mappings with pixel_values and labels: see "
+                "with_pixel_values, or give a data_collator."
+            )
+        if "pixel_values" not in row:
+            raise UserError(f"{name} has no pixel_values, only {', '.join(map(str, row))}: see with_pixel_values.")
+    batch = collate([row])
+    for needed in ("pixel_values", "labels"):
+        if needed not in batch:
+            raise UserError(f"{name} has no {needed}, only {', '.join(batch)}: see with_pixel_values.")
     check_labels(torch.as_tensor(batch["labels"]), classes)
-    for name in {"label", "labels"} & {*columns}:
-        check_labels(torch.as_tensor(dataset.with_format(None)[name][:]), classes)
+    check_taken(model, name, torch.as_tensor(batch["pixel_values"]))
+    if getattr(dataset, "format", {}).get("type") != "custom":  # which may make labels of anything
+        for column in {"label", "labels"} & {*columns}:
+            check_labels(torch.as_tensor(dataset.with_format(None)[column][:]), classes)
+
+
+def check_taken(model: nn.Module, name: str, pixel_values: Tensor) -> None:
+    """Refuses pixel values (n, 3, h, w) of a shape that the model does not take.
+
+    Raises:
+        UserError: names the dataset and the shape.
+    """
+    try:
+        with evaluating(model), torch.no_grad():
+            model(pixel_values=pixel_values.to(next(model.parameters()).device))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{name} has pixel_values of shape {tuple(pixel_values.shape[1:])}, which the model does not take "
+            f"({first_line(error)}): prepare them with the model's image processor."
+        ) from error
 
 
 def check_evaluation_images(args: TrainingArguments, dataset, *, any_metric: bool) -> None:
@@ -261,6 +325,11 @@ def check_evaluation_images(args: TrainingArguments, dataset, *, any_metric: boo
         UserError: says what is expected.
     """
     if dataset is None:
+        if args.eval_strategy != IntervalStrategy.NO:
+            raise UserError(
+                f"eval_strategy is {args.eval_strategy.value}, but eval_dataset is missing: give one, or set "
+                'eval_strategy to "no".'
+            )
         return
     if isinstance(dataset, dict):
         raise UserError(
@@ -272,6 +341,28 @@ def check_evaluation_images(args: TrainingArguments, dataset, *, any_metric: boo
     metric = (args.metric_for_best_model or METRICS[0]).removeprefix("eval_")
     if not any_metric and metric not in METRICS:
         raise UserError(f'metric_for_best_model is "{metric}", expected one of {", ".join(METRICS)}.')
+    given = args.metric_for_best_model is not None and metric in METRICS
+    if given and args.greater_is_better is (metric == METRICS[0]):
+        raise UserError(
+            f"greater_is_better is {args.greater_is_better}, with which the worst {metric} is taken for the best: "
+            "leave it out."
+        )
+
+
+def check_early_stopping(args: TrainingArguments, callbacks: Sequence[TrainerCallback]) -> None:
+    """Refuses to stop early where nothing says when.
+
+    Raises:
+        UserError: names what is missing.
+    """
+    if not any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks):
+        return
+    if args.eval_strategy == IntervalStrategy.NO:
+        raise UserError('EarlyStoppingCallback is given, but eval_strategy is "no": choose "epoch" or "steps".')
+    if args.metric_for_best_model is None:
+        raise UserError(
+            "EarlyStoppingCallback is given, but metric_for_best_model does not say by what: robust_accuracy?"
+        )
 
 
 def leave_out_batch_of_one(args: TrainingArguments, model: nn.Module, dataset) -> None:
@@ -341,8 +432,10 @@ def check_finite_weights(model: nn.Module, step: int, advice: Callable[[], str])
 
 
 @contextmanager
-def must_train(model: nn.Module, what: str) -> Iterator[None]:
+def must_train(model: nn.Module, what: str) -> Iterator[Callable[[], None]]:
     """Refuses a training that leaves all trainable weights as they were.
+
+    Gives what looks at them once more, for a training that puts the best weights back, which may be the first ones.
 
     Args:
         model: that is trained meanwhile.
@@ -351,9 +444,15 @@ def must_train(model: nn.Module, what: str) -> Iterator[None]:
     Raises:
         UserError: afterwards, when no weight changed.
     """
-    before = trainable_sums(model)
-    yield
-    if before == trainable_sums(model):
+    before, changed = trainable_sums(model), False
+
+    def look() -> None:
+        nonlocal changed
+        changed = changed or before != trainable_sums(model)
+
+    yield look
+    look()
+    if not changed:
         raise UserError(
             f"{what} changed no weight: raise the learning rate, and check that some weights are trainable and that an "
             "optimizer that was given holds them."

@@ -135,6 +135,16 @@ def test_stage_2_does_not_resume_from_stage_1(killed, tmp_path):
         tiny_trainer(tmp_path, **PLAIN).adapt(["classifier.weight"], resume_from_checkpoint=True)
 
 
+def test_a_named_checkpoint_of_another_stage_is_refused(killed, tmp_path):
+    shutil.copytree(killed["stage_2_finished"], tmp_path / "run")
+    stage_1, stage_2 = (tmp_path / "run" / stage / "checkpoint-5" for stage in ("adversarial_finetune", "adapt"))
+    trainer = tiny_trainer(tmp_path / "run", **PLAIN)
+    for stage, checkpoint in (("standard_finetune", stage_1), ("adversarial_finetune", stage_2), (ADAPT, stage_1)):
+        chosen = {"redundant_layers": ["classifier.weight"]} if stage == ADAPT else {}
+        with pytest.raises(UserError, match=f"is of the stage {checkpoint.parent.name}, expected one of {stage}"):
+            getattr(trainer, stage)(**chosen, resume_from_checkpoint=checkpoint)
+
+
 def test_named_checkpoint_that_is_half_written_is_refused(killed, tmp_path):
     folder = tmp_path / "adapt/checkpoint-5"
     shutil.copytree(killed["stage_2_finished"] / "adapt/checkpoint-5", folder)

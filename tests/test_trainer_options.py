@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from pretrain_tiny import METHODS, pretrain_tiny, tiny_config
 from safetensors.torch import load_file
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, TensorDataset
 from train_tiny import copied_weights, tensors, tiny_model, tiny_trainer
 from transformers import EarlyStoppingCallback, TrainerCallback
 
@@ -40,8 +41,14 @@ REFUSED = {
     "report_to": "wandb",
     "optim": "adamw_bnb_8bit",
     "adam_beta1": 1.5,
+    "accelerator_config": {"nonsense": True},
+    "dataloader_num_workers": -1,
+    "deepspeed": "zero.json",
+    "eval_accumulation_steps": 0,
+    "learning_rate": -1e-4,
 }
 SAYS = {
+    "accelerator_config": "AcceleratorConfig.*nonsense",
     "activation_checkpointing_kwargs": "checkpointing_kwargs has use_reentrant",
     "adam_beta1": "optim is adamw_torch.* beta",
     "torch_empty_cache_steps": "torch_empty_cache_steps",
@@ -116,6 +123,11 @@ class Stream(IterableDataset):
         yield from tensors(8, 0, torch.float32)
 
 
+class SizedStream(Stream):
+    def __len__(self) -> int:
+        return 8
+
+
 def test_a_training_without_a_step_is_refused(tmp_path):
     few = tiny_trainer(tmp_path, images=6, dataloader_drop_last=True)
     for stage in ("train", "standard_finetune"):
@@ -154,6 +166,69 @@ def test_images_without_labels_are_refused(tmp_path):
         trainer.train()
 
 
+def test_a_stream_that_tells_its_length_trains_where_no_layers_are_assessed(tmp_path):
+    trainer = tiny_trainer(tmp_path, max_steps=2, adapt_max_steps=-1, adapt_epochs=0)
+    trainer.train_dataset = SizedStream()
+    assert trainer.train().global_step == 2
+    trainer.args.adapt_epochs = 1
+    with pytest.raises(UserError, match="train_dataset has no length or no rows by number"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("name", [str, lambda label: label + 1])
+def test_labels_are_those_that_a_transform_makes_of_its_column(tmp_path, name):
+    rows = tensors(6, 0, torch.float32)
+    labels = [row["labels"].item() for row in rows]
+    ids = {name(label): label for label in labels}
+    dataset = Dataset.from_dict({"label": list(map(name, labels)), "row": range(6)}).with_transform(
+        lambda batch: {
+            "pixel_values": [rows[i]["pixel_values"] for i in batch["row"]],
+            "labels": [ids[each] for each in batch["label"]],
+        }
+    )
+    trainer = tiny_trainer(tmp_path, max_steps=1)
+    trainer.train_dataset = dataset
+    assert trainer.standard_finetune().global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sentence"),
+    [
+        (DatasetDict(train=Dataset.from_dict({"image": [0]})), "train_dataset is a dict of train, expected one of"),
+        (Dataset.from_dict({"image": [0], "label": [0]}), "train_dataset has no pixel_values, only image, label"),
+        (TensorDataset(torch.zeros(2, 3, 8, 8), torch.zeros(2)), "train_dataset has rows of type tuple"),
+        ([{"pixel_values": torch.zeros(3, 16, 16), "labels": 0}], r"of shape \(3, 16, 16\), which the model does not"),
+    ],
+)
+def test_what_are_no_rows_of_pixel_values_and_labels_is_refused(tmp_path, dataset, sentence):
+    trainer = tiny_trainer(tmp_path)
+    trainer.train_dataset = dataset
+    with pytest.raises(UserError, match=sentence):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"), [({"labels": 7}, "A label is 7"), ({"labels": None}, "eval_dataset has no labels")]
+)
+def test_images_that_cannot_be_evaluated_are_refused_before_any_step(tmp_path, row, sentence):
+    trainer = tiny_trainer(tmp_path, eval_strategy="epoch")
+    trainer.eval_dataset = [{**each, **row} for each in trainer.eval_dataset]
+    with pytest.raises(UserError, match=sentence):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_no_image_is_left_out_of_an_evaluation(tmp_path):
+    settings = {"eval_strategy": "epoch", "load_best_model_at_end": True, "max_steps": 1}
+    plain, dropping = (
+        tiny_trainer(tmp_path / str(drop), dataloader_drop_last=drop, **settings) for drop in (False, True)
+    )
+    assert dropping.evaluate()["eval_clean_accuracy"] == plain.evaluate()["eval_clean_accuracy"]
+    dropping.args.per_device_eval_batch_size = 64
+    assert dropping.standard_finetune().global_step == 1
+    assert dropping.args.dataloader_drop_last
+
+
 def test_labels_of_a_whole_column_are_seen_before_any_step(vit, pixels, tmp_path):
     model, processor = vit
     model.config.num_labels = 2
@@ -177,7 +252,54 @@ def test_a_metric_that_there_is_not_is_refused(tmp_path):
         tiny_trainer(tmp_path, metric_for_best_model="eval_accuracy", eval_strategy="steps", save_strategy="best")
 
 
+@pytest.mark.parametrize(("metric", "greater"), [("robust_accuracy", False), ("eval_loss", True)])
+def test_the_worst_is_not_taken_for_the_best(tmp_path, metric, greater):
+    best = {"eval_strategy": "steps", "load_best_model_at_end": True, "metric_for_best_model": metric}
+    with pytest.raises(UserError, match=f"greater_is_better is {greater}, with which the worst"):
+        tiny_trainer(tmp_path, greater_is_better=greater, **best)
+    tiny_trainer(tmp_path, greater_is_better=not greater, **best)
+
+
+def test_evaluation_needs_images(tmp_path):
+    with pytest.raises(UserError, match="eval_strategy is epoch, but eval_dataset is missing"):
+        GenAFTrainer(tiny_model(), config(tmp_path, eval_strategy="epoch"), processing_class=object())
+
+
+def test_early_stopping_needs_evaluations_and_a_metric(tmp_path):
+    patience = [EarlyStoppingCallback(1)]
+    with pytest.raises(UserError, match='EarlyStoppingCallback is given, but eval_strategy is "no"'):
+        tiny_trainer(tmp_path, callbacks=patience).train()
+    with pytest.raises(UserError, match="EarlyStoppingCallback is given, but metric_for_best_model does not say"):
+        tiny_trainer(tmp_path, callbacks=patience, eval_strategy="epoch").train()
+
+
+def test_a_schedule_of_another_optimizer_is_refused(tmp_path):
+    other = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(UserError, match="optimizers has a scheduler but no optimizer"):
+        tiny_trainer(tmp_path, optimizers=(None, torch.optim.lr_scheduler.ConstantLR(other)))
+
+
 # ---- training ----
+
+
+def test_weights_in_half_precision_are_said(tmp_path, caplog):
+    tiny_trainer(tmp_path, model=tiny_model(torch.bfloat16))
+    assert "Weights are bfloat16, in which small steps of a training are lost" in caplog.text
+
+
+def test_a_model_without_trainable_weights_is_refused(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    trainer.model.requires_grad_(False)
+    with pytest.raises(UserError, match="The model has no trainable weight"):
+        trainer.train()
+
+
+def test_the_first_weights_may_be_the_best(tmp_path):
+    best = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    trainer = tiny_trainer(tmp_path, learning_rate=1e-6, head_learning_rate=1e-6, warmup_steps=1, max_steps=2, **best)
+    before = copied_weights(trainer.model)
+    trainer.standard_finetune()  # of which the first step has a learning rate of 0
+    torch.testing.assert_close(copied_weights(trainer.model), before, rtol=0, atol=0)
 
 
 def test_half_precision_of_evaluation_leaves_the_weights(tmp_path, caplog):
