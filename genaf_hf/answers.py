@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import Parameter, signature
 
 import torch
 from accelerate import PartialState
@@ -12,10 +13,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
-from genaf_hf.attacks.pgd import per_image_l2
+from genaf_hf.attacks.pgd import checked_logits, per_image_l2
 from genaf_hf.attacks.registry import attack_name
+from genaf_hf.errors import UserError
 from genaf_hf.neighbors import Neighbors
 from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.values import class_ids
 
 NOT_FINITE = -1  # no class
 
@@ -80,13 +83,14 @@ def answer(
     rows, shift, in_range = [], 0.0, True
     with evaluating(model):
         for batch in tqdm(loader, desc=title, leave=False, disable=not state.is_local_main_process):
-            images, labels = model.to_images(batch["pixel_values"].to(model.mean.device)), batch["labels"]
+            images = model.to_images(batch["pixel_values"].to(model.mean.device))
+            labels = class_ids(batch["labels"], len(images))
             indices = mine[len(rows) :][: len(labels)]
             attacked = attack_images(attack, model, images, labels, seeds=[seed + index for index in indices])
             shift = max(shift, distances(attacked, images, norm).max().item())
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
             with torch.no_grad():
-                logits = model(attacked)
+                logits = checked_logits(model(attacked), labels.amax().item())
                 columns = [labels, where_finite(logits, logits.argmax(1))]
                 if neighbors is not None:
                     features = model.features(attacked)
@@ -113,18 +117,36 @@ def attack_images(
     *,
     seeds: Sequence[int],
 ) -> Tensor:
-    """Images under an attack of any kind, (n, 3, h, w) in [0, 1]."""
+    """Images under an attack of any kind, (n, 3, h, w) in [0, 1].
+
+    Raises:
+        UserError: when the attack gives no such images.
+    """
     if attack is None:
         return images
     if isinstance(attack, UniversalPerturbation):
         return attack(images, seeds=seeds)
     given = {"model": model, "images": images, "labels": labels.to(images.device)}
-    return attack(*(given[name] for name in needs(attack)), seeds=seeds)
+    drawn = {"seeds": seeds} if takes_seeds(attack) else {}
+    attacked = attack(*(given[name] for name in needs(attack)), **drawn)
+    if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
+        found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
+        raise UserError(
+            f'The attack "{attack_name(attack.func)}" gives {found}, expected the attacked images, a tensor of shape '
+            f"{tuple(images.shape)}."
+        )
+    return attacked
 
 
 def attack_shown(attack: UniversalPerturbation | Callable, model: PixelModel, images: Tensor, labels: Tensor) -> Tensor:
     """The first images of a dataset under an attack, for a picture."""
     return attack_images(attack, model, images, labels, seeds=range(len(images)))
+
+
+def takes_seeds(attack: partial) -> bool:
+    """Whether a per-image attack is random; one that is not may do without seeds."""
+    parameters = signature(attack.func).parameters.values()
+    return any(each.name == "seeds" or each.kind is Parameter.VAR_KEYWORD for each in parameters)
 
 
 def needs(attack: partial) -> tuple[str, ...]:

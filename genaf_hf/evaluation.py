@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Subset
 
 from genaf_hf.answers import NOT_FINITE, Answers, answer, feature_bank
 from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
-from genaf_hf.attacks.inputs import callers_modes_left
+from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import attack_name
 from genaf_hf.data import stratified_rows
@@ -25,6 +25,7 @@ from genaf_hf.encoders import parameter_count
 from genaf_hf.errors import UserError
 from genaf_hf.journal import Journal
 from genaf_hf.metrics import load_metric
+from genaf_hf.perturbation_cache import digest, tensors
 from genaf_hf.pixel_model import PixelModel
 from genaf_hf.provenance import model_source
 from genaf_hf.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport
@@ -86,8 +87,8 @@ def evaluate_robustness(
         UserError: when there is no image, or an attack does not fit the images, or does not say what it is; when a
             model's answer to a clean image is not finite.
     """
-    if len(dataset) == 0:
-        raise UserError("The dataset to evaluate on is empty.")
+    batch_size, seed = checked_setting("batch_size", batch_size, int), checked_setting("seed", seed, int)
+    check_question(models, dataset, (attacks, *sweep), batch_size)
     for round_of_attacks in (attacks, *sweep):
         for label, attack in round_of_attacks.items():
             for name in models:
@@ -98,7 +99,8 @@ def evaluate_robustness(
         neighbors = None if bank is None else feature_bank(model, bank, batch_size=batch_size)
         ask = partial(answer, model, neighbors=neighbors, batch_size=batch_size, seed=seed)
         run_checks = partial(check, name, model, dataset, eps=checked_eps(attacks, name), batch_size=batch_size)
-        *part, clean = evaluate_model(name, ask, run_checks, dataset, attacks, sweep, journal)
+        of = identity(model, seed, dataset, bank)
+        *part, clean = evaluate_model(name, ask, run_checks, dataset, attacks, sweep, journal, of)
         parts.append(part)
         largest = max(Counter(clean.labels).values())
     measurements, checks, swept = (list(chain.from_iterable(part)) for part in zip(*parts, strict=True))
@@ -114,6 +116,44 @@ def evaluate_robustness(
     )
 
 
+def check_question(models: Mapping, dataset: Dataset, rounds: Sequence[Mapping], batch_size: int) -> None:
+    """Refuses what cannot be evaluated.
+
+    Raises:
+        UserError: says what was found and what is expected.
+    """
+    by_name = isinstance(models, Mapping) and models
+    if not by_name or not all(hasattr(each, "to_images") for each in models.values()):
+        raise UserError('models are no PixelModels by name, expected e.g. {"mine": PixelModel(model, processor)}.')
+    for attacks in rounds:
+        if not isinstance(attacks, Mapping):
+            raise UserError('attacks are not by name, expected for example {"pgd": ATTACKS["pgd"].configure()}.')
+        if CLEAN in attacks:
+            raise UserError(f'An attack is called "{CLEAN}", which means no attack: give it another name.')
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}, expected at least 1.")
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise UserError(f"The dataset is a {type(dataset).__name__}, expected one with a length and rows by number.")
+    if len(dataset) == 0:
+        raise UserError("The dataset to evaluate on is empty.")
+    first = dataset[0]
+    if not isinstance(first, Mapping) or not hasattr(first.get("pixel_values"), "shape") or "labels" not in first:
+        found = f"has {', '.join(map(str, first))}" if isinstance(first, Mapping) else f"is a {type(first).__name__}"
+        raise UserError(
+            f"A row of the dataset {found}, expected pixel_values, a tensor, and labels, as with_pixel_values gives."
+        )
+
+
+def identity(model: PixelModel, seed: int, *datasets: Dataset | None) -> str:
+    """SHA-256 of what answers depend on beside the attack: the weights, the seed, and of the images some."""
+    known, found = [seed], {f"model.{name}": tensor for name, tensor in tensors(model).items()}
+    for number, dataset in enumerate(each for each in datasets if each is not None):
+        for row in (0, len(dataset) // 2, len(dataset) - 1):
+            found[f"{number}.{row}"] = torch.as_tensor(dataset[row]["pixel_values"])
+            known += [len(dataset), str(dataset[row]["labels"])]
+    return digest(known, found)
+
+
 def evaluate_model(
     name: str,
     ask: Callable,
@@ -122,21 +162,28 @@ def evaluate_model(
     attacks: Mapping[str, Attack],
     sweep: Sequence[Mapping[str, Attack]],
     journal: Journal,
+    of: str,
 ) -> tuple[list[Measurement], list[Check], list[Measurement], Answers]:
     """Measurements, checks, sweep and clean answers of one model; `ask` is `answer`, `run_checks` is `check`, with it.
+
+    `of` is its `identity`.
 
     Raises:
         UserError: when a clean answer is not finite.
     """
 
-    def ask_once(step: str, *question, norm: str = "linf") -> Answers:
-        return Answers(
-            **journal.once(f"answers.{name}.{step}", lambda: asdict(ask(*question, norm=norm, title=f"{name}: {step}")))
+    def ask_once(step: str, images: Dataset, attack=None, known: Mapping = {"norm": "linf"}) -> Answers:
+        crafted = {"delta": attack.delta} if isinstance(attack, UniversalPerturbation) else {}
+        found = journal.once(
+            f"answers.{name}.{step}",
+            lambda: asdict(ask(images, attack, norm=known["norm"] if known else "linf", title=f"{name}: {step}")),
+            of=digest((of, len(images), known), crafted),
         )
+        return Answers(**found)
 
     @cache
     def under_noise(eps: float, norm: str) -> Answers:
-        return ask_once(f"noise.{norm}.{eps}", dataset, partial(noise, eps=eps, norm=norm), norm=norm)
+        return ask_once(f"noise.{norm}.{eps}", dataset, partial(noise, eps=eps, norm=norm), {"eps": eps, "norm": norm})
 
     clean = ask_once(CLEAN, dataset)
     if broken := clean.predictions.count(NOT_FINITE):
@@ -149,7 +196,7 @@ def evaluate_model(
     rows = stratified_rows(clean.labels, SWEPT_IMAGES, seed=0).tolist()
     for label, attack in attacks.items():
         known = settings(label, attack, name)
-        found[label] = attacked = ask_once(label, dataset, for_model(attack, name), norm=known["norm"])
+        found[label] = attacked = ask_once(label, dataset, for_model(attack, name), known)
         measurements.append(measure(name, label, knowledge(attack), known, clean, attacked))
         checks += [ball_check(name, label, known, attacked), effect_check(name, label, known, clean, attacked)]
         if not isinstance(for_model(attack, name), UniversalPerturbation):
@@ -158,13 +205,14 @@ def evaluate_model(
             checks.append(no_weaker_than_twin(name, label, attacked, twin))
         if any(label in others for others in sweep):
             swept.append(measure(name, label, knowledge(attack), known, clean.of(rows), attacked.of(rows)))
-    general = journal.once(f"checks.{name}", lambda: run_checks(rows[:CHECKED_IMAGES]))
+    radius = run_checks.keywords["eps"]
+    general = journal.once(f"checks.{name}", lambda: run_checks(rows[:CHECKED_IMAGES]), of=digest((of, radius), {}))
     checks += [Check(**each) for each in general]
     for number, others in enumerate(sweep):
         for label, attack in others.items():
             known = settings(label, attack, name)
             step = f"{label}.sweep-{number}"
-            attacked = ask_once(step, Subset(dataset, rows), for_model(attack, name), norm=known["norm"])
+            attacked = ask_once(step, Subset(dataset, rows), for_model(attack, name), known)
             swept.append(measure(name, label, knowledge(attack), known, clean.of(rows), attacked))
     return measurements, checks, swept, clean
 
@@ -199,7 +247,8 @@ def check(
 ) -> list[dict]:
     """The self-checks of a model on some of the images, as JSON holds them; every process gets the main one's."""
     examples = [dataset[row] for row in rows]
-    images = model.to_images(torch.stack([each["pixel_values"] for each in examples]).to(model.mean.device))
+    pixel_values = torch.stack([torch.as_tensor(each["pixel_values"]) for each in examples])
+    images = model.to_images(pixel_values.to(model.mean.device))
     labels = class_ids([each["labels"] for each in examples], len(images)).to(images.device)
     [found] = broadcast_object_list([self_checks(model, images, labels, eps=eps, name=name, batch_size=batch_size)])
     return [asdict(each) for each in found]
@@ -240,8 +289,9 @@ def settings(name: str, attack: Attack, model: str) -> dict:
     crafted_on_model = {"encoder": model} if isinstance(attack, Mapping) else {}
     attack = for_model(attack, model)
     if isinstance(attack, UniversalPerturbation):
+        check_attack_settings(eps=attack.eps, steps=1, step_size=1)
         return {"norm": "linf", **attack.provenance, **crafted_on_model}
-    parameters = signature(getattr(attack, "func", attack)).parameters
+    parameters = signature(attack.func).parameters if isinstance(attack, partial) else {}
     wanted = {"eps"} | ({"steps"} & parameters.keys())
     if not isinstance(attack, partial) or not wanted <= attack.keywords.keys():
         raise UserError(

@@ -26,30 +26,37 @@ class Journal:
     def __init__(self, folder: str | Path | None = None):
         self.folder = folder and Path(folder)
 
-    def once(self, step: str, compute: Callable[[], object]):
+    def once(self, step: str, compute: Callable[[], object], of: str = ""):
         """The result of a step: read if it was computed before, else computed and written down.
 
         Args:
             step: its name, any text; the file's is made of it.
             compute: gives what JSON can hold, the same on every process.
+            of: a digest of what it is computed from; what was computed from something else is not believed.
         """
         if self.folder is None:
             return compute()
         path = self.folder / f"{quote(step, safe='')}.json"
-        [found] = broadcast_object_list([read_step(path) if path.exists() else None])
+        [found] = broadcast_object_list([read_step(path, of) if path.exists() else None])
         if found is None:
-            found = {"result": compute()}
+            found = {"result": compute(), "of": of}
             if PartialState().is_main_process:
                 write_whole(path, json.dumps(found))
         return found["result"]
 
 
-def read_step(path: Path) -> dict | None:
-    """What was written down of a step; None where its file cannot be read, as one that was cut off by a crash."""
+def read_step(path: Path, of: str) -> dict | None:
+    """What was written down of a step; None where its file cannot be read, as one that was cut off by a crash.
+
+    Also where it was computed from something else.
+    """
     try:
         found = json.loads(path.read_text())
-        return {"result": found["result"]}
-    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        if found.get("of", "") == of:
+            return {"result": found["result"]}
+        logger.warning("%s was found of another model, other images or another attack: it is computed anew.", path)
+        return None
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         logger.warning("%s cannot be read (%s): what it held is computed anew.", path, first_line(error))
         return None
 

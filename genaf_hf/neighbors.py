@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from genaf_hf.errors import UserError
 from genaf_hf.values import class_ids
 
 K = 20
@@ -16,11 +17,17 @@ class Neighbors:
         features: (m, d) of the bank.
         labels: (m,) class ids.
         classes: number of classes.
+
+    Raises:
+        UserError: when a label is no class id.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int):
         self.features = F.normalize(features, dim=1)
-        self.votes = F.one_hot(class_ids(labels, len(features)).to(features.device), classes).to(features.dtype)
+        ids = class_ids(labels, len(features)).to(features.device)
+        if len(ids) and (largest := ids.amax().item()) >= classes:
+            raise UserError(f"labels reach up to {largest}, but there are {classes} classes, counted from 0.")
+        self.votes = F.one_hot(ids, classes).to(features.dtype)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Class ids (n,) by a vote of the 20 nearest, weighted by exp(cosine similarity / 0.07)."""

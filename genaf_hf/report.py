@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from genaf_hf.errors import UserError
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.values import LARGEST_EPS, is_number, is_whole
 
 SCHEMA_VERSION = 2
@@ -254,7 +254,16 @@ class RobustnessReport:
 
     @classmethod
     def load(cls, path: str | Path) -> "RobustnessReport":
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Reads the file that `save` wrote.
+
+        Raises:
+            UserError: as `from_json`, or when the file cannot be read.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The report {path} cannot be read: {first_line(error)}.") from error
+        return cls.from_json(text)
 
 
 def contradictions(report: RobustnessReport) -> Iterator[str]:

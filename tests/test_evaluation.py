@@ -5,13 +5,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from conftest import CLASSES
 from torch.nn import functional as F
 from torch.utils.data import Subset
 from traces import leave_gradients_and_modes, trace
 
-from genaf_hf import PixelModel, UniversalPerturbation, evaluation, pgd
+from genaf_hf import PixelModel, UniversalPerturbation, evaluation, load_encoder, pgd
 from genaf_hf.answers import Answers, answer
-from genaf_hf.attacks import UniversalPatch
+from genaf_hf.attacks import ATTACKS, UniversalPatch
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation import checked_eps, evaluate_robustness, measure
@@ -381,3 +382,77 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(model, pixels, attac
     assert len(calls) == 6
     assert evaluate(None) == resumed
     assert len(calls) == 10
+
+
+# ---- what users call it with ----
+
+
+def test_a_journal_of_another_model_or_attack_is_not_believed(encoders, pixels, tmp_path, caplog):
+    def found(family, eps, journal=None):
+        torch.manual_seed(0)
+        models = {"m": PixelModel(*load_encoder(encoders[family], CLASSES))}
+        report = evaluate_robustness(models, pixels["test"], {"pgd": partial(pgd, eps=eps, steps=2)}, journal=journal)
+        return report.measurements, report.checks
+
+    first = found("dino", 0.1, Journal(tmp_path))
+    assert found("dino", 0.1, Journal(tmp_path)) == first
+    assert "computed anew" not in caplog.text
+    for other in (("resnet", 0.1), ("resnet", 0.9)):
+        assert found(*other, Journal(tmp_path)) == found(*other)
+        assert "was found of another model, other images or another attack" in caplog.text
+
+
+def test_an_attack_of_a_user_that_draws_nothing_does_without_seeds(vit, pixels):
+    def brighter(model, images, labels, *, eps):
+        return (images + eps / 2).clamp(0, 1)
+
+    report = evaluate_robustness({"m": PixelModel(*vit)}, pixels["test"], {"own": partial(brighter, eps=0.1)})
+    assert report.measurement("m", "own").settings == {"attack": "brighter", "norm": "linf", "eps": 0.1}
+
+
+def gives(found):
+    def own(model, images, labels, *, eps, seeds):
+        return found(images)
+
+    return {"own": partial(own, eps=0.1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"attacks": {"pgd": ATTACKS["pgd"]}}, 'The attack "pgd" is Attack'),
+        ({"attacks": {"pgd": "pgd"}}, "The attack \"pgd\" is 'pgd', expected a UniversalPerturbation or functools"),
+        ({"attacks": ["pgd"]}, "attacks are not by name"),
+        ({"attacks": {"clean": partial(pgd, eps=0.1, steps=1)}}, 'An attack is called "clean", which means no attack'),
+        (
+            {"attacks": gives(lambda images: (images, True))},
+            'The attack "own" gives tuple, expected',
+        ),
+        ({"attacks": gives(lambda images: images[:1])}, r'The attack "own" gives \(1, 3, 8, 8\), expected'),
+        ({"models": {}}, "models are no PixelModels by name"),
+        ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
+        ({"seed": None}, "seed is None, expected a whole number"),
+        ({"dataset": [(torch.zeros(3, 8, 8), 0)]}, "A row of the dataset is a tuple, expected pixel_values"),
+        ({"dataset": [{"pixel_values": torch.zeros(3, 8, 8), "label": 0}]}, "A row of the dataset has pixel_values, l"),
+        (
+            {"dataset": [{"pixel_values": torch.zeros(3, 8, 8), "labels": 3}]},
+            "labels reach up to 3, but the model has 3",
+        ),
+        ({"dataset": [{"pixel_values": torch.zeros(3, 8, 8), "labels": "red"}]}, "labels are list, expected the class"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_sentence(vit, pixels, change, sentence):
+    given = {"models": {"m": PixelModel(*vit)}, "dataset": pixels["test"], "attacks": {}, **change}
+    with pytest.raises(UserError, match=sentence):
+        evaluate_robustness(**given)
+
+
+def test_numbers_and_images_of_numpy_are_taken(vit, pixels):
+    rows = [{**pixels["test"][row], "labels": np.int64(row % 3)} for row in range(6)]
+    arrays = [{**row, "pixel_values": row["pixel_values"].numpy()} for row in rows]
+    attacks = {"pgd": partial(pgd, eps=np.float32(0.1), steps=np.int64(2))}
+    found = [
+        evaluate_robustness({"m": PixelModel(*vit)}, dataset, attacks, batch_size=np.int64(4), seed=np.int64(1))
+        for dataset in (rows, arrays)
+    ]
+    assert found[0].to_json() == found[1].to_json()

@@ -295,3 +295,9 @@ def test_a_model_that_fails_a_check_is_unreliable_but_for_its_clean_accuracy(rep
         ["90.0% [59.6%, 98.2%] (9/10)", "80.0% [49.0%, 94.3%] (8/10)"],
         ["10.0% [1.8%, 40.4%] (1/10)", "50.0% [23.7%, 76.3%] (5/10) *unreliable*"],
     ]
+
+
+def test_a_report_that_is_not_there_is_refused_in_one_sentence(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(UserError, match=r"The report .* cannot be read: "):
+            RobustnessReport.load(path)
