@@ -31,6 +31,14 @@ DASHES = "-\u2013\u2014"  # word processors make one of the latter of two hyphen
 TRUE, FALSE = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
 NOT_GIVEN = object()
 SECRET = re.compile(r"token|://[^/\s]*@")
+MEANT = {  # what names of other versions and projects are called here
+    "epochs": "num_train_epochs",
+    "epsilon": "eps",
+    "no_cuda": "use_cpu",
+    "use_mps_device": "use_cpu",
+    "batch_size": "per_device_train_batch_size",
+    "warmup_ratio": "warmup_steps",
+}
 WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict")  # which training scripts of transformers read
 
 
@@ -216,7 +224,7 @@ class FlagParser(HfArgumentParser):
 
     def nearest(self, name: str, prefix: str = "") -> str:
         """The end of a sentence that suggests what was meant; nothing where no name is near."""
-        near = get_close_matches(name, self.named, 1, 0.5)
+        near = [MEANT[name]] if MEANT.get(name) in self.named else get_close_matches(name, self.named, 1, 0.6)
         return f", the nearest is {prefix}{near[0]}" if near else ""
 
     def settings_of(self, path: Path) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def fine_tune(
     resume: bool,
 ) -> tuple[dict[str, PixelModel], TrainingRecord]:
     """The undefended and the hardened model, both from the same encoder and head, and how the latter was made."""
-    folder = Path(config.output_dir) / UNFINISHED_RUN
+    folder = Path(config.output_dir).resolve() / UNFINISHED_RUN  # which checkpoints name
     config = copy.copy(config)
     config.output_dir, config.push_to_hub = str(folder), False
 
@@ -399,5 +399,6 @@ def changed(arguments: HardeningArguments, config: GenAFConfig) -> dict:
 def settings_of_run(arguments: HardeningArguments, config: GenAFConfig) -> dict:
     """Everything that a run's result depends on, as JSON gives it back."""
     settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
+    settings["output_dir"] = str(Path(config.output_dir).resolve())  # however it is spelled
     sharing = ("push_", "hub_")
     return json.loads(json.dumps({name: value for name, value in settings.items() if not name.startswith(sharing)}))

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.journal import write_whole
 from genaf_hf.output_folder import check_free
+from genaf_hf.training_record import BOOKKEEPING
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,12 @@ UNFINISHED_RUN = "unfinished_run"
 ENDED = "ended_run"
 SETTINGS = "settings.json"
 NAMED = 6  # settings at most
+# Changes of these leave a run what it is.
+HARMLESS = (
+    *(name for name in BOOKKEEPING if name != "output_dir"),
+    *("save_", "eval_accumulation_steps"),
+    *("dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_persistent_workers"),
+)
 
 
 def begin_or_resume(output_dir: str | Path, settings: dict, results: Sequence[str] = ()) -> bool:
@@ -80,7 +87,8 @@ def find_unfinished_run(output_dir: str | Path, settings: dict, results: Sequenc
                 "overwritten, so choose another output_dir, or delete that one to run anew."
             )
         return False
-    if changed := [name for name in settings if before.get(name) != settings[name]]:
+    compared = [name for name in settings if not name.startswith(HARMLESS)]
+    if changed := [name for name in compared if before.get(name) != settings[name]]:
         details = ", ".join(f"{name} was {before.get(name)} and is {settings[name]}" for name in changed[:NAMED])
         details += f", and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         raise UserError(

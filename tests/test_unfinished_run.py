@@ -38,6 +38,15 @@ def test_other_settings_are_named_and_nothing_is_lost(tmp_path):
     assert begin_or_resume(tmp_path, SETTINGS)
 
 
+def test_a_run_goes_on_where_only_what_it_is_told_by_changed(tmp_path):
+    before = {**SETTINGS, "logging_steps": 500, "per_device_eval_batch_size": 8, "save_steps": 500, "report_to": []}
+    begin_or_resume(tmp_path, before)
+    after = {"logging_steps": 10, "per_device_eval_batch_size": 4, "save_steps": 50, "report_to": ["tensorboard"]}
+    assert begin_or_resume(tmp_path, {**before, **after})
+    with pytest.raises(UserError, match=r"other settings \(output_dir was None and is elsewhere\)"):
+        begin_or_resume(tmp_path, {**before, "output_dir": "elsewhere"})
+
+
 def test_of_many_other_settings_some_are_named(tmp_path):
     begin_or_resume(tmp_path, dict.fromkeys("abcdefghij", 1))
     with pytest.raises(UserError, match=r"\(a was 1 and is 2, .*, f was 1 and is 2, and 4 more\)"):
