@@ -58,7 +58,8 @@ class StrangeAnswerError(ConnectionError):
     """An answer of the Hub that its client cannot read."""
 
 
-UNREACHED = (httpx2.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError)
+UNSENT = (httpx2.LocalProtocolError, UnicodeEncodeError)  # which show the token
+UNREACHED = (httpx2.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError, *UNSENT)
 ADVICE = {
     401: "the Hub does not accept your token, log in with `hf auth login` or correct HF_TOKEN",
     403: "the Hub denies this to your token, use one that has the right to it",
@@ -348,6 +349,8 @@ def trouble(error: Exception) -> str | None:
         return None
     if isinstance(said, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, unset it"
+    if isinstance(said, UNSENT):
+        return "your token has characters that no token has, correct it, HF_TOKEN or what `hf auth login` was given"
     if not isinstance(said, HfHubHTTPError):
         return f"the Hub cannot be reached or does not answer as it should, try again later ({first_line(said)})"
     status = said.response.status_code
@@ -374,7 +377,7 @@ def passes(error: Exception) -> bool:
     said = hub_error(error)
     if isinstance(said, HfHubHTTPError):
         return said.response.status_code in (408, 429) or said.response.status_code >= 500
-    return said is not None and not isinstance(said, OfflineModeIsEnabled)
+    return said is not None and not isinstance(said, (OfflineModeIsEnabled, *UNSENT))
 
 
 def seconds_asked_for(error: Exception) -> float | None:

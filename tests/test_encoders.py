@@ -502,6 +502,10 @@ def test_weights_that_are_whole_numbers_are_refused(changed):
     numbers = {name: (weight * 100).to(torch.int8) for name, weight in weights.items()}
     save_file(numbers, changed / "model.safetensors", {"format": "pt"})
     assert refusal(changed).startswith(f'"{changed}" holds quantized weights (')
+    (changed / "model.safetensors").rename(changed / "part.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(numbers, "part.safetensors")}
+    (changed / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert refusal(changed).startswith(f'"{changed}" holds quantized weights (')
 
 
 def test_a_classifier_of_ours_is_whole_in_single_precision(encoders, tmp_path):

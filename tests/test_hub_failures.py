@@ -46,6 +46,11 @@ NOT_LOADED = {
         {"repo_id": "other/public", "token": "hf_wrong"},
         f'The {{kind}} "{{id}}" cannot be loaded: {UNKNOWN_TOKEN} (401, Invalid credentials in Authorization header).',
     ),
+    "no token": (
+        {"repo_id": "other/public", "token": "hf_secret\n"},
+        'The {kind} "{id}" cannot be loaded: your token has characters that no token has, correct it, HF_TOKEN or what '
+        "`hf auth login` was given.",
+    ),
     "denied": ({"repo_id": "other/denied"}, f'The {{kind}} "{{id}}" cannot be loaded: {DENIED} (403).'),
     "asked too often": (
         {"repo_id": "other/busy"},

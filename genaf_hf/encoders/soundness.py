@@ -16,7 +16,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 from transformers import CONFIG_MAPPING, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_files
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.head import find_head
@@ -222,13 +223,29 @@ def check_fits_weights(model: PreTrainedModel, model_name_or_path: str, **hub) -
 
 
 def weight_files(model_name_or_path: str, **hub) -> list[Path]:
-    """A checkpoint's files of weights; none for several files on the Hub."""
+    """A checkpoint's files of weights; of one on the Hub, the safetensors."""
     if Path(model_name_or_path).is_dir():
         return [*Path(model_name_or_path).glob("*.safetensors"), *Path(model_name_or_path).glob("*.bin")]
-    errors = ("missing_entries", "gated_repo", "connection_errors")  # of which loading tells
+    return safetensors_files(model_name_or_path, **hub)
+
+
+def safetensors_files(model_name_or_path: str, **hub) -> list[Path]:
+    """Those of a checkpoint's safetensors that a model is read from, in one file or several."""
+    if file := quietly_cached(model_name_or_path, [SAFE_WEIGHTS_NAME], **hub):
+        return file
+    index = quietly_cached(model_name_or_path, [SAFE_WEIGHTS_INDEX_NAME], **hub)
+    try:
+        shards = {str(each) for file in index for each in json.loads(file.read_bytes())["weight_map"].values()}
+    except (AttributeError, KeyError, TypeError, ValueError):  # of which loading tells too
+        return []
+    return quietly_cached(model_name_or_path, sorted(shards), **hub) if shards else []
+
+
+def quietly_cached(model_name_or_path: str, names: list[str], **hub) -> list[Path]:
+    """Those of the files that a checkpoint has, of whose absence loading tells."""
+    errors = ("missing_entries", "gated_repo", "connection_errors")
     quietly = {f"_raise_exceptions_for_{each}": False for each in errors}
-    file = cached_file(model_name_or_path, SAFE_WEIGHTS_NAME, **quietly, **hub)
-    return [] if file is None else [Path(file)]
+    return [Path(file) for file in cached_files(model_name_or_path, names, **quietly, **hub) or () if file is not None]
 
 
 def check_no_pointers(files: Iterable[Path]) -> None:
@@ -249,12 +266,7 @@ def check_not_quantized(model_name_or_path: str, **hub) -> None:
     Raises:
         UserError: names the first one.
     """
-    files = weight_files(model_name_or_path, **hub)
-    index = Path(model_name_or_path) / SAFE_WEIGHTS_INDEX_NAME
-    shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ()
-    for file in files:
-        if file.name not in (SAFE_WEIGHTS_NAME, *shards):
-            continue
+    for file in safetensors_files(model_name_or_path, **hub):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 if name.endswith(".weight") and tensors.get_slice(name).get_dtype() in ("I8", "U8"):
