@@ -1,23 +1,32 @@
 """What a pre-training is asked for: its flags, and the configuration, the views and the settings that they name."""
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
-from transformers import AutoConfig, PreTrainedConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedConfig
 from transformers.trainer_utils import IntervalStrategy
 
-from genaf_hf.errors import UserError
+from genaf_hf.encoders.soundness import expected_instead, kind_and_line, on_meta
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.dino import DINOSettings
 from genaf_hf.pretraining.simclr import SimCLRSettings
 from genaf_hf.trainer_options import CheckedArguments
+from genaf_hf.values import check_kind, is_whole
 
 CROP_SCALE = {"mae": (0.2, 1.0), "dino": (0.4, 1.0), "simclr": (0.08, 1.0), "supervised": (0.08, 1.0)}
 METHODS = tuple(CROP_SCALE)
 SETTINGS = {"dino": DINOSettings, "simclr": SimCLRSettings}
 MODEL_TYPES = ("vit", "resnet")
-NOT_OF_THE_MODEL = ("model_type", "image_size")  # but flags of their own
+NOT_OF_THE_MODEL = (  # but flags of their own, or of the images and the task, which the method decides
+    *("model_type", "image_size", "num_channels", "problem_type", "id2label", "label2id", "dtype"),
+    *("return_dict", "output_attentions", "output_hidden_states", "is_encoder_decoder", "architectures"),
+)
+MOMENTA = ("teacher_momentum", "center_momentum")
+MAY_BE_ZERO = (*MOMENTA, "frozen_epochs")
 SMALLEST_LOCAL_SCALE = 0.05
 LOCAL_SHARE = 96 / 224  # of a local view's side in a global one's
 EXAMPLE = '{"hidden_size": 384, "num_attention_heads": 6}'
@@ -118,9 +127,39 @@ def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:
     settings = json_settings("model_settings", arguments.model_settings, known - set(NOT_OF_THE_MODEL))
     if "image_size" in known:
         settings["image_size"] = arguments.image_size
-    config = AutoConfig.for_model(family, **settings)
+    try:
+        config = AutoConfig.for_model(family, **settings)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise UserError(f"model_settings make no {family}: {first_line(error.__cause__ or error)}.") from error
+    check_model(config)
     check_divisible("image_size", arguments.image_size, config)
+    try:
+        on_meta(config, AutoModelForPreTraining if arguments.method == "mae" else AutoModel)
+    except UserError as error:
+        reason = kind_and_line(error.__cause__ or error)
+        raise UserError(f"model_settings make no {family}: {reason}.") from error
     return config
+
+
+def check_model(config: PreTrainedConfig) -> None:
+    """Refuses numbers that no encoder can be made with, or only one that learns nothing.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for name, value in config.to_dict().items():
+        if expected := expected_instead(name, value):
+            raise UserError(f"model_settings give {name} {value}, expected {expected}.")
+    patch, heads = getattr(config, "patch_size", 1), getattr(config, "num_attention_heads", 1)
+    if not (is_whole(patch) and patch > 0):
+        raise UserError(f"model_settings give patch_size {patch}, expected a positive number of pixels.")
+    if getattr(config, "hidden_size", heads) % heads:
+        raise UserError(f"model_settings give hidden_size {config.hidden_size}, expected a multiple of {heads} heads.")
+    if not 0 < getattr(config, "mask_ratio", 0.5) < 1:
+        raise UserError(f"model_settings give mask_ratio {config.mask_ratio}, expected a share in (0, 1).")
+    depths, sizes = getattr(config, "depths", [1]), getattr(config, "hidden_sizes", [1])
+    if not depths or len(depths) != len(sizes):
+        raise UserError(f"model_settings give depths {depths}, expected one for each of hidden_sizes.")
 
 
 def method_settings(arguments: PretrainingArguments) -> DINOSettings | SimCLRSettings | None:
@@ -132,7 +171,17 @@ def method_settings(arguments: PretrainingArguments) -> DINOSettings | SimCLRSet
     kind = SETTINGS.get(arguments.method)
     known = [each.name for each in fields(kind)] if kind else []
     given = json_settings("method_settings", arguments.method_settings, known)
-    return kind(**given) if kind else None
+    if kind is None:
+        return None
+    settings = kind(**given)
+    for each in fields(kind):
+        value, name = getattr(settings, each.name), f"{each.name} in method_settings"
+        check_kind(name, value, (each.type,))
+        if each.name in MOMENTA and not 0 <= value <= 1:
+            raise UserError(f"{name} is {value}, expected a share in [0, 1].")
+        if value < 0 or (value == 0 and each.type is not bool and each.name not in MAY_BE_ZERO):
+            raise UserError(f"{name} is {value}, expected more.")
+    return settings
 
 
 def views(arguments: PretrainingArguments, config: PreTrainedConfig) -> list[Augmentation]:
@@ -144,7 +193,7 @@ def views(arguments: PretrainingArguments, config: PreTrainedConfig) -> list[Aug
     size, scale = arguments.image_size, tuple(arguments.crop_scale or CROP_SCALE[arguments.method])
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise UserError(f"crop_scale is {list(scale)}, expected two shares in (0, 1], the smaller one first.")
-    if not arguments.color >= 0:
+    if not 0 <= arguments.color < math.inf:
         raise UserError(f"color is {arguments.color}, expected 0 or more.")
     if arguments.local_views < 0:
         raise UserError(f"local_views is {arguments.local_views}, expected 0 or more.")
