@@ -19,6 +19,7 @@ from genaf_hf.report import CLEAN, UNDEFENDED, Check, Measurement, Rate
 
 STEPS = 20
 FAR, FAR_STEPS = 1.0, 50
+WITHSTANDING = 0.05  # share of images that may be right far away, also with so many classes that chance is nothing
 QUERIES = 300
 ZERO_GRADIENTS = 0.05
 ROUNDING = 1e-4
@@ -101,7 +102,7 @@ def self_checks(
             {"images that only square fools": only_black, "images that only pgd fools": only_white, "queries": QUERIES},
         ),
         "accuracy falls to chance as eps grows": (
-            far_rate.interval[0] <= chance,
+            far_rate.interval[0] <= max(chance, WITHSTANDING),
             {f"accuracy at eps {FAR:g}": far_rate.value, "chance": chance},
         ),
     }

@@ -2,7 +2,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from local_hub import LocalHub
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from genaf_hf import UniversalPerturbation
 from genaf_hf.attacks import UniversalPatch
+from genaf_hf.errors import UserError
 
 FILE = "perturbation.safetensors"
 
@@ -335,3 +338,39 @@ def test_a_file_with_an_endless_provenance_is_refused(tmp_path):
     save_file({"delta": torch.zeros(3, 4, 4)}, tmp_path / "perturbation.safetensors", {"provenance": made})
     with pytest.raises(ValueError, match="characters tell where it is from"):
         UniversalPerturbation.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"delta": [[[0.0]]]}, "The perturbation is a list, expected a torch tensor"),
+        ({"eps": "8/255"}, 'eps is "8/255", expected a number'),
+        ({"eps": None}, "eps is None, expected a number"),
+        ({"steps": "many"}, 'steps is "many", expected a whole number or None'),
+        ({"attack": ["l4a"]}, "attack is .*, expected a text"),
+        ({"step_size": float("inf")}, "step_size is inf, expected a number"),
+    ],
+)
+def test_what_no_report_can_hold_is_refused(perturbation, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        replace(perturbation, **change)
+
+
+def test_numbers_of_numpy_and_torch_are_saved(perturbation, tmp_path):
+    replace(perturbation, eps=torch.tensor(0.5), steps=np.int64(3), step_size=np.float32(0.25)).save_pretrained(
+        tmp_path
+    )
+    found = UniversalPerturbation.from_pretrained(tmp_path)
+    assert (found.eps, found.steps, found.step_size) == (0.5, 3, 0.25)
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4.0, 4), ("4", 4), (10**6, 10**6)])
+def test_what_is_no_size_is_refused(perturbation, size):
+    with pytest.raises(UserError, match=r"The size is .*, expected whole numbers from 1 to 8192"):
+        perturbation.resize(*size)
+
+
+def test_a_published_file_in_units_of_255_is_refused(tmp_path):
+    torch.save(torch.full((3, 4, 4), 10.0), tmp_path / "delta.pt")
+    with pytest.raises(UserError, match=r"it reaches 10, expected values in \[-1, 1\], in units of pixels in \[0, 1\]"):
+        UniversalPerturbation.from_published(tmp_path / "delta.pt", attack="l4a")

@@ -306,3 +306,14 @@ def test_an_unreliable_model_is_marked_wherever_its_numbers_stand(vit, pixels, k
     assert ("Every check was passed." in card) == reliable
     draw_sweep(report, tmp_path / "sweep.png")
     assert titles[0].endswith("\nUNRELIABLE, a self-check failed") == (not reliable)
+
+
+def test_one_image_that_nothing_fools_is_no_fault_where_chance_is_next_to_nothing():
+    torch.manual_seed(0)
+    favours_the_first = nn.Sequential(nn.Flatten(), nn.Linear(48, 1000))
+    favours_the_first[1].bias.data[0] = 100.0
+    images, labels = torch.rand(64, 3, 4, 4), torch.arange(64)
+    found = {each.name: each for each in self_checks(favours_the_first, images, labels, eps=0.1, name="m")}
+    far = found["accuracy falls to chance as eps grows"]
+    assert far.passed
+    assert far.numbers == {"accuracy at eps 1": 1 / 64, "chance": 0.001, "images": 64}

@@ -55,7 +55,7 @@ def checked_setting(name: str, value: object, hint: object):
             raise UserError(f'{name} is "{value}", expected one of {", ".join(words)}.')
     elif {*kinds} <= {*KINDS}:
         check_kind(name, value, kinds)
-    if name == "seed" and abs(value) > LARGEST_SEED:
+    if name == "seed" and value is not None and abs(value) > LARGEST_SEED:
         raise UserError(f"seed is {value}, expected a whole number of at most 62 bits.")
     return value
 

@@ -31,6 +31,7 @@ class UniversalPatch(UniversalPerturbation):
 
     def __post_init__(self):
         self.check_shape()
+        self.check_provenance()
         low, high = self.delta.amin().item(), self.delta.amax().item()
         if not (low >= 0 and high <= 1) or self.eps != 1:
             raise UserError(f"The patch spans [{low:.4g}, {high:.4g}], eps {self.eps}, expected [0, 1] and eps 1.")

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download
@@ -14,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaf_hf.attacks.inputs import check_images
+from genaf_hf.attacks.inputs import check_images, checked_setting
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.provenance import public_name
-from genaf_hf.values import is_number
+from genaf_hf.values import is_number, is_whole, make_plain, plain
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class UniversalPerturbation:
 
     def __post_init__(self):
         self.check_shape()
+        self.check_provenance()
         largest = self.delta.abs().amax().item()
         if not largest <= self.eps + ROUNDING:
             raise UserError(
@@ -78,9 +80,22 @@ class UniversalPerturbation:
         Raises:
             UserError: names the shape.
         """
+        if not isinstance(self.delta, Tensor):
+            raise UserError(f"The perturbation is a {type(self.delta).__name__}, expected a torch tensor (3, h, w).")
         shape = tuple(self.delta.shape)
         if len(shape) != 3 or not all(1 <= side <= LARGEST_SIDE for side in shape) or self.delta.dtype not in FLOATS:
             raise UserError(f"The perturbation is {self.delta.dtype} of shape {shape}, expected floats (3, h, w).")
+
+    def check_provenance(self) -> None:
+        """Makes what is said of the perturbation plain, and refuses what a report cannot hold.
+
+        Raises:
+            UserError: names what was found.
+        """
+        make_plain(self)
+        for name, hint in get_type_hints(type(self)).items():
+            if name != "delta":
+                checked_setting(name, getattr(self, name), hint)
 
     def __call__(self, images: Tensor, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Attacked images (n, 3, h, w) in [0, 1].
@@ -106,7 +121,14 @@ class UniversalPerturbation:
         return {name: value for name, value in vars(self).items() if name != "delta"}
 
     def resize(self, height: int, width: int) -> "UniversalPerturbation":
-        """The same in another size, by bilinear interpolation. It is weaker than one that is crafted in that size."""
+        """The same in another size, by bilinear interpolation. It is weaker than one that is crafted in that size.
+
+        Raises:
+            UserError: when this is no size.
+        """
+        height, width = plain(height), plain(width)
+        if not all(is_whole(side) and 1 <= side <= LARGEST_SIDE for side in (height, width)):
+            raise UserError(f"The size is {height} x {width}, expected whole numbers from 1 to {LARGEST_SIDE}.")
         before = " x ".join(map(str, self.delta.shape[1:]))
         logger.warning(
             "A perturbation of %s pixels is resized to %d x %d, which weakens it: an accuracy under it says less than "
@@ -228,7 +250,9 @@ class UniversalPerturbation:
                 raise UserError(f"it holds a {type(delta).__name__}")
             if delta.ndim == 4 and len(delta) == 1:
                 delta = delta[0]
-            largest = cls(delta=delta.detach(), attack=attack, eps=float("inf")).delta.abs().amax().item()
+            largest = delta.detach().abs().amax().item()
+            if eps is None and not 0 < largest <= 1:
+                raise UserError(f"it reaches {largest:.4g}, expected values in [-1, 1], in units of pixels in [0, 1]")
             return cls(
                 delta=delta.detach().float().clone(),
                 attack=attack,
