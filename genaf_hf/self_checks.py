@@ -27,6 +27,7 @@ SIGNIFICANCE = 0.05
 BALL_ROUNDING = 1e-5
 NOTHING = 0.01  # of eps, which an attack that does something moves some image by
 NEARLY_ALL = 0.95  # of the images
+WEAKER = 0.1  # of the images
 FAR_BELOW = 0.5  # of the undefended model's accuracy
 GIVES_BACK = ("autoattack",)  # images that withstand it, as they were
 
@@ -210,12 +211,16 @@ def better_than_noise(model: str, attack: str, clean: Answers, attacked: Answers
 
 
 def no_weaker_than_twin(model: str, attack: str, attacked: Answers, twin: Answers) -> Check:
-    """Whether an attack that was crafted on the model itself is no weaker than the same one on the public encoder."""
+    """Whether an attack that was crafted on the model itself is no weaker than the same one on the public encoder.
+
+    A few points are no sign: both maximise something else than the model's errors, and one start may be the luckier.
+    """
     only_twin, only_attack = disagreements(twin.right, attacked.right)
+    weaker = only_twin - only_attack > WEAKER * len(attacked.right) and significantly_more(only_twin, only_attack)
     return Check(
         model,
         f"{attack} is no weaker than on the public encoder",
-        not significantly_more(only_twin, only_attack),
+        not weaker,
         {"images that only the public one fools": only_twin, f"images that only {attack} fools": only_attack},
     )
 

@@ -240,6 +240,10 @@ def test_an_adaptive_attack_that_is_weaker_than_its_twin_fails():
     assert not no_weaker_than_twin("model", "l4a-adaptive", weak, strong).passed
     assert no_weaker_than_twin("model", "l4a-adaptive", strong, weak).passed
     assert no_weaker_than_twin("model", "l4a-adaptive", weak, answers([1] * 4 + [0] * 16, labels)).passed
+    many = [0] * 1000
+    by_points = [answers([1] * fooled + [0] * (1000 - fooled), many) for fooled in (200, 290, 310)]
+    assert no_weaker_than_twin("model", "l4a-adaptive", by_points[0], by_points[1]).passed
+    assert not no_weaker_than_twin("model", "l4a-adaptive", by_points[0], by_points[2]).passed
 
 
 def test_an_attack_that_does_nothing_fails():
