@@ -13,7 +13,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
@@ -274,8 +274,10 @@ class FlagParser(HfArgumentParser):
 
 
 def kinds_of(hint: Any) -> set[type]:
-    """The classes that values of a type may have: of `list[int] | None` a list and None's."""
-    return {get_origin(each) or each for each in (get_args(hint) if get_origin(hint) in UNIONS else (hint,))}
+    """The classes that values of a type may have: of `list[int] | None` a list and None's, of a Literal its words'."""
+    each_of = get_args(hint) if get_origin(hint) in UNIONS else (hint,)
+    words = {type(word) for each in each_of if get_origin(each) is Literal for word in get_args(each)}
+    return words | {get_origin(each) or each for each in each_of if get_origin(each) is not Literal}
 
 
 def number(word: str) -> float:

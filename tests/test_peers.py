@@ -92,6 +92,7 @@ def test_autoattack_finds_the_images_of_its_authors(library, norm, eps):
     they_asked = asked.copy()
     asked.clear()
     assert torch.equal(autoattack(model, images, labels, eps=eps, norm=norm), theirs)
-    assert asked == [1, *they_asked]  # as many restarts, targets and steps, after a look at how many classes there are
+    # As many restarts, targets and steps, after a look at the gradients and at how many classes there are.
+    assert asked == [1, 1, *they_asked]
     # Images were left for each of the four attacks, and after the last.
     assert 0 < (model(theirs).argmax(1) == labels).sum() < 32

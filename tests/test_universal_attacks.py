@@ -421,7 +421,7 @@ def test_a_patch_that_does_not_fit_is_refused(vit, images, area):
 
 
 def test_an_unknown_place_is_refused(vit, images):
-    with pytest.raises(ValueError, match='place is "left", expected random or fixed'):
+    with pytest.raises(ValueError, match='place is "left", expected one of random, fixed'):
         advencoder_pat(PixelModel(*vit), images, place="left", steps=1)
 
 

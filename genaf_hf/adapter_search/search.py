@@ -1,6 +1,5 @@
 """Evolves adapters for an encoder: what the recipe runs."""
 
-import copy
 import json
 import logging
 from collections.abc import Callable
@@ -56,7 +55,6 @@ from genaf_hf.evaluation import evaluate_robustness
 from genaf_hf.genaf_config import GenAFConfig
 from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
 from genaf_hf.journal import write_whole
-from genaf_hf.optimization import fine_tuning_rate
 from genaf_hf.output_folder import check_apart, room_in
 from genaf_hf.perturbation_cache import digest
 from genaf_hf.pixel_model import PixelModel
@@ -252,9 +250,6 @@ def open_laboratory(arguments: AdapterSearchArguments, config: GenAFConfig) -> L
     load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
     data = load_data(arguments, config.hub_token)
     encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
-    if config.learning_rate is None:
-        config = copy.copy(config)
-        config.learning_rate = fine_tuning_rate(encoder)
     return Laboratory(arguments, config, data, pixels, encoder.eval(), processor)
 
 

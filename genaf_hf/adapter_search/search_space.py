@@ -1,5 +1,6 @@
 """What genomes there are for an encoder, found in its module tree."""
 
+import copy
 import logging
 import re
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from genaf_hf.adapter_search.merged_weights import merged_weights
 from genaf_hf.blocks import encoder_blocks, is_adaptable
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.genaf_config import GenAFConfig
+from genaf_hf.optimization import fine_tuning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,9 @@ class SearchSpace:
             for kind, module in block.named_modules():
                 if is_adaptable(module) and POSITION_BIAS not in kind:
                     targets[f"{name}.{kind}"] = describe(index, kind, module)
+        if config.learning_rate is None:
+            config = copy.copy(config)
+            config.learning_rate = fine_tuning_rate(model)
         space = cls(targets, config)
         trouble = {name: space.trouble(name, model, pixel_values) for name in space.methods}
         space.methods = [name for name, reason in trouble.items() if reason is None]
