@@ -21,6 +21,7 @@ from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.audit import load_data, load_model, load_public_encoder, told, try_out
 from genaf_hf.audit_arguments import EXAMPLE, AuditArguments, attack_names, configure, other_settings
 from genaf_hf.data import stratified_subset, to_rgb, with_pixel_values
+from genaf_hf.data.pixel_values import FORMATS
 from genaf_hf.errors import UserError
 from genaf_hf.hardening import HARDENED
 from genaf_hf.perturbation_cache import crafted_once
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 EXAMPLES = 12
 SHOWN_CLASSES = 3
 ENLARGED_SIDE = 256
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # for others, such as EPS, Pillow starts programs
 ANSWERS_ALONE = ("square",)
 
 
@@ -378,8 +378,9 @@ def read_image(path: str) -> PILImage.Image:
     except ValueError as error:
         raise UserError(f"This image cannot be shown to the models: {error}.") from error
     except (OSError, SyntaxError, RuntimeError, PILImage.DecompressionBombError) as error:
+        known = sorted(FORMATS)
         raise UserError(
-            f"This file cannot be read: expected an image, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, that is whole "
+            f"This file cannot be read: expected an image, {', '.join(known[:-1])} or {known[-1]}, that is whole "
             f"and of at most {2 * PILImage.MAX_IMAGE_PIXELS // 10**6} million pixels."
         ) from error
 
