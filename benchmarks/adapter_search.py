@@ -38,12 +38,12 @@ from genaf_hf.adapter_search.search import (
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, QUERY_VALUE
 from genaf_hf.adapter_search.storage import open_storage, quiet_optuna
 from genaf_hf.adapter_search.study import KNOWN, begin_or_join, last_tries, work
-from genaf_hf.command_line import parse_arguments
-from genaf_hf.digits_encoder import pretrain_where_named
-from genaf_hf.encoders import parameter_count
-from genaf_hf.head import head_of
-from genaf_hf.journal import Journal
-from genaf_hf.report import markdown
+from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.evaluation.report import markdown
+from genaf_hf.models.head import head_of
+from genaf_hf.models.loading import parameter_count
+from genaf_hf.pretraining.digits_encoder import pretrain_where_named
+from genaf_hf.runs.journal import Journal
 
 CONFIGS = Path(__file__).parents[1] / "recipes" / "configs"
 RECIPE = CONFIGS.parent / "evolve_peft.py"

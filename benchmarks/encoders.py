@@ -23,10 +23,11 @@ from transformers import AutoModelForImageClassification, set_seed
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation, with_pixel_values
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import default_step_size
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.data import stratified_subset
-from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_where_named
-from genaf_hf.hardening import (
+from genaf_hf.evaluation.perturbation_cache import crafted_once
+from genaf_hf.evaluation.report import Rate, markdown
+from genaf_hf.pipelines.harden import (
     SURROGATE_IMAGES,
     HardeningArguments,
     check_evaluation,
@@ -35,10 +36,9 @@ from genaf_hf.hardening import (
     load_encoder_and_pixels,
     settings_of_run,
 )
-from genaf_hf.journal import Journal
-from genaf_hf.perturbation_cache import crafted_once
-from genaf_hf.report import Rate, markdown
-from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume
+from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_where_named
+from genaf_hf.runs.journal import Journal
+from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume
 
 SETTINGS = Path(__file__).parents[1] / "recipes" / "configs" / "digits_mae.yaml"
 FOUND = Path("encoders-found")

@@ -21,10 +21,10 @@ from scipy.stats import t as student
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, evaluate_robustness, l4a, pgd
 from genaf_hf.attacks.pgd import default_step_size
-from genaf_hf.command_line import parse_arguments
-from genaf_hf.digits_encoder import pretrain_where_named
-from genaf_hf.hardening import HardeningArguments, load_data, load_encoder_and_pixels, settings_of_run
-from genaf_hf.report import markdown
+from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.evaluation.report import markdown
+from genaf_hf.pipelines.harden import HardeningArguments, load_data, load_encoder_and_pixels, settings_of_run
+from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 
 SETTINGS = Path(__file__).parents[1] / "recipes" / "configs" / "digits_vit.yaml"
 FOUND = Path("genetic_weight.jsonl")

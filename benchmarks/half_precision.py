@@ -11,8 +11,8 @@ import torch
 
 from genaf_hf import PixelModel, load_images, pgd, with_pixel_values
 from genaf_hf.data import stratified_subset
-from genaf_hf.encoders import load_classifier
-from genaf_hf.report import Rate
+from genaf_hf.evaluation.report import Rate
+from genaf_hf.models.loading import load_classifier
 
 BATCH_SIZE = 250
 

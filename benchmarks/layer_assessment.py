@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from genaf_hf import PixelModel, layer_robustness, load_images, most_redundant, pgd, with_pixel_values
 from genaf_hf.data import stratified_subset
-from genaf_hf.encoders import load_classifier
+from genaf_hf.models.loading import load_classifier
 
 
 def main() -> None:

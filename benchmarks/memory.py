@@ -18,7 +18,7 @@ import torch
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from genaf_hf import GenAFConfig, GenAFTrainer
-from genaf_hf.report import markdown
+from genaf_hf.evaluation.report import markdown
 
 BATCH_SIZE, STEPS = 8, 2
 GIB = 2**30

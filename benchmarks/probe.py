@@ -16,8 +16,8 @@ from transformers import AutoModelForImageClassification, set_seed
 from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.data import DIGITS
-from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
-from genaf_hf.report import Rate, markdown
+from genaf_hf.evaluation.report import Rate, markdown
+from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
 
 POOLINGS = ("cls", "mean")
 

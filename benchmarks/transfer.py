@@ -14,12 +14,12 @@ from functools import partial
 import torch
 
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, load_images, with_pixel_values
-from genaf_hf.answers import answer
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.data import stratified_subset
-from genaf_hf.encoders import load_classifier
-from genaf_hf.perturbation_cache import crafted_once
-from genaf_hf.report import Rate, markdown
+from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.perturbation_cache import crafted_once
+from genaf_hf.evaluation.report import Rate, markdown
+from genaf_hf.models.loading import load_classifier
 
 EPS = (10 / 255, 16 / 255)
 

@@ -2,14 +2,14 @@
 
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation, l4a, pgd, register_attack
 from genaf_hf.data import load_images, with_pixel_values
-from genaf_hf.encoders import load_encoder
-from genaf_hf.evaluation import evaluate_robustness
-from genaf_hf.genaf_config import GenAFConfig
-from genaf_hf.genaf_trainer import GenAFTrainer
-from genaf_hf.genetic_regularization import genetic_regularization
-from genaf_hf.layers import layer_robustness, most_redundant
-from genaf_hf.pixel_model import PixelModel
-from genaf_hf.report import RobustnessReport
+from genaf_hf.evaluation.evaluate import evaluate_robustness
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.models.loading import load_encoder
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.training.config import GenAFConfig
+from genaf_hf.training.genetic_regularization import genetic_regularization
+from genaf_hf.training.layers import layer_robustness, most_redundant
+from genaf_hf.training.trainer import GenAFTrainer
 
 __version__ = "0.1.0"
 

@@ -32,9 +32,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from genaf_hf.cards.eval_results import REPORT_FILE, benchmark_yaml
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.report import RobustnessReport
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.sharing.eval_results import REPORT_FILE, benchmark_yaml
 
 logger = logging.getLogger(__name__)
 

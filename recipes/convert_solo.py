@@ -8,8 +8,8 @@ VICReg and DeepCluster v2; the encoder is a ResNet. The result is hardened like 
 
 from dataclasses import asdict, dataclass, field
 
-from genaf_hf.command_line import parse_arguments, run
-from genaf_hf.encoders.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
+from genaf_hf.cli.command_line import parse_arguments, run
+from genaf_hf.models.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
 
 
 @dataclass

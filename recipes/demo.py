@@ -17,11 +17,11 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 
-from genaf_hf.command_line import parse_arguments, run
-from genaf_hf.demo import Demo, DemoArguments, Outcome, amplified, enlarged, eps_words, read_image
+from genaf_hf.cli.command_line import parse_arguments, run
+from genaf_hf.demo.demo import Demo, DemoArguments, Outcome, amplified, enlarged, eps_words, read_image
 from genaf_hf.errors import UserError
-from genaf_hf.hardening import HARDENED
-from genaf_hf.provenance import public_name
+from genaf_hf.pipelines.harden import HARDENED
+from genaf_hf.values.provenance import public_name
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search import AdapterSearchArguments, evolve, pick
 from genaf_hf.adapter_search.front import table
-from genaf_hf.command_line import parse_arguments, run
+from genaf_hf.cli.command_line import parse_arguments, run
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "evolve_digits.yaml"
 

@@ -11,7 +11,7 @@ autoencoder that is trained on them first and kept for the next run.
 
 from pathlib import Path
 
-from genaf_hf.recipe import run_recipe
+from genaf_hf.cli.recipe import run_recipe
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -11,7 +11,7 @@ trained on their labels first and kept for the next run.
 
 from pathlib import Path
 
-from genaf_hf.recipe import run_recipe
+from genaf_hf.cli.recipe import run_recipe
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -9,7 +9,7 @@ folder or is uploaded as a static Space, with the same as JSON and CSV.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from genaf_hf.command_line import parse_arguments, run
+from genaf_hf.cli.command_line import parse_arguments, run
 from genaf_hf.leaderboard import check_folder, collect, write
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genaf_hf.command_line import FlagParser, parse_arguments, run
+from genaf_hf.cli.command_line import FlagParser, parse_arguments, run
 from genaf_hf.pretraining.arguments import METHODS, PretrainingArguments, PretrainingConfig
 from genaf_hf.pretraining.pretrain import pretrain
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from genaf_hf.report import Check, Measurement, RobustnessReport
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
+from genaf_hf.sharing.record import TrainingRecord
 
 ENCODER, IMAGES = "a" * 40, "b" * 40
 L4A = {

@@ -49,7 +49,7 @@ def colored_images(count: int, seed: int) -> Dataset:
 @pytest.fixture(autouse=True)
 def own_perturbations(tmp_path, monkeypatch):
     """No test believes what another one crafted."""
-    monkeypatch.setattr("genaf_hf.perturbation_cache.CACHE", tmp_path / "perturbations")
+    monkeypatch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", tmp_path / "perturbations")
 
 
 @pytest.fixture(scope="session")

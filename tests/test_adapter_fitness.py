@@ -11,9 +11,9 @@ from train_tiny import PROCESSOR, tensors, tiny_model
 
 from genaf_hf import GenAFTrainer, PixelModel, pgd
 from genaf_hf.adapter_search import AdapterTrainer, Fitness, Genome, adapt, merged_model, merged_weights
-from genaf_hf.answers import answer
 from genaf_hf.errors import UserError
-from genaf_hf.report import Rate
+from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.report import Rate
 
 ATTACK = partial(pgd, eps=16 / 255, steps=3)
 

@@ -24,11 +24,11 @@ from genaf_hf.adapter_search import METHODS, AdapterSearchArguments, Genome, evo
 from genaf_hf.adapter_search.content import encoder_content, images_content
 from genaf_hf.adapter_search.search import STAGE, open_laboratory, settings_of_search, space_of
 from genaf_hf.adapter_search.storage import slot
-from genaf_hf.answers import answer
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.data import load_images
-from genaf_hf.report import RobustnessReport
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.sharing.record import TrainingRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 RECIPE = Path(__file__).parents[1] / "recipes" / "evolve_peft.py"

@@ -22,17 +22,17 @@ from transformers import (
 )
 
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, with_pixel_values
-from genaf_hf.answers import answer
 from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
-from genaf_hf.audit import audit, base_model, class_ids
-from genaf_hf.audit_arguments import AuditArguments
 from genaf_hf.data import image_digests, load_images, stratified_subset
-from genaf_hf.encoders import load_classifier
 from genaf_hf.errors import UserError
-from genaf_hf.figures import draw_gallery
-from genaf_hf.report import RobustnessReport
-from genaf_hf.trained_images import CHOICES, images_of_record
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.models.loading import load_classifier
+from genaf_hf.pipelines.audit import audit, base_model, class_ids
+from genaf_hf.pipelines.audit_arguments import AuditArguments
+from genaf_hf.pipelines.trained_images import CHOICES, images_of_record
+from genaf_hf.sharing.figures import draw_gallery
+from genaf_hf.sharing.record import TrainingRecord
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "audit.py"
 PATCH = {"steps": 1, "width": 8, "batch_size": 4, "area": 0.1}
@@ -51,7 +51,7 @@ def place(tmp_path_factory) -> Path:
 def home(place):
     """The user's cache of perturbations is not touched, neither by this process nor by others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genaf_hf.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
+        patch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
         patch.setenv("HF_HOME", str(place / "home"))
         yield
 

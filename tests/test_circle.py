@@ -8,7 +8,7 @@ from hub_user import TOKEN, run_as_user
 from local_hub import LocalHub
 from test_hub import PUSH_PUBLIC_THINGS, QUICK, QUICK_ATTACKS
 
-from genaf_hf.report import RobustnessReport
+from genaf_hf.evaluation.report import RobustnessReport
 
 ROOT = Path(__file__).parents[1]
 AUDIT = {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "sweep": "2", "update_card": True}

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from genaf_hf import GenAFConfig
-from genaf_hf.audit_arguments import AuditArguments, configure
-from genaf_hf.command_line import parse_arguments
-from genaf_hf.demo import DemoArguments
-from genaf_hf.hardening import HardeningArguments
+from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.demo.demo import DemoArguments
+from genaf_hf.pipelines.audit_arguments import AuditArguments, configure
+from genaf_hf.pipelines.harden import HardeningArguments
 
 TYPES = (HardeningArguments, GenAFConfig)
 DEFAULT = """

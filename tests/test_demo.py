@@ -22,8 +22,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 import genaf_hf
 from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation, l4a, load_encoder, pgd, with_pixel_values
 from genaf_hf.attacks import square
-from genaf_hf.demo import Demo, DemoArguments, Outcome, amplified, different, enlarged, eps_words, read_image
-from genaf_hf.encoders import load_classifier
+from genaf_hf.demo.demo import Demo, DemoArguments, Outcome, amplified, different, enlarged, eps_words, read_image
+from genaf_hf.models.loading import load_classifier
 
 __all__ = ["browser"]
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.py"
@@ -42,7 +42,7 @@ def place(tmp_path_factory) -> Path:
 def home(place):
     """The user's cache of perturbations is not touched, neither by this process nor by others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genaf_hf.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
+        patch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
         patch.setenv("HF_HOME", str(place / "home"))
         yield
 
@@ -233,7 +233,7 @@ def test_a_norm_of_its_own(arguments):
 
 @pytest.mark.parametrize("change", ["encoder", "size", "patch", "eps", "attack", "broken"])
 def test_a_published_perturbation_that_does_not_fit_is_left(arguments, models, published, tmp_path, change, caplog):
-    caplog.set_level("INFO", "genaf_hf.demo")
+    caplog.set_level("INFO", "genaf_hf.demo.demo")
     folder = tmp_path / "hardened"
     for part in load_classifier(models["hardened"]):
         part.save_pretrained(folder)

@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from genaf_hf import PixelModel, layer_robustness, load_encoder
-from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
-from genaf_hf.head import head_name, in_head
+from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.models.head import head_name, in_head
 
 LABELS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
 RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")

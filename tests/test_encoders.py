@@ -43,12 +43,12 @@ from transformers import (
 from transformers.utils import is_timm_available
 
 from genaf_hf import PixelModel, l4a, load_encoder, pgd
-from genaf_hf.encoders import load_classifier, parameter_count
-from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
-from genaf_hf.encoders.position_embeddings import encoder_part
 from genaf_hf.errors import UserError
-from genaf_hf.hardening import HardeningArguments, harden
-from genaf_hf.head import HEAD, in_head
+from genaf_hf.models.encoder_classifier import EncoderForImageClassification
+from genaf_hf.models.head import HEAD, in_head
+from genaf_hf.models.loading import load_classifier, parameter_count
+from genaf_hf.models.position_embeddings import encoder_part
+from genaf_hf.pipelines.harden import HardeningArguments, harden
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -57,10 +57,10 @@ TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "int
 @pytest.fixture
 def new_weights(caplog):
     """A function that tells the weights that the log says are new."""
-    caplog.set_level(logging.INFO, "genaf_hf.encoders.loading")
+    caplog.set_level(logging.INFO, "genaf_hf.models.loading")
 
     def read() -> str:
-        [message] = [record.getMessage() for record in caplog.records if record.name == "genaf_hf.encoders.loading"]
+        [message] = [record.getMessage() for record in caplog.records if record.name == "genaf_hf.models.loading"]
         return message.split(": ")[1]
 
     return read

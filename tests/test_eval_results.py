@@ -4,8 +4,8 @@ from cards import ENCODER, IMAGES, make_report
 from huggingface_hub import EvalResultEntry, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from genaf_hf.cards.eval_results import benchmark_yaml, eval_results, eval_results_yaml, task_id
-from genaf_hf.report import Check, Measurement
+from genaf_hf.evaluation.report import Check, Measurement
+from genaf_hf.sharing.eval_results import benchmark_yaml, eval_results, eval_results_yaml, task_id
 
 TASKS = ["clean", "l4a-linf-10-255-50-steps", "l4a-adaptive-linf-10-255-50-steps", "pgd-linf-8-255-20-steps"]
 

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from torch.utils.data import Subset
 from traces import leave_gradients_and_modes, trace
 
-from genaf_hf import PixelModel, UniversalPerturbation, evaluation, load_encoder, pgd
-from genaf_hf.answers import Answers, answer
+from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, pgd
 from genaf_hf.attacks import ATTACKS, UniversalPatch
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation import checked_eps, evaluate_robustness, measure
-from genaf_hf.journal import Journal
-from genaf_hf.report import RobustnessReport
+from genaf_hf.evaluation.answers import Answers, answer
+from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, measure
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.runs.journal import Journal
 
 PGD = {"eps": 0.1, "steps": 3, "step_size": 0.05}
 
@@ -231,7 +231,7 @@ def test_a_function_with_the_name_of_a_registered_attack_is_not_taken_for_it(mod
 
 
 def test_the_sweep_holds_every_eps_on_the_same_stratified_part(model, pixels, attacks, monkeypatch):
-    monkeypatch.setattr(evaluation, "SWEPT_IMAGES", 7)
+    monkeypatch.setattr("genaf_hf.evaluation.evaluate.SWEPT_IMAGES", 7)
     weaker = {"universal": perturbation(0, eps=0.1), "pgd": partial(pgd, **{**PGD, "eps": 0.05})}
     report = evaluate_robustness({"model": model}, pixels["test"], attacks, sweep=[weaker, {"pgd": attacks["pgd"]}])
     assert [(each.attack, each.settings["eps"]) for each in report.sweep] == [

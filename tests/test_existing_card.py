@@ -5,10 +5,19 @@ import yaml
 from cards import make_record, make_report
 from huggingface_hub import ModelCard
 
-from genaf_hf.cards.audited_card import check_card, share_findings
-from genaf_hf.cards.existing_card import BEGIN, END, END_OF_TOP, TOP, card_metadata, license_of, read_card, update_card
-from genaf_hf.cards.model_card import findings, metadata, model_card
-from genaf_hf.report import Check
+from genaf_hf.evaluation.report import Check
+from genaf_hf.sharing.audited_card import check_card, share_findings
+from genaf_hf.sharing.existing_card import (
+    BEGIN,
+    END,
+    END_OF_TOP,
+    TOP,
+    card_metadata,
+    license_of,
+    read_card,
+    update_card,
+)
+from genaf_hf.sharing.model_card import findings, metadata, model_card
 
 OURS = ["adversarial-robustness"]
 PEOPLE = "# My model\n\nIt is *mine*.\n\n## Adversarial robustness\n\nI never looked.\n"

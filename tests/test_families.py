@@ -70,13 +70,13 @@ from genaf_hf import (
 from genaf_hf.adapter_search import METHODS, Fitness, SearchSpace, merged_model
 from genaf_hf.adapter_search.genome import HEAD_ONLY
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, HEAD_ALONE
-from genaf_hf.cards.model_card import model_card
-from genaf_hf.checkpoint import load_weights
-from genaf_hf.encoders import load_classifier
-from genaf_hf.encoders.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
-from genaf_hf.head import head_name, in_head
-from genaf_hf.layers import layer_weights
-from genaf_hf.pixel_model import evaluating
+from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.models.head import head_name, in_head
+from genaf_hf.models.loading import load_classifier
+from genaf_hf.models.pixel_model import evaluating
+from genaf_hf.sharing.model_card import model_card
+from genaf_hf.training.checkpoint import load_weights
+from genaf_hf.training.layers import layer_weights
 
 OURS = EncoderForImageClassification.__name__
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}

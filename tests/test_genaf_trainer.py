@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from train_tiny import ODD, PROCESSOR, copied_weights, tiny_model, tiny_trainer
 from transformers import TrainerCallback, TrainingArguments
 
-from genaf_hf import GenAFTrainer, PixelModel, genetic_regularization, pgd
-from genaf_hf.checkpoint import load_weights, newest_complete_checkpoint
+from genaf_hf import GenAFTrainer, PixelModel, pgd
 from genaf_hf.errors import UserError
-from genaf_hf.head import HEAD, in_head
+from genaf_hf.models.head import HEAD, in_head
+from genaf_hf.training import genetic_regularization
+from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
 
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from genaf_hf import GenAFConfig, PixelModel, with_pixel_values
 from genaf_hf.attacks import l4a
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
-from genaf_hf.hardening import HardeningArguments, craft_attacks, harden
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.pipelines.harden import HardeningArguments, craft_attacks, harden
+from genaf_hf.sharing.record import TrainingRecord
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_mae.py"
 QUICK = {
@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_the_encoder_and_the_images_that_it_began_with_alone(
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("genaf_hf.hardening.fine_tune", interrupted)
+    monkeypatch.setattr("genaf_hf.pipelines.harden.fine_tune", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             begin()
@@ -142,7 +142,7 @@ def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(command, tmp_path
 
 
 def test_perturbations_are_crafted_once(vit, dataset, tmp_path, caplog):
-    caplog.set_level("INFO", "genaf_hf.perturbation_cache")
+    caplog.set_level("INFO", "genaf_hf.evaluation.perturbation_cache")
     encoder = PixelModel(*vit)
     arguments = HardeningArguments("encoder", "colours", dae_steps=2, pgd_steps=2)
     config = GenAFConfig(output_dir=str(tmp_path / "run"), report_to="none", use_cpu=True)

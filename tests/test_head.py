@@ -5,7 +5,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from train_tiny import tiny_model
 
-from genaf_hf.head import HEAD, find_head, head_name, head_of, in_head
+from genaf_hf.models.head import HEAD, find_head, head_name, head_of, in_head
 
 
 def test_the_head_is_told_from_the_encoder():

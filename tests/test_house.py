@@ -11,8 +11,13 @@ import genaf_hf
 ROOT = Path(genaf_hf.__file__).parent
 OF_TRANSFORMERS = {"transformers", "accelerate", "datasets", "peft"}
 KNOW_ONLY_TORCH = [
-    *("genaf_hf.blocks", "genaf_hf.genetic_regularization", "genaf_hf.head", "genaf_hf.layers"),
-    *("genaf_hf.partial_forward", "genaf_hf.pixel_model"),
+    *(
+        "genaf_hf.models.blocks",
+        "genaf_hf.training.genetic_regularization",
+        "genaf_hf.models.head",
+        "genaf_hf.training.layers",
+    ),
+    *("genaf_hf.models.partial_forward", "genaf_hf.models.pixel_model"),
     *("genaf_hf.pretraining.losses", "genaf_hf.pretraining.augmentation"),
     *("genaf_hf.attacks", *(f"genaf_hf.attacks.{path.stem}" for path in sorted((ROOT / "attacks").glob("[!_]*.py")))),
 ]
@@ -64,7 +69,9 @@ def test_the_hub_is_known_to_perturbations_alone():
 
 
 def test_ways_lead_through_our_modules_and_into_functions():
-    assert ways_to({"jinja2"}, "genaf_hf.results") == ["genaf_hf.results -> genaf_hf.cards.model_card -> jinja2"]
+    assert ways_to({"jinja2"}, "genaf_hf.sharing.result_folder") == [
+        "genaf_hf.sharing.result_folder -> genaf_hf.sharing.model_card -> jinja2"
+    ]
     assert ways_to({"pyautoattack"}, "genaf_hf.attacks") == [
         "genaf_hf.attacks -> genaf_hf.attacks.autoattack -> pyautoattack"
     ]

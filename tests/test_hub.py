@@ -13,11 +13,11 @@ from local_hub import LocalHub
 
 from genaf_hf import GenAFConfig
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.cards.existing_card import BEGIN, HEADLINE, TOP, card_metadata
-from genaf_hf.hardening import HardeningArguments, harden, settings_of_run
-from genaf_hf.provenance import public_name
-from genaf_hf.report import RobustnessReport
-from genaf_hf.unfinished_run import begin_or_resume
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.pipelines.harden import HardeningArguments, harden, settings_of_run
+from genaf_hf.runs.unfinished_run import begin_or_resume
+from genaf_hf.sharing.existing_card import BEGIN, HEADLINE, TOP, card_metadata
+from genaf_hf.values.provenance import public_name
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {

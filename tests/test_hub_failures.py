@@ -14,7 +14,7 @@ from hub_user import TOKEN, run_as_user
 from local_hub import Fault, LocalHub
 from processes import free_port
 
-from genaf_hf.report import Check
+from genaf_hf.evaluation.report import Check
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
 WAITS = [2, 8, 32]
@@ -70,7 +70,7 @@ KINDS = {"encoder": "model", "classifier": "model", "images": "dataset"}
 LOAD = """
 import json, sys
 from genaf_hf import load_encoder, load_images
-from genaf_hf.encoders import load_classifier
+from genaf_hf.models.loading import load_classifier
 from genaf_hf.hub import open_repository
 
 loaders = {

@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from genaf_hf import PixelModel, load_encoder, with_pixel_values
-from genaf_hf.encoders.image_processors import at_image_size, in_rgb, load_image_processor, timm_settings
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import image_sizes
+from genaf_hf.models.image_processors import at_image_size, in_rgb, load_image_processor, timm_settings
+from genaf_hf.models.pixel_model import image_sizes
 
 ONE_LEVEL = 0.02  # of 255, which torchvision rounds otherwise where it is installed
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from genaf_hf.journal import Journal, write_whole
+from genaf_hf.runs.journal import Journal, write_whole
 
 
 @pytest.fixture

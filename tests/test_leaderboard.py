@@ -13,12 +13,12 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from local_hub import LocalHub
 
-from genaf_hf.cards.eval_results import eval_results
+from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
 from genaf_hf.leaderboard import Leaderboard, LeftOut, check, check_folder, write
 from genaf_hf.leaderboard.check import Report
 from genaf_hf.leaderboard.entries import MOST_RESULTS, read_card
 from genaf_hf.leaderboard.page import FILES
-from genaf_hf.report import Check, Measurement, RobustnessReport
+from genaf_hf.sharing.eval_results import eval_results
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "leaderboard.py"
 PGD = {"norm": "linf", "eps": 8 / 255, "steps": 20}

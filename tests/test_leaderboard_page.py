@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from browser import browser
 
+from genaf_hf.evaluation.report import Rate
 from genaf_hf.leaderboard import Entry, Leaderboard, LeftOut, check, write
-from genaf_hf.report import Rate
 
 __all__ = ["browser"]  # a fixture
 HUB = "https://hub.example"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import SpaceCard
 
-from genaf_hf.metrics import FOLDER, METRICS, load_metric
+from genaf_hf.evaluation.metrics import FOLDER, METRICS, load_metric
 
 LABELS = [0, 1, 1, 2, 2, 0]
 CLEAN = [0, 1, 0, 2, 1, 0]
@@ -43,7 +43,7 @@ print(json.dumps(found))
 TOGETHER = """
 import json, multiprocessing
 
-from genaf_hf.metrics import load_metric
+from genaf_hf.evaluation.metrics import load_metric
 
 def count(process):
     metrics = [load_metric("robust_accuracy") for _ in range(3)]

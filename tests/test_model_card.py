@@ -16,11 +16,11 @@ from transformers import HfArgumentParser
 
 from genaf_hf import load_encoder
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.audit_arguments import AuditArguments
-from genaf_hf.cards.citations import CITATIONS, GEN_AF
-from genaf_hf.cards.model_card import PICTURES, findings, model_card, plain, shell
-from genaf_hf.report import Check, Measurement, RobustnessReport
-from genaf_hf.training_record import balance_table
+from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
+from genaf_hf.pipelines.audit_arguments import AuditArguments
+from genaf_hf.sharing.citations import CITATIONS, GEN_AF
+from genaf_hf.sharing.model_card import PICTURES, findings, model_card, plain, shell
+from genaf_hf.sharing.record import balance_table
 
 ROOT = Path(__file__).parents[1]
 FAILED = Check("hardened", "gradients are not zero", False, {"images without a gradient": 10})

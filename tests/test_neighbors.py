@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from genaf_hf.neighbors import Neighbors
+from genaf_hf.evaluation.neighbors import Neighbors
 
 
 def at(*cosines: float) -> torch.Tensor:

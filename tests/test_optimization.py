@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from genaf_hf import GenAFConfig, GenAFTrainer
-from genaf_hf.blocks import encoder_blocks
-from genaf_hf.head import HEAD, in_head
-from genaf_hf.optimization import fine_tuning_rate, layer_decay_powers, parameter_groups
+from genaf_hf.models.blocks import encoder_blocks
+from genaf_hf.models.head import HEAD, in_head
+from genaf_hf.training.optimization import fine_tuning_rate, layer_decay_powers, parameter_groups
 
 SMALL = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 RATES = {"learning_rate": 0.3, "head_learning_rate": 0.7, "weight_decay": 0.05}

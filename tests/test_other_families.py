@@ -25,8 +25,8 @@ from transformers import (
 )
 
 from genaf_hf import PixelModel, load_encoder
-from genaf_hf.encoders import load_classifier
-from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
+from genaf_hf.models.encoder_classifier import EncoderForImageClassification
+from genaf_hf.models.loading import load_classifier
 
 SIDE = 32
 OURS = EncoderForImageClassification.__name__

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from genaf_hf.errors import UserError
-from genaf_hf.output_folder import LOCK, check_apart, check_free, run_in
+from genaf_hf.runs.output_folder import LOCK, check_apart, check_free, run_in
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from traces import leave_gradients_and_modes, leaves_no_trace
 from genaf_hf import PixelModel, load_encoder, pgd
 from genaf_hf.attacks import ATTACKS, autoattack, feature_pgd, fgsm, mi_fgsm, n_fgsm
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation import evaluate_robustness
+from genaf_hf.evaluation.evaluate import evaluate_robustness
 
 EPS = 0.1
 PER_IMAGE = [name for name, attack in ATTACKS.items() if not attack.universal and name != "autoattack"]

@@ -9,7 +9,7 @@ import torch
 
 from genaf_hf import PixelModel, load_encoder
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation, advencoder_pat, register_attack
-from genaf_hf.perturbation_cache import CACHE, crafted_once, digest
+from genaf_hf.evaluation.perturbation_cache import CACHE, crafted_once, digest
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_two_audits_may_craft_the_same_at_the_same_time(counting_attack, encoder
 
 def test_the_default_cache_is_beside_those_of_hugging_face(counting_attack, encoder, images, tmp_path, monkeypatch):
     assert CACHE.parts[-2:] == ("genaf_hf", "perturbations")
-    monkeypatch.setattr("genaf_hf.perturbation_cache.CACHE", tmp_path / "default")
+    monkeypatch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", tmp_path / "default")
     crafted_once(partial(counting_attack, eps=0.1), encoder, images, LABELS)
     assert len(list((tmp_path / "default").iterdir())) == 1
 

@@ -5,7 +5,7 @@ from transformers import ViTImageProcessor
 
 from genaf_hf import PixelModel
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import evaluating
+from genaf_hf.models.pixel_model import evaluating
 
 STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 

@@ -75,7 +75,7 @@ def test_encoders_load_without_this_package(folders, tmp_path):
 
 
 def test_encoders_become_classifiers_and_a_supervised_one_keeps_its_head(folders, caplog):
-    caplog.set_level("INFO", "genaf_hf.encoders.loading")
+    caplog.set_level("INFO", "genaf_hf.models.loading")
     for folder in folders.values():
         model, _ = load_encoder(str(folder), CLASSES)
         assert model(torch.zeros(1, 3, 8, 8)).logits.shape == (1, 3)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from processes import free_port
 
-from genaf_hf import process_tree
+from genaf_hf.cli import process_tree
 
 # Without the package, whose import takes longer than all that is tested.
 SCRIPT = f"""

@@ -14,11 +14,10 @@ from processes import start_and_kill
 from transformers import AutoModel
 
 from genaf_hf import GenAFConfig
-from genaf_hf.command_line import parse_arguments
+from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.data.known_datasets import KNOWN_DATASETS
-from genaf_hf.digits_encoder import DIGITS_ENCODERS
-from genaf_hf.encoders.solo_learn import METHODS as SOLO_LEARN
-from genaf_hf.hardening import HardeningArguments
+from genaf_hf.models.solo_learn import METHODS as SOLO_LEARN
+from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.pretraining.arguments import (
     METHODS,
     PretrainingArguments,
@@ -28,6 +27,7 @@ from genaf_hf.pretraining.arguments import (
     views,
 )
 from genaf_hf.pretraining.augmentation import Augmentation
+from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS
 from genaf_hf.pretraining.pretrain import pretrain
 
 RECIPES = Path(__file__).parents[1] / "recipes"

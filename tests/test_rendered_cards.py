@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from genaf_hf.cards.model_card import model_card, pictures_in
-from genaf_hf.report import RobustnessReport
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.sharing.model_card import model_card, pictures_in
+from genaf_hf.sharing.record import TrainingRecord
 
 EXAMPLES = Path(__file__).parents[1] / "model_cards"
 MODELS = {"digits-vit-genaf": "digits-vit-genaf", "digits-audit": "digits-vit-genaf"}

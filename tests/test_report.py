@@ -6,7 +6,7 @@ import math
 import pytest
 
 from genaf_hf.errors import UserError
-from genaf_hf.report import Check, Measurement, Rate, RobustnessReport, eps_text
+from genaf_hf.evaluation.report import Check, Measurement, Rate, RobustnessReport, eps_text
 
 PGD = {"eps": 8 / 255, "steps": 20, "norm": "linf"}
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from train_tiny import copied_weights, tiny_model, tiny_trainer
 
-from genaf_hf.checkpoint import load_weights, newest_complete_checkpoint
 from genaf_hf.errors import UserError
-from genaf_hf.genaf_trainer import ADAPT, STAGES
+from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
+from genaf_hf.training.trainer import ADAPT, STAGES
 
 PLAIN = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3}
 ACCUMULATED = {**PLAIN, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}

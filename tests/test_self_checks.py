@@ -8,12 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from traces import leave_gradients_and_modes, leaves_no_trace
 
-from genaf_hf import PixelModel, evaluate_robustness, figures, pgd
-from genaf_hf.answers import NOT_FINITE, Answers
-from genaf_hf.cards.model_card import model_card
-from genaf_hf.figures import draw_sweep
-from genaf_hf.report import Measurement, RobustnessReport
-from genaf_hf.self_checks import (
+from genaf_hf import PixelModel, evaluate_robustness, pgd
+from genaf_hf.evaluation.answers import NOT_FINITE, Answers
+from genaf_hf.evaluation.report import Measurement, RobustnessReport
+from genaf_hf.evaluation.self_checks import (
     beside_undefended,
     better_than_noise,
     collapse_checks,
@@ -23,6 +21,9 @@ from genaf_hf.self_checks import (
     self_checks,
     significantly_more,
 )
+from genaf_hf.sharing import figures
+from genaf_hf.sharing.figures import draw_sweep
+from genaf_hf.sharing.model_card import model_card
 
 DETERMINISTIC = "the output is deterministic"
 GRADIENTS = "gradients are not zero"

@@ -11,8 +11,8 @@ from local_hub import LocalHub
 from test_hub import PUSH_PUBLIC_THINGS
 
 from genaf_hf import GenAFTrainer
-from genaf_hf.report import RobustnessReport
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.sharing.record import TrainingRecord
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = {"README.md", "report.json", "training.json", "layer_robustness.json"}

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, ResNetForImageClassification
 
 from genaf_hf import PixelModel, load_encoder
-from genaf_hf.encoders.encoder_classifier import EncoderForImageClassification
-from genaf_hf.encoders.solo_learn import METHODS, convert_solo_learn, known_method
+from genaf_hf.models.encoder_classifier import EncoderForImageClassification
+from genaf_hf.models.solo_learn import METHODS, convert_solo_learn, known_method
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "convert_solo.py"
 

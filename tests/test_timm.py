@@ -8,7 +8,7 @@ from conftest import CLASSES
 from timm_models import of_timm, publish
 
 from genaf_hf import PixelModel, load_encoder
-from genaf_hf.head import head_name
+from genaf_hf.models.head import head_name
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 

@@ -7,7 +7,7 @@ from datasets import Dataset, Features, Image
 
 from genaf_hf.data import image_digests, load_images
 from genaf_hf.errors import UserError
-from genaf_hf.trained_images import (
+from genaf_hf.pipelines.trained_images import (
     REMEMBERED,
     check_not_trained_on,
     choices_of_training,
@@ -17,7 +17,7 @@ from genaf_hf.trained_images import (
     remembered,
     warn_of_twins,
 )
-from genaf_hf.training_record import TrainingRecord
+from genaf_hf.sharing.record import TrainingRecord
 
 CHOICES = {"train_split": None, "validation_split": None, "test_split": None, "held_out_share": 0.05, "seed": 1}
 

@@ -11,8 +11,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from genaf_hf import GenAFConfig, GenAFTrainer
 from genaf_hf.errors import UserError
-from genaf_hf.genaf_trainer import ADAPT
-from genaf_hf.trainer_options import must_train
+from genaf_hf.training.options import must_train
+from genaf_hf.training.trainer import ADAPT
 
 TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
 REFUSED = {

@@ -13,14 +13,14 @@ from PIL import Image
 from transformers import TrainingArguments
 
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
-from genaf_hf.cards.model_card import model_card
-from genaf_hf.command_line import parse_arguments, reproducing_command
-from genaf_hf.data_figures import TILE, draw_samples
-from genaf_hf.figures import attack_label, draw_gallery, draw_overview
-from genaf_hf.hardening import HardeningArguments, described
-from genaf_hf.results import write_results
-from genaf_hf.training_figures import draw_layers, draw_training, stage_label
-from genaf_hf.training_record import TrainingRecord, balance_table, changed_settings
+from genaf_hf.cli.command_line import parse_arguments, reproducing_command
+from genaf_hf.pipelines.harden import HardeningArguments, described
+from genaf_hf.sharing.data_figures import TILE, draw_samples
+from genaf_hf.sharing.figures import attack_label, draw_gallery, draw_overview
+from genaf_hf.sharing.model_card import model_card
+from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.sharing.training_figures import draw_layers, draw_training, stage_label
 
 TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
 QUIET = {"report_to": "none", "use_cpu": True}

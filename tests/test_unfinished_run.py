@@ -1,7 +1,7 @@
 import pytest
 
 from genaf_hf.errors import UserError
-from genaf_hf.unfinished_run import begin_or_resume, check_unfinished_run, end_run
+from genaf_hf.runs.unfinished_run import begin_or_resume, check_unfinished_run, end_run
 
 SETTINGS = {"eps": 0.1, "sweep": [2.0, 4.0], "limit": None}
 

@@ -15,9 +15,10 @@ import torch
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from transformers import TrainerCallback, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, genetic_regularization, pgd, with_pixel_values
-from genaf_hf.evaluation import evaluate_robustness
-from genaf_hf.global_batch import gather_rows
+from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, pgd, with_pixel_values
+from genaf_hf.evaluation.evaluate import evaluate_robustness
+from genaf_hf.training import genetic_regularization
+from genaf_hf.training.global_batch import gather_rows
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 TRAINER_SETTINGS = ("callbacks", "compute_metrics", "optimizers", "optimizer_cls_and_kwargs")

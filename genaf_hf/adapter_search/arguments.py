@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from genaf_hf.errors import UserError
-from genaf_hf.experiment_arguments import ExperimentArguments
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 
 SMALLEST_POPULATION = 4
 PICKED = "picked"

@@ -4,9 +4,9 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel
 
 from genaf_hf.data import commit, identity
-from genaf_hf.perturbation_cache import digest, encoder_tensors
-from genaf_hf.pixel_model import PixelModel
-from genaf_hf.provenance import model_source
+from genaf_hf.evaluation.perturbation_cache import digest, encoder_tensors
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.values.provenance import model_source
 
 
 def encoder_content(encoder: PreTrainedModel, processor) -> str:

@@ -17,11 +17,11 @@ from transformers import PreTrainedModel, PrinterCallback
 from genaf_hf.adapter_search.genome import Genome
 from genaf_hf.adapter_search.inheritance import adapt
 from genaf_hf.adapter_search.merged_weights import AdapterTrainer, merged_weights
-from genaf_hf.answers import answer
 from genaf_hf.attacks.pgd import default_step_size
-from genaf_hf.genaf_config import GenAFConfig
-from genaf_hf.pixel_model import PixelModel
-from genaf_hf.report import Rate
+from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.report import Rate
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.training.config import GenAFConfig
 
 HISTORY = "history.json"
 LOGS = 0.1  # one for each tenth of the steps

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from genaf_hf.adapter_search.genome import Genome
 from genaf_hf.adapter_search.storage import slot
 from genaf_hf.adapter_search.study import KNOWN, last_tries, was_trained
-from genaf_hf.evaluation import evaluate_robustness, settings
-from genaf_hf.journal import write_whole
-from genaf_hf.pixel_model import PixelModel
-from genaf_hf.report import CLEAN, Rate, RobustnessReport, markdown, strength
+from genaf_hf.evaluation.evaluate import evaluate_robustness, settings
+from genaf_hf.evaluation.report import CLEAN, Rate, RobustnessReport, markdown, strength
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.runs.journal import write_whole
 
 PGD = "pgd"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from genaf_hf.adapter_search.front import Member
-from genaf_hf.figures import COLORS, percentages, plt
+from genaf_hf.sharing.figures import COLORS, percentages, plt
 
 SMALLEST_DOT, LARGEST_DOT = 30, 420
 CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # right and up

@@ -10,7 +10,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import PreTrainedModel
 
 from genaf_hf.errors import UserError
-from genaf_hf.head import head_name
+from genaf_hf.models.head import head_name
 
 HEAD_ONLY = "head"
 

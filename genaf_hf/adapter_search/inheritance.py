@@ -22,7 +22,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from genaf_hf.provenance import model_source
+from genaf_hf.values.provenance import model_source
 
 CHILD, CROSSED = "default", "crossed"
 FACTORS = ("lora_A.", "lora_B.")

@@ -8,7 +8,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from genaf_hf.genaf_trainer import GenAFTrainer
+from genaf_hf.training.trainer import GenAFTrainer
 
 
 @contextmanager

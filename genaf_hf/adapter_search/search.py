@@ -44,25 +44,25 @@ from genaf_hf.adapter_search.study import (
 )
 from genaf_hf.attacks import pgd
 from genaf_hf.attacks.pgd import default_step_size
-from genaf_hf.cards.existing_card import license_of
-from genaf_hf.command_line import reproducing_command
+from genaf_hf.cli.command_line import reproducing_command
 from genaf_hf.data import data_source, image_digests
-from genaf_hf.data_figures import draw_samples
-from genaf_hf.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
-from genaf_hf.encoders import load_configuration, parameter_count
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation import evaluate_robustness
-from genaf_hf.genaf_config import GenAFConfig
-from genaf_hf.hardening import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
-from genaf_hf.journal import write_whole
-from genaf_hf.output_folder import check_apart, room_in
-from genaf_hf.perturbation_cache import digest
-from genaf_hf.pixel_model import PixelModel
-from genaf_hf.provenance import model_source, public_name
-from genaf_hf.report import RobustnessReport
-from genaf_hf.results import write_results
-from genaf_hf.trained_images import images_of_record
-from genaf_hf.training_record import TrainingRecord, balance_table, changed_settings
+from genaf_hf.evaluation.evaluate import evaluate_robustness
+from genaf_hf.evaluation.perturbation_cache import digest
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.models.loading import load_configuration, parameter_count
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.pipelines.harden import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
+from genaf_hf.pipelines.trained_images import images_of_record
+from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
+from genaf_hf.runs.journal import write_whole
+from genaf_hf.runs.output_folder import check_apart, room_in
+from genaf_hf.sharing.data_figures import draw_samples
+from genaf_hf.sharing.existing_card import license_of
+from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.training.config import GenAFConfig
+from genaf_hf.values.provenance import model_source, public_name
 
 logger = logging.getLogger(__name__)
 

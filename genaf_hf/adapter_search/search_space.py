@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from genaf_hf.adapter_search.genome import HEAD_ONLY, METHODS, Genome, Method
 from genaf_hf.adapter_search.inheritance import adapt
 from genaf_hf.adapter_search.merged_weights import merged_weights
-from genaf_hf.blocks import encoder_blocks, is_adaptable
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.genaf_config import GenAFConfig
-from genaf_hf.optimization import fine_tuning_rate
+from genaf_hf.models.blocks import encoder_blocks, is_adaptable
+from genaf_hf.training.config import GenAFConfig
+from genaf_hf.training.optimization import fine_tuning_rate
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, finite
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.progress import progress
-from genaf_hf.provenance import model_source
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.runs.progress import progress
+from genaf_hf.values.provenance import model_source
 
 NOISE = 100
 OBJECTIVE = "InfoNCE of clean and attacked features, high frequencies, small distance"

@@ -13,7 +13,7 @@ from genaf_hf.attacks.pgd import (
     random_in_ball,
 )
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.pixel_model import PixelModel, evaluating
+from genaf_hf.models.pixel_model import PixelModel, evaluating
 
 
 @register_attack("model", "images", eps=8 / 255, steps=20)

@@ -7,8 +7,8 @@ from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings, gradient_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_moved, crafted, finite, random_start
-from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.progress import progress
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.runs.progress import progress
 
 
 @register_attack("encoder", eps=0.05, steps=500)

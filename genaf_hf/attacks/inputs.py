@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import ROUNDING, PixelModel
-from genaf_hf.values import KINDS, check_kind, class_ids, is_whole, plain
+from genaf_hf.models.pixel_model import ROUNDING, PixelModel
+from genaf_hf.values.numbers import KINDS, check_kind, class_ids, is_whole, plain
 
 UNIONS = (Union, UnionType)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -18,7 +18,7 @@ from genaf_hf.attacks.universal import (
     universal_step_size,
 )
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import PixelModel
+from genaf_hf.models.pixel_model import PixelModel
 
 REDRAWN_EVERY = 20
 

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks.inputs import callers_modes_left, outside_inference
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.values import class_ids
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.values.numbers import class_ids
 
 
 class LinearProbe(nn.Module):

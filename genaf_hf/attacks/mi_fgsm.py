@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import evaluating
+from genaf_hf.models.pixel_model import evaluating
 
 
 @register_attack("model", "images", "labels", eps=8 / 255, steps=10)

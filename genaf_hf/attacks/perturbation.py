@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks.inputs import check_images, checked_setting
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.provenance import public_name
-from genaf_hf.values import is_number, is_whole, make_plain, plain
+from genaf_hf.values.numbers import is_number, is_whole, make_plain, plain
+from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import evaluating
-from genaf_hf.values import is_number, is_whole, plain
+from genaf_hf.models.pixel_model import evaluating
+from genaf_hf.values.numbers import is_number, is_whole, plain
 
 NORMS = ("linf", "l2")
 Norm = Literal["linf", "l2"]

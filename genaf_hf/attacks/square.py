@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from genaf_hf.attacks.pgd import check_attack_settings, checked_logits
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import evaluating
+from genaf_hf.models.pixel_model import evaluating
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of the share, after so many of the authors' 10,000 steps
 

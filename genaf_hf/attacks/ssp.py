@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, raise_objective
-from genaf_hf.pixel_model import PixelModel
+from genaf_hf.models.pixel_model import PixelModel
 
 
 @register_attack("encoder", "images", eps=0.05, steps=500)

@@ -11,8 +11,8 @@ from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, random_batches
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.progress import progress
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.runs.progress import progress
 
 OVERSHOOT = 0.02
 

@@ -16,7 +16,7 @@ from genaf_hf.attacks.universal import (
     random_start,
     universal_step_size,
 )
-from genaf_hf.pixel_model import PixelModel
+from genaf_hf.models.pixel_model import PixelModel
 
 
 @register_attack("encoder", "images", "labels", eps=0.05, steps=500)

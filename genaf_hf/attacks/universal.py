@@ -9,9 +9,9 @@ from torch import Tensor
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings, gradient_of
 from genaf_hf.errors import UserError
-from genaf_hf.pixel_model import PixelModel, evaluating
-from genaf_hf.progress import progress
-from genaf_hf.provenance import model_source
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.runs.progress import progress
+from genaf_hf.values.provenance import model_source
 
 
 def ascend_perturbation(

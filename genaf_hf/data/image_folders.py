@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, NamedSpl
 from genaf_hf.data.labels import check_told_apart
 from genaf_hf.data.own_files import is_in, own_folders
 from genaf_hf.errors import UserError
-from genaf_hf.names import some_of
+from genaf_hf.values.names import some_of
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
 from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.names import NAMED_AT_ONCE, some_of, told
+from genaf_hf.values.names import NAMED_AT_ONCE, some_of, told
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from genaf_hf.errors import UserError
-from genaf_hf.names import WRITTEN_LETTERS, some_of
+from genaf_hf.values.names import WRITTEN_LETTERS, some_of
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from huggingface_hub import constants
 
 from genaf_hf.errors import UserError
-from genaf_hf.names import told
+from genaf_hf.values.names import told
 
 REMOTE = ("hf://", "https://")
 FOLDER_BUILDER = "imagefolder"  # writes itself which files there are, where other ones read it in the dataset

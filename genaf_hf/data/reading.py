@@ -28,7 +28,7 @@ from genaf_hf.data.own_files import FOLDER_BUILDER, check_data_files
 from genaf_hf.data.streaming import open_stream, stream_folder
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import why_not_loaded
-from genaf_hf.names import some_of, told
+from genaf_hf.values.names import some_of, told
 
 logger = logging.getLogger(__name__)
 

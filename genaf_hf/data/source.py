@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from genaf_hf.data.known_datasets import known_dataset
-from genaf_hf.provenance import public_name
+from genaf_hf.values.provenance import public_name
 
 
 def commit(dataset: Dataset) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, NamedSplit, concatenate_datasets
 
 from genaf_hf.errors import UserError
-from genaf_hf.names import some_of
+from genaf_hf.values.names import some_of
 
 logger = logging.getLogger(__name__)
 

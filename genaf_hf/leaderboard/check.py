@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from genaf_hf.cards.eval_results import conditions, dataset_name
+from genaf_hf.evaluation.report import Rate, RobustnessReport
 from genaf_hf.leaderboard.entries import Entry, number, text, whole
-from genaf_hf.report import Rate, RobustnessReport
+from genaf_hf.sharing.eval_results import conditions, dataset_name
 
 TOLERANCE = 1e-4  # cards round
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from huggingface_hub import EvalResult, ModelInfo
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from genaf_hf.cards.eval_results import CLEAN_METRIC, ROBUST_METRIC
 from genaf_hf.errors import UserError
-from genaf_hf.report import CLEAN
+from genaf_hf.evaluation.report import CLEAN
+from genaf_hf.sharing.eval_results import CLEAN_METRIC, ROBUST_METRIC
 
 MOST_RESULTS = 200  # of one card; a report has one for each attack
 LONGEST_TEXT = 200

@@ -10,8 +10,8 @@ from pathlib import Path
 from string import Template
 
 from genaf_hf.errors import UserError
-from genaf_hf.journal import write_whole
 from genaf_hf.leaderboard.entries import Entry, Leaderboard
+from genaf_hf.runs.journal import write_whole
 
 SOURCES = Path(__file__).parent
 FILES = ("index.html", "leaderboard.csv", "leaderboard.json", "README.md")

@@ -9,13 +9,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedConfig
 from transformers.trainer_utils import IntervalStrategy
 
-from genaf_hf.encoders.soundness import expected_instead, kind_and_line, on_meta
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.models.soundness import expected_instead, kind_and_line, on_meta
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.dino import DINOSettings
 from genaf_hf.pretraining.simclr import SimCLRSettings
-from genaf_hf.trainer_options import CheckedArguments
-from genaf_hf.values import check_kind, is_whole
+from genaf_hf.training.options import CheckedArguments
+from genaf_hf.values.numbers import check_kind, is_whole
 
 CROP_SCALE = {"mae": (0.2, 1.0), "dino": (0.4, 1.0), "simclr": (0.08, 1.0), "supervised": (0.08, 1.0)}
 METHODS = tuple(CROP_SCALE)

@@ -12,11 +12,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, TrainerCallback, TrainingArguments
 
-from genaf_hf.cards.eval_results import UNNAMED
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.losses import dino_loss, next_center, teacher_momentum
 from genaf_hf.pretraining.projection import Projected, PrototypeHead, feature_size, headless_encoder
 from genaf_hf.pretraining.view_trainer import ViewTrainer, pretrained
+from genaf_hf.sharing.eval_results import UNNAMED
 
 GLOBAL_VIEWS = 2
 

@@ -8,9 +8,9 @@ from datasets import Dataset
 from transformers import TrainingArguments, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from genaf_hf.cards.eval_results import UNNAMED
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.view_trainer import ViewTrainer, pretrained
+from genaf_hf.sharing.eval_results import UNNAMED
 
 
 def pretrain_mae(

@@ -9,12 +9,12 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig, TrainingArguments
 
-from genaf_hf.cards.eval_results import UNNAMED
-from genaf_hf.global_batch import gather_rows
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.losses import nt_xent
 from genaf_hf.pretraining.projection import Projected, feature_size, headless_encoder, projection_head
 from genaf_hf.pretraining.view_trainer import ViewTrainer, pretrained
+from genaf_hf.sharing.eval_results import UNNAMED
+from genaf_hf.training.global_batch import gather_rows
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoModelForImageClassification, PreTrainedConfig, TrainingArguments
 
-from genaf_hf.cards.eval_results import UNNAMED
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.view_trainer import ViewTrainer, pretrained
+from genaf_hf.sharing.eval_results import UNNAMED
 
 
 def pretrain_supervised(

@@ -13,13 +13,15 @@ from torch.utils.data import default_collate
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from genaf_hf.checkpoint import check_disk_space, load_weights, newest_complete_checkpoint, read_state
 from genaf_hf.data import images_content, with_pixel_values
-from genaf_hf.output_folder import run_in
-from genaf_hf.pixel_model import pixel_statistics
+from genaf_hf.models.pixel_model import pixel_statistics
 from genaf_hf.pretraining.augmentation import Augmentation, uniform_numbers
 from genaf_hf.pretraining.card import encoder_card
-from genaf_hf.trainer_options import (
+from genaf_hf.runs.output_folder import run_in
+from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume
+from genaf_hf.sharing.record import changed_settings
+from genaf_hf.training.checkpoint import check_disk_space, load_weights, newest_complete_checkpoint, read_state
+from genaf_hf.training.options import (
     check_finite,
     check_finite_weights,
     check_options,
@@ -29,8 +31,6 @@ from genaf_hf.trainer_options import (
     must_train,
     without_token,
 )
-from genaf_hf.training_record import changed_settings
-from genaf_hf.unfinished_run import UNFINISHED_RUN, begin_or_resume
 
 CHECKPOINTS, ENCODER = "checkpoints", "encoder"
 ADVICE = "Lower the learning rate and begin anew in another output_dir."

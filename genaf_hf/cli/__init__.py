@@ -1,0 +1,1 @@
+"""Commands: their flags and files, how they end, and what all recipes run."""

@@ -1,0 +1,366 @@
+"""How commands are run: their flags, the files that name values of flags, and how they end."""
+
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import sys
+from argparse import Action, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from genaf_hf.cli.process_tree import command_line, end_all, ending_on_signals, find_launcher, lost_processes, says
+from genaf_hf.cli.settings_file import read_settings
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.values.provenance import public_name
+
+logger = logging.getLogger(__name__)
+
+SOURCES = {"model_name_or_path", "hardened", "undefended", "dataset_name"}
+UNIONS = (Union, UnionType)
+DASHES = "-\u2013\u2014"  # word processors make one of the latter of two hyphens
+TRUE, FALSE = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
+NOT_GIVEN = object()
+SECRET = re.compile(r"token|://[^/\s]*@")
+MEANT = {  # what names of other versions and projects are called here
+    "epochs": "num_train_epochs",
+    "epsilon": "eps",
+    "no_cuda": "use_cpu",
+    "use_mps_device": "use_cpu",
+    "batch_size": "per_device_train_batch_size",
+    "warmup_ratio": "warmup_steps",
+}
+WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict")  # which training scripts of transformers read
+
+
+def parse_arguments(
+    dataclass_types: Sequence[type],
+    default_config: str | Path | None,
+    argv: Sequence[str] | None = None,
+    *,
+    family_config: str | Path | None = None,
+) -> tuple:
+    """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win.
+
+    They win over the file, and both over a preset, also with a value that is the default.
+
+    Args:
+        dataclass_types: whose fields are the flags.
+        default_config: the file that is taken where flags name neither a model nor a dataset.
+        argv: default those of the process.
+        family_config: the file that is taken where flags do, unless they name a preset too.
+
+    Raises:
+        UserError: for words that are no flags, a file that cannot be used, or values that a dataclass refuses.
+        SystemExit: for flags with values that they do not take, or without one, when the sentence has been printed.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = FlagParser(dataclass_types)
+    config = argv.pop(0) if argv and is_settings_file(argv[0]) else None
+    given = parser.given(argv)
+    if config is None and not given.keys() & SOURCES:
+        config = default_config
+    elif config is None and "preset" not in given:
+        config = family_config
+    settings = {**(parser.settings_of(Path(config)) if config is not None else {}), **given}
+    if missing := [f"--{name}" for name in parser.needed if name not in settings]:
+        parser.error(f"beside what is given, the following arguments are required: {', '.join(missing)}")
+    if settings.get("resume_from_checkpoint") is not None:
+        raise UserError(
+            "resume_from_checkpoint is not for this command, which goes on by itself in the same output_dir: "
+            "leave it out."
+        )
+    if settings.get("output_dir") is not None:
+        check_writable(Path(settings["output_dir"]))
+    for name in WITHOUT_EFFECT:
+        if settings.get(name):
+            logger.warning("%s has no effect: a recipe always does all that it is for.", name)
+    return tuple(made(kind, settings) for kind in dataclass_types)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command, whose end is one sentence where its user can mend what is wrong, or has stopped it.
+
+    Other exceptions are faults of ours and keep their traceback. Under a launcher, which would add one of its own to
+    every end but a good one, the sentence is the last thing said too.
+
+    Args:
+        main: reads the command line, works, and prints the result.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    command = command_line()
+    stopped = "Stopped; the same command goes on" + ("." if SECRET.search(command) else f": {command}")
+    with ending_on_signals(stopped):
+        try:
+            check_processes()
+            main()
+        except UserError as error:
+            logging.debug("", exc_info=error)
+            end(f"\n{error}")
+        except KeyboardInterrupt:
+            end(f"\n{stopped}")
+        except SystemExit as ended:
+            if ended.code not in (None, 0):
+                end(ended.code)
+            raise
+
+
+def end(code: str | int) -> NoReturn:
+    """Ends the process as `sys.exit` does, and its launcher with it."""
+    if find_launcher() is None:
+        sys.exit(code)
+    sys.stdout.flush()
+    logging.shutdown()
+    end_all(*((code.strip(), 1) if isinstance(code, str) else ("", code)))
+
+
+def check_processes() -> None:
+    """Refuses to work alone where several processes were asked for.
+
+    Raises:
+        UserError: says how to get them.
+    """
+    if lost_processes():
+        cpu = [] if any(word.startswith(("--use_cpu", "--use-cpu")) for word in sys.argv) else ["--use_cpu"]
+        command = shlex.join(["torchrun", "--nproc_per_node", "2", *sys.argv, *cpu])
+        raise UserError(
+            "accelerate launch was asked for several processes but started one, as it finds no second GPU: leave out "
+            f"--num_processes, or have two on the CPU by {command}"
+        )
+
+
+def is_settings_file(word: str) -> bool:
+    return word.lower().endswith((".yaml", ".yml"))
+
+
+def check_writable(output_dir: Path) -> None:
+    """Refuses an output folder that cannot be made, or be written to, before any work.
+
+    Raises:
+        UserError: names the folder.
+    """
+    there = next(each for each in (output_dir, *output_dir.absolute().parents) if os.path.exists(each))
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, expected a folder or a new name: choose another output_dir.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there} is not yours to write to: choose another output_dir.")
+
+
+def made(kind: type, settings: Mapping[str, Any]) -> Any:
+    """The dataclass with those of the settings that are its own, which win over those of a preset.
+
+    Raises:
+        UserError: when it refuses them.
+    """
+    own = {each.name: settings[each.name] for each in fields(kind) if each.init and each.name in settings}
+    preset = getattr(kind, "presets", {}).get(own.get("preset"))
+    if preset is not None:  # it would replace what is given where that equals a default
+        own = {**preset, **own, "preset": None}
+    try:
+        return kind(**own)
+    except UserError:
+        raise
+    except (ValueError, ImportError, OSError) as error:  # of TrainingArguments
+        raise UserError(f"{first_line(error)}.") from error
+
+
+class FlagParser(HfArgumentParser):
+    """Says which flags were given, and what is wrong with them in one sentence each.
+
+    Attributes:
+        needed: names of the fields that have no default.
+    """
+
+    def __init__(self, dataclass_types: Sequence[type] = (), **settings):
+        super().__init__(dataclass_types, **settings)
+        self.kinds = {name: kinds_of(hint) for each in dataclass_types for name, hint in get_type_hints(each).items()}
+        self.named = {action.dest: action for action in reversed(self._actions) if action.dest != "help"}
+        self.needed = [action.dest for action in self._actions if action.required and action.option_strings]
+        for action in self._actions:
+            action.type = self.converter(action)
+
+    def converter(self, action: Action) -> Callable[[str], Any] | None:
+        """What makes a value of a flag's word."""
+        kinds = self.kinds.get(action.dest, set())
+        if kinds >= {int, str}:
+            return as_type(index_or_name)
+        if dict in kinds:
+            return as_type(name_or_json)
+        return CONVERTERS.get(action.type, action.type)
+
+    def given(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Values by name of the flags that are there, in whatever spelling.
+
+        Raises:
+            UserError: for words that are no flags; names the nearest one.
+        """
+        for name in self.needed:
+            self.named[name].required = False  # a file may name them
+        blank = Namespace(**dict.fromkeys(self.named, NOT_GIVEN))
+        found, unknown = self.parse_known_args(argv, blank)
+        if unknown:
+            raise UserError(self.unknown_word(unknown))
+        return {name: value for name, value in vars(found).items() if value is not NOT_GIVEN}
+
+    def unknown_word(self, words: Sequence[str]) -> str:
+        """The sentence on words that are no flags nor values of flags."""
+        if files := [word for word in words if is_settings_file(word)]:
+            return f"{files[0]} is not in its place: one configuration file is taken, as the first word."
+        word = words[0].split("=")[0]
+        if word[0] not in DASHES:
+            return f'"{words[0]}" is no value of a flag; --help lists the flags.'
+        name = word.strip(DASHES).replace("-", "_")
+        return f"There is no flag {word}; --help lists the known ones{self.nearest(name, '--')}."
+
+    def nearest(self, name: str, prefix: str = "") -> str:
+        """The end of a sentence that suggests what was meant; nothing where no name is near."""
+        near = [MEANT[name]] if MEANT.get(name) in self.named else get_close_matches(name, self.named, 1, 0.6)
+        return f", the nearest is {prefix}{near[0]}" if near else ""
+
+    def settings_of(self, path: Path) -> dict[str, Any]:
+        """Values by name of a YAML file, as flags would give them.
+
+        Raises:
+            UserError: as `read_settings`, for unknown names, and for values of another kind; names the file.
+        """
+        settings = read_settings(path)
+        for name, value in settings.items():
+            if name not in self.named:
+                raise UserError(f"{path} has the unknown key {name}; --help lists the known ones{self.nearest(name)}.")
+            try:
+                settings[name] = self.value_of(self.named[name], value)
+            except ArgumentTypeError as error:
+                raise UserError(f"{path}: {name} is {error}") from error
+        return settings
+
+    def value_of(self, action: Action, value: str | list | dict | None) -> Any:
+        """What a flag makes of what a file says.
+
+        Raises:
+            ArgumentTypeError: when it is of another kind than the flag takes.
+        """
+        kinds = self.kinds[action.dest]
+        if value is None and type(None) not in kinds:
+            raise ArgumentTypeError("empty, expected a value; leave it out for the default.")
+        if value is None or (isinstance(value, dict) and dict in kinds):
+            return value
+        if isinstance(value, list) and list in kinds:
+            return [self.value_of_word(action, word) for word in value]
+        value = self.value_of_word(action, value)
+        return [value] if action.nargs == "+" else value
+
+    def value_of_word(self, action: Action, word: str) -> Any:
+        if not isinstance(word, str):
+            raise ArgumentTypeError(f"{json.dumps(word, default=str)}, expected a single value.")
+        value = action.type(word)
+        if action.choices is not None and value not in action.choices:
+            raise ArgumentTypeError(f'"{word}", expected one of {", ".join(map(str, action.choices))}.')
+        return value
+
+    def error(self, message: str) -> None:
+        """Ends the process with the sentence alone, which argparse puts behind all flags that there are."""
+        told = re.sub(r"^argument ([^\s/:]+)\S*:", r"\1:", message).rstrip(".")
+        self.exit(2, f"\n{told[0].upper()}{told[1:]}.\n" if says() else None)
+
+
+def kinds_of(hint: Any) -> set[type]:
+    """The classes that values of a type may have: of `list[int] | None` a list and None's, of a Literal its words'."""
+    each_of = get_args(hint) if get_origin(hint) in UNIONS else (hint,)
+    words = {type(word) for each in each_of if get_origin(each) is Literal for word in get_args(each)}
+    return words | {get_origin(each) or each for each in each_of if get_origin(each) is not Literal}
+
+
+def number(word: str) -> float:
+    """A number, also as a fraction such as 8/255.
+
+    Raises:
+        UserError: for other words; the sentence begins with the word.
+    """
+    above, slash, below = word.partition("/")
+    try:
+        value = float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if math.isnan(value):
+        raise UserError(f'"{word}", expected a number such as 0.03 or 8/255.')
+    return value
+
+
+def whole_number(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError as error:
+        raise UserError(f'"{word}", expected a whole number.') from error
+
+
+def truth(word: str) -> bool:
+    if word.lower() not in TRUE + FALSE:
+        raise UserError(f'"{word}", expected true or false.')
+    return word.lower() in TRUE
+
+
+def some_text(word: str) -> str:
+    if not word.strip():
+        raise UserError("empty, expected a value.")
+    return word
+
+
+def index_or_name(word: str) -> int | str:
+    return int(word) if re.fullmatch(r"-?\d+", word) else some_text(word)
+
+
+def name_or_json(word: str) -> str:
+    if word.lstrip().startswith(("{", "[")):
+        try:
+            json.loads(word)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"no JSON: {first_line(error)}.") from error
+    return some_text(word)
+
+
+def as_type(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A conversion as argparse wants it."""
+
+    def converted(word: str) -> Any:
+        try:
+            return convert(word)
+        except UserError as error:
+            raise ArgumentTypeError(str(error)) from error
+
+    return converted
+
+
+CONVERTERS = {
+    kind: as_type(convert)
+    for kind, convert in ((float, number), (int, whole_number), (string_to_bool, truth), (str, some_text))
+}
+
+
+def reproducing_command(script: str, settings: Mapping, processes: int = 1, *, device: str = "cuda") -> str:
+    """The command that runs a recipe with these settings, on one line, a local path by its name alone.
+
+    Args:
+        script: the recipe, e.g. `"recipes/genaf_vit.py"`.
+        settings: values by flag, as JSON holds them; those that are None are left out.
+        processes: how many shared the work.
+        device: type of the device of each; on CPUs accelerate would start one process alone.
+    """
+    launch = ["accelerate", "launch", "--num_processes", str(processes), script]  # else one for each GPU
+    if device == "cpu" and processes > 1:
+        launch = ["torchrun", "--nproc_per_node", str(processes), script]
+    flags = []
+    for name, value in settings.items():
+        if value is not None:
+            words = [public_name(value) if isinstance(value, str) else json.dumps(value)]
+            flags += [f"--{name}", *(map(str, value) if isinstance(value, list) else words)]
+    return shlex.join(" ".join(word.split()) for word in launch + flags)

@@ -1,0 +1,404 @@
+"""One image under attack, as an undefended and a hardened classifier see it: the work behind recipes/demo.py."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from inspect import signature
+from itertools import count
+from math import ceil, isclose
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from PIL import Image as PILImage
+from torch import Tensor
+
+from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.data import stratified_subset, to_rgb, with_pixel_values
+from genaf_hf.data.pixel_values import FORMATS
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.answers import attack_images, distances
+from genaf_hf.evaluation.perturbation_cache import crafted_once
+from genaf_hf.evaluation.report import UNDEFENDED
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.pipelines.audit import load_data, load_model, load_public_encoder, told, try_out
+from genaf_hf.pipelines.audit_arguments import EXAMPLE, AuditArguments, attack_names, configure, other_settings
+from genaf_hf.pipelines.harden import HARDENED
+from genaf_hf.pipelines.trained_images import read_record
+from genaf_hf.values.provenance import model_source, public_name
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = 12
+SHOWN_CLASSES = 3
+ENLARGED_SIDE = 256
+ANSWERS_ALONE = ("square",)
+
+
+@dataclass
+class DemoArguments:
+    """Which two classifiers are shown, and what they are attacked with."""
+
+    hardened: str = field(metadata={"help": "Hardened image classifier: Hub id or local folder."})
+    undefended: str = field(metadata={"help": "Undefended one of the same classes and image size."})
+    dataset_name: str = field(
+        metadata={"help": "Examples and the attacker's images: Hub id, local folder (also of images), or digits."}
+    )
+    encoder: str | None = field(
+        default=None, metadata={"help": "Public encoder, default the base_model of the hardened model's card."}
+    )
+    attacks: str = field(
+        default="l4a,l4a-ugs,ssp,uapgd,fgsm,mi-fgsm,pgd,square",
+        metadata={"help": f"Names, separated by commas, of: {', '.join(ATTACKS)}."},
+    )
+    attack_settings: dict | str | None = field(
+        default=None, metadata={"help": f"Other settings by attack, as JSON: {EXAMPLE}."}
+    )
+    eps: list[float] = field(
+        default_factory=lambda: [n / 255 for n in (2, 4, 8, 10, 16)], metadata={"help": "Eps to choose from."}
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one model makes of an image, clean and attacked.
+
+    Attributes:
+        image: (3, h, w) in [0, 1], as the model's image processor made it.
+        attacked: the same under the attack.
+        distance: how far the attack moved it, in the attack's norm.
+        before, after: probabilities of the most likely classes by name, the highest first.
+    """
+
+    image: Tensor
+    attacked: Tensor
+    distance: float
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def fooled(self) -> bool:
+        """Whether the attack changed the prediction."""
+        return next(iter(self.before)) != next(iter(self.after))
+
+
+class Demo:
+    """An undefended and a hardened classifier, and attacks on one image at a time.
+
+    Attributes:
+        models: the two by name, undefended first.
+        sources: where they were loaded from.
+        encoder: the public one; None where no attack needs it.
+        class_names: by class id, each one different.
+        examples: a stratified few of the test images, with the columns `image` and `label`. The first is one on which
+            the published perturbation fools the undefended model alone, if there is one.
+        attacks: their names.
+        eps: to choose from, ascending.
+        published: the perturbation that came with the hardened model; None where it does not fit.
+
+    Raises:
+        UserError: for models, data or settings that cannot be worked with, or an attack whose package is missing.
+    """
+
+    def __init__(self, arguments: DemoArguments):
+        audits = {
+            UNDEFENDED: audit_arguments(arguments, arguments.undefended),
+            HARDENED: audit_arguments(arguments, arguments.hardened),
+        }
+        self.arguments = arguments
+        self.sources = {name: audit.model_name_or_path for name, audit in audits.items()}
+        self.attacks = attack_names(audits[HARDENED])
+        check_arguments(arguments)
+        device = PartialState(cpu=not torch.accelerator.is_available()).device
+        self.models = {name: load_model(audit).to(device) for name, audit in audits.items()}
+        check_pair(*self.models.values())
+        labels = class_labels(self.models[HARDENED])
+        self.class_names = different(labels)
+        universal = any(ATTACKS[name].universal for name in self.attacks)
+        self.encoder = load_public_encoder(audits[HARDENED], self.models[HARDENED]) if universal else None
+        data = load_data(audits[HARDENED], labels, read_record(arguments.hardened))
+        self.train = data["train"]
+        self.published = self.find_published()
+        published = [self.published.eps] if self.published else []
+        others = {eps for eps in arguments.eps if not any(isclose(eps, each, rel_tol=1e-4) for each in published)}
+        self.eps = sorted([*others, *published])
+        self.crafted: dict[tuple[str, float], UniversalPerturbation] = {}
+        self.examples = self.telling_first(stratified_subset(data["test"], EXAMPLES, seed=0))
+        try_out(self.configured(self.eps[0]), self.models[HARDENED], self.view(self.examples[0]["image"])[HARDENED])
+
+    def find_published(self) -> UniversalPerturbation | None:
+        """The perturbation beside the hardened model, where it is of an attack that is shown, and of this encoder."""
+        try:
+            found = UniversalPerturbation.from_pretrained(self.arguments.hardened, subfolder="perturbation")
+        except ValueError as error:
+            logger.info("No perturbation of the hardened model is used: %s", error)
+            return None
+        if found.attack not in self.attacks or self.encoder is None:
+            return None
+        of_encoder = (found.encoder, found.encoder_revision) == model_source(self.encoder.model.config)
+        fits = type(found) is UniversalPerturbation and found.delta.shape[1:] == self.encoder.image_size
+        return found if of_encoder and fits else None
+
+    def telling_first(self, examples: Dataset) -> Dataset:
+        """The examples, first one that the published perturbation makes only the undefended model err on."""
+        if self.published is None:
+            return examples
+        for index, example in enumerate(examples):
+            outcomes = self.attack(self.view(example["image"]), self.published.attack, self.published.eps)
+            holds = next(iter(outcomes[HARDENED].after)) == self.class_names[example["label"]]
+            if outcomes[UNDEFENDED].fooled and holds and not outcomes[HARDENED].fooled:
+                return examples.select([index, *(i for i in range(len(examples)) if i != index)])
+        return examples
+
+    def configured(self, eps: float) -> dict[str, partial]:
+        """The attacks by name, with their settings."""
+        return configured(self.arguments, eps, self.published)
+
+    @cached_property
+    def attacker(self) -> dict[str, Tensor]:
+        """The attacker's images (n, 3, h, w) in [0, 1] and their labels."""
+        known = with_pixel_values(self.train, self.encoder.processor)[:]
+        device = self.encoder.mean.device
+        return {
+            "images": self.encoder.to_images(known["pixel_values"].to(device)),
+            "labels": known["labels"].to(device),
+        }
+
+    def attackers_data(self, name: str) -> str:
+        """What the attacker has to craft a perturbation from, in words, as an audit says it."""
+        needed = ATTACKS[name].needs[1:]
+        if not needed:
+            return "none"
+        labels = "with" if "labels" in needed else "without"
+        return f"{told(self.train, self.arguments.dataset_name)}, {labels} labels"
+
+    def view(self, image: PILImage.Image | dict) -> dict[str, Tensor]:
+        """An image as each model's own image processor makes it, (1, 3, h, w) in [0, 1].
+
+        Raises:
+            UserError: for other pixels than 8-bit ones.
+        """
+        upright = to_rgb(image)
+        return {
+            name: model.to_images(model.processor(upright, return_tensors="pt")["pixel_values"].to(model.mean.device))
+            for name, model in self.models.items()
+        }
+
+    def perturbation(
+        self, name: str, eps: float, tell: Callable[[int], None] = lambda passes: None
+    ) -> UniversalPerturbation:
+        """The one that came with the hardened model where it fits, else one crafted on the public encoder, once.
+
+        Args:
+            name: of a universal attack.
+            eps: one of those to choose from.
+            tell: called with the number of forward passes of the encoder so far.
+
+        Raises:
+            UserError: for a setting that the attack refuses.
+        """
+        if self.published and (self.published.attack, self.published.eps) == (name, eps):
+            return self.published
+        if (name, eps) not in self.crafted:
+            attack = self.configured(eps)[name]
+            if "data" in signature(attack.func).parameters:
+                attack = partial(attack, data=self.attackers_data(name))
+            given = [self.attacker[need] for need in ATTACKS[name].needs[1:]]
+            with counted_passes(self.encoder, tell):
+                self.crafted[name, eps] = crafted_once(attack, self.encoder, *given)
+        return self.crafted[name, eps]
+
+    def attack(
+        self, images: Mapping[str, Tensor], name: str, eps: float, tell: Callable[[int], None] = lambda passes: None
+    ) -> dict[str, Outcome]:
+        """Attacks an image and asks both models.
+
+        An attack on the models themselves is run on each one, against what it predicts of the clean image.
+
+        Args:
+            images: what `view` made.
+            name: of the attack.
+            eps: one of those to choose from.
+            tell: called with the number of forward passes so far.
+
+        Raises:
+            UserError: for a setting that the attack refuses.
+        """
+        universal = ATTACKS[name].universal
+        attack = self.perturbation(name, eps, tell) if universal else self.configured(eps)[name]
+        outcomes = {}
+        for model_name, model in self.models.items():
+            image = images[model_name]
+            before = probabilities(model, image)
+            with counted_passes(model, tell):
+                attacked = attack_images(attack, model, image, before.argmax(1), seeds=[0])
+            outcomes[model_name] = Outcome(
+                image[0],
+                attacked[0],
+                distances(attacked, image, self.norm(name)).item(),
+                *(self.most_likely(each) for each in (before, probabilities(model, attacked))),
+            )
+        return outcomes
+
+    def norm(self, name: str) -> str:
+        """The norm that bounds an attack."""
+        return self.configured(self.eps[0])[name].keywords.get("norm", "linf")
+
+    def predictions(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Probabilities of the most likely classes by name, from each model, of what `view` made."""
+        return {name: self.most_likely(probabilities(model, images[name])) for name, model in self.models.items()}
+
+    def most_likely(self, of_classes: Tensor) -> dict[str, float]:
+        """Probabilities (1, classes) of the most likely ones, by name."""
+        highest = of_classes[0].topk(min(SHOWN_CLASSES, of_classes.shape[1]))
+        pairs = zip(highest.indices.tolist(), highest.values.tolist(), strict=True)
+        return {self.class_names[index]: probability for index, probability in pairs}
+
+    def knowledge(self, name: str, eps: float) -> str:
+        """Who attacks, in a sentence."""
+        if not ATTACKS[name].universal:
+            means = "the answers" if name in ANSWERS_ALONE else "the weights"
+            return f"The attacker has {means} of each model and crafts a perturbation for this image and that model."
+        source = public_name(model_source(self.encoder.model.config)[0])
+        published = self.published and (self.published.attack, self.published.eps) == (name, eps)
+        data = self.published.data if published else self.attackers_data(name)
+        images = "no images" if data in (None, "none") else data
+        sentence = (
+            f"The attacker has the public encoder {source} and {images}, and neither model; one perturbation fits "
+            "every image."
+        )
+        return f"{sentence} It is the one published with the hardened model." if published else sentence
+
+
+def audit_arguments(arguments: DemoArguments, model_name_or_path: str) -> AuditArguments:
+    """What an audit of one of the two would be asked for."""
+    return AuditArguments(
+        model_name_or_path,
+        arguments.dataset_name,
+        arguments.attacks,
+        encoder=arguments.encoder,
+        attack_settings=arguments.attack_settings,
+    )
+
+
+def check_arguments(arguments: DemoArguments) -> None:
+    """Refuses eps and settings that no attack can run with.
+
+    Raises:
+        UserError: names what was found.
+    """
+    if not isinstance(arguments.eps, list) or not arguments.eps:
+        raise UserError(f"eps is {arguments.eps}, expected numbers to choose from, such as [0.1, 0.2].")
+    for name, settings in other_settings(audit_arguments(arguments, arguments.hardened)).items():
+        if "eps" in settings:
+            raise UserError(f"attack_settings give {name} an eps, which is chosen on the page; name it with --eps.")
+    for name in attack_names(audit_arguments(arguments, arguments.hardened)):
+        if "eps" not in signature(ATTACKS[name].function).parameters:
+            raise UserError(f"{name} has no eps to choose, as the other attacks have; leave it out.")
+    for eps in arguments.eps:
+        configured(arguments, eps)
+
+
+def configured(
+    arguments: DemoArguments, eps: float, published: UniversalPerturbation | None = None
+) -> dict[str, partial]:
+    """The attacks at one eps; the attack of a published perturbation with its steps and its seed.
+
+    Raises:
+        UserError: for an eps or a setting out of range.
+    """
+    audit = audit_arguments(arguments, arguments.hardened)
+    settings = dict(other_settings(audit))
+    if published is not None:
+        known = {"steps": published.steps, "seed": published.seed}
+        known = {name: value for name, value in known.items() if value is not None}
+        settings[published.attack] = {**known, **settings.get(published.attack, {})}
+    audit.attack_settings, audit.dae_eps, audit.eps = settings, eps, eps
+    return configure(audit)
+
+
+def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:
+    """Refuses two models that cannot be shown side by side.
+
+    Raises:
+        UserError: names in what they differ.
+    """
+    if class_labels(undefended) != class_labels(hardened):
+        raise UserError(
+            "The undefended and the hardened model have other class names; expected the same, in one order."
+        )
+    if undefended.image_size != hardened.image_size:
+        sizes = [" x ".join(map(str, model.image_size)) for model in (undefended, hardened)]
+        raise UserError(
+            f"The undefended model takes images of {sizes[0]} pixels, the hardened one of {sizes[1]}; expected the "
+            "same size."
+        )
+
+
+def class_labels(model: PixelModel) -> list[str]:
+    config = model.model.config
+    return [str(config.id2label[i]) for i in range(config.num_labels)]
+
+
+def different(names: list[str]) -> list[str]:
+    """The names, with their class ids where several classes have the same."""
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
+
+
+def probabilities(model: PixelModel, images: Tensor) -> Tensor:
+    """(n, classes)."""
+    with evaluating(model), torch.no_grad():
+        return model(images).softmax(1)
+
+
+@contextmanager
+def counted_passes(model: PixelModel, tell: Callable[[int], None]) -> Iterator[None]:
+    """Tells the number of forward passes, at each one."""
+    passes = count(1)
+    handle = model.model.register_forward_pre_hook(lambda *_: tell(next(passes)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def read_image(path: str) -> PILImage.Image:
+    """An upright RGB image from a file that somebody uploaded.
+
+    Raises:
+        UserError: when it is no image of a kind that everybody can make, or broken; says nothing of its name.
+    """
+    try:
+        with PILImage.open(path, formats=FORMATS) as image:
+            return to_rgb(image)
+    except ValueError as error:
+        raise UserError(f"This image cannot be shown to the models: {error}.") from error
+    except (OSError, SyntaxError, RuntimeError, PILImage.DecompressionBombError) as error:
+        known = sorted(FORMATS)
+        raise UserError(
+            f"This file cannot be read: expected an image, {', '.join(known[:-1])} or {known[-1]}, that is whole "
+            f"and of at most {2 * PILImage.MAX_IMAGE_PIXELS // 10**6} million pixels."
+        ) from error
+
+
+def enlarged(image: Tensor) -> PILImage.Image:
+    """A picture of an image (3, h, w) in [0, 1]; a small one with every pixel as a square of many."""
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    picture = PILImage.fromarray(pixels)
+    factor = ceil(ENLARGED_SIDE / max(picture.size))
+    return picture.resize([factor * side for side in picture.size], PILImage.Resampling.NEAREST)
+
+
+def amplified(outcome: Outcome) -> Tensor:
+    """The perturbation (3, h, w), gray where nothing changed, black or white where it changed the most."""
+    shift = outcome.attacked - outcome.image
+    return 0.5 + shift / (2 * shift.abs().amax().clamp(min=1e-12))
+
+
+def eps_words(eps: float, norm: str = "linf") -> str:
+    """An eps as a number, and in L-inf as a number of 255ths."""
+    return f"{eps:.3g} = {eps * 255:.4g}/255" if norm == "linf" else f"{eps:.3g}"

@@ -1,0 +1,138 @@
+"""Universal perturbations that were crafted before, by what they depend on."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from inspect import signature
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from huggingface_hub.constants import HF_HOME
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.attacks.perturbation import FILE_NAME
+from genaf_hf.attacks.registry import attack_name
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.models.head import head_name, in_head
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.values.provenance import model_source
+
+logger = logging.getLogger(__name__)
+
+CACHE = Path(HF_HOME) / "genaf_hf" / "perturbations"
+SEAL = "seal"  # in the header of a file
+
+
+def crafted_once(
+    attack: partial, encoder: PixelModel, *data: Tensor, cache: Path | None = None
+) -> UniversalPerturbation:
+    """The perturbation that an attack crafts on an encoder; from the cache when the same one was crafted before.
+
+    Under `accelerate launch` every process gets that of the main one. A file that is broken, or was put there by
+    somebody else, is not believed; a cache that cannot be written to is done without.
+
+    Args:
+        attack: a universal one with its settings, as `ATTACKS[name].configure()` makes it.
+        encoder: what it is crafted on.
+        data: images, and labels where the attack needs them.
+        cache: of a folder per perturbation, named by the SHA-256 of weights, settings and data; default `CACHE`.
+    """
+    cache, key = CACHE if cache is None else cache, content(attack, encoder, *data)
+    [found] = broadcast_object_list([read_sealed(cache / key, key) if PartialState().is_main_process else None])
+    if found is None:
+        logger.info("Crafting %s", attack_name(attack.func))
+        crafted = attack(encoder, *data)
+        [found] = broadcast_object_list([replace(crafted, delta=crafted.delta.cpu())])
+        if PartialState().is_main_process:
+            keep(found, cache, key)
+    else:
+        logger.info("%s was crafted before", attack_name(attack.func))
+    return replace(found, delta=found.delta.to(encoder.mean.device))
+
+
+def keep(found: UniversalPerturbation, cache: Path, key: str) -> None:
+    """Writes a perturbation into the cache, with a seal by which it is known again."""
+    try:
+        (cache / key).mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache) as draft:  # its own: another audit may be saving the same perturbation
+            found.save_pretrained(draft)
+            path = Path(draft) / FILE_NAME
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata()
+            save_file({"delta": found.delta.contiguous()}, path, {**header, SEAL: seal(found, key)})
+            path.replace(cache / key / FILE_NAME)
+    except (OSError, SafetensorError) as error:
+        logger.warning("%s cannot be kept in %s for the next time: %s.", found.attack, cache, first_line(error))
+
+
+def read_sealed(folder: Path, key: str) -> UniversalPerturbation | None:
+    """The perturbation that `keep` wrote for this key; None where there is none, or another one."""
+    try:
+        if not (folder / FILE_NAME).exists():
+            return None
+        found = UniversalPerturbation.from_pretrained(folder)
+        with safe_open(folder / FILE_NAME, framework="pt") as file:
+            if file.metadata().get(SEAL) == seal(found, key):
+                return found
+        reason = "it is not the one that was kept there"
+    except (OSError, SafetensorError, UserError) as error:
+        reason = first_line(error)
+    logger.warning("The perturbation in %s is not used, it is crafted anew: %s.", folder, reason)
+    return None
+
+
+def seal(found: UniversalPerturbation, key: str) -> str:
+    """SHA-256 of a perturbation with all that is said of it, and of what it was crafted from."""
+    return digest((key, type(found).__name__, found.provenance), {"delta": found.delta})
+
+
+def content(attack: partial, encoder: PixelModel, *data: Tensor) -> str:
+    """SHA-256 of everything that a perturbation depends on; the encoder's head is nothing of it."""
+    config = encoder.model.config
+    parameters = signature(attack.func).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    words = (
+        *(version("genaf_hf"), version("transformers"), attack_name(attack.func), {**defaults, **attack.keywords}),
+        *(model_source(config), architecture(encoder)),
+    )
+    return digest(words, {**encoder_tensors(encoder), **{f"data {i}": tensor for i, tensor in enumerate(data)}})
+
+
+def architecture(model: PixelModel) -> dict:
+    """What a model's configuration says but for names, labels and versions."""
+    settings = model.model.config.to_dict()
+    others = ("_name_or_path", "transformers_version")
+    return {name: value for name, value in settings.items() if "label" not in name and name not in others}
+
+
+def encoder_digest(model: PixelModel) -> str:
+    """SHA-256 of everything that an encoder's features depend on; its head is nothing of it."""
+    return digest((model.image_size, architecture(model)), encoder_tensors(model))
+
+
+def tensors(model: PixelModel) -> dict[str, Tensor]:
+    """Weights and buffers by name, those of the normalisation among them."""
+    return dict((*model.named_parameters(), *model.named_buffers()))
+
+
+def encoder_tensors(model: PixelModel) -> dict[str, Tensor]:
+    """Those that are not the head's, which is random on a public encoder."""
+    head = f"model.{head_name(model.model)}"
+    return {name: tensor for name, tensor in tensors(model).items() if not in_head(name, head)}
+
+
+def digest(words: object, named: Mapping[str, Tensor]) -> str:
+    """SHA-256 of what JSON can hold, and of tensors by name."""
+    found = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(named.items()):
+        found.update(save({name: tensor.detach().cpu().contiguous()}))
+    return found.hexdigest()

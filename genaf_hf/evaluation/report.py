@@ -1,0 +1,348 @@
+"""What an evaluation found, as a value that tables, pictures and cards read."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from scipy.stats import binomtest
+
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole
+
+SCHEMA_VERSION = 2
+CLEAN = "clean"
+UNDEFENDED = "undefended"  # name of the model that others are held against
+ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of images, with its 95 % Wilson interval.
+
+    Attributes:
+        part: images that it holds for.
+        count: images that it could hold for.
+    """
+
+    part: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """In [0, 1]; nan when there is no image."""
+        return self.part / self.count if self.count else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval; everything when there is no image."""
+        if not self.count:
+            return 0.0, 1.0
+        low, high = binomtest(self.part, self.count).proportion_ci(0.95, method="wilson")
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} [{low:.1%}, {high:.1%}] ({self.part}/{self.count})" if self.count else "- (0/0)"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one attack did to one model's answers.
+
+    Attributes:
+        model: the model's name in the report.
+        attack: the attack's name in the report, `"clean"` for none.
+        knowledge: what the attacker knew: `"nothing"`, `"public encoder"` or `"model"`.
+        settings: eps (pixel units), norm, steps and whatever else the attack was run with.
+        correct: correctly classified images under the attack.
+        count: all images.
+        clean_correct: correctly classified images without any attack.
+        fooled: of those, the ones that are wrong under the attack.
+        changed: images whose prediction is another one under the attack.
+        neighbors_correct: images that a vote of the nearest neighbors in feature space classifies correctly under the
+            attack; None where this was not measured.
+    """
+
+    model: str
+    attack: str
+    knowledge: str
+    settings: dict
+    correct: int
+    count: int
+    clean_correct: int
+    fooled: int = 0
+    changed: int = 0
+    neighbors_correct: int | None = None
+
+    @property
+    def accuracy(self) -> Rate:
+        """Clean or robust accuracy."""
+        return Rate(self.correct, self.count)
+
+    @property
+    def attack_success_rate(self) -> Rate:
+        """Share of the images that are right when clean and wrong under the attack."""
+        return Rate(self.fooled, self.clean_correct)
+
+    @property
+    def decline(self) -> Rate:
+        """(clean - robust accuracy) / clean accuracy: the attack success rate less what the attack sets right."""
+        return Rate(max(0, self.clean_correct - self.correct), self.clean_correct)
+
+    @property
+    def fooling_rate(self) -> Rate:
+        """Share of the images whose prediction changes, right or wrong."""
+        return Rate(self.changed, self.count)
+
+    @property
+    def neighbor_accuracy(self) -> Rate | None:
+        """Accuracy of a vote of the nearest neighbors in feature space."""
+        return None if self.neighbors_correct is None else Rate(self.neighbors_correct, self.count)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test of whether the numbers of a model can be trusted.
+
+    Attributes:
+        model: the model's name in the report.
+        name: of the check, as a statement that ought to be true.
+        passed: whether it was.
+        numbers: what this rests on.
+    """
+
+    model: str
+    name: str
+    passed: bool
+    numbers: dict
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
+        return f"{'passed' if self.passed else 'FAILED'}: {self.name} ({numbers})"
+
+
+@dataclass(frozen=True)
+class RobustnessReport:
+    """Clean and attacked accuracies of one or more models on one set of images.
+
+    Attributes:
+        dataset: name, split, revision and number of the images, `count`, and how many are of the most frequent class,
+            `largest_class`.
+        models: for each model its source, revision, class and number of parameters.
+        measurements: one per model and attack.
+        checks: of whether they can be trusted; a model that fails one, or has none, has *unreliable* robust accuracies.
+        sweep: measurements of the same attacks at other eps, on a part of the images.
+        seed: of random starts; image i starts from seed + i.
+        environment: versions of the packages, and the hardware.
+        schema_version: of this format.
+    """
+
+    dataset: dict
+    models: dict[str, dict]
+    measurements: list[Measurement]
+    seed: int
+    checks: list[Check] = field(default_factory=list)
+    sweep: list[Measurement] = field(default_factory=list)
+    environment: dict = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of the attacks in the order in which they were run, `"clean"` first."""
+        return list(dict.fromkeys(measurement.attack for measurement in self.measurements))
+
+    @property
+    def failed_checks(self) -> list[Check]:
+        return [check for check in self.checks if not check.passed]
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of always answering the most frequent class of the images; None where a report does not tell."""
+        largest = self.dataset.get("largest_class")
+        return largest and largest / self.dataset["count"]
+
+    def chance_of(self, model: str) -> float | None:
+        """Accuracy that a model reaches without looking: `chance`, or guessing, if that is more; None if unknown."""
+        classes = self.models[model].get("classes")
+        return max(filter(None, (self.chance, classes and 1 / classes)), default=None)
+
+    def measurement(self, model: str, attack: str) -> Measurement:
+        """What was found for one model under one attack.
+
+        Raises:
+            KeyError: when this was not measured.
+        """
+        for each in self.measurements:
+            if (each.model, each.attack) == (model, attack):
+                return each
+        raise KeyError(f'the report has no "{attack}" for "{model}"')
+
+    def is_reliable(self, measurement: Measurement) -> bool:
+        """Whether the model passed every check; clean accuracy is not in doubt."""
+        return measurement.attack == CLEAN or self.is_trusted(measurement.model)
+
+    def is_trusted(self, model: str) -> bool:
+        """Whether a model was checked, and passed every check."""
+        found = [check.passed for check in self.checks if check.model == model]
+        return bool(found) and all(found)
+
+    def table(self, text: Callable[[str], str] = str) -> str:
+        """A Markdown table: a row per attack, a column per model, accuracies with 95 % interval and count.
+
+        Args:
+            text: what names pass through, to be escaped where the table is to be rendered.
+        """
+        rows = [["attack", "attacker knows", "norm", "eps", "steps", *map(text, self.models)]]
+        for attack in self.attacks:
+            found = [self.measurement(model, attack) for model in self.models]
+            accuracies = [f"{each.accuracy}{'' if self.is_reliable(each) else ' *unreliable*'}" for each in found]
+            rows.append([*map(text, (attack, found[0].knowledge, *strength(found[0]))), *accuracies])
+        return markdown(rows)
+
+    def details(self, model: str, text: Callable[[str], str] = str) -> str:
+        """A Markdown table of one model: a row per attack, a column per measure, each with 95 % interval and count.
+
+        Args:
+            model: its name in the report.
+            text: as for `table`.
+        """
+        rows = [["attack", "attack success rate", "decline", "fooling rate", "kNN accuracy"]]
+        for each in self.measurements:
+            if each.model == model:
+                attacked = [each.attack_success_rate, each.decline, each.fooling_rate]
+                doubt = "" if self.is_reliable(each) else " *unreliable*"
+                rates = ["-"] * 3 if each.attack == CLEAN else [f"{rate}{doubt}" for rate in attacked]
+                rows.append([text(each.attack), *rates, str(each.neighbor_accuracy or "-")])
+        return markdown(rows)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file that `save` writes."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RobustnessReport":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            UserError: when it is no report, or one of another version, or its numbers cannot be true together.
+        """
+        try:
+            values = json.loads(text)
+            if values["schema_version"] != SCHEMA_VERSION:
+                raise UserError(
+                    f"its schema_version is {values['schema_version']}, this version of genaf_hf reads "
+                    f"{SCHEMA_VERSION}; make it again with the command that made it"
+                )
+            for name, kind in (("measurements", Measurement), ("sweep", Measurement), ("checks", Check)):
+                values[name] = [kind(**each) for each in values[name]]
+            report = cls(**values)
+            contradiction = next(contradictions(report), None)
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise UserError(f"This is not a report that genaf_hf can read: {error}.") from error
+        if contradiction:
+            raise UserError(f"The numbers of this report cannot be true: {contradiction}.")
+        return report
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RobustnessReport":
+        """Reads the file that `save` wrote.
+
+        Raises:
+            UserError: as `from_json`, or when the file cannot be read.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The report {path} cannot be read: {first_line(error)}.") from error
+        return cls.from_json(text)
+
+
+def contradictions(report: RobustnessReport) -> Iterator[str]:
+    """What of a report cannot be true, whoever wrote it."""
+    count, largest = report.dataset.get("count"), report.dataset.get("largest_class")
+    if count is not None and not (is_whole(count) and count > 0):
+        yield f"the images are {count}"
+    if largest is not None and not (is_whole(largest) and count and 0 < largest <= count):
+        yield f"{largest} of {count} images are of the most frequent class"
+    for each in report.checks:
+        if each.model not in report.models or not isinstance(each.passed, bool):
+            yield f'the check "{each.name}" of "{each.model}" is passed: {each.passed}'
+    clean = {each.model: each for each in report.measurements if each.attack == CLEAN}
+    for each in (*report.measurements, *report.sweep):
+        where = f'under "{each.attack}" of "{each.model}"'
+        yield from (f"{words} {where}" for words in (*impossible_counts(each), *impossible_settings(each)))
+        if each.model not in report.models:
+            yield f"there is no such model {where}"
+    for each in report.measurements:
+        alone = clean.get(each.model, each)
+        where = f'under "{each.attack}" of "{each.model}"'
+        if (each.clean_correct, each.count) != (alone.clean_correct, alone.count):
+            yield f"{each.clean_correct} of {each.count} images are right when clean {where}, not {alone.accuracy}"
+        if count not in (None, each.count):
+            yield f"{each.count} of {count} images were measured {where}"
+
+
+def impossible_counts(each: Measurement) -> Iterator[str]:
+    """What of the counts of a measurement cannot be."""
+    counts = {name: getattr(each, name) for name in ("count", "correct", "clean_correct", "fooled", "changed")}
+    if each.neighbors_correct is not None:
+        counts["neighbors_correct"] = each.neighbors_correct
+    for name, value in counts.items():
+        if not is_whole(value) or not 0 <= value <= each.count:
+            yield f"{name} is {value} of {each.count} images"
+            return
+    set_right = each.correct - (each.clean_correct - each.fooled)
+    wrong = each.count - each.clean_correct
+    if each.fooled > each.clean_correct or not 0 <= set_right <= wrong:
+        yield f"{each.correct} images are right and {each.fooled} of {each.clean_correct} right ones were fooled"
+    elif not each.fooled + set_right <= each.changed <= each.fooled + wrong:
+        yield f"{each.changed} predictions changed, {each.fooled} images were fooled and {set_right} set right"
+    elif each.attack == CLEAN and each.changed:
+        yield f"{each.changed} predictions changed without an attack"
+
+
+def impossible_settings(each: Measurement) -> Iterator[str]:
+    """What of the settings of an attack cannot be."""
+    if each.attack == CLEAN:
+        return
+    norm, eps, steps = (each.settings.get(name) for name in ("norm", "eps", "steps"))
+    if norm not in LARGEST_EPS or not is_number(eps) or not 0 < eps <= LARGEST_EPS[norm]:
+        yield f"eps is {eps} in the norm {norm}"
+    if steps is not None and not (is_whole(steps) and steps > 0):
+        yield f"steps is {steps}"
+    for name, value in each.settings.items():
+        if isinstance(value, float) and not is_number(value):
+            yield f"{name} is {value}"
+
+
+def strength(measurement: Measurement) -> tuple[str, str, str]:
+    """Norm, eps and steps for a table."""
+    if measurement.attack == CLEAN:
+        return "-", "-", "-"
+    settings = measurement.settings
+    return settings["norm"], eps_text(settings["eps"]), str(settings.get("steps") or "-")
+
+
+def eps_text(eps: float) -> str:
+    """Eps as the field writes it: `8/255` where it is a whole number of 8-bit levels below 255, else `0.31`."""
+    levels = round(eps * 255)
+    return f"{levels}/255" if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-3 else f"{eps:.4g}"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table with its first row as the head, and columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *body = (
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([head, rule, *body])

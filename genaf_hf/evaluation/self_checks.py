@@ -1,0 +1,266 @@
+"""Whether a model's robust accuracies can be trusted, by the warning signs of gradient masking.
+
+Athalye et al., ICML 2018 (https://arxiv.org/abs/1802.00420); Carlini et al., 2019 (https://arxiv.org/abs/1902.06705).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_hf.attacks import pgd, square
+from genaf_hf.attacks.pgd import per_image_l2, random_in_ball
+from genaf_hf.evaluation.answers import NOT_FINITE, Answers
+from genaf_hf.evaluation.report import CLEAN, UNDEFENDED, Check, Measurement, Rate
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+
+STEPS = 20
+FAR, FAR_STEPS = 1.0, 50
+WITHSTANDING = 0.05  # share of images that may be right far away, also with so many classes that chance is nothing
+QUERIES = 300
+ZERO_GRADIENTS = 0.05
+ROUNDING = 1e-4
+SIGNIFICANCE = 0.05
+BALL_ROUNDING = 1e-5
+NOTHING = 0.01  # of eps, which an attack that does something moves some image by
+NEARLY_ALL = 0.95  # of the images
+WEAKER = 0.1  # of the images
+FAR_BELOW = 0.5  # of the undefended model's accuracy
+GIVES_BACK = ("autoattack",)  # images that withstand it, as they were
+
+
+def self_checks(
+    model: PixelModel, images: Tensor, labels: Tensor, *, eps: float, name: str, batch_size: int = 64
+) -> list[Check]:
+    """Runs every check on some images; one that fails makes the model's robust accuracies unreliable.
+
+    Args:
+        model: left as it was.
+        images: (n, 3, h, w) in [0, 1].
+        labels: (n,) class ids.
+        eps: radius of the L-inf ball in pixel units that the model is attacked in.
+        name: the model's in the report.
+        batch_size: images at a time.
+    """
+
+    def batched(function, *tensors: Tensor) -> Tensor:
+        return torch.cat(
+            [function(*parts) for parts in zip(*(each.split(batch_size) for each in tensors), strict=True)]
+        )
+
+    def logits(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model(batch)
+
+    differentiable = Differentiable(model)
+
+    def attacked(attack, **settings) -> tuple[list[bool], float]:
+        """Which images are still right under an attack, and the mean loss."""
+        seeds = torch.arange(len(images))
+        found = batched(
+            lambda *part: attack(differentiable, *part[:2], seeds=part[2].tolist(), **settings), images, labels, seeds
+        )
+        answers = batched(logits, found)
+        return (answers.argmax(1) == labels).tolist(), F.cross_entropy(answers, labels).item()
+
+    with evaluating(model):
+        first, again = batched(logits, images), batched(logits, images)
+        difference = (first - again).abs().max().item()
+        gradients = batched(lambda *part: input_gradients(differentiable, *part), images, labels).flatten(1)
+        dead = ((gradients == 0).all(1) | ~gradients.isfinite().all(1)).sum().item()
+        once, once_loss = attacked(pgd, eps=eps, steps=1, step_size=eps)
+        white, white_loss = attacked(pgd, eps=eps, steps=STEPS)
+        black, _ = attacked(square, eps=eps, steps=QUERIES)
+        far, _ = attacked(pgd, eps=FAR, steps=FAR_STEPS)
+
+    chance = 1 / first.shape[1]
+    only_once, only_more = disagreements(once, white)
+    only_black, only_white = disagreements(black, white)
+    far_rate = Rate(sum(far), len(images))
+    results = {
+        "the output is deterministic": (
+            difference <= ROUNDING * max(1.0, first.abs().max().item()),
+            {"largest difference of two evaluations": difference},
+        ),
+        "gradients are not zero": (
+            dead <= ZERO_GRADIENTS * len(images),
+            {"images without a gradient": dead},
+        ),
+        "more steps help": (
+            white_loss > once_loss and not significantly_more(only_once, only_more),
+            {
+                "loss after 1 step": once_loss,
+                f"loss after {STEPS}": white_loss,
+                "images that only 1 step fools": only_once,
+                f"images that only {STEPS} fool": only_more,
+            },
+        ),
+        "a white box beats a black box": (
+            not significantly_more(only_black, only_white),
+            {"images that only square fools": only_black, "images that only pgd fools": only_white, "queries": QUERIES},
+        ),
+        "accuracy falls to chance as eps grows": (
+            far_rate.interval[0] <= max(chance, WITHSTANDING),
+            {f"accuracy at eps {FAR:g}": far_rate.value, "chance": chance},
+        ),
+    }
+    return [
+        Check(name, check, passed, {**numbers, "images": len(images)}) for check, (passed, numbers) in results.items()
+    ]
+
+
+# ---- what a model answers ----
+
+
+def collapse_checks(model: str, labels: Sequence[int], predictions: Sequence[int]) -> list[Check]:
+    """Whether a model still tells classes apart: one that does not cannot be fooled, and looks robust.
+
+    Args:
+        model: its name in the report.
+        labels: true class ids.
+        predictions: of the model on clean images.
+    """
+    count, pairs = len(labels), list(zip(predictions, labels, strict=True))
+    [(favourite, times)], [(frequent, most)] = (Counter(ids).most_common(1) for ids in (predictions, labels))
+    too_often = sum(label != given == favourite for given, label in pairs)
+    missed = sum(given != label == favourite for given, label in pairs)
+    right = Rate(sum(given == label for given, label in pairs), count)
+    better = sum(given == label != frequent for given, label in pairs)
+    worse = sum(given != label == frequent for given, label in pairs)
+    chance = most / count
+    # With few images nothing is known: then the interval still reaches far above chance.
+    useless = not significantly_more(better, worse) and right.interval[1] < (1 + chance) / 2
+    return [
+        Check(
+            model,
+            "the model predicts more than one class",
+            not (times >= NEARLY_ALL * count and significantly_more(too_often, missed)),
+            {
+                "images predicted as one class": times,
+                "images of it": times - too_often + missed,
+                "images": count,
+            },
+        ),
+        Check(
+            model,
+            "clean accuracy is above chance",
+            chance == 1 or not useless,
+            {"clean accuracy": right.value, "chance": chance, "images": count},
+        ),
+    ]
+
+
+def beside_undefended(measurements: Sequence[Measurement]) -> list[Check]:
+    """Whether the clean accuracy of each model is of the undefended one's order, where that stands beside it."""
+    clean = {each.model: each.accuracy for each in measurements if each.attack == CLEAN}
+    undefended = clean.pop(UNDEFENDED, Rate(0, 0))
+    return [
+        Check(
+            model,
+            "clean accuracy is not far below the undefended model's",
+            accuracy.interval[1] >= FAR_BELOW * undefended.interval[0],
+            {"clean accuracy": accuracy.value, "undefended": undefended.value},
+        )
+        for model, accuracy in clean.items()
+        if undefended.count
+    ]
+
+
+# ---- what an attack did ----
+
+
+def ball_check(model: str, attack: str, settings: dict, attacked: Answers) -> Check:
+    """Whether an attack kept to what the report says of it."""
+    eps = settings["eps"]
+    inside = attacked.in_range and attacked.shift <= eps + BALL_ROUNDING * max(1.0, eps)
+    numbers = {"farthest": attacked.shift, "eps": eps}
+    return Check(model, f"{attack} stays in its ball and in [0, 1]", bool(inside), numbers)
+
+
+def effect_check(model: str, attack: str, settings: dict, clean: Answers, attacked: Answers) -> Check:
+    """Whether an attack moved the images, and the model's answers to them are finite."""
+    broken = attacked.predictions.count(NOT_FINITE)
+    exempt = settings.get("attack") in GIVES_BACK or not any(clean.right)
+    moved = exempt or attacked.shift > NOTHING * settings["eps"]
+    numbers = {"farthest": attacked.shift, "eps": settings["eps"], "answers that are not finite": broken}
+    return Check(model, f"{attack} moves the images and gets finite answers", moved and not broken, numbers)
+
+
+def better_than_noise(model: str, attack: str, clean: Answers, attacked: Answers, noisy: Answers) -> Check:
+    """Whether an attack that knows the model does more than noise of its size, where noise already does something.
+
+    Args:
+        model: its name in the report.
+        attack: its name in the report.
+        clean: answers without an attack.
+        attacked: those under the attack.
+        noisy: those under noise on the surface of the same ball.
+    """
+    by_noise, set_right = disagreements(noisy.right, clean.right)
+    only_noise, only_attack = disagreements(noisy.right, attacked.right)
+    better = significantly_more(only_attack, only_noise) or only_attack >= sum(noisy.right) / 2
+    return Check(
+        model,
+        f"{attack} does more than noise of its size",
+        better or not significantly_more(by_noise, set_right),
+        {"images that only noise fools": only_noise, f"images that only {attack} fools": only_attack},
+    )
+
+
+def no_weaker_than_twin(model: str, attack: str, attacked: Answers, twin: Answers) -> Check:
+    """Whether an attack that was crafted on the model itself is no weaker than the same one on the public encoder.
+
+    A few points are no sign: both maximise something else than the model's errors, and one start may be the luckier.
+    """
+    only_twin, only_attack = disagreements(twin.right, attacked.right)
+    weaker = only_twin - only_attack > WEAKER * len(attacked.right) and significantly_more(only_twin, only_attack)
+    return Check(
+        model,
+        f"{attack} is no weaker than on the public encoder",
+        not weaker,
+        {"images that only the public one fools": only_twin, f"images that only {attack} fools": only_attack},
+    )
+
+
+def noise(
+    model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf", seeds: Sequence[int]
+) -> Tensor:
+    """Images with random noise on the surface of the ball, called as an attack is; model and labels are not used."""
+    drawn = random_in_ball(images, 1.0, norm, seeds)
+    drawn = drawn.sign() if norm == "linf" else drawn / per_image_l2(drawn)
+    return (images + eps * drawn).clamp(0, 1)
+
+
+# ---- tools ----
+
+
+class Differentiable(nn.Module):
+    """A model to which an attack can ask for gradients; they are zero where the model has none."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) + 0 * images.sum()
+
+
+def input_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of the loss by each image."""
+    images = images.detach().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad(F.cross_entropy(model(images), labels, reduction="sum"), images)[0]
+
+
+def disagreements(one: list[bool], other: list[bool]) -> tuple[int, int]:
+    """How many images only the one attack fools, and only the other, by which are still right under each."""
+    pairs = list(zip(one, other, strict=True))
+    return sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs)
+
+
+def significantly_more(one: int, other: int) -> bool:
+    """Sign test: whether `one` of two counts of differing images is larger by more than luck."""
+    return one > other and bool(binomtest(one, one + other, alternative="greater").pvalue < SIGNIFICANCE)

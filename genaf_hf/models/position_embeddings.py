@@ -1,0 +1,157 @@
+"""Encoders at another image size than they were trained at."""
+
+import copy
+import logging
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.models.head import timm_part
+
+logger = logging.getLogger(__name__)
+
+SPECIAL_DISTANCES = 3  # of a relative position bias: class token to patch, patch to class token, class token to itself
+
+
+def encoder_part(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the encoder inside one of several parts; itself where there is one part."""
+    return getattr(config, "vision_config", None) or getattr(config, "encoder_config", None) or config
+
+
+def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrainedModel:
+    """The model for images of another size, by position embeddings interpolated as the encoder itself does it.
+
+    A model without position embeddings is given back as it is. Weights other than the position embeddings stay as they
+    are.
+
+    Args:
+        model: any image classifier of `transformers`.
+        size: height and width of the images.
+
+    Raises:
+        UserError: when the images are no squares, smaller than a patch, a weight cannot be interpolated, or a model
+            without position embeddings does not take images of this size.
+    """
+    if timm_part(model) is not None:
+        return timm_with_image_size(model, size)
+    before = built_size(model, size)
+    if size == before:
+        return model
+    if weight_shapes(model, 2 * before[0]) == weight_shapes(model, before[0]):
+        outputs_on_black(model, size)
+        return model
+    patch = as_pair(encoder_part(model.config).patch_size)[0]
+    if size[0] != size[1] or size[0] < patch:
+        raise UserError(
+            f"The image processor makes images of {size[0]} x {size[1]} pixels, expected squares of at least one patch "
+            f"of {patch} pixels, because the encoder has position embeddings."
+        )
+    old, new, weights = before[0] // patch, size[0] // patch, model.state_dict()
+    with torch.no_grad():
+        for name, shape in weight_shapes(model, size[0]).items():
+            if weights[name].shape != shape:
+                weights[name] = interpolated(model, name, shape, old=old, new=new, side=size[0])
+    config = config_at(model, size[0])
+    resized = type(model)._from_config(config, attn_implementation=config._attn_implementation, dtype=model.dtype)
+    resized.load_state_dict(weights)
+    logger.info("Position embeddings interpolated from %d x %d to %d x %d patches", old, old, new, new)
+    return resized.train(model.training)
+
+
+def built_size(model: PreTrainedModel, default: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the images that a model is built for, the default where it takes any."""
+    if (inner := timm_part(model)) is not None:
+        return getattr(getattr(inner, "patch_embed", None), "img_size", None) or default
+    return as_pair(getattr(encoder_part(model.config), "image_size", default))
+
+
+def timm_with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrainedModel:
+    """The same for a model of timm, which interpolates for itself.
+
+    Raises:
+        UserError: when it cannot, or what it makes of itself is not what its configuration makes.
+    """
+    before = built_size(model, size)
+    if size == before:
+        outputs_on_black(model, size)  # one that is built for no size may yet take only some
+        return model
+    inner, config = timm_part(model), copy.deepcopy(model.config)
+    settings = encoder_part(config)
+    settings.model_args = {**(settings.model_args or {}), "img_size": list(size)}
+    try:
+        inner.set_input_size(img_size=size)
+        resized = type(model)._from_config(config, dtype=model.dtype)
+        resized.load_state_dict(model.state_dict())
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f'The "{settings.architecture}" encoder of timm is for images of {before[0]} x {before[1]} pixels, and '
+            f"cannot be made for {size[0]} x {size[1]} ({first_line(error)}): use the size that it was published with."
+        ) from error
+    logger.info("Position embeddings interpolated for images of %d x %d pixels, by timm", *size)
+    return resized.train(model.training)
+
+
+def outputs_on_black(model: PreTrainedModel, size: tuple[int, int]):
+    """What a model in eval mode gives for one black image.
+
+    Raises:
+        UserError: when it does not take images of this size.
+    """
+    try:
+        with torch.no_grad():
+            return model(torch.zeros(1, 3, *size))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f'The "{encoder_part(model.config).model_type}" encoder does not take an image of {size[0]} x {size[1]} '
+            f"pixels ({first_line(error)}): choose another image size or encoder."
+        ) from error
+
+
+def config_at(model: PreTrainedModel, side: int) -> PreTrainedConfig:
+    """A copy of a model's configuration for square images."""
+    config = copy.deepcopy(model.config)
+    encoder_part(config).image_size = side
+    return config
+
+
+def weight_shapes(model: PreTrainedModel, side: int) -> dict[str, torch.Size]:
+    """The shapes of a model's weights for square images."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in type(model)(config_at(model, side)).state_dict().items()}
+
+
+def interpolated(model: PreTrainedModel, name: str, shape: torch.Size, *, old: int, new: int, side: int) -> Tensor:
+    """A weight that depends on the image size, for images of another side.
+
+    Args:
+        model: at its old image size.
+        name: of the weight.
+        shape: that it is to have.
+        old, new: side of the grid of patches.
+        side: of the new images.
+
+    Raises:
+        UserError: when the encoder cannot interpolate it.
+    """
+    path = name.removesuffix(".weight").split(".")[:-1]  # a parameter's or an nn.Embedding's module
+    module = model.get_submodule(".".join(path))
+    if hasattr(module, "interpolate_pos_encoding"):
+        return module.interpolate_pos_encoding(torch.empty(1, *shape[-2:]), side, side).view(shape)
+    if name.endswith("relative_position_bias_table"):
+        table = model.get_parameter(name)
+        distances, special = table.split([len(table) - SPECIAL_DISTANCES, SPECIAL_DISTANCES])
+        grid = distances.T.reshape(1, -1, 2 * old - 1, 2 * old - 1)
+        grid = F.interpolate(grid, size=(2 * new - 1, 2 * new - 1), mode="bilinear")
+        return torch.cat([grid[0].flatten(1).T, special])
+    raise UserError(
+        f"The encoder is for images of another size than {side} x {side} pixels, and {type(model).__name__} cannot "
+        f"interpolate its {name}: use the size and the processor that it was published with."
+    )
+
+
+def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else tuple(size)

@@ -1,0 +1,69 @@
+"""Which encoder is worked with on which images, and what the result is attacked with."""
+
+from dataclasses import dataclass, field
+
+from genaf_hf.values.numbers import make_plain
+
+
+def dataset_options(arguments) -> dict:
+    """What `load_images` is told of the dataset by the arguments of hardening, of an audit or of pre-training."""
+    return {
+        "config_name": arguments.dataset_config_name,
+        "image_column": arguments.image_column,
+        "label_column": arguments.label_column,
+        "train_split": arguments.train_split,
+        "skip_broken_images": arguments.skip_broken_images,
+        "revision": arguments.dataset_revision,
+    }
+
+
+@dataclass
+class ExperimentArguments:
+    """The part that hardening and the search for adapters are both asked for."""
+
+    model_name_or_path: str = field(metadata={"help": "Public encoder: Hub id or local folder."})
+    dataset_name: str = field(metadata={"help": "Hub id, local folder (also of images in class folders), or digits."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the encoder."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "As in from_pretrained; eager for bf16 on CPU."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of class labels; found if there is one."})
+    train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Split to make choices by; else held out of train."}
+    )
+    test_split: str | None = field(default=None, metadata={"help": "Split to report, never used to choose anything."})
+    skip_broken_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
+    held_out_share: float = field(default=0.1, metadata={"help": "Share of train held out for each missing split."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on a stratified subset of this size."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Validate and report on stratified subsets of this size."}
+    )
+    streaming: bool | None = field(
+        default=None,
+        metadata={
+            "help": "True to draw these samples from a stream, False to download the whole dataset; default True only "
+            "for datasets known to be large."
+        },
+    )
+    dae_eps: float = field(default=10 / 255, metadata={"help": "Eps of the universal perturbation in the report."})
+    dae_steps: int = field(default=500, metadata={"help": "Steps by which the universal perturbation is crafted."})
+    dae_layer: int | str = field(
+        default=1,
+        metadata={"help": "Hidden state that the perturbation raises, also by name; 0 is the embeddings or the stem."},
+    )
+    pgd_eps: float | None = field(
+        default=None, metadata={"help": "Eps of PGD in the report, default the training eps."}
+    )
+    pgd_steps: int = field(default=20, metadata={"help": "Steps of PGD in the report."})
+
+    def __post_init__(self):
+        make_plain(self)
+
+    @property
+    def encoder_options(self) -> dict:
+        """Arguments for `load_encoder`."""
+        return {"revision": self.model_revision, "attn_implementation": self.attn_implementation}

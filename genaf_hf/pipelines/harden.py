@@ -1,0 +1,399 @@
+"""From a public encoder and labelled images to a hardened model with its report: what every recipe runs."""
+
+import copy
+import json
+import logging
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel
+
+from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
+from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
+from genaf_hf.cli.command_line import reproducing_command
+from genaf_hf.data import (
+    check_enough_to_train,
+    class_balance,
+    data_source,
+    image_digests,
+    images_content,
+    load_images,
+    stratified_subset,
+    to_pixel_values,
+    with_pixel_values,
+)
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.answers import attack_shown
+from genaf_hf.evaluation.evaluate import Attack, evaluate_robustness, for_model
+from genaf_hf.evaluation.perturbation_cache import crafted_once, encoder_digest
+from genaf_hf.evaluation.report import ADAPTIVE, UNDEFENDED, RobustnessReport
+from genaf_hf.hub import open_repository, publish, publish_benchmark
+from genaf_hf.models.loading import load_configuration, load_encoder
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
+from genaf_hf.pipelines.trained_images import images_of_record, warn_of_twins
+from genaf_hf.runs.journal import Journal
+from genaf_hf.runs.output_folder import check_apart, run_in
+from genaf_hf.runs.progress import progress
+from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
+from genaf_hf.sharing.data_figures import draw_samples
+from genaf_hf.sharing.eval_results import REPORT_FILE, eval_results
+from genaf_hf.sharing.existing_card import CARD
+from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
+from genaf_hf.sharing.record import RECORD, TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.training.checkpoint import newest_complete_checkpoint
+from genaf_hf.training.config import GenAFConfig
+from genaf_hf.training.options import refuse_resume_flag
+from genaf_hf.training.sharing_trainer import HARDENED, LAYER_ROBUSTNESS_FILE
+from genaf_hf.training.trainer import ADAPT, ADVERSARIAL_FINETUNE, STANDARD_FINETUNE, GenAFTrainer
+from genaf_hf.values.numbers import LARGEST_EPS
+from genaf_hf.values.provenance import public_name
+
+logger = logging.getLogger(__name__)
+
+L4A, PGD = "l4a", "pgd"
+SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
+SURROGATE_IMAGES = 2048
+RESULTS = (
+    *(CARD, REPORT_FILE, RECORD, "config.json", "model.safetensors", UNDEFENDED, "perturbation", LAYER_ROBUSTNESS_FILE),
+    *("overview.png", "gallery.png", "accuracy_by_eps.png", "layer_robustness.png", "training_curves.png"),
+)
+
+
+@dataclass
+class HardeningArguments(ExperimentArguments):
+    """Which encoder is hardened on which images, and what the result is attacked with."""
+
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "Side of the images in pixels, default the encoder's."},
+    )
+    pooling: str | None = field(
+        default=None, metadata={"help": "Pooling: cls, mean or pooler, default the encoder's own."}
+    )
+    head: str | None = field(default=None, metadata={"help": "Other head than a linear one: mlp, the paper's."})
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={"help": "How often a block is left out for an image in training, default the encoder's own."},
+    )
+    standard_max_steps: int | None = field(
+        default=None, metadata={"help": "Steps of the undefended fine-tune, default those of stage 1."}
+    )
+    push_anyway: bool = field(
+        default=False, metadata={"help": "With push_to_hub, push also a model that failed a self-check of its report."}
+    )
+    benchmark: str | None = field(
+        default=None, metadata={"help": "Dataset of the Hub, the benchmark whose leaderboard the results are for."}
+    )
+
+    def __post_init__(self):
+        if self.standard_max_steps is not None and self.standard_max_steps < 1:
+            raise UserError(f"standard_max_steps is {self.standard_max_steps}, expected at least 1.")
+
+    @property
+    def encoder_options(self) -> dict:
+        ours = ("image_size", "pooling", "head", "drop_path_rate")
+        return {**super().encoder_options, **{name: getattr(self, name) for name in ours}}
+
+
+def harden(
+    arguments: HardeningArguments,
+    config: GenAFConfig,
+    *,
+    recipe: str = "recipes/genaf_vit.py",
+    recipe_settings: Collection[str] = (),
+) -> RobustnessReport:
+    """Fine-tunes an undefended and a hardened model from one encoder, attacks both, and writes everything down.
+
+    `config.output_dir` then holds the hardened model with its processor and card, `undefended/`, `perturbation/`,
+    `report.json`, `training.json`, `layer_robustness.json` and pictures. A run that was killed goes on where it was
+    when it is started again with the same settings.
+
+    Args:
+        arguments: what is hardened on what, and what the result is attacked with.
+        config: of the training.
+        recipe: that the card names to do the run again.
+        recipe_settings: names of those that the recipe has defaults of its own for, so that the card must state them.
+
+    Raises:
+        UserError: for input that cannot be worked with, before any training.
+    """
+    check_evaluation(arguments, config)
+    settings = settings_of_run(arguments, config)
+    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
+    check_apart(config.output_dir, sources)
+    check_unfinished_run(config.output_dir, settings, RESULTS)
+    load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
+    data = load_data(arguments, config.hub_token)
+    source = data_source(
+        data["test"],
+        arguments.dataset_name,
+        config_name=arguments.dataset_config_name,
+        revision=arguments.dataset_revision,
+    )
+    if arguments.benchmark is not None and "[" in source["split"]:
+        raise UserError(
+            f'The benchmark "{arguments.benchmark}" is given, whose tasks can only name a split that the dataset has, '
+            f"but the test split is {source['split']}: name one with --test_split, or leave out the benchmark."
+        )
+    digests = {split: image_digests(part) for split, part in data.items()}
+    images = {**described(data, source), **images_of_record(digests, asdict(arguments))}
+    if PartialState().is_main_process:
+        logger.info("\n%s\n", balance_table(images))
+        warn_of_twins(digests)
+    encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
+    public_encoder = PixelModel(encoder, processor)
+    example = public_encoder.to_images(pixels["validation"][:1]["pixel_values"])
+    public_encoder.layer_index(arguments.dae_layer, example)  # refused now, not when all is trained
+    model_name = Path(config.output_dir).resolve().name
+    if config.push_to_hub and PartialState().is_main_process:
+        sharing = {"token": config.hub_token, "private": config.hub_private_repo}
+        model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
+    loaded = what_was_loaded(public_encoder, data, digests)
+    with run_in(config.output_dir):
+        resume = begin_or_resume(config.output_dir, {**settings, **loaded}, RESULTS)
+        if PartialState().is_main_process:
+            draw_samples(data["train"], Path(config.output_dir) / "samples.png")
+
+        models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
+        attacks, *sweep = craft_attacks(
+            arguments, config, public_encoder.to(config.device), models, data["train"], processor
+        )
+        report = evaluate_robustness(
+            models,
+            pixels["test"],
+            attacks,
+            sweep=sweep,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+            dataset_info=source,
+            journal=Journal(Path(config.output_dir) / UNFINISHED_RUN / "evaluation"),
+        )
+        if PartialState().is_main_process:
+            folder = Path(config.output_dir)
+            save_models(folder, models, processor, attacks[L4A])
+            draw_attacked(folder, report, models, attacks, processor, data["test"])
+            record = replace(
+                record,
+                data=images,
+                command=reproducing_command(
+                    recipe,
+                    {
+                        **{name: value for name, value in settings.items() if name in recipe_settings},
+                        **changed(arguments, config),
+                        "model_revision": record.base_model["revision"],
+                        "dataset_revision": source["revision"],
+                    },
+                    processes=config.world_size,
+                    device=config.device.type,
+                ),
+            )
+            TrainingRecord(record.base_model, images).save(folder / UNDEFENDED / RECORD)
+            write_results(folder, report, record, model_name=model_name, benchmark=arguments.benchmark)
+            end_run(folder)
+            if config.push_to_hub:
+                sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
+                logger.info("Pushed to %s", publish(folder, model_name, **sharing))
+                if arguments.benchmark is not None:
+                    publish_benchmark(arguments.benchmark, eval_results(report, HARDENED), token=config.hub_token)
+        PartialState().wait_for_everyone()
+    return report
+
+
+def what_was_loaded(encoder: PixelModel, data: DatasetDict, digests: Mapping[str, Sequence[str]]) -> dict:
+    """What stands behind the names of encoder and images, which may have changed when a run goes on."""
+    return {
+        "content of the encoder": encoder_digest(encoder)[:16],
+        "content of the images": images_content(data, digests)[:16],
+    }
+
+
+def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> None:
+    """Refuses settings of the final attacks that these could not be run with.
+
+    Raises:
+        UserError: names the setting.
+    """
+    refuse_resume_flag(config)
+    for eps, steps, norm in (
+        (arguments.dae_eps, arguments.dae_steps, "linf"),
+        (arguments.pgd_eps, arguments.pgd_steps, config.norm),
+    ):
+        check_attack_settings(eps=config.eps if eps is None else eps, steps=steps, step_size=1, norm=norm)
+
+
+def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
+    """The checked splits, cut to the sizes that were asked for."""
+    data = load_images(
+        arguments.dataset_name,
+        **dataset_options(arguments),
+        validation_split=arguments.validation_split,
+        test_split=arguments.test_split,
+        held_out_share=arguments.held_out_share,
+        max_train_samples=arguments.max_train_samples,
+        max_eval_samples=arguments.max_eval_samples,
+        streaming=arguments.streaming,
+        token=token,
+    )
+    check_enough_to_train(data)
+    return data
+
+
+def load_encoder_and_pixels(
+    arguments: ExperimentArguments, config: GenAFConfig, data: DatasetDict
+) -> tuple[PreTrainedModel, object, dict]:
+    """The encoder with a head for these images, drawn by the seed; its image processor; pixel values by split."""
+    torch.manual_seed(config.seed)
+    encoder, processor = load_encoder(
+        arguments.model_name_or_path,
+        data["train"].features["label"].names,
+        token=config.hub_token,
+        **arguments.encoder_options,
+    )
+    return encoder, processor, {split: with_pixel_values(images, processor) for split, images in data.items()}
+
+
+def described(data: DatasetDict, source: Mapping[str, str | None]) -> dict:
+    """The images, as `TrainingRecord.data` tells of them.
+
+    Args:
+        data: images by split, as `load_images` gives them.
+        source: of the test images, as `data_source` gives it.
+    """
+    return {
+        **{name: source[name] for name in ("name", "config", "revision")},
+        "splits": {split: len(images) for split, images in data.items()},
+        "class_names": data["train"].features["label"].names,
+        "class_counts": {split: list(counts.values()) for split, counts in class_balance(data).items()},
+    }
+
+
+def fine_tune(
+    encoder: PreTrainedModel,
+    processor,
+    pixels: dict,
+    config: GenAFConfig,
+    standard_max_steps: int | None,
+    *,
+    resume: bool,
+) -> tuple[dict[str, PixelModel], TrainingRecord]:
+    """The undefended and the hardened model, both from the same encoder and head, and how the latter was made."""
+    folder = Path(config.output_dir).resolve() / UNFINISHED_RUN  # which checkpoints name
+    config = copy.copy(config)
+    config.output_dir, config.push_to_hub = str(folder), False
+
+    def trainer() -> GenAFTrainer:
+        return GenAFTrainer(
+            model=copy.deepcopy(encoder),
+            args=copy.copy(config),
+            train_dataset=pixels["train"],
+            eval_dataset=pixels["validation"],
+            processing_class=processor,
+        )
+
+    def finished(trained: GenAFTrainer) -> PixelModel:
+        return PixelModel(trained.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False), processor).eval()
+
+    logger.info("Training on %d process(es), %s", config.world_size, config.device)
+    newest = partial(newest_complete_checkpoint, world_size=config.world_size)
+    undefended, hardened = trainer(), trainer()
+    undefended.args.max_steps = standard_max_steps or config.max_steps
+    undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if resume else None)
+    models = {UNDEFENDED: finished(undefended)}
+    del undefended  # whose optimizer holds twice as much as the encoder
+    began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
+    hardened.train(resume_from_checkpoint=resume and began)
+    models[HARDENED] = finished(hardened)
+    return models, hardened.training_record()
+
+
+def craft_attacks(
+    arguments: ExperimentArguments,
+    config: GenAFConfig,
+    encoder: PixelModel,
+    models: dict[str, PixelModel],
+    train: Dataset,
+    processor,
+) -> list[dict[str, Attack]]:
+    """The attacks at their eps, then at each factor of the sweep.
+
+    L4A is crafted on the public encoder, and adaptively on each model, from training images without labels; once for
+    the same ones, so that a run that was killed meanwhile crafts what it lacks.
+    """
+    surrogate = stratified_subset(train, SURROGATE_IMAGES, seed=0)
+    images = encoder.to_images(with_pixel_values(surrogate, processor)[:]["pixel_values"].to(config.device))
+    settings = {
+        "steps": arguments.dae_steps,
+        "layer": arguments.dae_layer,
+        "seed": config.seed,
+        "data": f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
+    }
+    dae_eps, pgd_eps, steps = arguments.dae_eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
+    factors = (1.0, *SWEEP)
+    bar = progress(range(len(factors) * (1 + len(models))), "Crafting perturbations")
+
+    def craft(crafted_on: PixelModel, eps: float) -> UniversalPerturbation:
+        found = crafted_once(partial(l4a, eps=eps, **settings), crafted_on, images)
+        bar.update()
+        return found
+
+    def at(factor: float) -> dict[str, Attack]:
+        dae, eps = min(factor * dae_eps, LARGEST_EPS["linf"]), min(factor * pgd_eps, LARGEST_EPS[config.norm])
+        return {
+            L4A: craft(encoder, eps=dae),
+            L4A + ADAPTIVE: {name: craft(model, eps=dae) for name, model in models.items()},
+            PGD: partial(pgd, eps=eps, steps=steps, step_size=default_step_size(eps, steps), norm=config.norm),
+        }
+
+    with bar:
+        return [at(factor) for factor in factors]
+
+
+def save_models(folder: Path, models: dict[str, PixelModel], processor, perturbation: UniversalPerturbation) -> None:
+    """Both models, the perturbation, and what the assessment of the layers found."""
+    for name, place in ((UNDEFENDED, folder / UNDEFENDED), (HARDENED, folder)):
+        models[name].model.save_pretrained(place)
+        processor.save_pretrained(place)
+    perturbation.save_pretrained(folder / "perturbation")
+    if (record := folder / UNFINISHED_RUN / LAYER_ROBUSTNESS_FILE).exists():
+        shutil.copy(record, folder)
+
+
+def draw_attacked(
+    folder: Path,
+    report: RobustnessReport,
+    models: dict[str, PixelModel],
+    attacks: Mapping[str, Attack],
+    processor,
+    test: Dataset,
+) -> None:
+    """What the attacks make of the first test images: both models under one perturbation, the hardened under all."""
+    shown, names, model = to_pixel_values(test[:SHOWN], processor), test.features["label"].names, models[HARDENED]
+    images, labels = (value.to(model.mean.device) for value in (shown["pixel_values"], shown["labels"]))
+    images = model.to_images(images)
+    draw_overview(report, models, images, labels, names, attacks[L4A], folder / "overview.png")
+    on_images = {name: partial(attack_shown, for_model(attack, HARDENED), model) for name, attack in attacks.items()}
+    draw_gallery(model, images, labels, names, on_images, folder / "gallery.png")
+
+
+def changed(arguments: HardeningArguments, config: GenAFConfig) -> dict:
+    """The settings of a run that differ from their defaults, and where it writes."""
+    defaults = {each.name: each.default for each in fields(arguments)}
+    ours = {name: value for name, value in asdict(arguments).items() if value != defaults[name]}
+    ours.pop("push_anyway", None)
+    return {**ours, "output_dir": config.output_dir, **changed_settings(config)}
+
+
+def settings_of_run(arguments: HardeningArguments, config: GenAFConfig) -> dict:
+    """Everything that a run's result depends on, as JSON gives it back."""
+    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
+    settings["output_dir"] = str(Path(config.output_dir).resolve())  # however it is spelled
+    sharing = ("push_", "hub_")
+    return json.loads(json.dumps({name: value for name, value in settings.items() if not name.startswith(sharing)}))

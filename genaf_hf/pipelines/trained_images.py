@@ -1,0 +1,116 @@
+"""What the record of a model tells of the images that it was trained on, so that others are tested on."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
+
+from genaf_hf.data.identity import DIGEST_CHARACTERS
+from genaf_hf.data.known_datasets import known_dataset
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.sharing.record import RECORD, TrainingRecord
+from genaf_hf.values.provenance import public_name
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = 100_000  # images of a split at most, in 800 KB of text
+CHOICES = {"train_split": str, "validation_split": str, "test_split": str, "held_out_share": float}
+
+
+def remembered(digests: Sequence[str]) -> str:
+    """Digests of images in one word, for a training record; of many images those that come first in order."""
+    return "".join(sorted(set(digests))[:REMEMBERED])
+
+
+def recalled(word: str) -> list[str]:
+    """The digests of which `remembered` made a word."""
+    return [word[start : start + DIGEST_CHARACTERS] for start in range(0, len(word), DIGEST_CHARACTERS)]
+
+
+def warn_of_twins(digests: Mapping[str, Sequence[str]]) -> None:
+    """Says when images stand in the split to train on and in the one to report: an accuracy on these says nothing.
+
+    Args:
+        digests: by split, as `image_digests` gives them.
+    """
+    trained = set(digests["train"])
+    if twins := sum(each in trained for each in digests["test"]):
+        logger.warning("%d of %d test images are among the images to train on too", twins, len(digests["test"]))
+
+
+def images_of_record(digests: Mapping[str, Sequence[str]], choices: Mapping) -> dict:
+    """What a training record's `data` holds of the images, beside their name and number.
+
+    Args:
+        digests: by split, as `image_digests` gives them.
+        choices: what `load_images` was told, of which those are kept by which it splits.
+    """
+    return {
+        "images": {split: remembered(digests[split]) for split in ("train", "test")},
+        "chosen_by": {name: choices[name] for name in CHOICES},
+    }
+
+
+def read_record(model_name_or_path: str, *, revision: str | None = None) -> dict:
+    """The `data` of a model's training record; empty where it has none that can be read, which is said.
+
+    Args:
+        model_name_or_path: Hub id or local folder.
+        revision: branch, tag or commit on the Hub.
+    """
+    path = Path(model_name_or_path, RECORD)
+    try:
+        if not path.parent.is_dir():
+            path = Path(hf_hub_download(model_name_or_path, RECORD, revision=revision))
+        data = TrainingRecord.load(path).data if path.exists() else {}
+        if isinstance(data, dict):
+            return data
+        reason = f"its data is a {type(data).__name__}"
+    except RemoteEntryNotFoundError:
+        return {}
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        reason = first_line(error)
+    logger.warning("Which images the model was trained on is not known, its %s cannot be read: %s.", RECORD, reason)
+    return {}
+
+
+def choices_of_training(data: Mapping, dataset_name: str, config_name: str | None) -> dict:
+    """How the images were split for training, as arguments of `load_images`; empty for other images.
+
+    Args:
+        data: as `read_record` gives it.
+        dataset_name: Hub id or local folder of the images that are asked for.
+        config_name: of their configuration.
+    """
+    found = data.get("chosen_by")
+    asked = public_name(dataset_name), config_name or known_dataset(dataset_name).config_name
+    if not isinstance(found, dict) or (data.get("name"), data.get("config")) != asked:
+        return {}
+    return {choice: found[choice] for choice, kind in CHOICES.items() if isinstance(found.get(choice), kind)}
+
+
+def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str) -> None:
+    """Refuses test images that a model was trained on. Twins of images that its own report is of are passed over.
+
+    Args:
+        data: as `read_record` gives it.
+        test: digests of the test images.
+        model_name: of the model.
+
+    Raises:
+        UserError: says how many.
+    """
+    words = data.get("images")
+    if not isinstance(words, dict) or not all(isinstance(words.get(split), str) for split in ("train", "test")):
+        return
+    trained, reported = (recalled(words[split]) for split in ("train", "test"))
+    seen = set(trained) - set(reported)
+    if found := sum(each in seen for each in test):
+        raise UserError(
+            f"{'At least ' * (len(trained) == REMEMBERED)}{found} of {len(test)} test images are among those that "
+            f'"{model_name}" was trained on, of "{data.get("name")}": give the dataset by that name, so that it is '
+            "split as it was for training, or name a --test_split or a dataset that the model has not seen."
+        )

@@ -1,0 +1,278 @@
+"""The model card: what a report and a training record say, in words that both a reader and the Hub understand."""
+
+import html
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
+from genaf_hf.sharing.citations import CITATIONS, GEN_AF
+from genaf_hf.sharing.eval_results import REPORT_FILE, dataset_name, eval_results
+from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
+from genaf_hf.sharing.record import TrainingRecord, balance_table
+from genaf_hf.values.names import WRITTEN_LETTERS, shortened
+
+TEMPLATES = Path(__file__).parent / "templates"
+TAGS = ("genaf", "adversarial-robustness")
+SHOWN_CLASSES = 20
+LIST_MARK = re.compile(r"^(\d*)([-+=.)])(?=[\s=-])")  # headings and rules can begin a line like it
+MARKUP = "\\`*_[]|#~$"
+DEFAULT_EPS = 8 / 255
+FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
+OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
+# What the worst of the accuracies says that were found with this knowledge, in the order of the verdict.
+KINDS = {
+    "nothing": "of clean images",
+    "public encoder": "of images under the worst perturbation that was crafted on the public encoder alone",
+    "model": "of images under the worst attack on the model itself",
+}
+# What the pictures that lie beside a card show, in the order in which it shows them.
+PICTURES = {
+    "overview.png": "Attacked images, what the models make of them, and accuracies",
+    "accuracy_by_eps.png": "Accuracy against eps under every attack",
+    "gallery.png": "Images, perturbations and attacked images with predictions",
+    "samples.png": "Training images, a class in each row",
+    "layer_robustness.png": "Contribution of each layer to robustness; the most redundant ones are those of stage 2",
+    "training_curves.png": "Losses and accuracies during training",
+}
+RESULT_PICTURES = ("overview.png", "accuracy_by_eps.png", "gallery.png")
+TRAINING_PICTURES = ("layer_robustness.png", "training_curves.png")
+
+
+def model_card(
+    report: RobustnessReport, record: TrainingRecord | None = None, *, model_name: str, pictures: Sequence[str] = ()
+) -> ModelCard:
+    """The card of the last model of a report, set beside the others.
+
+    Args:
+        report: what was measured.
+        record: how the model was trained; None for a model that was only audited.
+        model_name: Hub id or folder name under which the model is loaded.
+        pictures: names, out of `PICTURES`, of those that lie beside the card.
+    """
+    content = render("model_card.md", report, record, model_name=model_name, pictures=pictures)
+    return Card(f"---\n{metadata(report, record, model_name).to_yaml()}\n---\n\n{content}\n")
+
+
+def findings(report: RobustnessReport, *, model_name: str, pictures: Sequence[str] = (), folder: str) -> str:
+    """The part of a card that tells an audit, for the card of a model that somebody else made.
+
+    Args:
+        report: what was measured.
+        model_name: Hub id or folder name under which the model is loaded.
+        pictures: names, out of `PICTURES`, of those that lie in the folder.
+        folder: of the report and the pictures, seen from the card.
+    """
+    return render("findings.md", report, None, model_name=model_name, pictures=pictures, folder=f"{folder}/")
+
+
+def headline(report: RobustnessReport) -> str:
+    """What an audit found, in a few sentences, for the top of a card that tells better results."""
+    *references, subject = report.models
+    doubted = "".join(f" **{each}**" for each in doubts(report, subject))
+    found = verdict(report, subject, references)
+    return (
+        f"**An audit found less than is told below.**{doubted} {found} *Adversarial robustness* below tells all of it."
+    )
+
+
+def pictures_in(folder: Path) -> list[str]:
+    """Names, out of `PICTURES`, of those that a folder holds."""
+    return [name for name in PICTURES if (folder / name).exists()]
+
+
+def metadata(
+    report: RobustnessReport, record: TrainingRecord | None, model_name: str, *, report_path: str = REPORT_FILE
+) -> CardData:
+    """What the Hub reads of a card; a base model and a dataset are named where they are on the Hub.
+
+    What the Hub would refuse is left out, such as a license that it has no identifier for; the card's text says it.
+    """
+    base = {} if record is None else record.base_model
+    return CardData(
+        base_model=base["name"] if base.get("revision") and is_hub_id(base["name"]) else None,
+        datasets=[name] if report.dataset.get("revision") and is_hub_id(name := dataset_name(report)) else None,
+        license=known_license(base.get("license")),
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=list(TAGS if is_hardened(record) else TAGS[1:]),
+        model_name=model_name,
+        eval_results=eval_results(report, list(report.models)[-1], report_path=report_path),
+    )
+
+
+def render(
+    template: str,
+    report: RobustnessReport,
+    record: TrainingRecord | None,
+    *,
+    model_name: str,
+    pictures: Sequence[str],
+    folder: str = "",
+) -> str:
+    """A template with everything that a report and a record say; the template escapes names and other foreign text."""
+    *references, subject = report.models
+    found = [each for each in report.measurements if each.model == subject]
+    text = (
+        template_environment()
+        .get_template(template)
+        .render(
+            report=report,
+            record=record,
+            hardened=is_hardened(record),
+            model_name=model_name,
+            dataset_name=dataset_name(report),
+            is_adapter=report.models[subject]["class"].startswith("Peft"),
+            own_class=report.models[subject]["class"] == OWN_CLASS,
+            of_timm=report.models[subject]["class"].startswith("TimmWrapper"),
+            subject=subject,
+            doubts=doubts(report, subject),
+            verdict=verdict(report, subject, references),
+            attacked=[each for each in found if each.attack != CLEAN],
+            crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
+            pgd_eps=checked_eps(found),
+            table=report.table(plain),
+            details=report.details(subject, plain),
+            pictures={name: words for name, words in PICTURES.items() if name in pictures},
+            result_pictures=RESULT_PICTURES,
+            training_pictures=TRAINING_PICTURES,
+            folder=folder,
+            shown_classes=SHOWN_CLASSES,
+            citations=citations(report, record),
+        )
+    )
+    return re.sub("\n{3,}", "\n\n", text).strip()
+
+
+def template_environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.tests |= {"patch": is_patch}
+    environment.filters |= {
+        "plain": plain,
+        "shortened": partial(shortened, longest=WRITTEN_LETTERS),
+        "balance_table": partial(balance_table, text=plain),
+        "eps": eps_text,
+        "python": python,
+        "shell": shell,
+    }
+    return environment
+
+
+def is_hardened(record: TrainingRecord | None) -> bool:
+    """Whether a model is one of Gen-AF's, and not only audited, or an undefended one."""
+    return record is not None and record.stages.keys() != {"standard_finetune"}
+
+
+def checked_eps(measurements: Sequence[Measurement]) -> float:
+    """L-inf radius at which a reader may try PGD: that of the first attack on the model itself, else of any."""
+    known = sorted(measurements, key=lambda each: each.knowledge != "model" or each.attack.endswith(ADAPTIVE))
+    linf = (each.settings for each in known if each.settings.get("norm") == "linf" and not is_patch(each))
+    return next((each["eps"] for each in linf), DEFAULT_EPS)
+
+
+def is_crafted_on_encoder(measurement: Measurement) -> bool:
+    """Whether the attacker knew a public encoder, and the report knows which."""
+    return measurement.knowledge == "public encoder" and bool(measurement.settings.get("encoder"))
+
+
+def is_patch(measurement: Measurement) -> bool:
+    """Whether the attack changes a part of the pixels, by any amount."""
+    return "top" in measurement.settings
+
+
+def doubts(report: RobustnessReport, subject: str) -> list[str]:
+    """What a reader has to know before any accuracy of a model, in sentences, the worst first."""
+    found = []
+    failed = [each for each in report.failed_checks if each.model == subject]
+    if failed:
+        names = "; ".join(plain(each.name) for each in failed)
+        found.append(f"The robust accuracies of this model are *unreliable*, it failed self-checks: {names}.")
+    elif not any(each.model == subject for each in report.checks):
+        found.append("Whether the robust accuracies of this model can be trusted was not checked.")
+    clean = next((each for each in report.measurements if (each.model, each.attack) == (subject, CLEAN)), None)
+    level = report.chance_of(subject)
+    if clean is not None and clean.count and level is not None and clean.accuracy.interval[0] <= level:
+        found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
+    count = max((each.count for each in report.measurements if each.model == subject), default=0)
+    if 0 < count < FEW_IMAGES:
+        found.append(
+            f"Only {count} images were measured: the intervals are wide, and differences within them say nothing."
+        )
+    return found
+
+
+def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -> str:
+    """One sentence: what the model keeps, clean and under the worst attack of each kind, beside the others."""
+    parts = []
+    for knowledge, words in KINDS.items():
+        found = [each for each in report.measurements if (each.model, each.knowledge) == (subject, knowledge)]
+        found = [each for each in found if each.count]
+        if found:
+            worst = min(found, key=lambda each: each.accuracy.value)
+            attack = "" if worst.attack == CLEAN else f" ({strength(worst)})"
+            parts.append(f"{accuracy_text(report, worst, references)} {words}{attack}")
+    if not parts:
+        return "Nothing was measured of this model."
+    return f"This model is right about {', and '.join([', '.join(parts[:-1])] * (len(parts) > 1) + parts[-1:])}."
+
+
+def accuracy_text(report: RobustnessReport, mine: Measurement, references: Sequence[str]) -> str:
+    """An accuracy of the model, and in brackets the others' under the same attack, and chance where there is none."""
+
+    def said(measurement: Measurement) -> str:
+        doubt = "" if report.is_reliable(measurement) else " *unreliable*"
+        return f"{measurement.accuracy.value:.1%}{doubt}"
+
+    beside = [f"{plain(name)}: {said(report.measurement(name, mine.attack))}" for name in references]
+    if mine.attack == CLEAN and (level := report.chance_of(mine.model)) is not None:
+        beside.append(f"chance: {level:.1%}")
+    return f"{said(mine)} ({', '.join(beside)})" if beside else said(mine)
+
+
+def strength(measurement: Measurement) -> str:
+    """An attack with its norm and eps, e.g. `pgd, linf, eps 8/255`."""
+    known = measurement.settings
+    return f"{plain(measurement.attack)}, {plain(known['norm'])}, eps {eps_text(known['eps'])}"
+
+
+def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[str]:
+    """BibTeX of the method, for a model that was hardened, and of each attack that is known by its name."""
+    attacks = [each.settings.get("attack", each.attack).removesuffix(ADAPTIVE) for each in report.measurements]
+    found = [CITATIONS[name] for name in attacks if name in CITATIONS]
+    return list(dict.fromkeys([GEN_AF] * is_hardened(record) + found))
+
+
+def plain(value) -> str:
+    """Text that neither Markdown nor HTML reads as markup."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{plain(name)} {plain(each)}" for name, each in value.items() if each is not None)
+    text = html.escape(one_line(value), quote=False)
+    text = "".join(f"\\{character}" if character in MARKUP else character for character in text)
+    return LIST_MARK.sub(r"\1\\\2", text)
+
+
+def python(value) -> str:
+    """A Python literal, in double quotes where it has none."""
+    text = repr(value)
+    return f'"{text[1:-1]}"' if text.startswith("'") and '"' not in text else text
+
+
+def shell(value) -> str:
+    """One word of a shell command."""
+    return shlex.quote(one_line(value))
+
+
+def one_line(value) -> str:
+    """Text without line breaks, and without characters that cannot be seen or turn others around."""
+    return "".join(character for character in " ".join(str(value).split()) if character.isprintable())

@@ -1,0 +1,107 @@
+"""How a model was trained, as a value that cards and pictures read."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.report import markdown
+from genaf_hf.values.names import WRITTEN_LETTERS, shortened
+from genaf_hf.values.provenance import public_name
+
+RECORD = "training.json"
+# Where things are written and how that is told; nothing of what is learnt.
+BOOKKEEPING = (
+    *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_", "preset"),
+    *("save_total_limit", "save_on_each_node", "resume_from_checkpoint", "restore_callback_states", "push_to_hub"),
+    *("hub_", "use_cpu", "local_rank", "dataloader_num_workers", "per_device_eval_batch_size"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training run was given and what it logged.
+
+    Attributes:
+        base_model: `name` and `revision` of the public encoder, and the `license` that its card names. What has a
+            revision is on the Hub.
+        data: `name`, `config` and `revision` of the images, `splits` (images by split), `class_names`, and where they
+            were counted, `class_counts` (by split, the images of each class id); where they were hashed, what
+            `genaf_hf.pipelines.trained_images` reads.
+        hyperparameters: those that differ from the defaults.
+        history: what the Trainer logged, each entry with its `stage` if it is of one.
+        layers: what `layer_robustness.json` holds; None where no layers were assessed.
+        command: that does the run again.
+    """
+
+    base_model: dict
+    data: dict = field(default_factory=dict)
+    hyperparameters: dict = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    layers: dict | None = None
+    command: str | None = None
+
+    @property
+    def stages(self) -> dict[str, dict]:
+        """Steps, epochs and, where the log tells, seconds of each stage; if it was interrupted, since it went on."""
+        found = {}
+        for entry in (each for each in self.history if "stage" in each):  # an evaluation by hand is of no stage
+            stage = found.setdefault(entry["stage"], {})
+            stage["steps"] = max(stage.get("steps", 0), entry.get("step", 0))
+            stage["epochs"] = max(stage.get("epochs", 0.0), entry.get("epoch", 0.0))
+            if "train_runtime" in entry:
+                stage["seconds"] = entry["train_runtime"]
+        return found
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TrainingRecord":
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: when it is no training record.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (RecursionError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a training record that genaf_hf can read: {error}.") from error
+
+
+def balance_table(data: Mapping, text: Callable[[str], str] = str) -> str:
+    """A Markdown table of the images: a row per split, with its smallest and its largest class.
+
+    Args:
+        data: of a `TrainingRecord`, with `class_counts`.
+        text: what names pass through, to be escaped where the table is to be rendered.
+    """
+    names = data["class_names"]
+    rows = [["split", "images", "classes", "smallest class", "largest class"]]
+    for split, counts in data["class_counts"].items():
+        extremes = [(names[counts.index(count)], count) for count in (min(counts), max(counts))]
+        present = sum(count > 0 for count in counts)
+        shown = [f"{text(shortened(name, WRITTEN_LETTERS))} ({count})" for name, count in extremes]
+        rows.append([text(split), str(sum(counts)), str(present), *shown])
+    return markdown(rows)
+
+
+def changed_settings(args: TrainingArguments) -> dict:
+    """The settings of a training that differ from their defaults, as JSON holds them."""
+    defaults, found = (
+        json.loads(json.dumps(each.to_dict())) for each in (type(args)(output_dir=".", use_cpu=args.use_cpu), args)
+    )
+    changed = {
+        name: public_name(value) if isinstance(value, str) else "inf" if value == math.inf else value
+        for name, value in found.items()
+        if value != defaults[name] and not name.startswith(BOOKKEEPING)
+    }
+    if args.max_steps > 0:  # which overrules it
+        changed.pop("num_train_epochs", None)
+    if changed.keys() & {"eps", "steps"}:  # from which the default step size follows
+        changed["step_size"] = found["step_size"]
+    return changed

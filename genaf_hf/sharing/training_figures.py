@@ -1,0 +1,97 @@
+"""Pictures of a training record."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+from genaf_hf.evaluation.report import eps_text
+from genaf_hf.sharing.record import TrainingRecord
+from genaf_hf.training.config import GenAFConfig
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+SELECTED, KEPT = "#b04a4a", "#9fb4c0"
+TERMS = {
+    "loss": ("loss", "adversarial_loss", "clean_loss"),
+    "regularization": ("genetic_regularization",),
+    "accuracy in %": ("clean_accuracy", "robust_accuracy", "eval_clean_accuracy", "eval_robust_accuracy"),
+}
+
+
+def draw_layers(layers: Mapping, path: str | Path) -> None:
+    """Each layer's contribution to robustness, in the model's order; the most redundant ones are marked.
+
+    Args:
+        layers: `contributions` and `redundant_layers`, as `layer_robustness.json` holds them.
+        path: of the PNG file.
+    """
+    contributions, redundant = layers["contributions"], layers["redundant_layers"]
+    names = list(contributions)
+    figure, axes = plt.subplots(figsize=(7.5, 0.19 * len(names) + 1.2), layout="constrained")
+    colors = [SELECTED if name in redundant else KEPT for name in names]
+    axes.barh(range(len(names)), [contributions[name] for name in names], color=colors)
+    axes.set_yticks(range(len(names)), [name.removesuffix(".weight") for name in names], fontsize=7, parse_math=False)
+    for name, text in zip(names, axes.get_yticklabels(), strict=True):
+        text.set_color(SELECTED if name in redundant else "black")
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.set_xlabel("contribution to robustness (rise of the loss when the layer is disturbed)", fontsize=8)
+    axes.set_title(f"red: the {len(redundant)} most redundant layers, those of stage 2", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_training(record: TrainingRecord, path: str | Path) -> None:
+    """Losses and accuracies by step, one column of panels per stage.
+
+    Args:
+        record: with the history of a stage.
+        path: of the PNG file.
+    """
+    stages = list(record.stages)
+    figure, axes = plt.subplots(
+        len(TERMS), len(stages), figsize=(4.2 * len(stages) + 2.2, 7), sharex="col", squeeze=False, layout="constrained"
+    )
+    for column, stage in enumerate(stages):
+        entries = [entry for entry in record.history if entry.get("stage") == stage]
+        for row, (label, terms) in enumerate(TERMS.items()):
+            panel = axes[row][column]
+            draw_terms(panel, entries, terms, scale=100 if "%" in label else 1)
+            panel.set_ylabel(label)
+            panel.set_visible(panel.has_data())
+        shown = [*filter(Axes.get_visible, axes[:, column])] or [panel]
+        shown[0].set_title(stage_label(record, stage), fontsize=10)
+        shown[-1].set_xlabel("step")
+        shown[-1].tick_params(labelbottom=True)
+        panel.set_xlim(0, 1.05 * max(1, record.stages[stage]["steps"]))
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def stage_label(record: TrainingRecord, stage: str) -> str:
+    """A stage, and the eps of the adversary whose images its robust accuracies are of."""
+    names = {name for entry in record.history if entry.get("stage") == stage for name in entry}
+    if not any(name.endswith("robust_accuracy") for name in names):
+        return stage.replace("_", " ")
+    return (
+        f"{stage.replace('_', ' ')}, adversary up to eps {eps_text(record.hyperparameters.get('eps', GenAFConfig.eps))}"
+    )
+
+
+def draw_terms(axes, entries: Sequence[Mapping], terms: Sequence[str], scale: float) -> None:
+    """The named terms of a log by step; those of an evaluation are dots in the color of the training's."""
+    for index, term in enumerate(terms):
+        points = [(entry["step"], scale * entry[term]) for entry in entries if term in entry]
+        if points:
+            style = {"linestyle": "none", "markersize": 7} if term.startswith("eval_") else {"markersize": 3}
+            label = term.replace("eval_", "validation ").replace("_", " ")
+            axes.plot(*zip(*points, strict=True), marker="o", color=f"C{index % 2}", label=label, **style)
+    if scale > 1:
+        axes.set_ylim(-2, 102)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.has_data():
+        axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,1 @@
+"""Gen-AF as a Trainer, and what its steps are made of."""

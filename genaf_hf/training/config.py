@@ -1,0 +1,200 @@
+"""Settings of Gen-AF."""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import get_args
+
+from transformers.trainer_utils import IntervalStrategy
+
+from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
+from genaf_hf.errors import UserError
+from genaf_hf.training.options import CheckedArguments
+from genaf_hf.values.numbers import check_kind, make_plain
+
+ASSESSMENTS = ("first_order", "ascent")
+
+# Settings of the authors' code. Their regularization is a sum over a batch of 256, ours a mean over rows; 20 x 256 is
+# the same loss at that batch size.
+PAPER = {
+    "learning_rate": 1e-4,
+    "head_learning_rate": 5e-3,
+    "weight_decay": 8e-4,
+    "decoupled_weight_decay": False,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "epoch_decay": 0.96,
+    "max_grad_norm": 0.0,
+    "per_device_train_batch_size": 256,
+    "num_train_epochs": 50.0,
+    "eps": 0.03,
+    "steps": 10,
+    "step_size": 0.007,
+    "random_start": False,
+    "eps_warmup_ratio": 0.0,
+    "genetic_weight": 20.0 * 256,
+    "genetic_share": math.inf,
+    "clean_share": 0.0,
+    "redundant_share": 0.2,
+    "layer_assessment": "ascent",
+    "adapt_learning_rate": 1e-3,
+}
+PRESETS = {"paper": PAPER}
+CLEAN_ACCURACY, ROBUST_ACCURACY = "clean_accuracy", "robust_accuracy"  # of an evaluation
+
+
+@dataclass
+class GenAFConfig(CheckedArguments):
+    """`TrainingArguments` with the settings of Gen-AF's two stages (Zhou et al., IEEE S&P 2024, arXiv 2403.10801).
+
+    `learning_rate`, `num_train_epochs`, `max_steps`, the schedule and the batch size are those of stage 1, adversarial
+    fine-tuning; stage 2 has its own where the name begins with `adapt_`, and shares the rest. Lengths of perturbations
+    are in pixel units of images in [0, 1].
+
+    Raises:
+        UserError: when a field is outside its range; the sentence names it.
+    """
+
+    presets = PRESETS  # for those who know what was given
+
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": '"paper" sets the authors\' values for every field that has its default value: Adam 1e-4 and 5e-3, '
+            "weight decay 8e-4, decay 0.96 per epoch, batch 256 per device, 50 epochs, eps 0.03, 10 steps of 0.007, no "
+            "random start, regularization summed over a batch of 256 at weight 20, ascent assessment."
+        },
+    )
+    learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the encoder in stage 1; default by size: 5e-4 up to 3 million parameters, 9e-5 "
+            "for a ViT-B."
+        },
+    )
+    head_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the head in stage 1."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images in a batch on each device."})
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of stage 1; default 3, and more where these are less than 300 steps."}
+    )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Layer-wise decay: factor on the encoder's learning rate in stage 1 from each block to the one "
+            "before it, in (0, 1]; the head keeps its rate."
+        },
+    )
+    weight_decay: float = field(
+        default=0.05, metadata={"help": "Weight decay of both stages, biases and norms excepted."}
+    )
+    decoupled_weight_decay: bool = field(
+        default=True, metadata={"help": "Decay weights directly (AdamW) instead of through the gradient (Adam)."}
+    )
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Linear warm-up of the learning rates: steps, or below 1 a share of all steps."}
+    )
+    epoch_decay: float = field(
+        default=1.0, metadata={"help": "Factor on all learning rates after each epoch, on top of the schedule."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Off, because images are decoded by a transform that needs its columns."}
+    )
+
+    eps: float = field(default=4 / 255, metadata={"help": "Radius of the training adversary's ball, in pixel units."})
+    steps: int = field(default=3, metadata={"help": "Gradient steps of the training adversary."})
+    step_size: float | None = field(
+        default=None,
+        metadata={"help": "Step size of the training adversary in pixel units; default 2.5 * eps / steps."},
+    )
+    norm: str = field(default="linf", metadata={"help": "Norm of the ball.", "choices": list(NORMS)})
+    random_start: bool = field(default=True, metadata={"help": "Start the adversary at a random point of its ball."})
+    eps_warmup_ratio: float = field(
+        default=0.3, metadata={"help": "Share of stage 1 over which eps grows linearly to its value."}
+    )
+    genetic_weight: float = field(
+        default=200.0,
+        metadata={"help": "Weight of the genetic regularization, which is averaged over the rows of the global batch."},
+    )
+    genetic_share: float = field(
+        default=0.2,
+        metadata={
+            "help": "The weighted regularization is at most this share of the adversarial cross-entropy, in proportion "
+            "to eps while that grows; inf is no bound."
+        },
+    )
+    clean_share: float = field(
+        default=0.5, metadata={"help": "Share of the clean images' cross-entropy in that of stage 1; 0 is the paper's."}
+    )
+
+    redundant_share: float = field(
+        default=0.2, metadata={"help": "Share of layers, the least robustness-bearing ones, that stage 2 fine-tunes."}
+    )
+    layer_assessment: str = field(
+        default="first_order",
+        metadata={
+            "help": "How a layer's contribution to robustness is found: one backward pass for all layers, or the "
+            "paper's ascent for each layer.",
+            "choices": list(ASSESSMENTS),
+        },
+    )
+    assessment_samples: int = field(
+        default=1024, metadata={"help": "Training images by which layers are assessed, at most."}
+    )
+    adapt_epochs: float = field(default=2.0, metadata={"help": "Epochs of stage 2; 0 leaves it out."})
+    adapt_max_steps: int = field(default=-1, metadata={"help": "Steps of stage 2, instead of epochs if positive."})
+    adapt_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of stage 2."})
+
+    def __post_init__(self):
+        make_plain(self)
+        for name, kind in GenAFConfig.__annotations__.items():
+            if (value := getattr(self, name)) != math.inf:
+                check_kind(name, value, get_args(kind) or (kind,))
+        if self.preset is not None:
+            self._apply_preset()
+        check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
+        self._check_rates()
+        if self.step_size is None:
+            self.step_size = default_step_size(self.eps, self.steps)
+        if self.num_train_epochs is None and self.max_steps > 0:
+            self.num_train_epochs = 3.0  # which max_steps overrules; the Trainer compares it all the same
+        # The Trainer would have checkpoints saved at every evaluation; here the best weights are kept apart from them.
+        load_best_model_at_end, self.load_best_model_at_end = self.load_best_model_at_end, False
+        if load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = ROBUST_ACCURACY
+        super().__post_init__()
+        self.load_best_model_at_end = load_best_model_at_end
+        self._check_genaf_settings()
+
+    def _apply_preset(self) -> None:
+        if self.preset not in PRESETS:
+            raise UserError(f'preset is "{self.preset}", expected one of {", ".join(PRESETS)}.')
+        defaults = {each.name: each.default for each in fields(self)}
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) == defaults[name]:
+                setattr(self, name, value)
+
+    def _check_rates(self) -> None:
+        for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")
+
+    def _check_genaf_settings(self) -> None:
+        check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
+        for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more.")
+        for name in ("eps_warmup_ratio", "clean_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected a share in [0, 1].")
+        for name in ("redundant_share", "layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")
+        if not self.genetic_share >= 0:
+            raise UserError(f"genetic_share is {self.genetic_share}, expected 0 or more.")
+        if self.load_best_model_at_end and self.eval_strategy == IntervalStrategy.NO:
+            raise UserError(
+                'load_best_model_at_end is True but eval_strategy is "no", expected "epoch" or "steps"; or set '
+                "load_best_model_at_end to False."
+            )
+        if self.layer_assessment not in ASSESSMENTS:
+            raise UserError(f'layer_assessment is "{self.layer_assessment}", expected one of {", ".join(ASSESSMENTS)}.')

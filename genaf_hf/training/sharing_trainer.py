@@ -1,0 +1,167 @@
+"""A Trainer that tells how its model was trained and how robust it is, and shares that on the Hub."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from genaf_hf.attacks.pgd import pgd
+from genaf_hf.data import commit
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.evaluate import evaluate_robustness
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.hub import publish
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.sharing.eval_results import UNNAMED
+from genaf_hf.sharing.existing_card import license_of
+from genaf_hf.sharing.record import TrainingRecord, changed_settings
+from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.training.options import without_token
+from genaf_hf.values.provenance import model_source, public_name
+
+HARDENED = "hardened"
+LAYER_ROBUSTNESS_FILE = "layer_robustness.json"
+HUB_CACHE = re.compile("([^/]+)___([^/]+)/[^/]+/[^/]+/[0-9a-f]{40}/")  # namespace, name, configuration, version, commit
+
+
+class SharingTrainer(Trainer):
+    """The part of `GenAFTrainer` that comes after training: report, record, card and push."""
+
+    def robustness_report(self) -> RobustnessReport:
+        """Accuracy on `eval_dataset`, clean and under the training adversary at its full eps, and the self-checks.
+
+        Raises:
+            UserError: when there is no `eval_dataset`.
+        """
+        if self.eval_dataset is None:
+            raise UserError("There is no eval_dataset to measure robustness on: give the trainer one, or a report.")
+        model = self._pixel_model(self.model)
+        with evaluating(model):
+            return evaluate_robustness(
+                {HARDENED: model},
+                self.eval_dataset,
+                {"pgd": partial(pgd, **self._adversary())},
+                batch_size=self.args.per_device_eval_batch_size,
+                seed=self.args.seed,
+                dataset_info=dataset_source(self.eval_dataset, "validation"),
+            )
+
+    def training_record(self) -> TrainingRecord:
+        """How the model was trained, so far as the trainer knows."""
+        config = self.model.config
+        name, revision = model_source(config)
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset}
+        classes = config.id2label
+        source = dataset_source(self.train_dataset, "train")
+        return TrainingRecord(
+            base_model={
+                "name": name,
+                "revision": revision,
+                "license": name and license_of(config.name_or_path, revision=revision, token=self.args.hub_token),
+            },
+            data={
+                **{key: source[key] for key in ("name", "config", "revision")},
+                "splits": {split: len(data) for split, data in splits.items() if data is not None and has_length(data)},
+                "class_names": [classes[i] for i in range(len(classes))],
+            },
+            hyperparameters=changed_settings(self.args),
+            history=self.state.log_history,
+            layers=self._assessed_layers(),
+        )
+
+    def _assessed_layers(self) -> dict | None:
+        """What was written down of the layers, if the stage 2 of this model has these."""
+        path = Path(self.args.output_dir, LAYER_ROBUSTNESS_FILE)
+        layers = json.loads(path.read_text()) if path.exists() else {}
+        return layers if layers and layers["redundant_layers"] == self._redundant_layers else None
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        report: RobustnessReport | None = None,
+        record: TrainingRecord | None = None,
+    ) -> None:
+        """Writes the card, with report, training record and their pictures, into the output folder.
+
+        Args:
+            model_name: Hub id or folder name under which the model is loaded, default those of the arguments.
+            report: what was measured, default what `robustness_report` measures; all processes have to call it then.
+            record: how the model was trained, default `training_record()`.
+        """
+        report = report or self.robustness_report()
+        if self.is_world_process_zero():
+            name = model_name or self.hub_model_id or Path(self.args.output_dir).resolve().name
+            write_results(self.args.output_dir, report, record or self.training_record(), model_name=name)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "Hardened with Gen-AF",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        push_anyway: bool = False,
+        **kwargs,
+    ) -> str | None:
+        """Saves the model, writes its card, and shares what `genaf_hf.hub.PUBLISHED` lists, and no checkpoint.
+
+        Args:
+            commit_message: of the commit.
+            blocking: True; whether a push arrived is told by its end.
+            token: default that of the arguments, else of `hf auth login`.
+            revision: branch, default that of the arguments.
+            private: whether a new repository is private, default as the arguments say.
+            push_anyway: also a model that failed a self-check of its report.
+            kwargs: for `create_model_card`.
+
+        Returns:
+            The address of the commit; None on other processes than the main one.
+
+        Raises:
+            UserError: when `blocking` is False; when the model failed a self-check, or the Hub does not take it: says
+                why, and the command that goes on.
+        """
+        if not blocking:
+            raise UserError("blocking is False, expected True: only the end of a push tells whether it arrived.")
+        token = token or self.args.hub_token
+        private = self.args.hub_private_repo if private is None else private
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        for adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).values():
+            adapter.base_model_name_or_path = public_name(adapter.base_model_name_or_path or "")
+        self.save_model(_internal_call=True)
+        self.create_model_card(**kwargs)
+        if not self.is_world_process_zero():
+            return None
+        revision = revision or self.args.hub_revision
+        sharing = {"token": token, "private": private, "revision": revision, "message": commit_message}
+        sharing["push_anyway"] = push_anyway
+        return publish(self.args.output_dir, self.hub_model_id, **sharing)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the Trainer does, which writes the arguments too, but without their token."""
+        with without_token(self.args):
+            super()._save(output_dir, state_dict)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""
+
+    def _pixel_model(self, model: nn.Module) -> PixelModel:
+        return PixelModel(self.accelerator.unwrap_model(model, keep_torch_compile=False), self.processing_class)
+
+
+def dataset_source(dataset, split: str) -> dict[str, str | None]:
+    """Where a trainer's images come from, so far as they tell."""
+    info = getattr(dataset, "info", None)
+    cached = [HUB_CACHE.search(Path(file["filename"]).as_posix()) for file in getattr(dataset, "cache_files", [])]
+    hub_id = next(("/".join(found.groups()) for found in cached if found), None)
+    return {
+        "name": hub_id or getattr(info, "dataset_name", None) or UNNAMED,
+        "config": getattr(info, "config_name", None),
+        "revision": commit(dataset) if hasattr(dataset, "cache_files") else None,
+        "split": str(getattr(dataset, "split", None) or split),
+    }

@@ -1,0 +1,1 @@
+"""Numbers, names and texts as others give them, taken for what they are."""
