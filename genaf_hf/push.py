@@ -9,7 +9,7 @@ of `hf auth login`, or HF_TOKEN.
 from argparse import BooleanOptionalAction
 
 from genaf_hf.cli.command_line import FlagParser, run
-from genaf_hf.hub import publish
+from genaf_hf.sharing.publishing import publish
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ print(json.dumps({
 
 BY_HAND = """
 import sys
-from genaf_hf.hub import publish
+from genaf_hf.sharing.publishing import publish
 
 print(publish(sys.argv[1], "by-hand", private=True, revision="next", message="First"))
 """

@@ -71,7 +71,7 @@ LOAD = """
 import json, sys
 from genaf_hf import load_encoder, load_images
 from genaf_hf.models.loading import load_classifier
-from genaf_hf.hub import open_repository
+from genaf_hf.sharing.publishing import open_repository
 
 loaders = {
     "encoder": lambda repo_id, **settings: load_encoder(repo_id, ["a", "b"], **settings),
@@ -143,6 +143,7 @@ PUSHED = {
 PUSH = """
 import json, pathlib, sys
 from genaf_hf import hub
+from genaf_hf.sharing.publishing import publish
 
 waits, silence = pathlib.Path("waits"), hub.LONGEST_SILENCE
 found = {}
@@ -150,7 +151,7 @@ for name in sys.argv[1:]:
     waits.write_text("")
     hub.LONGEST_SILENCE = 0.5 if name == "restless" else silence
     try:
-        said = hub.publish(name, f"someone/{name}")
+        said = publish(name, f"someone/{name}")
     except ValueError as error:
         said = str(error)
     found[name] = {"said": said, "waits": [float(line) for line in waits.read_text().split()]}

@@ -33,7 +33,6 @@ from genaf_hf.evaluation.answers import attack_shown
 from genaf_hf.evaluation.evaluate import Attack, evaluate_robustness, for_model
 from genaf_hf.evaluation.perturbation_cache import crafted_once, encoder_digest
 from genaf_hf.evaluation.report import ADAPTIVE, UNDEFENDED, RobustnessReport
-from genaf_hf.hub import open_repository, publish, publish_benchmark
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
@@ -46,6 +45,7 @@ from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.eval_results import REPORT_FILE, eval_results
 from genaf_hf.sharing.existing_card import CARD
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
+from genaf_hf.sharing.publishing import open_repository, publish, publish_benchmark
 from genaf_hf.sharing.record import RECORD, TrainingRecord, balance_table, changed_settings
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint

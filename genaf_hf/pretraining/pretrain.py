@@ -10,7 +10,6 @@ from transformers import ViTImageProcessor, set_seed
 
 from genaf_hf.data import check_enough_to_train, class_balance, load_images, load_unlabelled_images
 from genaf_hf.errors import UserError
-from genaf_hf.hub import publish
 from genaf_hf.pipelines.experiment_arguments import dataset_options
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
@@ -24,6 +23,7 @@ from genaf_hf.pretraining.mae import pretrain_mae
 from genaf_hf.pretraining.simclr import pretrain_simclr
 from genaf_hf.pretraining.supervised import pretrain_supervised
 from genaf_hf.runs.output_folder import check_apart
+from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import balance_table
 from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.values.provenance import public_name

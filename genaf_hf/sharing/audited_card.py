@@ -7,11 +7,12 @@ import httpx2
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.hub import check_access, commit_files, newest_commit, persistently, trouble, why_not_loaded
+from genaf_hf.hub import persistently, trouble, why_not_loaded
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.eval_results import REPORT_FILE
 from genaf_hf.sharing.existing_card import CARD, found_less, read_card, update_card
 from genaf_hf.sharing.model_card import TAGS, findings, headline, metadata, model_card, pictures_in
+from genaf_hf.sharing.publishing import check_access, commit_files, newest_commit
 from genaf_hf.values.provenance import public_name
 
 FOLDER = "audit"  # in the model's repository or folder

@@ -14,10 +14,10 @@ from genaf_hf.data import commit
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import evaluate_robustness
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.hub import publish
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import license_of
+from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import TrainingRecord, changed_settings
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.options import without_token
@@ -107,7 +107,7 @@ class SharingTrainer(Trainer):
         push_anyway: bool = False,
         **kwargs,
     ) -> str | None:
-        """Saves the model, writes its card, and shares what `genaf_hf.hub.PUBLISHED` lists, and no checkpoint.
+        """Saves the model, writes its card, and shares what `sharing.publishing.PUBLISHED` lists, and no checkpoint.
 
         Args:
             commit_message: of the commit.

@@ -1,0 +1,216 @@
+"""Sharing models and results on the Hub."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, hf_hub_download
+
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.hub import persistently, trouble
+from genaf_hf.sharing.eval_results import REPORT_FILE, benchmark_yaml
+
+PUBLISHED = (
+    *("README.md", "report.json", "training.json", "layer_robustness.json", "perturbation/perturbation.safetensors"),
+    *("overview.png", "accuracy_by_eps.png", "gallery.png"),
+    *("samples.png", "layer_robustness.png", "training_curves.png"),
+    *(".eval_results/genaf_hf.yaml", "configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),
+    *("config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
+    *("configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),
+)
+BENCHMARK_FILE = "eval.yaml"
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str | None = None,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str = "Hardened with Gen-AF",
+    push_anyway: bool = False,
+) -> str:
+    """Uploads a model with its processor and what was found out about it, and nothing else of the folder.
+
+    What passes is waited for, and what arrived is not sent again, neither by the next attempt nor by another call.
+
+    Args:
+        folder: what `harden` or `GenAFTrainer.save_model` left.
+        repo_id: where to, default the folder's name in the user's own namespace. Made if it is not there.
+        token: default the one of `hf auth login`.
+        private: whether a new repository is private.
+        revision: branch to upload to. Made if it is not there.
+        message: of the commit.
+        push_anyway: also a model whose report says that its robust accuracies are unreliable.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: when there is nothing to publish, the model failed a self-check of its report, or the Hub does not
+            take it: says why, and the command that goes on.
+    """
+    folder = Path(folder)
+    files = [path.relative_to(folder).as_posix() for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
+    if not files:
+        raise UserError(f"{folder} holds nothing to publish, expected a folder with a model.")
+    name = repo_id or folder.resolve().name
+    privacy = {None: (), True: ("--private",), False: ("--no-private",)}[private]
+    branch = () if revision is None else ("--revision", revision)
+    command = shlex.join(["python", "-m", "genaf_hf.push", str(folder), name, *privacy, *branch])
+    if doubt := None if push_anyway else why_unreliable(folder):
+        raise UserError(
+            f'"{name}" was not pushed: {doubt}; everything is kept in {folder}, and this command pushes it all the '
+            f"same: {command} --push_anyway"
+        )
+    api = HfApi(token=token)
+
+    def push() -> str:
+        repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=files,
+            revision=revision,
+            commit_message=message,
+        )
+        return str(commit.commit_url)
+
+    try:
+        return persistently(push)
+    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
+        command += " --push_anyway" * push_anyway
+        raise UserError(
+            f'"{name}" was not pushed: {trouble(error) or first_line(error)}; everything is kept in {folder}, and this '
+            f"command goes on: {command}"
+        ) from error
+
+
+def why_unreliable(folder: Path) -> str | None:
+    """Why the robust accuracies of a folder's model cannot be trusted, within a sentence; None where they can.
+
+    Raises:
+        UserError: when the report cannot be read.
+    """
+    if not (folder / REPORT_FILE).exists():
+        return None
+    report = RobustnessReport.load(folder / REPORT_FILE)
+    model = list(report.models)[-1]
+    if report.is_trusted(model):
+        return None
+    failed = "; ".join(check.name for check in report.failed_checks if check.model == model)
+    return f"it failed the self-checks of its report ({failed})" if failed else "its report has no self-check of it"
+
+
+def commit_files(
+    repo_id: str, files: Mapping[str, bytes], *, parent: str, message: str, create_pr: bool = False
+) -> str:
+    """Adds or replaces files in a model's repository, in one commit on top of another.
+
+    Args:
+        repo_id: of the model.
+        files: content by path.
+        parent: the commit that the contents were made from; if there was another since, nothing is done.
+        message: of the commit.
+        create_pr: as a pull request.
+
+    Returns:
+        The address of the commit or the pull request.
+
+    Raises:
+        UserError: when the Hub does not take it.
+    """
+    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+    try:
+        commit = persistently(
+            lambda: HfApi().create_commit(
+                repo_id, operations, commit_message=message, parent_commit=parent, create_pr=create_pr
+            )
+        )
+    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
+        raise UserError(f'"{repo_id}" was not changed: {trouble(error) or first_line(error)}.') from error
+    return str(commit.pr_url or commit.commit_url)
+
+
+def check_access(repo_id: str, *, create_pr: bool) -> None:
+    """Refuses a model on the Hub that the user may not change, or for a pull request, a user who is not logged in.
+
+    Raises:
+        UserError: says what to do.
+    """
+    try:
+        persistently(HfApi().whoami if create_pr else partial(HfApi().auth_check, repo_id, write=True))
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        raise UserError(f'"{repo_id}" cannot be changed: {trouble(error) or first_line(error)}.') from error
+
+
+def newest_commit(repo_id: str) -> str:
+    """The newest commit of a model on the Hub.
+
+    Raises:
+        UserError: when the Hub does not tell.
+    """
+    try:
+        return persistently(lambda: HfApi().model_info(repo_id).sha)
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        raise UserError(f'"{repo_id}" cannot be read: {trouble(error) or first_line(error)}.') from error
+
+
+def publish_benchmark(repo_id: str, results: Sequence[EvalResult], *, token: str | None = None) -> None:
+    """Adds the tasks that results belong to to the `eval.yaml` of a dataset, which makes it a benchmark of the Hub.
+
+    Args:
+        repo_id: of the dataset. Made if it is not there.
+        results: as `eval_results` gives them.
+        token: default the one of `hf auth login`.
+
+    Raises:
+        UserError: when the Hub does not take it.
+    """
+    api = HfApi(token=token)
+
+    def push() -> None:
+        existing = ""
+        if api.file_exists(repo_id, BENCHMARK_FILE, repo_type="dataset"):
+            path = hf_hub_download(repo_id, BENCHMARK_FILE, repo_type="dataset", token=token)
+            existing = Path(path).read_text(encoding="utf-8")
+        if (content := benchmark_yaml(results, existing)) != existing:
+            api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+            api.upload_file(
+                path_or_fileobj=content.encode(),
+                path_in_repo=BENCHMARK_FILE,
+                repo_id=repo_id,
+                repo_type="dataset",
+                commit_message="Tasks of genaf_hf",
+            )
+
+    try:
+        persistently(push)
+    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
+        raise UserError(
+            f'The benchmark "{repo_id}" did not get its tasks: {trouble(error) or first_line(error)}; the model is '
+            "pushed, and its results point to the benchmark."
+        ) from error
+
+
+def open_repository(
+    folder: str | Path, repo_id: str | None = None, *, token: str | None = None, private: bool | None = None
+) -> str:
+    """Makes the repository that `publish` uploads to, if it is not there, and gives its full id.
+
+    Raises:
+        UserError: when the Hub does not let the user write there.
+    """
+    name = repo_id or Path(folder).resolve().name
+    api = HfApi(token=token)
+    try:
+        return persistently(lambda: api.create_repo(name, private=private, exist_ok=True).repo_id)
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        raise UserError(f'"{name}" cannot be written to: {trouble(error) or first_line(error)}.') from error
