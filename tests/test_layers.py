@@ -9,7 +9,8 @@ from traces import leave_gradients_and_modes, leaves_no_trace
 from transformers import ViTImageProcessor
 
 from genaf_hf import PixelModel, layer_robustness, most_redundant
-from genaf_hf.training.layers import freeze_modules, only_trainable
+from genaf_hf.models.pixel_model import only_trainable
+from genaf_hf.training.layers import freeze_modules
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 1])
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from genaf_hf.attacks.pgd import Norm, check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
-from genaf_hf.models.pixel_model import evaluating
-from genaf_hf.training.layers import only_trainable
+from genaf_hf.models.pixel_model import evaluating, only_trainable
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The one place that owns normalisation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from inspect import Parameter, signature
 
@@ -232,3 +232,26 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for submodule, training in modes:
             submodule.training = training
+
+
+@contextmanager
+def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Freezes every parameter but the named ones, and gives each its own setting back.
+
+    Raises:
+        UserError: when a name is no parameter of the model.
+    """
+    parameters = dict(model.named_parameters())
+    names = set(names)
+    if unknown := sorted(names - parameters.keys()):
+        raise UserError(
+            f'"{unknown[0]}" is no parameter of the model; the last ones are {", ".join(list(parameters)[-3:])}.'
+        )
+    required = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in names)
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(required[name])

@@ -1,7 +1,6 @@
 """How much each layer contributes to robustness (Gen-AF's D_rc, Zhou et al., IEEE S&P 2024, section on stage 2)."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -125,29 +124,6 @@ def most_redundant(contributions: Mapping[str, float], share: float) -> list[str
     """Names of the layers that robustness can spare: the int(share * layers) smallest contributions, at least one."""
     count = max(1, int(share * len(contributions)))
     return sorted(contributions, key=contributions.__getitem__)[:count]
-
-
-@contextmanager
-def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Freezes every parameter but the named ones, and gives each its own setting back.
-
-    Raises:
-        UserError: when a name is no parameter of the model.
-    """
-    parameters = dict(model.named_parameters())
-    names = set(names)
-    if unknown := sorted(names - parameters.keys()):
-        raise UserError(
-            f'"{unknown[0]}" is no parameter of the model; the last ones are {", ".join(list(parameters)[-3:])}.'
-        )
-    required = {name: parameter.requires_grad for name, parameter in parameters.items()}
-    try:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(name in names)
-        yield
-    finally:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(required[name])
 
 
 def freeze_modules(model: nn.Module) -> None:

@@ -21,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, 
 
 from genaf_hf.attacks.pgd import pgd
 from genaf_hf.errors import UserError
-from genaf_hf.models.pixel_model import at_least_float32, evaluating
+from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.checkpoint import (
     check_disk_space,
@@ -36,7 +36,7 @@ from genaf_hf.training.checkpoint import (
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.training.genetic_regularization import genetic_regularization
 from genaf_hf.training.global_batch import AccumulatedBatch, gather_rows
-from genaf_hf.training.layers import freeze_modules, layer_robustness, layer_weights, most_redundant, only_trainable
+from genaf_hf.training.layers import freeze_modules, layer_robustness, layer_weights, most_redundant
 from genaf_hf.training.optimization import decay_per_epoch, fine_tuning_rate, parameter_groups
 from genaf_hf.training.options import (
     check_early_stopping,
