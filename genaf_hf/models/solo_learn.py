@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, ResNetConfig, ResNetModel, ViTImagePro
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
-from genaf_hf.sharing.model_card import plain
+from genaf_hf.values.markup import plain
 
 METHODS = {
     "barlow_twins": "Barlow Twins",

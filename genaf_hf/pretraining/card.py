@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from genaf_hf.sharing.model_card import plain
+from genaf_hf.values.markup import plain
 
 PAPERS = {
     "mae": "a masked autoencoder (He et al., CVPR 2022, https://arxiv.org/abs/2111.06377)",

@@ -1,9 +1,8 @@
 """The model card: what a report and a training record say, in words that both a reader and the Hub understand."""
 
-import html
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from genaf_hf.sharing.citations import CITATIONS, GEN_AF
 from genaf_hf.sharing.eval_results import REPORT_FILE, dataset_name, eval_results
 from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
 from genaf_hf.sharing.record import TrainingRecord, balance_table
+from genaf_hf.values.markup import one_line, plain
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("genaf", "adversarial-robustness")
 SHOWN_CLASSES = 20
-LIST_MARK = re.compile(r"^(\d*)([-+=.)])(?=[\s=-])")  # headings and rules can begin a line like it
-MARKUP = "\\`*_[]|#~$"
 DEFAULT_EPS = 8 / 255
 FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
 OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
@@ -253,15 +251,6 @@ def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[s
     return list(dict.fromkeys([GEN_AF] * is_hardened(record) + found))
 
 
-def plain(value) -> str:
-    """Text that neither Markdown nor HTML reads as markup."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{plain(name)} {plain(each)}" for name, each in value.items() if each is not None)
-    text = html.escape(one_line(value), quote=False)
-    text = "".join(f"\\{character}" if character in MARKUP else character for character in text)
-    return LIST_MARK.sub(r"\1\\\2", text)
-
-
 def python(value) -> str:
     """A Python literal, in double quotes where it has none."""
     text = repr(value)
@@ -271,8 +260,3 @@ def python(value) -> str:
 def shell(value) -> str:
     """One word of a shell command."""
     return shlex.quote(one_line(value))
-
-
-def one_line(value) -> str:
-    """Text without line breaks, and without characters that cannot be seen or turn others around."""
-    return "".join(character for character in " ".join(str(value).split()) if character.isprintable())

@@ -1,0 +1,22 @@
+"""Texts of others within Markdown."""
+
+import html
+import re
+from collections.abc import Mapping
+
+LIST_MARK = re.compile(r"^(\d*)([-+=.)])(?=[\s=-])")  # headings and rules can begin a line like it
+MARKUP = "\\`*_[]|#~$"
+
+
+def plain(value) -> str:
+    """Text that neither Markdown nor HTML reads as markup."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{plain(name)} {plain(each)}" for name, each in value.items() if each is not None)
+    text = html.escape(one_line(value), quote=False)
+    text = "".join(f"\\{character}" if character in MARKUP else character for character in text)
+    return LIST_MARK.sub(r"\1\\\2", text)
+
+
+def one_line(value) -> str:
+    """Text without line breaks, and without characters that cannot be seen or turn others around."""
+    return "".join(character for character in " ".join(str(value).split()) if character.isprintable())
