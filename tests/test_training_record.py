@@ -13,8 +13,9 @@ from PIL import Image
 from transformers import TrainingArguments
 
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
-from genaf_hf.cli.command_line import parse_arguments, reproducing_command
+from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.pipelines.harden import HardeningArguments, described
+from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import TILE, draw_samples
 from genaf_hf.sharing.figures import attack_label, draw_gallery, draw_overview
 from genaf_hf.sharing.model_card import model_card

@@ -44,7 +44,6 @@ from genaf_hf.adapter_search.study import (
 )
 from genaf_hf.attacks import pgd
 from genaf_hf.attacks.pgd import default_step_size
-from genaf_hf.cli.command_line import reproducing_command
 from genaf_hf.data import data_source, image_digests
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import evaluate_robustness
@@ -57,6 +56,7 @@ from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.runs.output_folder import check_apart, room_in
+from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.existing_card import license_of
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings

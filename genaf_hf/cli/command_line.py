@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import re
 import shlex
@@ -12,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
@@ -21,12 +19,11 @@ from transformers.hf_argparser import string_to_bool
 from genaf_hf.cli.process_tree import command_line, end_all, ending_on_signals, find_launcher, lost_processes, says
 from genaf_hf.cli.settings_file import read_settings
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.values.provenance import public_name
+from genaf_hf.values.numbers import kinds_of, number
 
 logger = logging.getLogger(__name__)
 
 SOURCES = {"model_name_or_path", "hardened", "undefended", "dataset_name"}
-UNIONS = (Union, UnionType)
 DASHES = "-\u2013\u2014"  # word processors make one of the latter of two hyphens
 TRUE, FALSE = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
 NOT_GIVEN = object()
@@ -273,29 +270,6 @@ class FlagParser(HfArgumentParser):
         self.exit(2, f"\n{told[0].upper()}{told[1:]}.\n" if says() else None)
 
 
-def kinds_of(hint: Any) -> set[type]:
-    """The classes that values of a type may have: of `list[int] | None` a list and None's, of a Literal its words'."""
-    each_of = get_args(hint) if get_origin(hint) in UNIONS else (hint,)
-    words = {type(word) for each in each_of if get_origin(each) is Literal for word in get_args(each)}
-    return words | {get_origin(each) or each for each in each_of if get_origin(each) is not Literal}
-
-
-def number(word: str) -> float:
-    """A number, also as a fraction such as 8/255.
-
-    Raises:
-        UserError: for other words; the sentence begins with the word.
-    """
-    above, slash, below = word.partition("/")
-    try:
-        value = float(above) / float(below) if slash else float(above)
-    except (ValueError, ZeroDivisionError):
-        value = math.nan
-    if math.isnan(value):
-        raise UserError(f'"{word}", expected a number such as 0.03 or 8/255.')
-    return value
-
-
 def whole_number(word: str) -> int:
     try:
         return int(word)
@@ -344,23 +318,3 @@ CONVERTERS = {
     kind: as_type(convert)
     for kind, convert in ((float, number), (int, whole_number), (string_to_bool, truth), (str, some_text))
 }
-
-
-def reproducing_command(script: str, settings: Mapping, processes: int = 1, *, device: str = "cuda") -> str:
-    """The command that runs a recipe with these settings, on one line, a local path by its name alone.
-
-    Args:
-        script: the recipe, e.g. `"recipes/genaf_vit.py"`.
-        settings: values by flag, as JSON holds them; those that are None are left out.
-        processes: how many shared the work.
-        device: type of the device of each; on CPUs accelerate would start one process alone.
-    """
-    launch = ["accelerate", "launch", "--num_processes", str(processes), script]  # else one for each GPU
-    if device == "cpu" and processes > 1:
-        launch = ["torchrun", "--nproc_per_node", str(processes), script]
-    flags = []
-    for name, value in settings.items():
-        if value is not None:
-            words = [public_name(value) if isinstance(value, str) else json.dumps(value)]
-            flags += [f"--{name}", *(map(str, value) if isinstance(value, list) else words)]
-    return shlex.join(" ".join(word.split()) for word in launch + flags)

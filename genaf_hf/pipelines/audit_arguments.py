@@ -10,9 +10,8 @@ from typing import get_type_hints
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import check_attack_settings
-from genaf_hf.cli.command_line import kinds_of, number
 from genaf_hf.errors import UserError
-from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole, make_plain
+from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole, kinds_of, make_plain, number
 
 OURS = ("seeds", "data")  # settings of attacks that the audit gives
 LENGTHS = {"eps", "step_size"}

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
 from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
-from genaf_hf.cli.command_line import reproducing_command
 from genaf_hf.data import (
     check_enough_to_train,
     class_balance,
@@ -40,6 +39,7 @@ from genaf_hf.pipelines.trained_images import images_of_record, warn_of_twins
 from genaf_hf.runs.journal import Journal
 from genaf_hf.runs.output_folder import check_apart, run_in
 from genaf_hf.runs.progress import progress
+from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.eval_results import REPORT_FILE, eval_results

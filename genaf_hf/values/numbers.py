@@ -1,14 +1,17 @@
-"""Numbers and class ids as numpy, torch and JSON give them, taken for what they are."""
+"""Numbers and class ids as numpy, torch, JSON and words give them, taken for what they are."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
 
 from genaf_hf.errors import UserError
 
+UNIONS = (Union, UnionType)
 LARGEST_EPS = {"linf": 1.0, "l2": math.inf}
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None"}
 
@@ -72,3 +75,26 @@ def class_ids(labels: Tensor | Sequence[int], count: int) -> Tensor:
     if count and labels.amin() < 0:
         raise UserError(f"labels reach down to {labels.amin().item()}, expected class ids from 0 on.")
     return labels
+
+
+def kinds_of(hint: Any) -> set[type]:
+    """The classes that values of a type may have: of `list[int] | None` a list and None's, of a Literal its words'."""
+    each_of = get_args(hint) if get_origin(hint) in UNIONS else (hint,)
+    words = {type(word) for each in each_of if get_origin(each) is Literal for word in get_args(each)}
+    return words | {get_origin(each) or each for each in each_of if get_origin(each) is not Literal}
+
+
+def number(word: str) -> float:
+    """A number, also as a fraction such as 8/255.
+
+    Raises:
+        UserError: for other words; the sentence begins with the word.
+    """
+    above, slash, below = word.partition("/")
+    try:
+        value = float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if math.isnan(value):
+        raise UserError(f'"{word}", expected a number such as 0.03 or 8/255.')
+    return value
