@@ -14,6 +14,7 @@ from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 from genaf_hf.values.provenance import public_name
 
 RECORD = "training.json"
+TRAINING_EPS = 4 / 255  # of a training that names no other: a record leaves out what is a default
 # Where things are written and how that is told; nothing of what is learnt.
 BOOKKEEPING = (
     *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_", "preset"),

@@ -6,8 +6,7 @@ from pathlib import Path
 import matplotlib
 
 from genaf_hf.evaluation.report import eps_text
-from genaf_hf.sharing.record import TrainingRecord
-from genaf_hf.training.config import GenAFConfig
+from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -77,9 +76,7 @@ def stage_label(record: TrainingRecord, stage: str) -> str:
     names = {name for entry in record.history if entry.get("stage") == stage for name in entry}
     if not any(name.endswith("robust_accuracy") for name in names):
         return stage.replace("_", " ")
-    return (
-        f"{stage.replace('_', ' ')}, adversary up to eps {eps_text(record.hyperparameters.get('eps', GenAFConfig.eps))}"
-    )
+    return f"{stage.replace('_', ' ')}, adversary up to eps {eps_text(record.hyperparameters.get('eps', TRAINING_EPS))}"
 
 
 def draw_terms(axes, entries: Sequence[Mapping], terms: Sequence[str], scale: float) -> None:

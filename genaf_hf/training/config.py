@@ -8,6 +8,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
 from genaf_hf.errors import UserError
+from genaf_hf.sharing.record import TRAINING_EPS
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, make_plain
 
@@ -99,7 +100,9 @@ class GenAFConfig(CheckedArguments):
         default=False, metadata={"help": "Off, because images are decoded by a transform that needs its columns."}
     )
 
-    eps: float = field(default=4 / 255, metadata={"help": "Radius of the training adversary's ball, in pixel units."})
+    eps: float = field(
+        default=TRAINING_EPS, metadata={"help": "Radius of the training adversary's ball, in pixel units."}
+    )
     steps: int = field(default=3, metadata={"help": "Gradient steps of the training adversary."})
     step_size: float | None = field(
         default=None,
