@@ -18,7 +18,9 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from genaf_hf.cli.command_line import parse_arguments, run
-from genaf_hf.demo.demo import Demo, DemoArguments, Outcome, amplified, enlarged, eps_words, read_image
+from genaf_hf.demo.arguments import DemoArguments
+from genaf_hf.demo.demo import Demo, Outcome, amplified, eps_words
+from genaf_hf.demo.pictures import enlarged, read_image
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HARDENED
 from genaf_hf.values.provenance import public_name

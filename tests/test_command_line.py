@@ -5,7 +5,7 @@ import pytest
 
 from genaf_hf import GenAFConfig
 from genaf_hf.cli.command_line import parse_arguments
-from genaf_hf.demo.demo import DemoArguments
+from genaf_hf.demo.arguments import DemoArguments
 from genaf_hf.pipelines.audit_arguments import AuditArguments, configure
 from genaf_hf.pipelines.harden import HardeningArguments
 

@@ -22,7 +22,9 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 import genaf_hf
 from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation, l4a, load_encoder, pgd, with_pixel_values
 from genaf_hf.attacks import square
-from genaf_hf.demo.demo import Demo, DemoArguments, Outcome, amplified, different, enlarged, eps_words, read_image
+from genaf_hf.demo.arguments import DemoArguments
+from genaf_hf.demo.demo import Demo, Outcome, amplified, different, eps_words
+from genaf_hf.demo.pictures import enlarged, read_image
 from genaf_hf.models.loading import load_classifier
 
 __all__ = ["browser"]

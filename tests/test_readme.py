@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.demo.demo import DemoArguments
+from genaf_hf.demo.arguments import DemoArguments
 from genaf_hf.pipelines.audit_arguments import AuditArguments, check_arguments
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.pretraining.arguments import PretrainingArguments, PretrainingConfig

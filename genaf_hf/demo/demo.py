@@ -4,11 +4,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from inspect import signature
 from itertools import count
-from math import ceil, isclose
+from math import isclose
 
 import torch
 from accelerate import PartialState
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.data import stratified_subset, to_rgb, with_pixel_values
-from genaf_hf.data.pixel_values import FORMATS
+from genaf_hf.demo.arguments import DemoArguments, audit_arguments, check_arguments, configured
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import attack_images, distances
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.evaluation.report import UNDEFENDED
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.pipelines.audit import load_data, load_model, load_public_encoder, told, try_out
-from genaf_hf.pipelines.audit_arguments import EXAMPLE, AuditArguments, attack_names, configure, other_settings
+from genaf_hf.pipelines.audit_arguments import attack_names
 from genaf_hf.pipelines.harden import HARDENED
 from genaf_hf.pipelines.trained_images import read_record
 from genaf_hf.values.provenance import model_source, public_name
@@ -34,32 +34,7 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = 12
 SHOWN_CLASSES = 3
-ENLARGED_SIDE = 256
 ANSWERS_ALONE = ("square",)
-
-
-@dataclass
-class DemoArguments:
-    """Which two classifiers are shown, and what they are attacked with."""
-
-    hardened: str = field(metadata={"help": "Hardened image classifier: Hub id or local folder."})
-    undefended: str = field(metadata={"help": "Undefended one of the same classes and image size."})
-    dataset_name: str = field(
-        metadata={"help": "Examples and the attacker's images: Hub id, local folder (also of images), or digits."}
-    )
-    encoder: str | None = field(
-        default=None, metadata={"help": "Public encoder, default the base_model of the hardened model's card."}
-    )
-    attacks: str = field(
-        default="l4a,l4a-ugs,ssp,uapgd,fgsm,mi-fgsm,pgd,square",
-        metadata={"help": f"Names, separated by commas, of: {', '.join(ATTACKS)}."},
-    )
-    attack_settings: dict | str | None = field(
-        default=None, metadata={"help": f"Other settings by attack, as JSON: {EXAMPLE}."}
-    )
-    eps: list[float] = field(
-        default_factory=lambda: [n / 255 for n in (2, 4, 8, 10, 16)], metadata={"help": "Eps to choose from."}
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,53 +248,6 @@ class Demo:
         return f"{sentence} It is the one published with the hardened model." if published else sentence
 
 
-def audit_arguments(arguments: DemoArguments, model_name_or_path: str) -> AuditArguments:
-    """What an audit of one of the two would be asked for."""
-    return AuditArguments(
-        model_name_or_path,
-        arguments.dataset_name,
-        arguments.attacks,
-        encoder=arguments.encoder,
-        attack_settings=arguments.attack_settings,
-    )
-
-
-def check_arguments(arguments: DemoArguments) -> None:
-    """Refuses eps and settings that no attack can run with.
-
-    Raises:
-        UserError: names what was found.
-    """
-    if not isinstance(arguments.eps, list) or not arguments.eps:
-        raise UserError(f"eps is {arguments.eps}, expected numbers to choose from, such as [0.1, 0.2].")
-    for name, settings in other_settings(audit_arguments(arguments, arguments.hardened)).items():
-        if "eps" in settings:
-            raise UserError(f"attack_settings give {name} an eps, which is chosen on the page; name it with --eps.")
-    for name in attack_names(audit_arguments(arguments, arguments.hardened)):
-        if "eps" not in signature(ATTACKS[name].function).parameters:
-            raise UserError(f"{name} has no eps to choose, as the other attacks have; leave it out.")
-    for eps in arguments.eps:
-        configured(arguments, eps)
-
-
-def configured(
-    arguments: DemoArguments, eps: float, published: UniversalPerturbation | None = None
-) -> dict[str, partial]:
-    """The attacks at one eps; the attack of a published perturbation with its steps and its seed.
-
-    Raises:
-        UserError: for an eps or a setting out of range.
-    """
-    audit = audit_arguments(arguments, arguments.hardened)
-    settings = dict(other_settings(audit))
-    if published is not None:
-        known = {"steps": published.steps, "seed": published.seed}
-        known = {name: value for name, value in known.items() if value is not None}
-        settings[published.attack] = {**known, **settings.get(published.attack, {})}
-    audit.attack_settings, audit.dae_eps, audit.eps = settings, eps, eps
-    return configure(audit)
-
-
 def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:
     """Refuses two models that cannot be shown side by side.
 
@@ -364,33 +292,6 @@ def counted_passes(model: PixelModel, tell: Callable[[int], None]) -> Iterator[N
         yield
     finally:
         handle.remove()
-
-
-def read_image(path: str) -> PILImage.Image:
-    """An upright RGB image from a file that somebody uploaded.
-
-    Raises:
-        UserError: when it is no image of a kind that everybody can make, or broken; says nothing of its name.
-    """
-    try:
-        with PILImage.open(path, formats=FORMATS) as image:
-            return to_rgb(image)
-    except ValueError as error:
-        raise UserError(f"This image cannot be shown to the models: {error}.") from error
-    except (OSError, SyntaxError, RuntimeError, PILImage.DecompressionBombError) as error:
-        known = sorted(FORMATS)
-        raise UserError(
-            f"This file cannot be read: expected an image, {', '.join(known[:-1])} or {known[-1]}, that is whole "
-            f"and of at most {2 * PILImage.MAX_IMAGE_PIXELS // 10**6} million pixels."
-        ) from error
-
-
-def enlarged(image: Tensor) -> PILImage.Image:
-    """A picture of an image (3, h, w) in [0, 1]; a small one with every pixel as a square of many."""
-    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    picture = PILImage.fromarray(pixels)
-    factor = ceil(ENLARGED_SIDE / max(picture.size))
-    return picture.resize([factor * side for side in picture.size], PILImage.Resampling.NEAREST)
 
 
 def amplified(outcome: Outcome) -> Tensor:
