@@ -1,6 +1,7 @@
-"""Which of our modules may know which libraries."""
+"""Where our modules stand, and what they may know."""
 
 import ast
+from graphlib import TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -11,16 +12,19 @@ import genaf_hf
 ROOT = Path(genaf_hf.__file__).parent
 OF_TRANSFORMERS = {"transformers", "accelerate", "datasets", "peft"}
 KNOW_ONLY_TORCH = [
-    *(
-        "genaf_hf.models.blocks",
-        "genaf_hf.training.genetic_regularization",
-        "genaf_hf.models.head",
-        "genaf_hf.training.layers",
-    ),
-    *("genaf_hf.models.partial_forward", "genaf_hf.models.pixel_model"),
+    *(f"genaf_hf.models.{name}" for name in ("blocks", "head", "partial_forward", "pixel_model")),
+    *("genaf_hf.training.genetic_regularization", "genaf_hf.training.layers"),
     *("genaf_hf.pretraining.losses", "genaf_hf.pretraining.augmentation"),
     *("genaf_hf.attacks", *(f"genaf_hf.attacks.{path.stem}" for path in sorted((ROOT / "attacks").glob("[!_]*.py")))),
 ]
+
+# From the top down. A module imports what stands on its own floor or below; the doors are for others than us.
+DOORS = ("__init__", "audit", "audit_arguments", "push")
+FLOORS = (
+    *("cli", "adapter_search", "leaderboard", "demo", "pretraining", "pipelines", "training", "sharing"),
+    *("evaluation", "attacks", "models", "data", "runs", "hub", "values", "errors"),
+)
+FILES_BESIDE_THE_FOLDERS = 6
 
 
 def source(module: str) -> Path | None:
@@ -75,3 +79,46 @@ def test_ways_lead_through_our_modules_and_into_functions():
     assert ways_to({"pyautoattack"}, "genaf_hf.attacks") == [
         "genaf_hf.attacks -> genaf_hf.attacks.autoattack -> pyautoattack"
     ]
+
+
+def modules() -> list[str]:
+    """All that are ours."""
+    files = [file.relative_to(ROOT.parent).with_suffix("") for file in sorted(ROOT.rglob("*.py"))]
+    return [".".join(file.parts).removesuffix(".__init__") for file in files]
+
+
+def floor(module: str) -> int:
+    """How far down a module stands; the doors stand above all floors."""
+    place = module.split(".")[1] if "." in module else "__init__"
+    return -1 if place in DOORS else FLOORS.index(place)
+
+
+def ours(module: str) -> set[str]:
+    """Modules of ours that a module imports."""
+    return {name for name in imported(module) if source(name)}
+
+
+def test_every_module_stands_on_a_floor():
+    files = {path.stem for path in ROOT.glob("*.py")}
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert len(files) <= FILES_BESIDE_THE_FOLDERS
+    assert files | folders == {*DOORS, *FLOORS}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_run_downwards(module):
+    assert [name for name in sorted(ours(module)) if floor(name) < floor(module)] == []
+
+
+def test_no_module_imports_itself_through_others():
+    assert len([*TopologicalSorter({module: ours(module) for module in modules()}).static_order()]) == len(modules())
+
+
+def test_what_published_cards_import_is_where_it_was():
+    from genaf_hf.audit import audit
+    from genaf_hf.audit_arguments import AuditArguments
+
+    assert {audit.__module__, AuditArguments.__module__} == {
+        "genaf_hf.pipelines.audit",
+        "genaf_hf.pipelines.audit_arguments",
+    }
