@@ -12,7 +12,6 @@ from accelerate.utils import broadcast_object_list
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.runs.output_folder import check_free
-from genaf_hf.sharing.record import BOOKKEEPING
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +19,12 @@ UNFINISHED_RUN = "unfinished_run"
 ENDED = "ended_run"
 SETTINGS = "settings.json"
 NAMED = 6  # settings at most
+# Where things are written and how that is told; nothing of what is learnt.
+BOOKKEEPING = (
+    *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_", "preset"),
+    *("save_total_limit", "save_on_each_node", "resume_from_checkpoint", "restore_callback_states", "push_to_hub"),
+    *("hub_", "use_cpu", "local_rank", "dataloader_num_workers", "per_device_eval_batch_size"),
+)
 # Changes of these leave a run what it is.
 HARMLESS = (
     *(name for name in BOOKKEEPING if name != "output_dir"),

@@ -10,17 +10,12 @@ from transformers import TrainingArguments
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import markdown
+from genaf_hf.runs.unfinished_run import BOOKKEEPING
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 from genaf_hf.values.provenance import public_name
 
 RECORD = "training.json"
 TRAINING_EPS = 4 / 255  # of a training that names no other: a record leaves out what is a default
-# Where things are written and how that is told; nothing of what is learnt.
-BOOKKEEPING = (
-    *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_", "preset"),
-    *("save_total_limit", "save_on_each_node", "resume_from_checkpoint", "restore_callback_states", "push_to_hub"),
-    *("hub_", "use_cpu", "local_rank", "dataloader_num_workers", "per_device_eval_batch_size"),
-)
 
 
 @dataclass(frozen=True)
