@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import CLASSES
 from hub_user import TOKEN, USER, run_as_user
-from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub import ModelCard
 from local_hub import LocalHub
 
 from genaf_hf import GenAFConfig
@@ -24,9 +23,8 @@ PUBLISHED = {
     *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json", "training.json"),
     *("overview.png", "accuracy_by_eps.png", "gallery.png"),
     *("samples.png", "layer_robustness.png", "training_curves.png"),
-    *("layer_robustness.json", "perturbation/perturbation.safetensors", ".eval_results/genaf_hf.yaml"),
+    *("layer_robustness.json", "perturbation/perturbation.safetensors"),
 }
-TASKS = ("clean", "l4a-linf-10-255-5-steps", "l4a-adaptive-linf-10-255-5-steps", "pgd-linf-4-255-2-steps")
 AUDIT = {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "sweep": "2", "update_card": True}
 OTHER = "hf_ofSomebodyElse"
 PEOPLE = "\n# Mine\n\nWhat people wrote, *byte for byte*.  \n"
@@ -133,7 +131,7 @@ def hardened(hub, client, place, public_things) -> Path:
     for name in NOT_OURS:
         (folder / name).write_text(f'"{TOKEN}"')
     settings = {"model_name_or_path": "someone/encoder", "dataset_name": "someone/colours", "output_dir": "hardened"}
-    settings |= {"push_to_hub": True, "benchmark": "someone/bench", "push_anyway": True, **QUICK, **QUICK_ATTACKS}
+    settings |= {"push_to_hub": True, "push_anyway": True, **QUICK, **QUICK_ATTACKS}
     client(ROOT / "recipes/genaf_vit.py", *flags(settings))
     return folder
 
@@ -185,13 +183,6 @@ def test_the_card_tells_what_was_published(hub, hardened):
     assert {each.metric_args["report_sha256"] for each in card.data.eval_results} == {
         hashlib.sha256((hardened / "report.json").read_bytes()).hexdigest()
     }
-
-
-def test_the_results_are_those_of_a_benchmark(hub, hardened):
-    tasks = yaml.safe_load(hub.repositories["datasets", "someone/bench"].files()["eval.yaml"])["tasks"]
-    assert tasks == [{"id": name, "config": "default", "split": "test"} for name in TASKS]
-    entries = parse_eval_result_entries(yaml.safe_load((hardened / ".eval_results/genaf_hf.yaml").read_text()))
-    assert [(each.dataset_id, each.task_id) for each in entries] == [("someone/bench", name) for name in TASKS]
 
 
 def test_a_stranger_loads_what_was_published(client, hardened):

@@ -283,11 +283,11 @@ def test_of_many_classes_ten_are_shown(tmp_path):
 def test_nothing_of_an_earlier_run_is_left_beside_a_model(tmp_path):
     layers = {"contributions": {"a.weight": 0.5}, "redundant_layers": ["a.weight"]}
     swept = make_report(sweep=make_report().measurements[1:4])
-    write_results(tmp_path, swept, make_record(layers=layers), model_name="a/b", benchmark="someone/bench")
+    write_results(tmp_path, swept, make_record(layers=layers), model_name="a/b")
     drawn = {"accuracy_by_eps.png", "layer_robustness.png", "training_curves.png"}
     files = {"README.md", "report.json", "training.json"}
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == files | drawn | {".eval_results/genaf_hf.yaml"}
+    assert found == files | drawn
     text = ModelCard.load(tmp_path / "README.md").text
     assert all(f"({name})" in text for name in drawn)
 

@@ -42,10 +42,10 @@ from genaf_hf.runs.progress import progress
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 from genaf_hf.sharing.data_figures import draw_samples
-from genaf_hf.sharing.eval_results import REPORT_FILE, eval_results
+from genaf_hf.sharing.eval_results import REPORT_FILE
 from genaf_hf.sharing.existing_card import CARD
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
-from genaf_hf.sharing.publishing import open_repository, publish, publish_benchmark
+from genaf_hf.sharing.publishing import open_repository, publish
 from genaf_hf.sharing.record import RECORD, TrainingRecord, balance_table, changed_settings
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -88,9 +88,6 @@ class HardeningArguments(ExperimentArguments):
     )
     push_anyway: bool = field(
         default=False, metadata={"help": "With push_to_hub, push also a model that failed a self-check of its report."}
-    )
-    benchmark: str | None = field(
-        default=None, metadata={"help": "Dataset of the Hub, the benchmark whose leaderboard the results are for."}
     )
 
     def __post_init__(self):
@@ -138,11 +135,6 @@ def harden(
         config_name=arguments.dataset_config_name,
         revision=arguments.dataset_revision,
     )
-    if arguments.benchmark is not None and "[" in source["split"]:
-        raise UserError(
-            f'The benchmark "{arguments.benchmark}" is given, whose tasks can only name a split that the dataset has, '
-            f"but the test split is {source['split']}: name one with --test_split, or leave out the benchmark."
-        )
     digests = {split: image_digests(part) for split, part in data.items()}
     images = {**described(data, source), **images_of_record(digests, asdict(arguments))}
     if PartialState().is_main_process:
@@ -196,13 +188,11 @@ def harden(
                 ),
             )
             TrainingRecord(record.base_model, images).save(folder / UNDEFENDED / RECORD)
-            write_results(folder, report, record, model_name=model_name, benchmark=arguments.benchmark)
+            write_results(folder, report, record, model_name=model_name)
             end_run(folder)
             if config.push_to_hub:
                 sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
                 logger.info("Pushed to %s", publish(folder, model_name, **sharing))
-                if arguments.benchmark is not None:
-                    publish_benchmark(arguments.benchmark, eval_results(report, HARDENED), token=config.hub_token)
         PartialState().wait_for_everyone()
     return report
 

@@ -1,13 +1,9 @@
 """A report's accuracies as the Hub's metadata, from which model pages and leaderboards read them."""
 
-from collections.abc import Mapping, Sequence
+from huggingface_hub import EvalResult
 
-import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
-
-from genaf_hf.errors import UserError
-from genaf_hf.evaluation.report import CLEAN, Measurement, RobustnessReport, eps_text
-from genaf_hf.sharing.hub_metadata import dataset_type, dump
+from genaf_hf.evaluation.report import CLEAN, Measurement, RobustnessReport
+from genaf_hf.sharing.hub_metadata import dataset_type
 
 TASK = "image-classification"
 CLEAN_METRIC, ROBUST_METRIC = "accuracy", "robust_accuracy"
@@ -78,71 +74,3 @@ def conditions(report: RobustnessReport, measurement: Measurement) -> dict:
         "reliable": report.is_reliable(measurement),
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-def task_id(conditions: Mapping) -> str:
-    """The task of a benchmark that an accuracy belongs to, e.g. `pgd-linf-8-255-20-steps`."""
-    if conditions["attack"] == CLEAN:
-        return CLEAN
-    steps = f"-{conditions['steps']}-steps" if "steps" in conditions else ""
-    eps = eps_text(conditions["eps"]).replace("/", "-")
-    return f"{conditions['attack']}-{conditions['norm']}-{eps}{steps}"
-
-
-def eval_results_yaml(results: Sequence[EvalResult], benchmark: str) -> str:
-    """The content of a file in `.eval_results/`, by which accuracies reach model pages and a benchmark's leaderboard.
-
-    Args:
-        results: as `eval_results` gives them.
-        benchmark: Hub id of the dataset that is the benchmark.
-    """
-    entries = [
-        EvalResultEntry(
-            dataset_id=benchmark,
-            task_id=task_id(each.metric_args),
-            value=each.metric_value,
-            notes=notes(each.metric_args),
-        )
-        for each in results
-    ]
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
-
-
-def notes(conditions: Mapping) -> str:
-    """What the Hub shows beside an accuracy."""
-    low, high = conditions["interval"]
-    doubt = "" if conditions["reliable"] else "UNRELIABLE, a self-check failed; "
-    return (
-        f"{doubt}{conditions['correct']} of {conditions['count']} images, 95 % interval {low:.3f} to {high:.3f}; the "
-        f"attacker knows: {conditions['knowledge']}; {conditions['report']}, SHA-256 {conditions['report_sha256']}"
-    )
-
-
-def benchmark_yaml(results: Sequence[EvalResult], existing: str = "") -> str:
-    """The `eval.yaml` by which a dataset becomes a benchmark with these tasks, added to those it has.
-
-    Args:
-        results: as `eval_results` gives them.
-        existing: the `eval.yaml` that is there.
-
-    Raises:
-        UserError: when that one is no list of tasks under a name.
-    """
-    first = results[0]
-    try:
-        known = yaml.safe_load(existing) or {}
-        tasks = list(known.get("tasks") or [])
-        named = {task["id"] for task in tasks}
-    except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError("The benchmark's eval.yaml cannot be read, expected tasks with an id each.") from error
-    new = [name for name in dict.fromkeys(task_id(each.metric_args) for each in results) if name not in named]
-    if not new:
-        return existing
-    tasks += [{"id": name, "config": first.dataset_config or "default", "split": first.dataset_split} for name in new]
-    about = {
-        "name": f"Adversarial robustness on {first.dataset_name}",
-        "description": "Accuracy in [0, 1] under the attack that a task names, with its norm, eps and steps; eps is in "
-        "units of pixels in [0, 1].",
-        "evaluation_framework": "genaf_hf",
-    }
-    return dump({**about, **known, "tasks": tasks})

@@ -1,28 +1,26 @@
 """Sharing models and results on the Hub."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.hub import persistently, trouble
-from genaf_hf.sharing.eval_results import REPORT_FILE, benchmark_yaml
+from genaf_hf.sharing.eval_results import REPORT_FILE
 
 PUBLISHED = (
     *("README.md", "report.json", "training.json", "layer_robustness.json", "perturbation/perturbation.safetensors"),
     *("overview.png", "accuracy_by_eps.png", "gallery.png"),
     *("samples.png", "layer_robustness.png", "training_curves.png"),
-    *(".eval_results/genaf_hf.yaml", "configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
     *("configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),
 )
-BENCHMARK_FILE = "eval.yaml"
 
 
 def publish(
@@ -161,43 +159,6 @@ def newest_commit(repo_id: str) -> str:
         return persistently(lambda: HfApi().model_info(repo_id).sha)
     except (OSError, ValueError, httpx2.HTTPError) as error:
         raise UserError(f'"{repo_id}" cannot be read: {trouble(error) or first_line(error)}.') from error
-
-
-def publish_benchmark(repo_id: str, results: Sequence[EvalResult], *, token: str | None = None) -> None:
-    """Adds the tasks that results belong to to the `eval.yaml` of a dataset, which makes it a benchmark of the Hub.
-
-    Args:
-        repo_id: of the dataset. Made if it is not there.
-        results: as `eval_results` gives them.
-        token: default the one of `hf auth login`.
-
-    Raises:
-        UserError: when the Hub does not take it.
-    """
-    api = HfApi(token=token)
-
-    def push() -> None:
-        existing = ""
-        if api.file_exists(repo_id, BENCHMARK_FILE, repo_type="dataset"):
-            path = hf_hub_download(repo_id, BENCHMARK_FILE, repo_type="dataset", token=token)
-            existing = Path(path).read_text(encoding="utf-8")
-        if (content := benchmark_yaml(results, existing)) != existing:
-            api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
-            api.upload_file(
-                path_or_fileobj=content.encode(),
-                path_in_repo=BENCHMARK_FILE,
-                repo_id=repo_id,
-                repo_type="dataset",
-                commit_message="Tasks of genaf_hf",
-            )
-
-    try:
-        persistently(push)
-    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
-        raise UserError(
-            f'The benchmark "{repo_id}" did not get its tasks: {trouble(error) or first_line(error)}; the model is '
-            "pushed, and its results point to the benchmark."
-        ) from error
 
 
 def open_repository(
