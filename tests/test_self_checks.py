@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 from traces import leave_gradients_and_modes, leaves_no_trace
@@ -21,7 +22,6 @@ from genaf_hf.evaluation.self_checks import (
     self_checks,
     significantly_more,
 )
-from genaf_hf.sharing import figures
 from genaf_hf.sharing.figures import draw_sweep
 from genaf_hf.sharing.model_card import model_card
 
@@ -279,13 +279,13 @@ class Rounded(PixelModel):
 def titles(monkeypatch):
     """Titles of the pictures that are drawn."""
     drawn = []
-    close = figures.plt.close
+    save = Figure.savefig
 
-    def remember(figure):
+    def remember(figure, *args, **settings):
         drawn.append(figure.axes[0].get_title())
-        close(figure)
+        save(figure, *args, **settings)
 
-    monkeypatch.setattr(figures.plt, "close", remember)
+    monkeypatch.setattr(Figure, "savefig", remember)
     return drawn
 
 

@@ -1,5 +1,9 @@
 import json
+import os
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,6 +279,33 @@ def test_of_many_classes_ten_are_shown(tmp_path):
     draw_samples(samples([1] * 200, [str(i) for i in range(200)], side=(2, 2)), tmp_path / "many.png")
     draw_samples(samples([1] * 10, [str(i) for i in range(10)], side=(2, 2)), tmp_path / "ten.png")
     assert size_of(tmp_path / "many.png")[1] == size_of(tmp_path / "ten.png")[1]
+
+
+DRAWS = """
+import sys
+import genaf_hf
+from cards import make_record, make_report
+from genaf_hf.adapter_search import front_figure
+from genaf_hf.demo import pictures
+from genaf_hf.leaderboard import page
+from genaf_hf.sharing.data_figures import draw_samples
+from genaf_hf.sharing.figures import draw_sweep
+from genaf_hf.sharing.training_figures import draw_training
+
+draw_sweep(make_report(sweep=make_report().measurements[1:4]), "sweep.png")
+draw_training(make_record(), "training.png")
+assert "matplotlib.pyplot" not in sys.modules
+import matplotlib
+print(matplotlib.get_backend())
+"""
+
+
+def test_drawing_leaves_a_notebooks_backend_as_it_was(tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    notebook = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", DRAWS], env=notebook, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "svg\n"), done.stderr
+    assert size_of(tmp_path / "sweep.png")[1] == 690
 
 
 # ---- all of it ----

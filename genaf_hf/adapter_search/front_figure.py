@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from genaf_hf.adapter_search.front import Member
-from genaf_hf.sharing.figures import COLORS, percentages, plt
+from genaf_hf.sharing.figures import COLORS, percentages
 
 SMALLEST_DOT, LARGEST_DOT = 30, 420
 CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # right and up
@@ -20,7 +21,8 @@ def draw_front(members: Sequence[Member], path: str | Path) -> None:
         members: of the front, and known configurations.
         path: of the PNG file.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 5.6), layout="constrained")
+    figure = Figure(figsize=(8.5, 5.6), layout="constrained")
+    axes = figure.subplots()
     largest = max(each.parameters for each in members)
     for label, color, marker, shown in (
         ("found by the search", COLORS[1], "o", [each for each in members if each.on_front and not each.known]),
@@ -42,10 +44,9 @@ def draw_front(members: Sequence[Member], path: str | Path) -> None:
     axes.set_title("numbers: trials; black edge: on the front of the validation images", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     add_legend(axes, [each.parameters for each in members])
-    figure.canvas.draw()  # fixes the scales that labels are placed by
+    figure.draw_without_rendering()  # fixes the scales that labels are placed by
     add_labels(axes, members)
     figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
 
 
 def add_labels(axes, members: Sequence[Member]) -> None:

@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from datasets import Dataset
+from matplotlib.figure import Figure
 from PIL import Image as PILImage
 from PIL import ImageOps
 
 from genaf_hf.data import to_rgb
 from genaf_hf.values.names import shortened
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 CLASSES, PER_CLASS = 10, 8
 TILE, GAP = 96, 6  # pixels
@@ -38,7 +35,7 @@ def draw_samples(train: Dataset, path: str | Path) -> None:
             tile = ImageOps.fit(to_rgb(train[index]["image"]), (TILE, TILE), method=PILImage.Resampling.BOX)
             grid.paste(tile, (column * step, row * step))
 
-    figure = plt.figure(figsize=(grid.width / DPI, grid.height / DPI))
+    figure = Figure(figsize=(grid.width / DPI, grid.height / DPI))
     axes = figure.add_axes((0, 0, 1, 1))  # one pixel of the grid is one of the picture
     axes.imshow(grid, interpolation="nearest")
     axes.set_xticks([])
@@ -48,4 +45,3 @@ def draw_samples(train: Dataset, path: str | Path) -> None:
     axes.spines[:].set_visible(False)
     axes.set_title(f"training images of {len(shown)} of {len(names)} classes", fontsize=10)
     figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)

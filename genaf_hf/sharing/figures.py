@@ -3,17 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.evaluation.report import ADAPTIVE, Rate, RobustnessReport, eps_text
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.names import shortened
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 COLORS = ("#b04a4a", "#2f6f8f", "#7a7a3a", "#5a4a7a")
 RIGHT, WRONG = "#2b7a3d", "#b03030"
@@ -44,7 +41,7 @@ def draw_overview(
     images, labels = images[:SHOWN], labels[:SHOWN]
     attacked = perturbation(images)
     columns = len(images)
-    figure = plt.figure(figsize=(1.25 * columns + 5.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(1.25 * columns + 5.5, 4.6), layout="constrained")
     gallery, chart = figure.subfigures(1, 2, width_ratios=[1.25 * columns, 5])
 
     axes = gallery.subplots(3, columns, squeeze=False)
@@ -69,7 +66,6 @@ def draw_overview(
     gallery.suptitle(f"One {perturbation.attack} perturbation, crafted on the public encoder alone", fontsize=11)
     draw_accuracies(chart.subplots(), report)
     figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
 
 
 def draw_accuracies(axes, report: RobustnessReport) -> None:
@@ -127,16 +123,14 @@ def draw_sweep(report: RobustnessReport, path: str | Path) -> None:
         path: of the PNG file.
     """
     names = list(dict.fromkeys(each.model for each in report.sweep))
-    figure, panels = plt.subplots(
-        1, len(names), figsize=(4.2 * len(names) + 3.3, 4.6), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4.2 * len(names) + 3.3, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)
     for axes, name in zip(panels[0], names, strict=True):
         sweep_panel(axes, report, name)
     panels[0][0].set_ylabel(f"accuracy in % of {report.sweep[0].count} images")
     panels[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle("solid: the attacker knows the public encoder; dashed: the model itself", fontsize=9)
     figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
 
 
 def sweep_panel(axes, report: RobustnessReport, model: str) -> None:
@@ -186,9 +180,8 @@ def draw_gallery(
     """
     images, labels = images[:SHOWN], labels[:SHOWN]
     rows = 1 + 2 * len(attacks)
-    figure, axes = plt.subplots(
-        rows, len(images), figsize=(1.5 * len(images) + 1.2, 1.62 * rows), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(1.5 * len(images) + 1.2, 1.62 * rows), layout="constrained")
+    axes = figure.subplots(rows, len(images), squeeze=False)
     show_row(axes[0], images, "image")
     caption_row(axes[0], model, images, labels, class_names)
     for row, (name, attack) in zip(range(1, rows, 2), attacks.items(), strict=True):
@@ -199,7 +192,6 @@ def draw_gallery(
         show_row(axes[row + 1], attacked, f"{name}\nattacked, by\n{eps_text(shift.abs().max().item())} at most")
         caption_row(axes[row + 1], model, attacked, labels, class_names)
     figure.savefig(path, dpi=120, metadata={"Software": None})
-    plt.close(figure)
 
 
 def show_row(axes: Sequence, images: Tensor, title: str) -> None:

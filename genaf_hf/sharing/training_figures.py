@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from genaf_hf.evaluation.report import eps_text
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 
 SELECTED, KEPT = "#b04a4a", "#9fb4c0"
 TERMS = {
@@ -29,7 +26,8 @@ def draw_layers(layers: Mapping, path: str | Path) -> None:
     """
     contributions, redundant = layers["contributions"], layers["redundant_layers"]
     names = list(contributions)
-    figure, axes = plt.subplots(figsize=(7.5, 0.19 * len(names) + 1.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 0.19 * len(names) + 1.2), layout="constrained")
+    axes = figure.subplots()
     colors = [SELECTED if name in redundant else KEPT for name in names]
     axes.barh(range(len(names)), [contributions[name] for name in names], color=colors)
     axes.set_yticks(range(len(names)), [name.removesuffix(".weight") for name in names], fontsize=7, parse_math=False)
@@ -41,7 +39,6 @@ def draw_layers(layers: Mapping, path: str | Path) -> None:
     axes.set_title(f"red: the {len(redundant)} most redundant layers, those of stage 2", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
 
 
 def draw_training(record: TrainingRecord, path: str | Path) -> None:
@@ -52,9 +49,8 @@ def draw_training(record: TrainingRecord, path: str | Path) -> None:
         path: of the PNG file.
     """
     stages = list(record.stages)
-    figure, axes = plt.subplots(
-        len(TERMS), len(stages), figsize=(4.2 * len(stages) + 2.2, 7), sharex="col", squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4.2 * len(stages) + 2.2, 7), layout="constrained")
+    axes = figure.subplots(len(TERMS), len(stages), sharex="col", squeeze=False)
     for column, stage in enumerate(stages):
         entries = [entry for entry in record.history if entry.get("stage") == stage]
         for row, (label, terms) in enumerate(TERMS.items()):
@@ -68,7 +64,6 @@ def draw_training(record: TrainingRecord, path: str | Path) -> None:
         shown[-1].tick_params(labelbottom=True)
         panel.set_xlim(0, 1.05 * max(1, record.stages[stage]["steps"]))
     figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
 
 
 def stage_label(record: TrainingRecord, stage: str) -> str:
