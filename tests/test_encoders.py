@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 import math
@@ -764,3 +765,18 @@ def test_saved_models_load_and_answer_the_same_without_this_package(encoders, da
         torch.testing.assert_close(found, logits, rtol=0, atol=1e-6)
         scores = [answers[folder]["scores"][label] for label in CLASSES]
         torch.testing.assert_close(torch.tensor(scores), logits.softmax(0), rtol=0, atol=1e-5)
+
+
+def test_convolutions_compute_in_channels_last_and_are_saved_as_ever(resnet, vit, tmp_path):
+    model = resnet[0].eval()
+    images = torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, expected = model(images).logits, copy.deepcopy(model).to(memory_format=torch.contiguous_format)(images)
+    torch.testing.assert_close(found, expected.logits, rtol=0, atol=1e-5)
+    [stem, *_] = [each.weight for each in model.modules() if isinstance(each, nn.Conv2d)]
+    assert stem.is_contiguous(memory_format=torch.channels_last)
+    assert not stem.is_contiguous()
+    assert all(each.is_contiguous() for each in vit[0].parameters())
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
