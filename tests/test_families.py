@@ -375,7 +375,8 @@ def test_what_is_saved_at_another_size_comes_back(name, size, public, tmp_path):
     with torch.no_grad():
         logits = pixel_model(images)
         torch.testing.assert_close(again(images), logits, rtol=0, atol=0)
-        torch.testing.assert_close(plain(again.to_pixel_values(images)).logits, logits, rtol=0, atol=0)
+        # Without channels_last, sums are taken in another order.
+        torch.testing.assert_close(plain(again.to_pixel_values(images)).logits, logits, rtol=0, atol=1e-6)
 
 
 # ---- the whole way ----
