@@ -1,0 +1,50 @@
+"""What `import genaf_hf` gives, and what it leaves alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import genaf_hf
+
+
+def in_a_fresh_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_imports_neither_torch_nor_matplotlib():
+    code = "import sys, genaf_hf; print({'torch', 'transformers', 'datasets', 'matplotlib', 'numpy'} & {*sys.modules})"
+    assert in_a_fresh_process(code) == "set()"
+
+
+@pytest.mark.parametrize("name", genaf_hf.__all__)
+def test_each_public_name_is_there(name):
+    assert getattr(genaf_hf, name) is not None
+    assert name in dir(genaf_hf)
+
+
+def test_checkers_of_types_see_the_public_names_where_they_are():
+    tree = ast.parse(Path(genaf_hf.__file__).read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == {name: f"genaf_hf.{module}" for name, module in genaf_hf.MODULES.items()}
+    assert sorted(seen) == genaf_hf.__all__
+
+
+def test_another_name_is_none_of_ours():
+    with pytest.raises(AttributeError, match="has no attribute 'l4b'"):
+        getattr(genaf_hf, "l4b")  # noqa: B009
+
+
+@pytest.mark.parametrize("first", ["transformers.models.auto.modeling_auto", "genaf_hf"])
+def test_the_auto_classes_know_our_class_whichever_is_imported_first(first):
+    told = in_a_fresh_process(
+        f"import {first}, genaf_hf; from transformers import AutoModelForImageClassification as auto; "
+        "from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification; "
+        "print(auto._model_mapping[EncoderClassifierConfig] is EncoderForImageClassification)"
+    )
+    assert told == "True"
