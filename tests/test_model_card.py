@@ -19,7 +19,8 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.sharing.citations import CITATIONS, GEN_AF
-from genaf_hf.sharing.model_card import PICTURES, findings, model_card, shell
+from genaf_hf.sharing.layout import PICTURES
+from genaf_hf.sharing.model_card import findings, model_card, shell
 from genaf_hf.sharing.record import balance_table
 from genaf_hf.values.markup import plain
 

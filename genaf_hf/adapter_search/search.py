@@ -59,6 +59,7 @@ from genaf_hf.runs.output_folder import check_apart, room_in
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.existing_card import license_of
+from genaf_hf.sharing.layout import SAMPLES
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.config import GenAFConfig
@@ -408,7 +409,7 @@ def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[M
     )
     plain.save_pretrained(folder)
     processor.save_pretrained(folder)
-    draw_samples(laboratory.data["train"], folder / "samples.png")
+    draw_samples(laboratory.data["train"], folder / SAMPLES)
     name = f"{laboratory.folder.resolve().name}/{folder.name}"
     write_results(folder, report, record(laboratory, found[arguments.pick]), model_name=name)
     return report

@@ -28,6 +28,7 @@ from genaf_hf.pipelines.audit import load_data, load_model, load_public_encoder,
 from genaf_hf.pipelines.audit_arguments import attack_names
 from genaf_hf.pipelines.harden import HARDENED
 from genaf_hf.pipelines.trained_images import read_record
+from genaf_hf.sharing.layout import PERTURBATION
 from genaf_hf.values.provenance import model_source, public_name
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class Demo:
     def find_published(self) -> UniversalPerturbation | None:
         """The perturbation beside the hardened model, where it is of an attack that is shown, and of this encoder."""
         try:
-            found = UniversalPerturbation.from_pretrained(self.arguments.hardened, subfolder="perturbation")
+            found = UniversalPerturbation.from_pretrained(self.arguments.hardened, subfolder=PERTURBATION)
         except ValueError as error:
             logger.info("No perturbation of the hardened model is used: %s", error)
             return None

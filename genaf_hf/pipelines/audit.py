@@ -40,17 +40,16 @@ from genaf_hf.pipelines.trained_images import check_not_trained_on, choices_of_t
 from genaf_hf.runs.journal import Journal
 from genaf_hf.runs.output_folder import check_apart, run_in
 from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
-from genaf_hf.sharing.audited_card import check_card, share_findings, write_card
-from genaf_hf.sharing.eval_results import REPORT_FILE
-from genaf_hf.sharing.existing_card import CARD, card_metadata, read_card
-from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_sweep
-from genaf_hf.sharing.record import RECORD
+from genaf_hf.sharing.audited_card import check_card, share_findings
+from genaf_hf.sharing.existing_card import card_metadata, read_card
+from genaf_hf.sharing.figures import SHOWN, draw_gallery
+from genaf_hf.sharing.layout import AUDITED, GALLERY, PERTURBATIONS, RECORD, REPORT
+from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
 ATTACKER_IMAGES = 2048
-FINDINGS = (CARD, REPORT_FILE, "accuracy_by_eps.png", "gallery.png", "perturbations")
 OF_A_MODEL = (RECORD, "config.json")
 UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack reads
 
@@ -130,11 +129,11 @@ def check_folder(arguments: AuditArguments) -> None:
         UserError: names what is there.
     """
     folder, name = Path(arguments.output_dir), public_name(arguments.model_name_or_path)
-    [found] = broadcast_object_list([[each for each in (*FINDINGS, *OF_A_MODEL) if (folder / each).exists()]])
+    [found] = broadcast_object_list([[each for each in (*AUDITED, *OF_A_MODEL) if (folder / each).exists()]])
     if not found:
         return
     try:
-        earlier = {*found} <= {*FINDINGS} and [*RobustnessReport.load(folder / REPORT_FILE).models] == [name]
+        earlier = {*found} <= {*AUDITED} and [*RobustnessReport.load(folder / REPORT).models] == [name]
     except (OSError, ValueError):
         earlier = False
     if not earlier:
@@ -298,15 +297,12 @@ def write_findings(
     class_names: Sequence[str],
 ) -> None:
     """The report, its pictures, the perturbations and a card."""
-    report.save(folder / REPORT_FILE)
-    if report.sweep:
-        draw_sweep(report, folder / "accuracy_by_eps.png")
     batch = to_pixel_values(shown[:], model.processor)
     images, labels = model.to_images(batch["pixel_values"].to(model.mean.device)), batch["labels"].to(model.mean.device)
     on_images = {label: partial(attack_shown, for_model(attack, name), model) for label, attack in attacks.items()}
-    draw_gallery(model, images, labels, class_names, on_images, folder / "gallery.png")
+    draw_gallery(model, images, labels, class_names, on_images, folder / GALLERY)
     for label, attack in attacks.items():
         perturbation = for_model(attack, name)
         if isinstance(perturbation, UniversalPerturbation):
-            perturbation.save_pretrained(folder / "perturbations" / label)
-    write_card(folder, report, name)
+            perturbation.save_pretrained(folder / PERTURBATIONS / label)
+    write_results(folder, report, model_name=name)

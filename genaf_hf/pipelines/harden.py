@@ -42,16 +42,15 @@ from genaf_hf.runs.progress import progress
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 from genaf_hf.sharing.data_figures import draw_samples
-from genaf_hf.sharing.eval_results import REPORT_FILE
-from genaf_hf.sharing.existing_card import CARD
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
+from genaf_hf.sharing.layout import GALLERY, HARDENED_MODEL, LAYERS, OVERVIEW, PERTURBATION, RECORD, SAMPLES
 from genaf_hf.sharing.publishing import open_repository, publish
-from genaf_hf.sharing.record import RECORD, TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
-from genaf_hf.training.sharing_trainer import HARDENED, LAYER_ROBUSTNESS_FILE
+from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.training.trainer import ADAPT, ADVERSARIAL_FINETUNE, STANDARD_FINETUNE, GenAFTrainer
 from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name
@@ -61,10 +60,6 @@ logger = logging.getLogger(__name__)
 L4A, PGD = "l4a", "pgd"
 SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 SURROGATE_IMAGES = 2048
-RESULTS = (
-    *(CARD, REPORT_FILE, RECORD, "config.json", "model.safetensors", UNDEFENDED, "perturbation", LAYER_ROBUSTNESS_FILE),
-    *("overview.png", "gallery.png", "accuracy_by_eps.png", "layer_robustness.png", "training_curves.png"),
-)
 
 
 @dataclass
@@ -126,7 +121,7 @@ def harden(
     settings = settings_of_run(arguments, config)
     sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
     check_apart(config.output_dir, sources)
-    check_unfinished_run(config.output_dir, settings, RESULTS)
+    check_unfinished_run(config.output_dir, settings, HARDENED_MODEL)
     load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
     data = load_data(arguments, config.hub_token)
     source = data_source(
@@ -150,9 +145,9 @@ def harden(
         model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
     loaded = what_was_loaded(public_encoder, data, digests)
     with run_in(config.output_dir):
-        resume = begin_or_resume(config.output_dir, {**settings, **loaded}, RESULTS)
+        resume = begin_or_resume(config.output_dir, {**settings, **loaded}, HARDENED_MODEL)
         if PartialState().is_main_process:
-            draw_samples(data["train"], Path(config.output_dir) / "samples.png")
+            draw_samples(data["train"], Path(config.output_dir) / SAMPLES)
 
         models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
         attacks, *sweep = craft_attacks(
@@ -351,8 +346,8 @@ def save_models(folder: Path, models: dict[str, PixelModel], processor, perturba
     for name, place in ((UNDEFENDED, folder / UNDEFENDED), (HARDENED, folder)):
         models[name].model.save_pretrained(place)
         processor.save_pretrained(place)
-    perturbation.save_pretrained(folder / "perturbation")
-    if (record := folder / UNFINISHED_RUN / LAYER_ROBUSTNESS_FILE).exists():
+    perturbation.save_pretrained(folder / PERTURBATION)
+    if (record := folder / UNFINISHED_RUN / LAYERS).exists():
         shutil.copy(record, folder)
 
 
@@ -368,9 +363,9 @@ def draw_attacked(
     shown, names, model = to_pixel_values(test[:SHOWN], processor), test.features["label"].names, models[HARDENED]
     images, labels = (value.to(model.mean.device) for value in (shown["pixel_values"], shown["labels"]))
     images = model.to_images(images)
-    draw_overview(report, models, images, labels, names, attacks[L4A], folder / "overview.png")
+    draw_overview(report, models, images, labels, names, attacks[L4A], folder / OVERVIEW)
     on_images = {name: partial(attack_shown, for_model(attack, HARDENED), model) for name, attack in attacks.items()}
-    draw_gallery(model, images, labels, names, on_images, folder / "gallery.png")
+    draw_gallery(model, images, labels, names, on_images, folder / GALLERY)
 
 
 def changed(arguments: HardeningArguments, config: GenAFConfig) -> dict:

@@ -11,7 +11,8 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from genaf_hf.data.identity import DIGEST_CHARACTERS
 from genaf_hf.data.known_datasets import known_dataset
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.sharing.record import RECORD, TrainingRecord
+from genaf_hf.sharing.layout import RECORD
+from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)

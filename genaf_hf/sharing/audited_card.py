@@ -9,16 +9,15 @@ from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.hub import persistently, trouble, why_not_loaded
 from genaf_hf.runs.journal import write_whole
-from genaf_hf.sharing.eval_results import REPORT_FILE
-from genaf_hf.sharing.existing_card import CARD, found_less, read_card, update_card
-from genaf_hf.sharing.model_card import TAGS, findings, headline, metadata, model_card, pictures_in
+from genaf_hf.sharing.existing_card import found_less, read_card, update_card
+from genaf_hf.sharing.layout import AUDIT, CARD, REPORT
+from genaf_hf.sharing.model_card import TAGS, findings, headline, metadata, pictures_in
 from genaf_hf.sharing.publishing import check_access, commit_files, newest_commit
 from genaf_hf.values.provenance import public_name
 
-FOLDER = "audit"  # in the model's repository or folder
 ANY_FINDINGS = {
     "tags": list(TAGS),
-    "model-index": [{"name": "any", "results": [{"metrics": [{"args": {"report": REPORT_FILE}}]}]}],
+    "model-index": [{"name": "any", "results": [{"metrics": [{"args": {"report": REPORT}}]}]}],
 }
 
 
@@ -43,12 +42,6 @@ def check_card(model_name_or_path: str, *, create_pr: bool) -> None:
         check_access(model_name_or_path, create_pr=create_pr)
 
 
-def write_card(folder: str | Path, report: RobustnessReport, model_name: str) -> None:
-    """A card of its own, beside report and pictures in the folder of the audit."""
-    folder = Path(folder)
-    model_card(report, model_name=model_name, pictures=pictures_in(folder)).save(folder / CARD)
-
-
 def share_findings(model_name_or_path: str, folder: str | Path, report: RobustnessReport, *, create_pr: bool) -> str:
     """Puts the findings into the model's own card, and report and pictures into `audit/` beside it.
 
@@ -68,13 +61,13 @@ def share_findings(model_name_or_path: str, folder: str | Path, report: Robustne
     """
     folder, name = Path(folder), public_name(model_name_or_path)
     pictures = pictures_in(folder)
-    section = findings(report, model_name=name, pictures=pictures, folder=FOLDER)
-    known = metadata(report, None, name, report_path=f"{FOLDER}/{REPORT_FILE}").to_dict()
+    section = findings(report, model_name=name, pictures=pictures, folder=AUDIT)
+    known = metadata(report, None, name, report_path=f"{AUDIT}/{REPORT}").to_dict()
 
     def updated(card: str) -> bytes:
         return update_card(card, section, known, headline(report) if found_less(card, known) else "").encode()
 
-    files = {f"{FOLDER}/{each}": (folder / each).read_bytes() for each in (REPORT_FILE, *pictures)}
+    files = {f"{AUDIT}/{each}": (folder / each).read_bytes() for each in (REPORT, *pictures)}
     if Path(model_name_or_path).is_dir():
         files[CARD] = updated(read_card(model_name_or_path))
         for place, content in files.items():

@@ -4,10 +4,10 @@ from huggingface_hub import EvalResult
 
 from genaf_hf.evaluation.report import CLEAN, Measurement, RobustnessReport
 from genaf_hf.sharing.hub_metadata import dataset_type
+from genaf_hf.sharing.layout import REPORT
 
 TASK = "image-classification"
 CLEAN_METRIC, ROBUST_METRIC = "accuracy", "robust_accuracy"
-REPORT_FILE = "report.json"
 UNNAMED = "images without a name"
 
 
@@ -17,7 +17,7 @@ def dataset_name(report: RobustnessReport) -> str:
     return name if name.strip() else UNNAMED
 
 
-def eval_results(report: RobustnessReport, model: str, *, report_path: str = REPORT_FILE) -> list[EvalResult]:
+def eval_results(report: RobustnessReport, model: str, *, report_path: str = REPORT) -> list[EvalResult]:
     """One result per attack on one model, for the `model-index` of its card; none where no image was measured.
 
     The value is an accuracy in [0, 1]. `metric_args` holds what the accuracy means nothing without: `attack`,

@@ -15,11 +15,11 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.sharing.eval_results import CLEAN_METRIC, ROBUST_METRIC
 from genaf_hf.sharing.hub_metadata import dump
+from genaf_hf.sharing.layout import CARD
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
-CARD = "README.md"
 MARK = "<!-- genaf_hf:"
 BEGIN, END = "<!-- genaf_hf: begin of the audit -->", "<!-- genaf_hf: end of the audit -->"
 SECTION = re.compile(f"{BEGIN}(?:(?!{BEGIN}).)*?{END}", re.DOTALL)

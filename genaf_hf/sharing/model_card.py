@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
 from genaf_hf.sharing.citations import CITATIONS, GEN_AF
-from genaf_hf.sharing.eval_results import REPORT_FILE, dataset_name, eval_results
+from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
+from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
 from genaf_hf.sharing.record import TrainingRecord, balance_table
 from genaf_hf.values.markup import one_line, plain
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
@@ -29,17 +30,6 @@ KINDS = {
     "public encoder": "of images under the worst perturbation that was crafted on the public encoder alone",
     "model": "of images under the worst attack on the model itself",
 }
-# What the pictures that lie beside a card show, in the order in which it shows them.
-PICTURES = {
-    "overview.png": "Attacked images, what the models make of them, and accuracies",
-    "accuracy_by_eps.png": "Accuracy against eps under every attack",
-    "gallery.png": "Images, perturbations and attacked images with predictions",
-    "samples.png": "Training images, a class in each row",
-    "layer_robustness.png": "Contribution of each layer to robustness; the most redundant ones are those of stage 2",
-    "training_curves.png": "Losses and accuracies during training",
-}
-RESULT_PICTURES = ("overview.png", "accuracy_by_eps.png", "gallery.png")
-TRAINING_PICTURES = ("layer_robustness.png", "training_curves.png")
 
 
 def model_card(
@@ -51,7 +41,7 @@ def model_card(
         report: what was measured.
         record: how the model was trained; None for a model that was only audited.
         model_name: Hub id or folder name under which the model is loaded.
-        pictures: names, out of `PICTURES`, of those that lie beside the card.
+        pictures: names, out of `layout.PICTURES`, of those that lie beside the card.
     """
     content = render("model_card.md", report, record, model_name=model_name, pictures=pictures)
     return Card(f"---\n{metadata(report, record, model_name).to_yaml()}\n---\n\n{content}\n")
@@ -63,7 +53,7 @@ def findings(report: RobustnessReport, *, model_name: str, pictures: Sequence[st
     Args:
         report: what was measured.
         model_name: Hub id or folder name under which the model is loaded.
-        pictures: names, out of `PICTURES`, of those that lie in the folder.
+        pictures: names, out of `layout.PICTURES`, of those that lie in the folder.
         folder: of the report and the pictures, seen from the card.
     """
     return render("findings.md", report, None, model_name=model_name, pictures=pictures, folder=f"{folder}/")
@@ -80,12 +70,12 @@ def headline(report: RobustnessReport) -> str:
 
 
 def pictures_in(folder: Path) -> list[str]:
-    """Names, out of `PICTURES`, of those that a folder holds."""
+    """Names, out of `layout.PICTURES`, of those that a folder holds."""
     return [name for name in PICTURES if (folder / name).exists()]
 
 
 def metadata(
-    report: RobustnessReport, record: TrainingRecord | None, model_name: str, *, report_path: str = REPORT_FILE
+    report: RobustnessReport, record: TrainingRecord | None, model_name: str, *, report_path: str = REPORT
 ) -> CardData:
     """What the Hub reads of a card; a base model and a dataset are named where they are on the Hub.
 
@@ -138,7 +128,6 @@ def render(
             details=report.details(subject, plain),
             pictures={name: words for name, words in PICTURES.items() if name in pictures},
             result_pictures=RESULT_PICTURES,
-            training_pictures=TRAINING_PICTURES,
             folder=folder,
             shown_classes=SHOWN_CLASSES,
             citations=citations(report, record),

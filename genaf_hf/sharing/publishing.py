@@ -11,16 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.hub import persistently, trouble
-from genaf_hf.sharing.eval_results import REPORT_FILE
-
-PUBLISHED = (
-    *("README.md", "report.json", "training.json", "layer_robustness.json", "perturbation/perturbation.safetensors"),
-    *("overview.png", "accuracy_by_eps.png", "gallery.png"),
-    *("samples.png", "layer_robustness.png", "training_curves.png"),
-    *("config.json", "model*.safetensors", "model.safetensors.index.json"),
-    *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
-    *("configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),
-)
+from genaf_hf.sharing.layout import PUBLISHED, REPORT
 
 
 def publish(
@@ -97,9 +88,9 @@ def why_unreliable(folder: Path) -> str | None:
     Raises:
         UserError: when the report cannot be read.
     """
-    if not (folder / REPORT_FILE).exists():
+    if not (folder / REPORT).exists():
         return None
-    report = RobustnessReport.load(folder / REPORT_FILE)
+    report = RobustnessReport.load(folder / REPORT)
     model = list(report.models)[-1]
     if report.is_trusted(model):
         return None

@@ -14,7 +14,6 @@ from genaf_hf.runs.unfinished_run import BOOKKEEPING
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 from genaf_hf.values.provenance import public_name
 
-RECORD = "training.json"
 TRAINING_EPS = 4 / 255  # of a training that names no other: a record leaves out what is a default
 
 

@@ -1,37 +1,45 @@
-"""What a run leaves beside a model: report, training record, pictures and card."""
+"""The folder that a model lies in, with all that is told of it."""
 
 from pathlib import Path
 
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.sharing.eval_results import REPORT_FILE
-from genaf_hf.sharing.existing_card import CARD
 from genaf_hf.sharing.figures import draw_sweep
+from genaf_hf.sharing.layout import CARD, CURVES, LAYERS_DRAWN, RECORD, REPORT, SWEEP
 from genaf_hf.sharing.model_card import model_card, pictures_in
-from genaf_hf.sharing.record import RECORD, TrainingRecord
+from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.training_figures import draw_layers, draw_training
 
 
-def write_results(folder: str | Path, report: RobustnessReport, record: TrainingRecord, *, model_name: str) -> None:
+def write_results(
+    folder: str | Path, report: RobustnessReport, record: TrainingRecord | None = None, *, model_name: str
+) -> None:
     """Report, record, their pictures and the card.
 
     What an earlier run left of these in the folder is replaced or removed.
 
     Args:
-        folder: of the model.
+        folder: of the model, or of its audit.
         report: what was measured; the card is of its last model.
-        record: how that was trained.
+        record: how that was trained; None for a model that was only audited.
         model_name: Hub id or folder name under which it is loaded.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    report.save(folder / REPORT_FILE)
-    record.save(folder / RECORD)
-    for name in ("accuracy_by_eps.png", "layer_robustness.png", "training_curves.png"):
-        (folder / name).unlink(missing_ok=True)
+    report.save(folder / REPORT)
+    (folder / SWEEP).unlink(missing_ok=True)
     if report.sweep:
-        draw_sweep(report, folder / "accuracy_by_eps.png")
-    if record.layers:
-        draw_layers(record.layers, folder / "layer_robustness.png")
-    if record.stages:
-        draw_training(record, folder / "training_curves.png")
+        draw_sweep(report, folder / SWEEP)
+    if record is not None:
+        write_record(folder, record)
     model_card(report, record, model_name=model_name, pictures=pictures_in(folder)).save(folder / CARD)
+
+
+def write_record(folder: Path, record: TrainingRecord) -> None:
+    """The record and its pictures."""
+    record.save(folder / RECORD)
+    for name in (LAYERS_DRAWN, CURVES):
+        (folder / name).unlink(missing_ok=True)
+    if record.layers:
+        draw_layers(record.layers, folder / LAYERS_DRAWN)
+    if record.stages:
+        draw_training(record, folder / CURVES)

@@ -17,6 +17,7 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import license_of
+from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import TrainingRecord, changed_settings
 from genaf_hf.sharing.result_folder import write_results
@@ -24,7 +25,6 @@ from genaf_hf.training.options import without_token
 from genaf_hf.values.provenance import model_source, public_name
 
 HARDENED = "hardened"
-LAYER_ROBUSTNESS_FILE = "layer_robustness.json"
 HUB_CACHE = re.compile("([^/]+)___([^/]+)/[^/]+/[^/]+/[0-9a-f]{40}/")  # namespace, name, configuration, version, commit
 
 
@@ -75,7 +75,7 @@ class SharingTrainer(Trainer):
 
     def _assessed_layers(self) -> dict | None:
         """What was written down of the layers, if the stage 2 of this model has these."""
-        path = Path(self.args.output_dir, LAYER_ROBUSTNESS_FILE)
+        path = Path(self.args.output_dir, LAYERS)
         layers = json.loads(path.read_text()) if path.exists() else {}
         return layers if layers and layers["redundant_layers"] == self._redundant_layers else None
 
@@ -107,7 +107,7 @@ class SharingTrainer(Trainer):
         push_anyway: bool = False,
         **kwargs,
     ) -> str | None:
-        """Saves the model, writes its card, and shares what `sharing.publishing.PUBLISHED` lists, and no checkpoint.
+        """Saves the model, writes its card, and shares what `sharing.layout.PUBLISHED` lists, and no checkpoint.
 
         Args:
             commit_message: of the commit.

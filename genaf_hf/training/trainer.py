@@ -23,6 +23,7 @@ from genaf_hf.attacks.pgd import pgd
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable
 from genaf_hf.runs.progress import progress
+from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.training.checkpoint import (
     check_disk_space,
     damage,
@@ -53,7 +54,7 @@ from genaf_hf.training.options import (
     must_train,
     warn_of_half_precision,
 )
-from genaf_hf.training.sharing_trainer import LAYER_ROBUSTNESS_FILE, SharingTrainer
+from genaf_hf.training.sharing_trainer import SharingTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -658,7 +659,7 @@ class GenAFTrainer(SharingTrainer):
         return f"Lower the learning rate and resume from {checkpoint or 'the start: no checkpoint was written yet'}."
 
     def _read_redundant_layers(self) -> list[str]:
-        path = Path(self.args.output_dir) / LAYER_ROBUSTNESS_FILE
+        path = Path(self.args.output_dir) / LAYERS
         if not path.exists():
             raise UserError(f"{path} is missing: call assess_layers() first, or name the redundant_layers.")
         return json.loads(path.read_text())["redundant_layers"]
@@ -671,7 +672,7 @@ class GenAFTrainer(SharingTrainer):
             "redundant_layers": self._redundant_layers,
             "contributions": contributions,
         }
-        (Path(self.args.output_dir) / LAYER_ROBUSTNESS_FILE).write_text(json.dumps(record, indent=2))
+        (Path(self.args.output_dir) / LAYERS).write_text(json.dumps(record, indent=2))
 
     def _add_to_log(self, **terms: Tensor) -> None:
         for name, value in terms.items():

@@ -1,0 +1,38 @@
+"""What lies in the folder of a model that was hardened or audited, by name, and what of it is shared."""
+
+from genaf_hf.evaluation.report import UNDEFENDED
+
+CARD = "README.md"
+REPORT = "report.json"
+RECORD = "training.json"
+LAYERS = "layer_robustness.json"
+PERTURBATION = "perturbation"
+PERTURBATIONS = "perturbations"  # of an audit, each in a folder of its own
+AUDIT = "audit"  # what an audit found, in the folder of its model
+
+OVERVIEW, SWEEP, GALLERY = "overview.png", "accuracy_by_eps.png", "gallery.png"
+SAMPLES, LAYERS_DRAWN, CURVES = "samples.png", "layer_robustness.png", "training_curves.png"
+# What the pictures show, in the order in which a card shows them.
+RESULT_PICTURES = {
+    OVERVIEW: "Attacked images, what the models make of them, and accuracies",
+    SWEEP: "Accuracy against eps under every attack",
+    GALLERY: "Images, perturbations and attacked images with predictions",
+}
+TRAINING_PICTURES = {
+    SAMPLES: "Training images, a class in each row",
+    LAYERS_DRAWN: "Contribution of each layer to robustness; the most redundant ones are those of stage 2",
+    CURVES: "Losses and accuracies during training",
+}
+PICTURES = {**RESULT_PICTURES, **TRAINING_PICTURES}
+
+HARDENED_MODEL = (
+    *(CARD, REPORT, RECORD, LAYERS, UNDEFENDED, PERTURBATION, "config.json", "model.safetensors"),
+    *PICTURES,
+)
+AUDITED = (CARD, REPORT, SWEEP, GALLERY, PERTURBATIONS)
+PUBLISHED = (
+    *(CARD, REPORT, RECORD, LAYERS, f"{PERTURBATION}/perturbation.safetensors", *PICTURES),
+    *("config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
+    *("configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),
+)
