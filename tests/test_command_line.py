@@ -352,7 +352,7 @@ def test_every_eps_and_step_size_is_taken_as_a_fraction():
     settings = json.dumps({"pgd": {"step_size": "2/255", "eps": "6/255"}})
     [arguments] = parse_arguments((AuditArguments,), None, [*audit, "--attack_settings", settings])
     assert (arguments.eps, arguments.dae_eps, arguments.sweep) == (4 / 255, 10 / 255, [0.5, 2])
-    assert configure(arguments)["pgd"].keywords == {"step_size": 2 / 255, "eps": 6 / 255, "steps": 20}
+    assert configure(arguments)["pgd"].given == {"step_size": 2 / 255, "eps": 6 / 255}
     demo = ["--hardened", "a", "--undefended", "b", "--dataset_name", "c", "--eps", "2/255", "0.1"]
     assert parse_arguments((DemoArguments,), None, demo)[0].eps == [2 / 255, 0.1]
 

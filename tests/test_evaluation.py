@@ -112,7 +112,7 @@ def test_each_image_starts_from_its_own_seed(model, pixels, batch_size):
     ("attack", "sentence"),
     [
         (pgd, "expected a UniversalPerturbation or functools.partial"),
-        (partial(pgd, eps=0.1), "expected a UniversalPerturbation or functools.partial"),
+        (partial(pgd, eps=0.1), "pgd has no default for steps: give it a value"),
         (partial(pgd, eps=0.1, steps=1, loss=torch.nn.functional.cross_entropy), "The setting loss of the attack"),
         (partial(lambda model, images, labels, *, seeds: images), "expected a UniversalPerturbation or functools"),
         ({"other": perturbation(0)}, 'No attack was crafted on "model", only on other.'),

@@ -18,7 +18,7 @@ from genaf_hf import load_encoder
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
 from genaf_hf.pipelines.audit_arguments import AuditArguments
-from genaf_hf.sharing.citations import CITATIONS, GEN_AF
+from genaf_hf.sharing.citations import GEN_AF
 from genaf_hf.sharing.layout import PICTURES
 from genaf_hf.sharing.model_card import findings, model_card, shell
 from genaf_hf.sharing.record import balance_table
@@ -277,8 +277,7 @@ def test_sizes_and_class_balance_are_a_table():
 
 
 def test_each_attack_is_cited_by_its_family_and_gen_af_where_it_was_used():
-    assert set(CITATIONS) == set(ATTACKS)
-    keys = [re.search(r"{(\w+),", each)[1] for each in {GEN_AF, *CITATIONS.values()}]
+    keys = [re.search(r"{(\w+),", each)[1] for each in {GEN_AF, *(attack.citation for attack in ATTACKS.values())}]
     assert len(set(keys)) == len(keys)
     [audited] = blocks(text_of(), "bibtex")
     [hardened] = blocks(text_of(record=make_record()), "bibtex")

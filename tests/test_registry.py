@@ -47,11 +47,21 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 def test_defaults_can_be_changed_and_no_others_given():
     attack = ATTACKS["pgd"].configure(steps=3)
-    assert attack.func is pgd
-    assert attack.keywords == {"eps": 8 / 255, "steps": 3}
-    assert ATTACKS["fgsm"].configure().func is fgsm
+    assert attack.attack.function is pgd
+    assert attack.settings == {
+        "eps": 8 / 255,
+        "steps": 3,
+        "step_size": 2.5 * 8 / 255 / 3,
+        "norm": "linf",
+        "random_start": True,
+        "restarts": 1,
+    }
+    assert attack.changed(eps=0.3, norm="l2").settings["step_size"] == 2.5 * 0.3 / 3
+    assert attack.changed(step_size=0.01, eps=0.3).settings["step_size"] == 0.01
     with pytest.raises(ValueError, match='pgd has no setting "step"; it has eps, steps, step_size'):
         ATTACKS["pgd"].configure(step=3)
+    with pytest.raises(UserError, match='steps is "3", expected a whole number'):
+        ATTACKS["pgd"].configure(steps="3")
 
 
 def test_a_decorator_adds_one(monkeypatch):
@@ -63,6 +73,7 @@ def test_a_decorator_adds_one(monkeypatch):
 
     added = registry.ATTACKS["my-own"]
     assert added == Attack("my-own", my_own, ("model", "images"), {"eps": 0.1})
+    assert (added.knowledge, added.norms, added.citation) == ("model", ("linf",), None)
     with pytest.raises(ValueError, match='There is an attack "my-own" already'):
         register_attack("model")(my_own)
 
@@ -143,7 +154,7 @@ class Whitened:
 def test_objects_and_partials_are_attacks_too(own_attacks, linear, function, name):
     register_attack("model", "images", eps=0.5)(function)
     attack = registry.ATTACKS[name]
-    assert attack_name(attack.configure().func) == name
+    assert attack_name(attack.function) == name
     assert attack.configure()(linear, IMAGES).equal(IMAGES * 0.5 + 0.5)
 
 

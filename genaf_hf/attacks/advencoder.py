@@ -18,9 +18,17 @@ from genaf_hf.values.provenance import model_source
 
 NOISE = 100
 OBJECTIVE = "InfoNCE of clean and attacked features, high frequencies, small distance"
+CITATION = """@inproceedings{zhou2023advencoder,
+  title = {Downstream-agnostic Adversarial Examples},
+  author = {Zhou, Ziqi and Hu, Shengshan and Zhao, Ruizhi and Wang, Qian and Zhang, Leo Yu and
+            Hou, Junhui and Jin, Hai},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year = {2023},
+  url = {https://arxiv.org/abs/2307.12280}
+}"""
 
 
-@register_attack("encoder", "images", eps=10 / 255, steps=500)
+@register_attack("encoder", "images", eps=10 / 255, steps=500, citation=CITATION)
 def advencoder_per(
     encoder: PixelModel,
     images: Tensor,
@@ -61,7 +69,7 @@ def advencoder_per(
     return crafted(encoder, delta, "advencoder-per", OBJECTIVE, eps=eps, steps=steps, seed=seed, data=data)
 
 
-@register_attack("encoder", "images", steps=500)
+@register_attack("encoder", "images", steps=500, citation=CITATION)
 def advencoder_pat(
     encoder: PixelModel,
     images: Tensor,

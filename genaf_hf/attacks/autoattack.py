@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from genaf_hf.attacks.pgd import Norm, check_attack_settings, gradient_of, loss_of
+from genaf_hf.attacks.pgd import NORMS, Norm, check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating, only_trainable
@@ -15,11 +15,18 @@ logger = logging.getLogger(__name__)
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 WITHOUT_DLR = ("apgd-ce", "fab-t", "square")
-NORMS = {"linf": "Linf", "l2": "L2"}
+NAMES = {"linf": "Linf", "l2": "L2"}  # the authors'
 TARGETS = 9
+CITATION = """@inproceedings{croce2020autoattack,
+  title = {Reliable Evaluation of Adversarial Robustness With an Ensemble of Diverse Parameter-free Attacks},
+  author = {Croce, Francesco and Hein, Matthias},
+  booktitle = {International Conference on Machine Learning},
+  year = {2020},
+  url = {https://arxiv.org/abs/2003.01690}
+}"""
 
 
-@register_attack("model", "images", "labels", eps=8 / 255)
+@register_attack("model", "images", "labels", eps=8 / 255, norms=NORMS, citation=CITATION)
 def autoattack(
     model: nn.Module,
     images: Tensor,
@@ -64,7 +71,7 @@ def autoattack(
                 *(classes, ", ".join(attacks)),
             )
         authors = AutoAttack(
-            model, norm=NORMS[norm], eps=eps, version="custom", attacks=list(attacks), seed=seed, device=images.device
+            model, norm=NAMES[norm], eps=eps, version="custom", attacks=list(attacks), seed=seed, device=images.device
         )
         authors.apgd.n_restarts = authors.fab.n_restarts = authors.apgd_targeted.n_restarts = 1
         authors.apgd_targeted.n_target_classes = authors.fab.n_target_classes = min(TARGETS, classes - 1)

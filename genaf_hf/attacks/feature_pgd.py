@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.attacks.pgd import (
+    NORMS,
     Norm,
     ascend_images,
     check_attack_settings,
@@ -15,8 +16,23 @@ from genaf_hf.attacks.pgd import (
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 
+CITATION = """@inproceedings{kim2020rocl,
+  title = {Adversarial Self-Supervised Contrastive Learning},
+  author = {Kim, Minseon and Tack, Jihoon and Hwang, Sung Ju},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2020},
+  url = {https://arxiv.org/abs/2006.07589}
+}"""
 
-@register_attack("model", "images", eps=8 / 255, steps=20)
+
+@register_attack(
+    *("model", "images"),
+    eps=8 / 255,
+    steps=20,
+    derived={"step_size": default_step_size},
+    norms=NORMS,
+    citation=CITATION,
+)
 def feature_pgd(
     model: PixelModel,
     images: Tensor,
@@ -39,7 +55,7 @@ def feature_pgd(
     Raises:
         UserError: for a setting or an image outside its range.
     """
-    step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
+    step_size = default_step_size(eps, steps) if step_size is None else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     start = images + random_in_ball(images, eps, norm, range(len(images)) if seeds is None else seeds)
     with evaluating(model):

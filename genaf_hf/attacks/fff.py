@@ -10,8 +10,16 @@ from genaf_hf.attacks.universal import attacked, check_moved, crafted, finite, r
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
 
+CITATION = """@inproceedings{mopuri2017fff,
+  title = {Fast Feature Fool: A Data Independent Approach to Universal Adversarial Perturbations},
+  author = {Mopuri, Konda Reddy and Garg, Utsav and Babu, R. Venkatesh},
+  booktitle = {British Machine Vision Conference},
+  year = {2017},
+  url = {https://arxiv.org/abs/1707.05572}
+}"""
 
-@register_attack("encoder", eps=0.05, steps=500)
+
+@register_attack("encoder", eps=0.05, steps=500, citation=CITATION)
 def fff(
     encoder: PixelModel,
     *,

@@ -5,11 +5,19 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.pgd import Norm, pgd
+from genaf_hf.attacks.pgd import NORMS, Norm, pgd
 from genaf_hf.attacks.registry import register_attack
 
+CITATION = """@inproceedings{goodfellow2015fgsm,
+  title = {Explaining and Harnessing Adversarial Examples},
+  author = {Goodfellow, Ian J. and Shlens, Jonathon and Szegedy, Christian},
+  booktitle = {International Conference on Learning Representations},
+  year = {2015},
+  url = {https://arxiv.org/abs/1412.6572}
+}"""
 
-@register_attack("model", "images", "labels", eps=8 / 255)
+
+@register_attack("model", "images", "labels", eps=8 / 255, norms=NORMS, citation=CITATION)
 def fgsm(
     model: nn.Module,
     images: Tensor,

@@ -21,9 +21,16 @@ from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 
 REDRAWN_EVERY = 20
+CITATION = """@inproceedings{ban2022pap,
+  title = {Pre-trained Adversarial Perturbations},
+  author = {Ban, Yuanhao and Dong, Yinpeng},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2022},
+  url = {https://arxiv.org/abs/2210.03372}
+}"""
 
 
-@register_attack("encoder", "images", eps=0.05, steps=500)
+@register_attack("encoder", "images", eps=0.05, derived={"step_size": universal_step_size}, citation=CITATION)
 def l4a(
     encoder: PixelModel,
     images: Tensor,
@@ -78,7 +85,7 @@ def l4a(
     )
 
 
-@register_attack("encoder", "images", eps=0.05, steps=500)
+@register_attack("encoder", "images", eps=0.05, derived={"step_size": universal_step_size}, citation=CITATION)
 def l4a_fuse(
     encoder: PixelModel,
     images: Tensor,
@@ -128,7 +135,7 @@ def l4a_fuse(
     )
 
 
-@register_attack("encoder", "images", eps=0.05, steps=500)
+@register_attack("encoder", "images", eps=0.05, derived={"step_size": universal_step_size}, citation=CITATION)
 def l4a_ugs(
     encoder: PixelModel,
     images: Tensor,

@@ -11,8 +11,24 @@ from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating
 
+CITATION = """@inproceedings{dong2018mifgsm,
+  title = {Boosting Adversarial Attacks With Momentum},
+  author = {Dong, Yinpeng and Liao, Fangzhou and Pang, Tianyu and Su, Hang and Zhu, Jun and Hu, Xiaolin and
+            Li, Jianguo},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2018},
+  url = {https://arxiv.org/abs/1710.06081}
+}"""
 
-@register_attack("model", "images", "labels", eps=8 / 255, steps=10)
+
+def step_size_of(eps: float, steps: int, **others) -> float:
+    """The paper's: with it the steps reach the edge of the ball, and no more; `others` do not matter."""
+    return eps / max(steps, 1)
+
+
+@register_attack(
+    *("model", "images", "labels"), eps=8 / 255, steps=10, derived={"step_size": step_size_of}, citation=CITATION
+)
 def mi_fgsm(
     model: nn.Module,
     images: Tensor,
@@ -39,7 +55,7 @@ def mi_fgsm(
     Raises:
         UserError: for a setting or an image outside its range.
     """
-    step_size = eps / steps if step_size is None and steps else step_size
+    step_size = step_size_of(eps, steps) if step_size is None else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size)
     if not 0 <= decay < float("inf"):
         raise UserError(f"decay is {decay}, expected 0 or more, for example 1.")

@@ -10,8 +10,17 @@ from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating
 
+CITATION = """@inproceedings{dejorge2022nfgsm,
+  title = {Make Some Noise: Reliable and Efficient Single-Step Adversarial Training},
+  author = {de Jorge, Pau and Bibi, Adel and Volpi, Riccardo and Sanyal, Amartya and Torr, Philip H. S. and
+            Rogez, Gr{\\'e}gory and Dokania, Puneet K.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2022},
+  url = {https://arxiv.org/abs/2202.01181}
+}"""
 
-@register_attack("model", "images", "labels", eps=8 / 255, within_eps=True)
+
+@register_attack("model", "images", "labels", eps=8 / 255, within_eps=True, citation=CITATION)
 def n_fgsm(
     model: nn.Module,
     images: Tensor,

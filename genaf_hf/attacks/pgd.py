@@ -1,7 +1,7 @@
 """Projected gradient descent (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,36 @@ from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating
 from genaf_hf.values.numbers import is_number, is_whole, plain
 
-NORMS = ("linf", "l2")
 Norm = Literal["linf", "l2"]
+NORMS = get_args(Norm)
 SEEDS = 2**24  # between restarts; torch uses the lower 32 bits of a seed
+CITATION = """@inproceedings{madry2018pgd,
+  title = {Towards Deep Learning Models Resistant to Adversarial Attacks},
+  author = {Madry, Aleksander and Makelov, Aleksandar and Schmidt, Ludwig and Tsipras, Dimitris and Vladu, Adrian},
+  booktitle = {International Conference on Learning Representations},
+  year = {2018},
+  url = {https://arxiv.org/abs/1706.06083}
+}"""
 
 
-@register_attack("model", "images", "labels", eps=8 / 255, steps=20)
+def default_step_size(eps: float, steps: int, **others) -> float:
+    """The paper's: enough to reach the edge of the ball from anywhere in it, with steps to spare to move along it.
+
+    Args:
+        eps, steps: as for `pgd`.
+        others: settings that it does not depend on.
+    """
+    return 2.5 * eps / max(steps, 1)
+
+
+@register_attack(
+    *("model", "images", "labels"),
+    eps=8 / 255,
+    steps=20,
+    derived={"step_size": default_step_size},
+    norms=NORMS,
+    citation=CITATION,
+)
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -58,7 +82,7 @@ def pgd(
     Raises:
         UserError: for a setting or an image outside its range.
     """
-    step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
+    step_size = default_step_size(eps, steps) if step_size is None else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     if restarts < 1 or (restarts > 1 and not random_start):
         raise UserError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
@@ -202,11 +226,6 @@ def random_in_ball(images: Tensor, eps: float, norm: str, seeds: Sequence[int]) 
 def per_image_l2(values: Tensor) -> Tensor:
     """L2 norm of each image, shape (n, 1, 1, 1)."""
     return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-
-
-def default_step_size(eps: float, steps: int) -> float:
-    """The paper's: enough to reach the edge of the ball from anywhere in it, with steps to spare to move along it."""
-    return 2.5 * eps / steps
 
 
 def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str = "linf") -> None:

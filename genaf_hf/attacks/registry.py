@@ -1,51 +1,151 @@
 """Attacks by name, so that a recipe, a report and a card speak of the same attack by the same name."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial, wraps
 from inspect import Parameter, signature
+from types import MappingProxyType
 from typing import get_type_hints
 
-from genaf_hf.attacks.inputs import callers_modes_left, check_model, device_of, taken
+from genaf_hf.attacks.inputs import callers_modes_left, check_model, checked_setting, device_of, taken
 from genaf_hf.errors import UserError
 
 NEEDS = ("encoder", "model", "images", "labels")
+KNOWLEDGE = {"encoder": "public encoder", "model": "model"}
+OF_ALL = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+PLAIN = (bool, int, float, str, list, tuple, type(None))
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack with its defaults.
+    """What an attack is.
 
     Attributes:
         name: e.g. `"l4a-fuse"`.
         function: e.g. `l4a_fuse`.
         needs: what the attacker must have, in the order of the function's positional arguments: the public
             `"encoder"` or the `"model"` itself, `"images"`, their `"labels"`.
-        defaults: settings by name.
+        defaults: every setting at its default, by name, but for functions, such as the loss of `pgd`.
+        derived: defaults that follow from other settings, such as the step size from `eps`: by name functions that are
+            called with all settings by name; in `defaults` they are None.
+        knowledge: what the attacker must know, in words for a report: `"public encoder"`, `"model"` or
+            `"model's answers"`.
+        norms: that its `eps` can be meant in, `"linf"` and `"l2"`; the first is its default.
+        citation: of its paper, in BibTeX.
     """
 
     name: str
     function: Callable
     needs: tuple[str, ...]
-    defaults: dict
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    derived: Mapping[str, Callable] = field(default_factory=dict)
+    knowledge: str = KNOWLEDGE["model"]
+    norms: tuple[str, ...] = ("linf",)
+    citation: str | None = None
 
     @property
     def universal(self) -> bool:
         """Whether it knows only the public encoder, and returns one perturbation for all images."""
         return self.needs[0] == "encoder"
 
-    def configure(self, **settings) -> partial:
+    @property
+    def settings(self) -> list[str]:
+        """The names of its settings: of all it is called with by name but the seeds of the images."""
+        parameters = [each for each in signature(self.function).parameters.values() if each.kind not in OF_ALL]
+        return [each.name for each in parameters[len(self.needs) :] if each.name != "seeds"]
+
+    @property
+    def any_setting(self) -> bool:
+        """Whether it takes settings of any name."""
+        return any(each.kind is Parameter.VAR_KEYWORD for each in signature(self.function).parameters.values())
+
+    @property
+    def seeded(self) -> bool:
+        """Whether it takes seeds, one per image; one in which nothing is random may do without."""
+        return self.any_setting or "seeds" in signature(self.function).parameters
+
+    def configure(self, **settings) -> "ConfiguredAttack":
         """The attack with its defaults, changed by `settings`, to be called with what it needs.
 
         Raises:
-            UserError: for a setting that the attack does not have; lists those it has.
+            UserError: for a setting that is missing, of another kind, or none of the attack's; lists those it has.
         """
-        parameters = signature(self.function).parameters.values()
-        known = [each.name for each in parameters][len(self.needs) :]
-        any_name = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
-        if unknown := [name for name in settings if name not in known and not any_name]:
-            raise UserError(f'{self.name} has no setting "{unknown[0]}"; it has {", ".join(known)}.')
-        return partial(self.function, **{**self.defaults, **settings})
+        if unknown := [name for name in settings if name not in self.settings and not self.any_setting]:
+            raise UserError(f'{self.name} has no setting "{unknown[0]}"; it has {", ".join(self.settings)}.')
+        parameters, hints = signature(self.function).parameters, known_hints(self.function)
+        without = [name for name in self.settings if parameters[name].default is Parameter.empty]
+        if missing := [name for name in without if name not in settings and name not in self.defaults]:
+            raise UserError(f"{self.name} has no default for {missing[0]}: give it a value.")
+        return ConfiguredAttack(
+            self, {name: checked_setting(name, value, hints.get(name)) for name, value in settings.items()}
+        )
+
+
+@dataclass(frozen=True)
+class ConfiguredAttack:
+    """An attack at all its settings. Calling it with what it needs attacks.
+
+    Attributes:
+        attack: what it is.
+        given: the settings that are not left at their defaults, see `Attack.configure`.
+    """
+
+    attack: Attack
+    given: Mapping[str, object]
+
+    @property
+    def settings(self) -> dict:
+        """Every setting by name, also where it was left at its default."""
+        found = {**self.attack.defaults, **self.given}
+        follows = {name: rule for name, rule in self.attack.derived.items() if found.get(name) is None}
+        return {**found, **{name: rule(**found) for name, rule in follows.items()}}
+
+    @property
+    def norm(self) -> str:
+        """That its `eps` is meant in."""
+        return self.settings.get("norm", self.attack.norms[0])
+
+    def changed(self, **settings) -> "ConfiguredAttack":
+        """The same with other settings; what follows from them follows.
+
+        Raises:
+            UserError: as `Attack.configure`.
+        """
+        return self.attack.configure(**{**self.given, **settings})
+
+    def __call__(self, *needed, seeds: Sequence[int] | None = None):
+        """What the attack's function makes of what it needs.
+
+        Args:
+            needed: in the order of the attack's `needs`.
+            seeds: one per image, which an attack that takes none does without.
+        """
+        drawn = {"seeds": seeds} if seeds is not None and self.attack.seeded else {}
+        return self.attack.function(*needed, **self.settings, **drawn)
+
+
+def configured(attack: "ConfiguredAttack | partial") -> ConfiguredAttack:
+    """An attack at all its settings, from `functools.partial(function, **settings)` too.
+
+    What the partial leaves out is at the function's own defaults. A function that is not in `ATTACKS` is called with
+    model, images and labels.
+
+    Raises:
+        UserError: as `Attack.configure`.
+    """
+    if isinstance(attack, ConfiguredAttack):
+        return attack
+    name, function = attack_name(attack), attack.func
+    registered = ATTACKS.get(name)
+    if registered is None or registered.function is not function:
+        registered = Attack(name, function, ("model", "images", "labels"))
+    return replace(registered, defaults=own_defaults(function, registered.needs)).configure(**attack.keywords)
+
+
+def own_defaults(function: Callable, needs: tuple[str, ...]) -> dict:
+    """The settings of a function at its own defaults, but for functions."""
+    parameters = [*signature(function).parameters.values()][len(needs) :]
+    return {each.name: each.default for each in parameters if each.name != "seeds" and isinstance(each.default, PLAIN)}
 
 
 class Attacks(dict[str, Attack]):
@@ -67,7 +167,14 @@ def attack_name(function: Callable) -> str:
     return getattr(function, "__name__", type(function).__name__).replace("_", "-")
 
 
-def register_attack(*needs: str, **defaults) -> Callable[[Callable], Callable]:
+def register_attack(
+    *needs: str,
+    knowledge: str | None = None,
+    norms: Sequence[str] = ("linf",),
+    citation: str | None = None,
+    derived: Mapping[str, Callable] = MappingProxyType({}),
+    **defaults,
+) -> Callable[[Callable], Callable]:
     """Adds a function to `ATTACKS`, under its own name with hyphens.
 
         @register_attack("model", "images", "labels", eps=8 / 255)
@@ -77,7 +184,8 @@ def register_attack(*needs: str, **defaults) -> Callable[[Callable], Callable]:
         needs: what its positional arguments are, whatever their names, see `Attack.needs`. With `"encoder"` first it
             returns a `UniversalPerturbation`, with `"model"` first adversarial images; if anything in it is random, it
             takes `seeds`, one per image.
-        defaults: settings.
+        knowledge, norms, citation, derived: as in `Attack`; knowledge by default that of the encoder or the model.
+        defaults: settings, where they are others than the function's own.
 
     Returns:
         The decorator. What it hands back calls the function with checked arguments: `images` within [0, 1] in the
@@ -100,7 +208,10 @@ def register_attack(*needs: str, **defaults) -> Callable[[Callable], Callable]:
         if len([each for each in signature(function).parameters.values() if each.kind in positional]) < len(needs):
             raise UserError(f'"{name}" has fewer positional arguments than it needs: {", ".join(needs)}.')
         called = in_own_modes(function, needs)
-        ATTACKS[name] = Attack(name, called, needs, defaults)
+        ATTACKS[name] = Attack(
+            *(name, called, needs, {**own_defaults(called, needs), **defaults}, derived),
+            *(knowledge or KNOWLEDGE[needs[0]], tuple(norms), citation),
+        )
         return called
 
     return register

@@ -12,9 +12,16 @@ from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of the share, after so many of the authors' 10,000 steps
+CITATION = """@inproceedings{andriushchenko2020square,
+  title = {Square Attack: A Query-efficient Black-box Adversarial Attack via Random Search},
+  author = {Andriushchenko, Maksym and Croce, Francesco and Flammarion, Nicolas and Hein, Matthias},
+  booktitle = {European Conference on Computer Vision},
+  year = {2020},
+  url = {https://arxiv.org/abs/1912.00049}
+}"""
 
 
-@register_attack("model", "images", "labels", eps=8 / 255, steps=500)
+@register_attack("model", "images", "labels", eps=8 / 255, knowledge="model's answers", citation=CITATION)
 def square(
     model: nn.Module,
     images: Tensor,

@@ -6,11 +6,19 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import attacked, raise_objective
+from genaf_hf.attacks.universal import attacked, raise_objective, universal_step_size
 from genaf_hf.models.pixel_model import PixelModel
 
+CITATION = """@inproceedings{naseer2020ssp,
+  title = {A Self-supervised Approach for Adversarial Robustness},
+  author = {Naseer, Muzammal and Khan, Salman and Hayat, Munawar and Khan, Fahad Shahbaz and Porikli, Fatih},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2020},
+  url = {https://arxiv.org/abs/2006.04924}
+}"""
 
-@register_attack("encoder", "images", eps=0.05, steps=500)
+
+@register_attack("encoder", "images", eps=0.05, derived={"step_size": universal_step_size}, citation=CITATION)
 def ssp(
     encoder: PixelModel,
     images: Tensor,

@@ -4,11 +4,20 @@ from torch import Tensor
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import attacked, raise_objective
+from genaf_hf.attacks.universal import attacked, raise_objective, universal_step_size
 from genaf_hf.models.pixel_model import PixelModel
 
+CITATION = """@inproceedings{lu2020dispersion,
+  title = {Enhancing Cross-Task Black-Box Transferability of Adversarial Examples With Dispersion Reduction},
+  author = {Lu, Yantao and Jia, Yunhan and Wang, Jianyu and Li, Bai and Chai, Weiheng and Carin, Lawrence and
+            Velipasalar, Senem},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2020},
+  url = {https://arxiv.org/abs/1911.11616}
+}"""
 
-@register_attack("encoder", "images", eps=0.05, steps=500)
+
+@register_attack("encoder", "images", eps=0.05, derived={"step_size": universal_step_size}, citation=CITATION)
 def std(
     encoder: PixelModel,
     images: Tensor,

@@ -15,9 +15,16 @@ from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
 
 OVERSHOOT = 0.02
+CITATION = """@inproceedings{moosavi2017uap,
+  title = {Universal Adversarial Perturbations},
+  author = {Moosavi-Dezfooli, Seyed-Mohsen and Fawzi, Alhussein and Fawzi, Omar and Frossard, Pascal},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
+  year = {2017},
+  url = {https://arxiv.org/abs/1610.08401}
+}"""
 
 
-@register_attack("encoder", "images", "labels", eps=0.05, steps=500)
+@register_attack("encoder", "images", "labels", eps=0.05, steps=500, citation=CITATION)
 def uap(
     encoder: PixelModel,
     images: Tensor,

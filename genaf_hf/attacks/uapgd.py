@@ -18,8 +18,15 @@ from genaf_hf.attacks.universal import (
 )
 from genaf_hf.models.pixel_model import PixelModel
 
+CITATION = """@inproceedings{deng2020uapgd,
+  title = {Universal Adversarial Attack Via Enhanced Projected Gradient Descent},
+  author = {Deng, Yingpeng and Karam, Lina J.},
+  booktitle = {IEEE International Conference on Image Processing},
+  year = {2020}
+}"""
 
-@register_attack("encoder", "images", "labels", eps=0.05, steps=500)
+
+@register_attack("encoder", "images", "labels", eps=0.05, derived={"step_size": universal_step_size}, citation=CITATION)
 def uapgd(
     encoder: PixelModel,
     images: Tensor,

@@ -137,8 +137,8 @@ def crafted(encoder: PixelModel, delta: Tensor, attack: str, objective: str, **s
     )
 
 
-def universal_step_size(eps: float, step_size: float | None) -> float:
-    """The one that was given, or eps / 50."""
+def universal_step_size(eps: float, step_size: float | None = None, **others) -> float:
+    """The one that was given, or eps / 50; `others` are settings that it does not depend on."""
     return eps / 50 if step_size is None else step_size
 
 

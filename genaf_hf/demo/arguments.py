@@ -1,10 +1,8 @@
 """What a demo is asked for."""
 
 from dataclasses import dataclass, field
-from functools import partial
-from inspect import signature
 
-from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.audit_arguments import EXAMPLE, AuditArguments, attack_names, configure, other_settings
 
@@ -56,7 +54,7 @@ def check_arguments(arguments: DemoArguments) -> None:
         if "eps" in settings:
             raise UserError(f"attack_settings give {name} an eps, which is chosen on the page; name it with --eps.")
     for name in attack_names(audit_arguments(arguments, arguments.hardened)):
-        if "eps" not in signature(ATTACKS[name].function).parameters:
+        if "eps" not in ATTACKS[name].settings:
             raise UserError(f"{name} has no eps to choose, as the other attacks have; leave it out.")
     for eps in arguments.eps:
         configured(arguments, eps)
@@ -64,7 +62,7 @@ def check_arguments(arguments: DemoArguments) -> None:
 
 def configured(
     arguments: DemoArguments, eps: float, published: UniversalPerturbation | None = None
-) -> dict[str, partial]:
+) -> dict[str, ConfiguredAttack]:
     """The attacks at one eps; the attack of a published perturbation with its steps and its seed.
 
     Raises:

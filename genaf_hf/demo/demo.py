@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
-from inspect import signature
+from functools import cached_property
 from itertools import count
 from math import isclose
 
@@ -16,7 +15,7 @@ from datasets import Dataset
 from PIL import Image as PILImage
 from torch import Tensor
 
-from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
 from genaf_hf.data import stratified_subset, to_rgb, with_pixel_values
 from genaf_hf.demo.arguments import DemoArguments, audit_arguments, check_arguments, configured
 from genaf_hf.errors import UserError
@@ -129,7 +128,7 @@ class Demo:
                 return examples.select([index, *(i for i in range(len(examples)) if i != index)])
         return examples
 
-    def configured(self, eps: float) -> dict[str, partial]:
+    def configured(self, eps: float) -> dict[str, ConfiguredAttack]:
         """The attacks by name, with their settings."""
         return configured(self.arguments, eps, self.published)
 
@@ -180,8 +179,8 @@ class Demo:
             return self.published
         if (name, eps) not in self.crafted:
             attack = self.configured(eps)[name]
-            if "data" in signature(attack.func).parameters:
-                attack = partial(attack, data=self.attackers_data(name))
+            if "data" in attack.attack.settings:
+                attack = attack.changed(data=self.attackers_data(name))
             given = [self.attacker[need] for need in ATTACKS[name].needs[1:]]
             with counted_passes(self.encoder, tell):
                 self.crafted[name, eps] = crafted_once(attack, self.encoder, *given)
@@ -221,7 +220,7 @@ class Demo:
 
     def norm(self, name: str) -> str:
         """The norm that bounds an attack."""
-        return self.configured(self.eps[0])[name].keywords.get("norm", "linf")
+        return self.configured(self.eps[0])[name].norm
 
     def predictions(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
         """Probabilities of the most likely classes by name, from each model, of what `view` made."""

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from inspect import Parameter, signature
 
 import torch
 from accelerate import PartialState
@@ -12,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.pgd import checked_logits, per_image_l2
-from genaf_hf.attacks.registry import attack_name
+from genaf_hf.attacks.registry import configured
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -127,12 +125,12 @@ def attack_images(
     if isinstance(attack, UniversalPerturbation):
         return attack(images, seeds=seeds)
     given = {"model": model, "images": images, "labels": labels.to(images.device)}
-    drawn = {"seeds": seeds} if takes_seeds(attack) else {}
-    attacked = attack(*(given[name] for name in needs(attack)), **drawn)
+    attack = configured(attack)
+    attacked = attack(*(given[name] for name in attack.attack.needs), seeds=seeds)
     if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
         found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
         raise UserError(
-            f'The attack "{attack_name(attack.func)}" gives {found}, expected the attacked images, a tensor of shape '
+            f'The attack "{attack.attack.name}" gives {found}, expected the attacked images, a tensor of shape '
             f"{tuple(images.shape)}."
         )
     return attacked
@@ -141,19 +139,6 @@ def attack_images(
 def attack_shown(attack: UniversalPerturbation | Callable, model: PixelModel, images: Tensor, labels: Tensor) -> Tensor:
     """The first images of a dataset under an attack, for a picture."""
     return attack_images(attack, model, images, labels, seeds=range(len(images)))
-
-
-def takes_seeds(attack: partial) -> bool:
-    """Whether a per-image attack is random; one that is not may do without seeds."""
-    parameters = signature(attack.func).parameters.values()
-    return any(each.name == "seeds" or each.kind is Parameter.VAR_KEYWORD for each in parameters)
-
-
-def needs(attack: partial) -> tuple[str, ...]:
-    """What a per-image attack is called with."""
-    registered = ATTACKS.get(attack_name(attack.func))
-    known = registered is not None and registered.function is attack.func
-    return registered.needs if known else ("model", "images", "labels")
 
 
 def distances(attacked: Tensor, images: Tensor, norm: str) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from importlib.metadata import version
-from inspect import signature
 from itertools import chain
 
 import torch
@@ -18,7 +17,7 @@ from torch.utils.data import Dataset, Subset
 from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
 from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
 from genaf_hf.attacks.pgd import check_attack_settings
-from genaf_hf.attacks.registry import attack_name
+from genaf_hf.attacks.registry import ConfiguredAttack, configured
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer, feature_bank
@@ -38,7 +37,7 @@ from genaf_hf.evaluation.self_checks import (
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
-from genaf_hf.values.numbers import class_ids, plain
+from genaf_hf.values.numbers import class_ids
 from genaf_hf.values.provenance import model_source
 
 PACKAGES = ("genaf_hf", "torch", "transformers", "datasets", "accelerate")
@@ -291,19 +290,17 @@ def settings(name: str, attack: Attack, model: str) -> dict:
     if isinstance(attack, UniversalPerturbation):
         check_attack_settings(eps=attack.eps, steps=1, step_size=1)
         return {"norm": "linf", **attack.provenance, **crafted_on_model}
-    parameters = signature(attack.func).parameters if isinstance(attack, partial) else {}
-    wanted = {"eps"} | ({"steps"} & parameters.keys())
-    if not isinstance(attack, partial) or not wanted <= attack.keywords.keys():
+    attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else None
+    if attack is None or "eps" not in attack.settings:
         raise UserError(
             f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
             "eps=..., steps=...), so that the report can say what it was run with."
         )
-    given = plain(attack.keywords)
+    given = attack.settings
     if odd := [key for key, value in given.items() if not isinstance(value, str | int | float | None)]:
         raise UserError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
-    norm = parameters["norm"].default if "norm" in parameters else "linf"
-    check_attack_settings(eps=given["eps"], steps=given.get("steps") or 1, step_size=1, norm=given.get("norm", norm))
-    return {"attack": attack_name(attack.func), "norm": norm, **given}
+    check_attack_settings(eps=given["eps"], steps=given.get("steps") or 1, step_size=1, norm=attack.norm)
+    return {"attack": attack.attack.name, "norm": attack.norm, **given}
 
 
 def describe(model: PixelModel) -> dict:

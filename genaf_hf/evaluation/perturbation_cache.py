@@ -5,9 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
-from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.perturbation import FILE_NAME
-from genaf_hf.attacks.registry import attack_name
+from genaf_hf.attacks.registry import ConfiguredAttack, configured
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.models.pixel_model import PixelModel
@@ -33,7 +31,7 @@ SEAL = "seal"  # in the header of a file
 
 
 def crafted_once(
-    attack: partial, encoder: PixelModel, *data: Tensor, cache: Path | None = None
+    attack: ConfiguredAttack, encoder: PixelModel, *data: Tensor, cache: Path | None = None
 ) -> UniversalPerturbation:
     """The perturbation that an attack crafts on an encoder; from the cache when the same one was crafted before.
 
@@ -46,16 +44,17 @@ def crafted_once(
         data: images, and labels where the attack needs them.
         cache: of a folder per perturbation, named by the SHA-256 of weights, settings and data; default `CACHE`.
     """
+    attack = configured(attack)
     cache, key = CACHE if cache is None else cache, content(attack, encoder, *data)
     [found] = broadcast_object_list([read_sealed(cache / key, key) if PartialState().is_main_process else None])
     if found is None:
-        logger.info("Crafting %s", attack_name(attack.func))
+        logger.info("Crafting %s", attack.attack.name)
         crafted = attack(encoder, *data)
         [found] = broadcast_object_list([replace(crafted, delta=crafted.delta.cpu())])
         if PartialState().is_main_process:
             keep(found, cache, key)
     else:
-        logger.info("%s was crafted before", attack_name(attack.func))
+        logger.info("%s was crafted before", attack.attack.name)
     return replace(found, delta=found.delta.to(encoder.mean.device))
 
 
@@ -95,13 +94,11 @@ def seal(found: UniversalPerturbation, key: str) -> str:
     return digest((key, type(found).__name__, found.provenance), {"delta": found.delta})
 
 
-def content(attack: partial, encoder: PixelModel, *data: Tensor) -> str:
+def content(attack: ConfiguredAttack, encoder: PixelModel, *data: Tensor) -> str:
     """SHA-256 of everything that a perturbation depends on; the encoder's head is nothing of it."""
     config = encoder.model.config
-    parameters = signature(attack.func).parameters.values()
-    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     words = (
-        *(version("genaf_hf"), version("transformers"), attack_name(attack.func), {**defaults, **attack.keywords}),
+        *(version("genaf_hf"), version("transformers"), attack.attack.name, attack.settings),
         *(model_source(config), architecture(encoder)),
     )
     return digest(words, {**encoder_tensors(encoder), **{f"data {i}": tensor for i, tensor in enumerate(data)}})

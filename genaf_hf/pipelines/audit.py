@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from inspect import signature
 from pathlib import Path
 
 import httpx2
@@ -15,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 
-from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
 from genaf_hf.data import (
     data_source,
     image_digests,
@@ -246,7 +245,7 @@ def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
     return dataset.remove_columns("label").add_column("label", labels)
 
 
-def try_out(attacks: Mapping[str, partial], model: PixelModel, image: Tensor) -> None:
+def try_out(attacks: Mapping[str, ConfiguredAttack], model: PixelModel, image: Tensor) -> None:
     """Runs each per-image attack on one image (1, 3, h, w), so that settings that it refuses are refused early."""
     with torch.no_grad():
         wrong = model(image).argmin(1)  # what is wrong already, attacks that search give up at once
@@ -256,7 +255,7 @@ def try_out(attacks: Mapping[str, partial], model: PixelModel, image: Tensor) ->
 
 
 def craft(
-    configured: Mapping[str, partial],
+    configured: Mapping[str, ConfiguredAttack],
     model: PixelModel,
     model_name: str,
     encoder: PixelModel | None,
@@ -279,8 +278,8 @@ def craft(
             attacks[name] = attack
             continue
         needed = ATTACKS[name].needs[1:]
-        if needed and "data" in signature(attack.func).parameters:
-            attack = partial(attack, data=f"{words}, {'with' if 'labels' in needed else 'without'} labels")
+        if needed and "data" in attack.attack.settings:
+            attack = attack.changed(data=f"{words}, {'with' if 'labels' in needed else 'without'} labels")
         given = [attacker[need] for need in needed]
         attacks[name] = crafted_once(attack, encoder, *given)
         attacks[name + ADAPTIVE] = {model_name: crafted_once(attack, model, *given)}

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from inspect import formatannotation, signature
+from inspect import formatannotation
 from pathlib import Path
 from typing import get_type_hints
 
-from genaf_hf.attacks import ATTACKS
+from genaf_hf.attacks import ATTACKS, ConfiguredAttack
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.errors import UserError
 from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole, kinds_of, make_plain, number
@@ -61,7 +60,7 @@ class AuditArguments:
         make_plain(self)
 
 
-def check_arguments(arguments: AuditArguments) -> list[dict[str, partial]]:
+def check_arguments(arguments: AuditArguments) -> list[dict[str, ConfiguredAttack]]:
     """The attacks at their eps, then at each factor of the sweep.
 
     Raises:
@@ -146,7 +145,6 @@ def check_kinds(attack: str, settings: Mapping) -> None:
     Raises:
         UserError: names the setting and the kind.
     """
-    ATTACKS[attack].configure(**settings)
     hints = get_type_hints(ATTACKS[attack].function)
     for name, value in settings.items():
         if name in OURS:
@@ -160,7 +158,7 @@ def check_kinds(attack: str, settings: Mapping) -> None:
             )
 
 
-def configure(arguments: AuditArguments, factor: float = 1.0) -> dict[str, partial]:
+def configure(arguments: AuditArguments, factor: float = 1.0) -> dict[str, ConfiguredAttack]:
     """The attacks with their settings, at `factor` times their eps; at another than 1 only those that have an eps.
 
     Raises:
@@ -170,18 +168,16 @@ def configure(arguments: AuditArguments, factor: float = 1.0) -> dict[str, parti
     configured = {}
     for name in attack_names(arguments):
         attack, given = ATTACKS[name], dict(others.get(name, {}))
-        known = signature(attack.function).parameters
-        if "eps" in known:
+        if "eps" in attack.settings:
             eps = given.get("eps", arguments.dae_eps if attack.universal else arguments.eps)
             norm = given.get("norm", "linf")
             check_attack_settings(eps=eps, steps=1, step_size=1, norm=norm)
             given["eps"] = min(factor * eps, LARGEST_EPS[norm])
         elif factor != 1:
             continue
-        if attack.universal and "seed" in known:
+        if attack.universal and "seed" in attack.settings:
             given.setdefault("seed", arguments.seed)
         configured[name] = attack.configure(**given)
-        if "steps" in known:
-            steps = configured[name].keywords.get("steps", known["steps"].default)
-            check_attack_settings(eps=1, steps=steps, step_size=1)
+        if "steps" in attack.settings:
+            check_attack_settings(eps=1, steps=configured[name].settings["steps"], step_size=1)
     return configured

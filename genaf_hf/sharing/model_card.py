@@ -9,8 +9,9 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
-from genaf_hf.sharing.citations import CITATIONS, GEN_AF
+from genaf_hf.sharing.citations import GEN_AF
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
@@ -236,8 +237,8 @@ def strength(measurement: Measurement) -> str:
 def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[str]:
     """BibTeX of the method, for a model that was hardened, and of each attack that is known by its name."""
     attacks = [each.settings.get("attack", each.attack).removesuffix(ADAPTIVE) for each in report.measurements]
-    found = [CITATIONS[name] for name in attacks if name in CITATIONS]
-    return list(dict.fromkeys([GEN_AF] * is_hardened(record) + found))
+    found = [ATTACKS[name].citation for name in attacks if name in ATTACKS]
+    return [*dict.fromkeys([GEN_AF] * is_hardened(record) + [each for each in found if each is not None])]
 
 
 def python(value) -> str:
