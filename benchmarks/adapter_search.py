@@ -1,6 +1,6 @@
 """What evolving adapters is worth: against random search, fixed configurations and cold starts; and what workers add.
 
-    python benchmarks/adapter_search.py recipes/configs/evolve_digits.yaml --generations 6 --output_dir benchmark
+    python benchmarks/adapter_search.py genaf_hf/cli/configs/evolve_digits.yaml --generations 6 --output_dir benchmark
 
 Takes the flags of recipes/evolve_peft.py. Every way has the same budget of training steps; a fixed configuration has
 the whole of it to itself. Hypervolumes are of clean accuracy, robust accuracy and size on the validation images, with
@@ -45,8 +45,8 @@ from genaf_hf.models.loading import parameter_count
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import Journal
 
-CONFIGS = Path(__file__).parents[1] / "recipes" / "configs"
-RECIPE = CONFIGS.parent / "evolve_peft.py"
+CONFIGS = Path(__file__).parents[1] / "genaf_hf" / "cli" / "configs"
+RECIPE = Path(__file__).parents[1] / "recipes" / "evolve_peft.py"
 FIXED = {"q, v": (4, 8, 16), "all linear": (8, 16)}  # ranks
 WORKERS = 3
 

@@ -1,10 +1,10 @@
 """What a linear probe reads from each encoder, and what attacks on it leave of models made from it.
 
     python benchmarks/encoders.py --use_cpu
-    python benchmarks/encoders.py recipes/configs/digits_mae.yaml --encoders ENCODER ... --dataset_name DATASET
+    python benchmarks/encoders.py genaf_hf/cli/configs/digits_mae.yaml --encoders ENCODER ... --dataset_name DATASET
 
 From each encoder an undefended and a hardened model are made with the settings of the YAML file, by default those of
-recipes/configs/digits_mae.yaml from the digits' encoders of all four methods. The universal perturbations are crafted
+digits_mae.yaml from the digits' encoders of all four methods. The universal perturbations are crafted
 on the encoder with `--dae_eps`, `--dae_steps` and `--dae_layer`, PGD attacks each model itself. Flags are those of
 recipes/genaf_vit.py. Results are kept in a folder for each encoder, and a killed run goes on where it was. Prints
 Markdown tables.
@@ -40,7 +40,7 @@ from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_where_
 from genaf_hf.runs.journal import Journal
 from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume
 
-SETTINGS = Path(__file__).parents[1] / "recipes" / "configs" / "digits_mae.yaml"
+SETTINGS = Path(__file__).parents[1] / "genaf_hf" / "cli" / "configs" / "digits_mae.yaml"
 FOUND = Path("encoders-found")
 DAES = ("l4a", "uapgd", "ssp")
 

@@ -1,9 +1,9 @@
 """What the weight of the genetic regularization changes: paired differences over seeds.
 
     python benchmarks/genetic_weight.py --use_cpu
-    python benchmarks/genetic_weight.py recipes/configs/digits_vit.yaml --use_cpu --eps 0.25 --weights 0 200 600
+    python benchmarks/genetic_weight.py genaf_hf/cli/configs/digits_vit.yaml --use_cpu --eps 0.25 --weights 0 200 600
 
-Each seed is hardened with each weight, by default with the settings of recipes/configs/digits_vit.yaml and nothing else
+Each seed is hardened with each weight, by default with the settings of digits_vit.yaml and nothing else
 changed, and then attacked as recipes/genaf_vit.py does. Flags are those of that recipe. A run takes about a minute of
 CPU time. Results are kept in genetic_weight.jsonl, and a run that is there is not done again. Prints a Markdown table.
 """
@@ -26,7 +26,7 @@ from genaf_hf.evaluation.report import markdown
 from genaf_hf.pipelines.harden import HardeningArguments, load_data, load_encoder_and_pixels, settings_of_run
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 
-SETTINGS = Path(__file__).parents[1] / "recipes" / "configs" / "digits_vit.yaml"
+SETTINGS = Path(__file__).parents[1] / "genaf_hf" / "cli" / "configs" / "digits_vit.yaml"
 FOUND = Path("genetic_weight.jsonl")
 ATTACKS = ("clean", "l4a", "pgd")
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from accelerate import PartialState
 
 from genaf_hf.cli.command_line import parse_arguments, run
+from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.audit import audit
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "audit_digits.yaml"
+DEFAULT_CONFIG = CONFIGS / "audit_digits.yaml"
 DEFAULT_MODEL = "digits-vit-genaf"
 
 

@@ -6,7 +6,7 @@
 
 The former shows the models that recipes/genaf_vit.py makes by default, and needs no network. As a Space of the Hub:
 this repository with `sdk: gradio` and `app_file: recipes/demo.py` in its README.md, `.[demo]` in its requirements.txt,
-and the models' and the dataset's Hub ids in recipes/configs/demo_digits.yaml.
+and the models' and the dataset's Hub ids in genaf_hf/cli/configs/demo_digits.yaml.
 """
 
 import html
@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from genaf_hf.cli.command_line import parse_arguments, run
+from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.demo.arguments import DemoArguments
 from genaf_hf.demo.demo import Demo, Outcome, amplified, eps_words
 from genaf_hf.demo.pictures import enlarged, read_image
@@ -31,7 +32,7 @@ try:
 except ImportError:
     sys.exit("The demo needs gradio: pip install -c constraints.txt '.[demo]'")
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "demo_digits.yaml"
+DEFAULT_CONFIG = CONFIGS / "demo_digits.yaml"
 DEFAULTS = ("digits-vit-genaf", "digits-vit-genaf/undefended", "digits-supervised")
 LARGEST_UPLOAD = "10mb"
 KEPT = 3600  # seconds that an upload is kept

@@ -5,20 +5,20 @@
     accelerate launch recipes/evolve_peft.py --model_name_or_path facebook/dinov2-small --dataset_name uoft-cs/cifar10 \
         --output_dir /mnt/adapters --population 24 --generations 20 --storage postgresql://user@host/database
 
-Without a model or a dataset it runs recipes/configs/evolve_digits.yaml. Start the same command on as many machines as
+Without a model or a dataset it runs evolve_digits.yaml. Start the same command on as many machines as
 there are, with one storage and one output folder: they share the work. A search that was killed goes on where it was.
 """
 
 import logging
 import warnings
-from pathlib import Path
 
 from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search import AdapterSearchArguments, evolve, pick
 from genaf_hf.adapter_search.front import table
 from genaf_hf.cli.command_line import parse_arguments, run
+from genaf_hf.cli.settings_file import CONFIGS
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "evolve_digits.yaml"
+DEFAULT_CONFIG = CONFIGS / "evolve_digits.yaml"
 
 
 def main() -> None:

@@ -4,16 +4,13 @@
     accelerate launch recipes/genaf_dino.py --model_name_or_path facebook/dino-vits16 \
         --dataset_name uoft-cs/cifar10 --output_dir hardened
 
-A model that is named by flags is trained as recipes/configs/dino.yaml says; other flags win over it.
-Without a model or a dataset it runs recipes/configs/digits_dino.yaml: scikit-learn's digits, and a small ViT that is
+A model that is named by flags is trained as encoder.yaml says; other flags win over it.
+Without a model or a dataset it runs digits_dino.yaml: scikit-learn's digits, and a small ViT that is
 distilled from them first and kept for the next run.
 """
 
-from pathlib import Path
-
 from genaf_hf.cli.recipe import run_recipe
-
-CONFIGS = Path(__file__).parent / "configs"
+from genaf_hf.cli.settings_file import CONFIGS
 
 if __name__ == "__main__":
-    run_recipe("recipes/genaf_dino.py", CONFIGS / "digits_dino.yaml", CONFIGS / "dino.yaml")
+    run_recipe("recipes/genaf_dino.py", CONFIGS / "digits_dino.yaml", CONFIGS / "encoder.yaml")

@@ -1,11 +1,11 @@
 """Trains a public encoder from scratch, by a masked autoencoder, DINO, SimCLR or labels.
 
     accelerate launch recipes/pretrain.py --method dino
-    accelerate launch recipes/pretrain.py recipes/configs/pretrain_dino_small.yaml --dataset_name my-images \
+    accelerate launch recipes/pretrain.py genaf_hf/cli/configs/pretrain_dino_small.yaml --dataset_name my-images \
         --output_dir my-dino
 
 Without a dataset it trains on scikit-learn's digits, by SimCLR or the method that is named, as
-recipes/configs/pretrain_digits_<method>.yaml says. Only supervised training reads labels; the other methods take images
+pretrain_digits_<method>.yaml says. Only supervised training reads labels; the other methods take images
 without them, and all of the split to train on: where a dataset has no test split, also those that are held out when an
 encoder is hardened on it. A run that was killed goes on where it was. The other recipes harden what comes out.
 """
@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genaf_hf.cli.command_line import FlagParser, parse_arguments, run
+from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.pretraining.arguments import METHODS, PretrainingArguments, PretrainingConfig
 from genaf_hf.pretraining.pretrain import pretrain
-
-CONFIGS = Path(__file__).parent / "configs"
 
 
 def default_config(argv: Sequence[str]) -> Path:

@@ -88,14 +88,12 @@ def test_a_model_that_is_named_gets_the_settings_of_its_family_and_flags_win(def
     assert (config.learning_rate, config.steps, config.eps) == (2e-5, 10, 4 / 255)
 
 
-def test_the_family_says_nothing_of_the_default_a_file_or_a_preset(default, write, tmp_path):
+def test_the_family_says_nothing_of_the_default_or_a_file(default, write, tmp_path):
     family = write("learning_rate: 2e-5\n", "family.yaml")
     assert parse_arguments(TYPES, default, [], family_config=family)[1].learning_rate == 2e-3
     own = write(f"model_name_or_path: a/model\noutput_dir: {tmp_path}\nuse_cpu: true\nlearning_rate: 3e-4\n")
     argv = [own, "--dataset_name", "a/dataset"]
     assert parse_arguments(TYPES, default, argv, family_config=family)[1].learning_rate == 3e-4
-    argv = [*NAMED, "--preset", "paper"]
-    assert parse_arguments(TYPES, default, argv, family_config=family)[1].learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "yml"])
@@ -189,16 +187,6 @@ def test_a_model_that_the_demo_is_given_leaves_the_default_out_too(named, tmp_pa
     with pytest.raises(SystemExit):
         parse_arguments((DemoArguments,), default, [f"--{named}", "own"])
     assert "the following arguments are required: --" in capsys.readouterr().err
-
-
-def test_what_is_given_wins_over_a_preset_also_where_it_is_a_default(write):
-    argv = [*NAMED, "--preset", "paper", "--learning-rate", "5e-5", "--steps=3", "--random_start"]
-    config = parse_arguments(TYPES, None, argv)[1]
-    assert (config.learning_rate, config.random_start, config.eps, config.step_size) == (5e-5, True, 0.03, 0.007)
-    config = parse_arguments(TYPES, None, [write("preset: paper\neps: 8/255\n"), *NAMED])[1]
-    assert (config.eps, config.learning_rate) == (8 / 255, 1e-4)
-    config = parse_arguments(TYPES, None, [write("preset: paper\neps: 8/255\n"), *NAMED, "--eps", "0.5"])[1]
-    assert config.eps == 0.5
 
 
 def test_a_flag_that_is_the_default_wins_over_a_file(default):
@@ -392,14 +380,14 @@ def test_flags_without_effect_are_told(caplog):
     assert [record.message.split()[0] for record in caplog.records] == ["do_train"]
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "recipes/configs").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "genaf_hf/cli/configs").glob("*.yaml")), ids=str)
 def test_files_of_the_recipes_have_no_words_that_read_two_ways(file):
     assert not [line for line in file.read_text().splitlines() if line.endswith((": no", ": yes", ": on", ": off"))]
 
 
 @pytest.mark.parametrize("family", ["vit", "dino", "mae"])
 def test_the_defaults_of_the_recipes_are_read(family):
-    configs = Path(__file__).parents[1] / "recipes/configs"
+    configs = Path(__file__).parents[1] / "genaf_hf/cli/configs"
     _, config = parse_arguments(TYPES, configs / f"digits_{family}.yaml", ["--use_cpu"])
     assert config.max_steps >= 400
 

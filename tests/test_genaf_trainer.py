@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F
 from train_tiny import ODD, PROCESSOR, copied_weights, tiny_model, tiny_trainer
 from transformers import TrainerCallback, TrainingArguments
 
-from genaf_hf import GenAFTrainer, PixelModel, pgd
+from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, pgd
+from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
 from genaf_hf.models.head import HEAD, in_head
 from genaf_hf.training import genetic_regularization
@@ -105,7 +107,12 @@ def test_stage_2_has_one_rate(tmp_path):
 def test_decay_per_epoch_is_on_top_of_the_schedule(tmp_path):
     recorder = Recorder()
     tiny_trainer(
-        tmp_path, learning_rate=2e-3, warmup_steps=0, epoch_decay=0.5, max_steps=5, callbacks=[recorder]
+        tmp_path,
+        learning_rate=2e-3,
+        warmup_steps=0,
+        lr_scheduler_kwargs={"epoch_decay": 0.5},
+        max_steps=5,
+        callbacks=[recorder],
     ).adversarial_finetune()
     encoder = [min(group["lr"] / group["initial_lr"] for group in groups) for groups in recorder.groups]
     assert encoder == pytest.approx([0.8, 0.6, 0.4 / 2, 0.2 / 2, 0])
@@ -117,21 +124,21 @@ def test_decay_counts_the_epochs_that_drop_the_last_batch(tmp_path):
         tmp_path,
         lr_scheduler_type="constant",
         warmup_steps=0,
-        epoch_decay=0.5,
+        lr_scheduler_kwargs={"epoch_decay": 0.5},
         dataloader_drop_last=True,
         callbacks=[recorder],
     ).adversarial_finetune()
     assert [groups[0]["lr"] / groups[0]["initial_lr"] for groups in recorder.groups] == [1, 0.5, 0.5, 0.25, 0.25]
 
 
-def test_paper_preset_is_adam_with_a_decay_per_epoch(tmp_path):
+def test_the_papers_settings_are_adam_with_a_decay_per_epoch(tmp_path):
     recorder = Recorder()
+    written = yaml.safe_load((CONFIGS / "paper.yaml").read_text(encoding="utf-8"))
+    ours = {*GenAFConfig.__annotations__, "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "max_grad_norm"}
+    paper = {name: value for name, value in written.items() if name in ours} | {"per_device_train_batch_size": 10}
     trainer = tiny_trainer(
         tmp_path,
-        preset="paper",
-        learning_rate=None,  # the default, so that the preset sets it
-        adapt_learning_rate=1e-5,
-        per_device_train_batch_size=10,
+        **paper,
         max_steps=8,
         callbacks=[recorder],
     )
@@ -148,9 +155,7 @@ def test_paper_preset_is_adam_with_a_decay_per_epoch(tmp_path):
     again = tiny_trainer(
         tmp_path,
         model=start,
-        preset="paper",
-        learning_rate=None,
-        per_device_train_batch_size=10,
+        **paper,
         max_steps=1,
     )
     expected = copy.deepcopy(start)
@@ -188,16 +193,23 @@ def test_optimizer_that_is_given_is_that_of_stage_1(tmp_path):
     assert all(group["initial_lr"] == 3e-3 for groups in recorder.groups[5:] for group in groups)
 
 
-def test_schedule_that_takes_no_decay_per_epoch_is_refused(tmp_path):
-    trainer = tiny_trainer(
-        tmp_path,
-        epoch_decay=0.5,
-        lr_scheduler_type="reduce_lr_on_plateau",
-        eval_strategy="steps",
-        metric_for_best_model="loss",
-    )
-    with pytest.raises(ValueError, match="which takes no epoch_decay"):
-        trainer.train()
+@pytest.mark.parametrize(
+    ("kind", "decay", "sentence"),
+    [
+        ("reduce_lr_on_plateau", 0.5, "takes no epoch_decay"),
+        ("linear", 0, "epoch_decay is 0, expected a positive number"),
+        ("linear", "fast", "epoch_decay is fast, expected a positive number"),
+    ],
+)
+def test_a_decay_per_epoch_that_cannot_be_is_refused(kind, decay, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        tiny_trainer(
+            tmp_path,
+            lr_scheduler_kwargs={"epoch_decay": decay},
+            lr_scheduler_type=kind,
+            eval_strategy="steps",
+            metric_for_best_model="loss",
+        )
 
 
 # ---- what the stages change ----

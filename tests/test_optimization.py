@@ -24,6 +24,7 @@ from genaf_hf.models.head import HEAD, in_head
 from genaf_hf.training.optimization import fine_tuning_rate, layer_decay_powers, parameter_groups
 
 SMALL = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+COUPLED = "decoupled_weight_decay=false"
 RATES = {"learning_rate": 0.3, "head_learning_rate": 0.7, "weight_decay": 0.05}
 
 
@@ -45,9 +46,9 @@ FAMILIES = {  # with the number of blocks
 }
 
 
-@pytest.mark.parametrize("preset", [None, "paper"])
-def test_without_layer_decay_a_model_has_four_groups_in_the_order_of_published_runs(preset, tmp_path):
-    trainer = tiny_trainer(tmp_path, preset=preset)
+@pytest.mark.parametrize("optim_args", [None, COUPLED])
+def test_without_layer_decay_a_model_has_four_groups_in_the_order_of_published_runs(optim_args, tmp_path):
+    trainer = tiny_trainer(tmp_path, optim_args=optim_args)
     trainer.create_optimizer()
     model, decayed = trainer.model, set(trainer.get_decay_parameter_names(trainer.model))
     rates = trainer.args.learning_rate, trainer.args.head_learning_rate
@@ -121,11 +122,11 @@ def test_layer_decay_is_refused_for_an_encoder_without_blocks():
     assert len(parameter_groups(model, [], **RATES, layer_decay=1.0)) == 2
 
 
-@pytest.mark.parametrize("preset", [None, "paper"])
-def test_stage_1_trains_by_the_decayed_rates_and_stage_2_by_its_own(preset, tmp_path):
+@pytest.mark.parametrize("optim_args", [None, COUPLED])
+def test_stage_1_trains_by_the_decayed_rates_and_stage_2_by_its_own(optim_args, tmp_path):
     trainer = tiny_trainer(
         tmp_path,
-        preset=preset,
+        optim_args=optim_args,
         layer_decay=0.5,
         learning_rate=8e-3,
         head_learning_rate=2e-3,

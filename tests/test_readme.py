@@ -74,7 +74,7 @@ def test_the_python_example_trains_as_the_recipe_of_its_family_does():
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "GenAFConfig"
     ]
     given = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
-    recipe = yaml.safe_load((ROOT / "recipes/configs/dino.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((ROOT / "genaf_hf/cli/configs/encoder.yaml").read_text(encoding="utf-8"))
     assert {name: value for name, value in given.items() if name != "output_dir"} == recipe
 
 

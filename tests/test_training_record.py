@@ -122,7 +122,6 @@ def test_the_step_size_is_told_where_its_default_would_follow_another_eps(tmp_pa
     assert told(eps=6 / 255) == {"eps": 6 / 255, "step_size": pytest.approx(5 / 255)}
     assert told(eps=6 / 255, step_size=2 / 255) == {"eps": 6 / 255, "step_size": 2 / 255}
     assert told(step_size=1 / 255) == {"step_size": 1 / 255}
-    assert told(preset="paper")["step_size"] == 0.007
 
 
 def test_local_paths_are_told_by_name_and_other_arguments_work_too(tmp_path):
@@ -165,7 +164,15 @@ def test_the_command_gives_the_same_arguments_back(tmp_path, monkeypatch):
 
 def test_the_command_of_a_configuration_makes_the_same_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = GenAFConfig(output_dir="run", preset="paper", eps=0.2, adapt_epochs=0.0, **QUIET)
+    config = GenAFConfig(
+        output_dir="run",
+        optim_args="decoupled_weight_decay=false",
+        lr_scheduler_kwargs={"epoch_decay": 0.96},
+        genetic_share=float("inf"),
+        eps=0.2,
+        adapt_epochs=0.0,
+        **QUIET,
+    )
     settings = {"model_name_or_path": "a/b", "dataset_name": "digits", "output_dir": "run", **changed_settings(config)}
     flags = shlex.split(reproducing_command("recipes/genaf_vit.py", settings))[5:]
     _, again = parse_arguments((HardeningArguments, GenAFConfig), "none.yaml", [*flags, "--use_cpu", "true"])

@@ -48,13 +48,11 @@ def parse_arguments(
 ) -> tuple:
     """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win.
 
-    They win over the file, and both over a preset, also with a value that is the default.
-
     Args:
         dataclass_types: whose fields are the flags.
         default_config: the file that is taken where flags name neither a model nor a dataset.
         argv: default those of the process.
-        family_config: the file that is taken where flags do, unless they name a preset too.
+        family_config: the file that is taken where flags do.
 
     Raises:
         UserError: for words that are no flags, a file that cannot be used, or values that a dataclass refuses.
@@ -66,7 +64,7 @@ def parse_arguments(
     given = parser.given(argv)
     if config is None and not given.keys() & SOURCES:
         config = default_config
-    elif config is None and "preset" not in given:
+    elif config is None:
         config = family_config
     settings = {**(parser.settings_of(Path(config)) if config is not None else {}), **given}
     if missing := [f"--{name}" for name in parser.needed if name not in settings]:
@@ -154,15 +152,12 @@ def check_writable(output_dir: Path) -> None:
 
 
 def made(kind: type, settings: Mapping[str, Any]) -> Any:
-    """The dataclass with those of the settings that are its own, which win over those of a preset.
+    """The dataclass with those of the settings that are its own.
 
     Raises:
         UserError: when it refuses them.
     """
     own = {each.name: settings[each.name] for each in fields(kind) if each.init and each.name in settings}
-    preset = getattr(kind, "presets", {}).get(own.get("preset"))
-    if preset is not None:  # it would replace what is given where that equals a default
-        own = {**preset, **own, "preset": None}
     try:
         return kind(**own)
     except UserError:

@@ -10,6 +10,7 @@ import yaml
 
 from genaf_hf.errors import UserError, first_line
 
+CONFIGS = Path(__file__).parent / "configs"  # that come with the package
 LARGEST_FILE = 1 << 20  # bytes; PyYAML takes a minute for 50 times as much
 
 

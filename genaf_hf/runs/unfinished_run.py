@@ -21,7 +21,7 @@ SETTINGS = "settings.json"
 NAMED = 6  # settings at most
 # Where things are written and how that is told; nothing of what is learnt.
 BOOKKEEPING = (
-    *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_", "preset"),
+    *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_"),
     *("save_total_limit", "save_on_each_node", "resume_from_checkpoint", "restore_callback_states", "push_to_hub"),
     *("hub_", "use_cpu", "local_rank", "dataloader_num_workers", "per_device_eval_batch_size"),
 )

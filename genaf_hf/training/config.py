@@ -1,7 +1,7 @@
 """Settings of Gen-AF."""
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import get_args
 
 from transformers.trainer_utils import IntervalStrategy
@@ -14,32 +14,6 @@ from genaf_hf.values.numbers import check_kind, make_plain
 
 ASSESSMENTS = ("first_order", "ascent")
 
-# Settings of the authors' code. Their regularization is a sum over a batch of 256, ours a mean over rows; 20 x 256 is
-# the same loss at that batch size.
-PAPER = {
-    "learning_rate": 1e-4,
-    "head_learning_rate": 5e-3,
-    "weight_decay": 8e-4,
-    "decoupled_weight_decay": False,
-    "lr_scheduler_type": "constant",
-    "warmup_steps": 0,
-    "epoch_decay": 0.96,
-    "max_grad_norm": 0.0,
-    "per_device_train_batch_size": 256,
-    "num_train_epochs": 50.0,
-    "eps": 0.03,
-    "steps": 10,
-    "step_size": 0.007,
-    "random_start": False,
-    "eps_warmup_ratio": 0.0,
-    "genetic_weight": 20.0 * 256,
-    "genetic_share": math.inf,
-    "clean_share": 0.0,
-    "redundant_share": 0.2,
-    "layer_assessment": "ascent",
-    "adapt_learning_rate": 1e-3,
-}
-PRESETS = {"paper": PAPER}
 CLEAN_ACCURACY, ROBUST_ACCURACY = "clean_accuracy", "robust_accuracy"  # of an evaluation
 
 
@@ -55,16 +29,6 @@ class GenAFConfig(CheckedArguments):
         UserError: when a field is outside its range; the sentence names it.
     """
 
-    presets = PRESETS  # for those who know what was given
-
-    preset: str | None = field(
-        default=None,
-        metadata={
-            "help": '"paper" sets the authors\' values for every field that has its default value: Adam 1e-4 and 5e-3, '
-            "weight decay 8e-4, decay 0.96 per epoch, batch 256 per device, 50 epochs, eps 0.03, 10 steps of 0.007, no "
-            "random start, regularization summed over a batch of 256 at weight 20, ascent assessment."
-        },
-    )
     learning_rate: float | None = field(
         default=None,
         metadata={
@@ -87,14 +51,8 @@ class GenAFConfig(CheckedArguments):
     weight_decay: float = field(
         default=0.05, metadata={"help": "Weight decay of both stages, biases and norms excepted."}
     )
-    decoupled_weight_decay: bool = field(
-        default=True, metadata={"help": "Decay weights directly (AdamW) instead of through the gradient (Adam)."}
-    )
     warmup_steps: float = field(
         default=0.1, metadata={"help": "Linear warm-up of the learning rates: steps, or below 1 a share of all steps."}
-    )
-    epoch_decay: float = field(
-        default=1.0, metadata={"help": "Factor on all learning rates after each epoch, on top of the schedule."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Off, because images are decoded by a transform that needs its columns."}
@@ -151,8 +109,6 @@ class GenAFConfig(CheckedArguments):
         for name, kind in GenAFConfig.__annotations__.items():
             if (value := getattr(self, name)) != math.inf:
                 check_kind(name, value, get_args(kind) or (kind,))
-        if self.preset is not None:
-            self._apply_preset()
         check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
         self._check_rates()
         if self.step_size is None:
@@ -167,16 +123,8 @@ class GenAFConfig(CheckedArguments):
         self.load_best_model_at_end = load_best_model_at_end
         self._check_genaf_settings()
 
-    def _apply_preset(self) -> None:
-        if self.preset not in PRESETS:
-            raise UserError(f'preset is "{self.preset}", expected one of {", ".join(PRESETS)}.')
-        defaults = {each.name: each.default for each in fields(self)}
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name) == defaults[name]:
-                setattr(self, name, value)
-
     def _check_rates(self) -> None:
-        for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "epoch_decay", "assessment_samples"):
+        for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "assessment_samples"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")

@@ -4,11 +4,14 @@ from collections import defaultdict
 from collections.abc import Collection
 
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainingArguments, get_scheduler
 
 from genaf_hf.errors import UserError
 from genaf_hf.models.blocks import encoder_blocks
 from genaf_hf.models.head import head_name, in_head
+from genaf_hf.values.numbers import is_number
 
 SMALL, SMALL_RATE = 3e6, 5e-4  # parameters up to which an encoder has this rate
 
@@ -91,17 +94,30 @@ def layer_decay_powers(model: nn.Module) -> dict[str, int]:
     return powers
 
 
+def make_schedule(args: TrainingArguments, optimizer: Optimizer, steps: int, steps_per_epoch: int) -> LRScheduler:
+    """The schedule of the arguments; an `epoch_decay` in `lr_scheduler_kwargs` is a factor on it after every epoch.
+
+    Raises:
+        TypeError, ValueError: when the settings do not fit the schedule.
+    """
+    settings = dict(args.lr_scheduler_kwargs or {})
+    decay = settings.pop("epoch_decay", 1)
+    schedule = get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps, settings)
+    if decay != 1:
+        decay_per_epoch(schedule, decay, steps_per_epoch)
+    return schedule
+
+
 def decay_per_epoch(schedule: LRScheduler, decay: float, steps_per_epoch: int) -> None:
     """Multiplies the learning rates of a schedule by `decay` after every epoch.
 
     Raises:
-        UserError: for a schedule that is no function of the step.
+        ValueError: for a schedule that is no function of the step, or a decay that is not positive.
     """
     if not isinstance(schedule, LambdaLR):
-        raise UserError(
-            f"lr_scheduler_type makes a {type(schedule).__name__}, which takes no epoch_decay: choose another one, or "
-            "leave epoch_decay at 1."
-        )
+        raise ValueError(f"a {type(schedule).__name__} takes no epoch_decay")
+    if not (is_number(decay) and decay > 0):
+        raise ValueError(f"epoch_decay is {decay}, expected a positive number")
     schedule.lr_lambdas = [
         lambda step, factor=factor: factor(step) * decay ** (step // steps_per_epoch) for factor in schedule.lr_lambdas
     ]

@@ -15,7 +15,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
     default_data_collator,
-    get_scheduler,
 )
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -23,6 +22,7 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.pixel_model import evaluating
+from genaf_hf.training.optimization import make_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -205,9 +205,8 @@ def check_schedule(args: TrainingArguments) -> None:
         UserError: names it and what it needs.
     """
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    settings = {"num_warmup_steps": 1, "num_training_steps": 10, "scheduler_specific_kwargs": args.lr_scheduler_kwargs}
     try:
-        get_scheduler(args.lr_scheduler_type, optimizer, **settings)
+        make_schedule(args, optimizer, steps=1000, steps_per_epoch=1)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"lr_scheduler_type is {args.lr_scheduler_type.value} with lr_scheduler_kwargs {args.lr_scheduler_kwargs}, "

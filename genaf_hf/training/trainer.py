@@ -38,7 +38,7 @@ from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfi
 from genaf_hf.training.genetic_regularization import genetic_regularization
 from genaf_hf.training.global_batch import AccumulatedBatch, gather_rows
 from genaf_hf.training.layers import freeze_modules, layer_robustness, layer_weights, most_redundant
-from genaf_hf.training.optimization import decay_per_epoch, fine_tuning_rate, parameter_groups
+from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, parameter_groups
 from genaf_hf.training.options import (
     check_early_stopping,
     check_evaluation_images,
@@ -63,6 +63,7 @@ ADVERSARIAL_FINETUNE = "adversarial_finetune"
 ADAPT = "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
 BEST_WEIGHTS = "best"
+COUPLED = "decoupled_weight_decay=false"  # in optim_args: Adam instead of AdamW
 ASSESSMENT_STEPS = 10
 LOG_SUMS = "LogSums"
 LEAST_EPOCHS, LEAST_STEPS = 3, 300  # of a stage whose length nobody named
@@ -409,17 +410,18 @@ class GenAFTrainer(SharingTrainer):
             layer_decay=1.0 if self.stage == ADAPT else self.args.layer_decay,
         )
         optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
-        if optimizer_class is torch.optim.AdamW and not self.args.decoupled_weight_decay:
+        if optimizer_class is torch.optim.AdamW and COUPLED in (self.args.optim_args or ""):
             optimizer_class = torch.optim.Adam  # AdamW sets its groups to decoupled whenever a state is loaded
         self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """The schedule of the arguments, times the decay per epoch."""
-        if self.lr_scheduler is None and self.args.epoch_decay != 1:
-            schedule = super().create_scheduler(num_training_steps, optimizer)
-            decay_per_epoch(schedule, self.args.epoch_decay, self._steps_per_epoch())
-        return super().create_scheduler(num_training_steps, optimizer)
+        """The schedule of the arguments, which may decay per epoch."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = make_schedule(self.args, optimizer, num_training_steps, self._steps_per_epoch())
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     # ---- stages, checkpoints and logs ----
 
