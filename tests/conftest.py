@@ -4,22 +4,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-import numpy as np
-import pytest
-import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from PIL import Image as PILImage
-from transformers import (
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTConfig,
-    ViTImageProcessor,
-    ViTMAEConfig,
-    ViTMAEForPreTraining,
-    ViTModel,
-)
+import sys
 
-from genaf_hf import GenAFConfig, load_encoder, with_pixel_values
+import pytest
+
+# Libraries are imported where they are used: the process that hands out tests to others needs none of them.
 
 CLASSES = ["red", "green", "blue"]
 SIDE = 8
@@ -32,9 +21,46 @@ TINY_VIT = {
     "intermediate_size": 32,
 }
 
+# What a test needs beside this process, by the fixtures that it requests; the others say so by a mark. Tests without
+# any of these marks are `fast`.
+NEEDS = {"processes": "process", "hub": "hub", "browser": "browser", "server": "database"}
+MARKS = {"slow", *NEEDS.values()}
+OUTSIDE = {"subprocess.Popen", "os.fork", "os.posix_spawn", "socket.bind", "socket.connect"}
 
-def colored_images(count: int, seed: int) -> Dataset:
-    """Noisy images of three colours, in turn: easy to learn, hard enough to attack."""
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for need in {NEEDS[name] for name in NEEDS if name in item.fixturenames}:
+            item.add_marker(need)
+        if MARKS.isdisjoint(mark.name for mark in item.iter_markers()):
+            item.add_marker("fast")
+
+
+running = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    global running
+    running = item
+    yield
+    running = None
+
+
+def refuse_what_is_not_fast(event, _):
+    if event in OUTSIDE and running is not None and running.get_closest_marker("fast"):
+        raise AssertionError(f"{running.nodeid} does {event}: mark it with what it needs")
+
+
+sys.addaudithook(refuse_what_is_not_fast)
+
+
+def colored_images(count: int, seed: int):
+    """A `Dataset` of noisy images of three colours, in turn: easy to learn, hard enough to attack."""
+    import numpy as np
+    from datasets import ClassLabel, Dataset, Features, Image
+    from PIL import Image as PILImage
+
     generator = np.random.default_rng(seed)
     labels = [i % len(CLASSES) for i in range(count)]
     pixels = generator.integers(0, 120, (count, SIDE, SIDE, 3), dtype=np.uint8)
@@ -53,7 +79,28 @@ def own_perturbations(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def dataset() -> DatasetDict:
+def processes():
+    """The module that starts processes."""
+    import processes
+
+    return processes
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """A local Hub with one user, empty."""
+    from hub_user import TOKEN
+    from local_hub import LocalHub
+
+    with LocalHub({TOKEN: "someone"}) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def dataset():
+    """A `DatasetDict`."""
+    from datasets import DatasetDict
+
     return DatasetDict(
         {"train": colored_images(48, 0), "validation": colored_images(12, 1), "test": colored_images(18, 2)}
     )
@@ -62,6 +109,17 @@ def dataset() -> DatasetDict:
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory) -> dict[str, str]:
     """Folders of tiny public encoders by family, made with fixed seeds."""
+    import torch
+    from transformers import (
+        ResNetConfig,
+        ResNetForImageClassification,
+        ViTConfig,
+        ViTImageProcessor,
+        ViTMAEConfig,
+        ViTMAEForPreTraining,
+        ViTModel,
+    )
+
     root = tmp_path_factory.mktemp("encoders")
     makers = {
         "mae": lambda: ViTMAEForPreTraining(
@@ -91,6 +149,10 @@ def encoders(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture
 def vit(encoders):
     """A fresh tiny ViT classifier with its processor."""
+    import torch
+
+    from genaf_hf import load_encoder
+
     torch.manual_seed(0)
     return load_encoder(encoders["dino"], CLASSES)
 
@@ -98,6 +160,10 @@ def vit(encoders):
 @pytest.fixture
 def resnet(encoders):
     """A fresh tiny ResNet classifier (with BatchNorm) with its processor."""
+    import torch
+
+    from genaf_hf import load_encoder
+
     torch.manual_seed(0)
     return load_encoder(encoders["resnet"], CLASSES)
 
@@ -105,14 +171,17 @@ def resnet(encoders):
 @pytest.fixture
 def pixels(dataset, vit):
     """The dataset's splits as pixel values."""
+    from genaf_hf import with_pixel_values
+
     return {split: with_pixel_values(part, vit[1]) for split, part in dataset.items()}
 
 
 @pytest.fixture
 def config(tmp_path):
-    """A function that makes a small configuration, changed by keyword."""
+    """A function that makes a small `GenAFConfig`, changed by keyword."""
+    from genaf_hf import GenAFConfig
 
-    def make(**changes) -> GenAFConfig:
+    def make(**changes):
         settings = {
             "output_dir": str(tmp_path / "run"),
             "max_steps": 6,

@@ -1,4 +1,4 @@
-"""Processes of their own, for the tests that kill a run or start two."""
+"""Processes of their own: the fixture `processes` is this module."""
 
 import os
 import signal
@@ -7,6 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+
+def run(command: list, **settings) -> subprocess.CompletedProcess:
+    """Runs a command; `settings` are those of `subprocess.run`."""
+    return subprocess.run(command, capture_output=True, text=True, **settings)
 
 
 def start_and_kill(command: list, sign: Path, **settings) -> None:
@@ -22,10 +27,8 @@ def start_and_kill(command: list, sign: Path, **settings) -> None:
 def run_on_two_processes(*command, **environment: str) -> subprocess.CompletedProcess:
     """Runs a script, and its arguments, by two processes that know of each other."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    done = subprocess.run(
+    done = run(
         [*launcher, "--master_port", str(free_port()), *command],
-        capture_output=True,
-        text=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )

@@ -3,7 +3,6 @@ import gc
 import json
 import runpy
 import shutil
-import subprocess
 import sys
 from functools import partial
 from operator import eq
@@ -16,7 +15,6 @@ from conftest import colored_images
 from datasets import DatasetDict
 from optuna.trial import TrialState
 from peft import PeftModel
-from processes import start_and_kill
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from genaf_hf import PixelModel, load_encoder, pgd, with_pixel_values
@@ -58,10 +56,10 @@ def arguments(given):
 
 
 @pytest.fixture(scope="module")
-def searched(given, tmp_path_factory) -> tuple[Path, str]:
+def searched(processes, given, tmp_path_factory) -> tuple[Path, str]:
     """The folder that the recipe leaves, and what it prints."""
     folder = tmp_path_factory.mktemp("searched") / "out"
-    done = subprocess.run(command(given, folder), capture_output=True, text=True)
+    done = processes.run(command(given, folder))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -106,7 +104,7 @@ def test_nothing_tells_where_it_was_made(searched, given):
     assert not [path for path in texts if str(Path(given["model_name_or_path"]).parent) in path.read_text()]
 
 
-def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(searched, again, arguments):
+def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(processes, searched, again, arguments):
     folder, _ = searched
     members = evolve(arguments(), again)  # the search is done: only the table is made again
     chosen = max(members, key=lambda each: (0 < each.robust.part < each.clean.part, each.clean.part))
@@ -135,7 +133,7 @@ def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(searc
         "assert not {'genaf_hf', 'peft'} & {*sys.modules}"
     )
     plain = [sys.executable, "-c", code, str(folder / "picked"), arguments().dataset_name]
-    done = subprocess.run(plain, capture_output=True, text=True, cwd=folder)
+    done = processes.run(plain, cwd=folder)
     assert done.stdout.split() == [str(chosen.clean.part)], done.stderr
     assert len(test) == chosen.clean.count
     plain = AutoModelForImageClassification.from_pretrained(folder / "picked")
@@ -283,10 +281,10 @@ def test_the_recipe_says_that_a_pick_was_not_made(given, tmp_path, monkeypatch, 
     assert "Trial 3 was not picked" in capsys.readouterr().out
 
 
-def test_a_search_whose_worker_was_killed_goes_on_and_meets_its_budget(given, again, arguments, tmp_path):
+def test_a_search_whose_worker_was_killed_goes_on_and_meets_its_budget(processes, given, again, arguments, tmp_path):
     folder = tmp_path / "out"
     again.output_dir = str(folder)
-    start_and_kill(command(given, folder, heartbeat_seconds=1), folder / "adapters" / "trial-1")
+    processes.start_and_kill(command(given, folder, heartbeat_seconds=1), folder / "adapters" / "trial-1")
     members = evolve(arguments(heartbeat_seconds=1), again)
     trials = optuna.load_study(study_name="adapters", storage=f"sqlite:///{folder / 'study.db'}").trials
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]

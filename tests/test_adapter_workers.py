@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -30,14 +29,12 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def studies(server, tmp_path_factory) -> dict[str, list[FrozenTrial]]:
+def studies(processes, server, tmp_path_factory) -> dict[str, list[FrozenTrial]]:
     """What three workers left on each kind of storage after one of them was killed."""
     storages = {"sqlite": f"sqlite:///{tmp_path_factory.mktemp('workers') / 'study.db'}", "postgresql": server}
     storages = {kind: url for kind, url in storages.items() if url is not None}
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, Path(__file__).with_name("adapter_workers.py"), *storages.values()],
-        capture_output=True,
-        text=True,
         timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

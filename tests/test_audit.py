@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from datasets import ClassLabel, DatasetDict
 from huggingface_hub import ModelCard
-from processes import run_on_two_processes, start_and_kill
 from torch.nn import functional as F
 from transformers import (
     DeiTConfig,
@@ -624,15 +622,15 @@ def test_nothing_is_measured_twice_and_nothing_is_mixed(arguments, mortal, model
     assert mortal.images == 1 + 18 + 18 + 6 + 1 + 3 * 18 + 6
 
 
-def test_a_killed_audit_goes_on_to_the_same_report(arguments, whole, place, tmp_path):
+def test_a_killed_audit_goes_on_to_the_same_report(processes, arguments, whole, place, tmp_path):
     out = tmp_path / "whole"
     command = [sys.executable, RECIPE, *flags(arguments(out, attack_settings=json.dumps(QUICK)))]
     crafted = {path: path.stat().st_mtime_ns for path in (place / "home/genaf_hf").rglob("*.safetensors")}
-    start_and_kill(command, out / "unfinished_run/answers.model.pgd.json")
+    processes.start_and_kill(command, out / "unfinished_run/answers.model.pgd.json")
     assert not (out / "report.json").exists()
     shutil.copytree(out, tmp_path / "killed")
 
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = processes.run(command)
     assert done.returncode == 0, done.stderr
     assert (out / "report.json").read_bytes() == (whole / "report.json").read_bytes()
     assert not (out / "unfinished_run").exists()
@@ -651,11 +649,11 @@ def test_a_killed_audit_goes_on_to_the_same_report(arguments, whole, place, tmp_
     assert forged.measurement("model", "pgd").correct == 18 > report.measurement("model", "pgd").correct
 
 
-def test_two_processes_count_what_one_does(arguments, place, tmp_path):
+def test_two_processes_count_what_one_does(processes, arguments, place, tmp_path):
     """Of 13 images one process has 7, the other 6."""
     one = audit(arguments(tmp_path / "one", limit=13))
     given = arguments(tmp_path / "two", attack_settings=json.dumps(QUICK), limit=13)
-    run_on_two_processes(RECIPE, *flags(given), HF_HOME=str(tmp_path / "home"))
+    processes.run_on_two_processes(RECIPE, *flags(given), HF_HOME=str(tmp_path / "home"))
     two = RobustnessReport.load(tmp_path / "two/report.json")
     assert counts(two) == counts(one)
     assert [(each.name, each.passed) for each in two.checks] == [(each.name, each.passed) for each in one.checks]
@@ -668,9 +666,9 @@ def test_two_processes_count_what_one_does(arguments, place, tmp_path):
         torch.testing.assert_close(*deltas, rtol=0, atol=1e-6)
 
 
-def test_the_recipe_refuses_in_one_sentence(arguments, tmp_path):
+def test_the_recipe_refuses_in_one_sentence(processes, arguments, tmp_path):
     odd = arguments(tmp_path / "out", attack_settings='{"pgd": {"step": 1}}')
-    refused = subprocess.run([sys.executable, RECIPE, *flags(odd)], capture_output=True, text=True)
+    refused = processes.run([sys.executable, RECIPE, *flags(odd)])
     assert refused.returncode == 1
     assert refused.stderr.strip().startswith('pgd has no setting "step"; it has eps, steps,')
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from browser import browser  # noqa: F401
 from hub_user import TOKEN, run_as_user
-from local_hub import LocalHub
 from test_hub import PUSH_PUBLIC_THINGS, QUICK, QUICK_ATTACKS
 
 from genaf_hf.evaluation.report import RobustnessReport
@@ -15,7 +14,7 @@ AUDIT = {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "swe
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory, dataset, encoders) -> Path:
+def walked(hub, tmp_path_factory, dataset, encoders) -> Path:
     """A folder with the hardened model, the audit and the leaderboard, each made by its recipe from the Hub alone."""
     place = tmp_path_factory.mktemp("circle")
     dataset.save_to_disk(place / "images")
@@ -25,17 +24,16 @@ def walked(tmp_path_factory, dataset, encoders) -> Path:
         done = run_as_user(hub, place, *command, *words, token=token)
         assert done.returncode == 0, done.stderr
 
-    with LocalHub({TOKEN: "someone"}) as hub:
-        run("-c", PUSH_PUBLIC_THINGS, place / "images", encoders["mae"])
-        names = {"dataset_name": "someone/colours", "model_name_or_path": "someone/encoder"}
-        pushing = {"push_to_hub": True, "push_anyway": True}
-        run(ROOT / "recipes/genaf_vit.py", **names, output_dir="hardened", **pushing, **QUICK, **QUICK_ATTACKS)
-        names["model_name_or_path"] = "someone/hardened"
-        run(ROOT / "recipes/audit.py", **names, output_dir="audit", **AUDIT)
-        run(ROOT / "recipes/leaderboard.py", output_dir="leaderboard", token=None)
-        for path, content in hub.repositories["models", "someone/hardened"].files().items():
-            (place / "published" / path).parent.mkdir(parents=True, exist_ok=True)
-            (place / "published" / path).write_bytes(content)
+    run("-c", PUSH_PUBLIC_THINGS, place / "images", encoders["mae"])
+    names = {"dataset_name": "someone/colours", "model_name_or_path": "someone/encoder"}
+    pushing = {"push_to_hub": True, "push_anyway": True}
+    run(ROOT / "recipes/genaf_vit.py", **names, output_dir="hardened", **pushing, **QUICK, **QUICK_ATTACKS)
+    names["model_name_or_path"] = "someone/hardened"
+    run(ROOT / "recipes/audit.py", **names, output_dir="audit", **AUDIT)
+    run(ROOT / "recipes/leaderboard.py", output_dir="leaderboard", token=None)
+    for path, content in hub.repositories["models", "someone/hardened"].files().items():
+        (place / "published" / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / "published" / path).write_bytes(content)
     return place
 
 

@@ -15,7 +15,6 @@ from browser import browser
 from conftest import CLASSES, SIDE, TINY_VIT
 from datasets import ClassLabel, DatasetDict
 from PIL import Image as PILImage
-from processes import free_port
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -395,10 +394,10 @@ def test_the_package_does_not_import_gradio():
 
 
 @pytest.fixture(scope="module")
-def address(place, models, images, encoders, published):
+def address(processes, place, models, images, encoders, published):
     """Of a running recipe."""
     pytest.importorskip("gradio", reason="gradio is not installed")
-    port = free_port()
+    port = processes.free_port()
     flags = {**models, "dataset_name": images, "encoder": encoders["dino"], "attacks": "l4a,pgd", "eps": "0.4"}
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(place / "uploads")}

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import run_on_two_processes
 from train_tiny import FULL_BATCH, ODD, evaluation_counts, robustness_counts, tiny_trainer
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> dict:
+def two(processes, tmp_path_factory) -> dict:
     """What two processes made."""
     folder = tmp_path_factory.mktemp("two")
-    run_on_two_processes(Path(__file__).with_name("train_tiny.py"), "distributed", folder)
+    processes.run_on_two_processes(Path(__file__).with_name("train_tiny.py"), "distributed", folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["world_size"] == 2
     return {**results, "weights": torch.load(folder / "weights.pt")}

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -746,7 +745,7 @@ print(json.dumps(answers))
 """
 
 
-def test_saved_models_load_and_answer_the_same_without_this_package(encoders, dataset, tmp_path):
+def test_saved_models_load_and_answer_the_same_without_this_package(processes, encoders, dataset, tmp_path):
     picture = dataset["test"][0]["image"]
     picture.save(tmp_path / "picture.png")
     expected = {}
@@ -757,7 +756,7 @@ def test_saved_models_load_and_answer_the_same_without_this_package(encoders, da
         with torch.no_grad():
             expected[str(tmp_path / family)] = model.eval()(**processor(picture, return_tensors="pt")).logits[0]
     command = [sys.executable, "-c", PLAIN, str(tmp_path / "picture.png"), *expected]
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ.copy(), check=False)
+    answer = processes.run(command, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr[-2000:]
     answers = json.loads(answer.stdout.splitlines()[-1])
     for folder, logits in expected.items():

@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -567,7 +566,7 @@ print(json.dumps(answers))
 """
 
 
-def test_a_clean_process_without_this_package_loads_them_all_as_their_cards_say(hardened, adapted, tmp_path):
+def test_a_clean_process_without_this_package_loads_them_all_as_their_cards_say(processes, hardened, adapted, tmp_path):
     colored_images(6, 1).select(range(4)).save_to_disk(tmp_path / "images")
     expected, loads = {}, {}
     for name in (name for name in FAMILIES if name not in TIMM or timm):
@@ -577,7 +576,7 @@ def test_a_clean_process_without_this_package_loads_them_all_as_their_cards_say(
         loads |= {str(folder): code, str(merged): code.replace(str(folder), str(merged))}
     command = [sys.executable, "-c", CLEAN_PROCESS, str(tmp_path / "images"), json.dumps(loads)]
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    answer = processes.run(command, cwd=tmp_path, env=environment)
     assert answer.returncode == 0, answer.stderr[-2000:]
     answers = json.loads(answer.stdout.splitlines()[-1])
     for folder, (name, logits) in expected.items():

@@ -1,7 +1,6 @@
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from conftest import colored_images
 from datasets import ClassLabel, DatasetDict
-from processes import start_and_kill
 from safetensors.torch import load_file, save_file
 
 from genaf_hf import GenAFConfig, PixelModel, with_pixel_values
@@ -65,22 +63,22 @@ def told(folder: Path) -> dict:
     return {name: value for name, value in record.items() if name != "command"}
 
 
-def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command, tmp_path):
+def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processes, command, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), check=True, capture_output=True)
+    processes.run(command(whole), check=True)
     assert not (whole / "unfinished_run").exists()
 
     stages = killed / "unfinished_run"
-    start_and_kill(command(killed, seed=1), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
-    refused = subprocess.run(command(killed), capture_output=True, text=True)
+    processes.start_and_kill(command(killed, seed=1), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
+    refused = processes.run(command(killed))
     assert refused.returncode == 1
     assert "unfinished run with other settings (seed was 1 and is 42)" in refused.stderr
     assert "Traceback" not in refused.stderr
 
     (stages / "settings.json").unlink()
-    start_and_kill(command(killed), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
-    start_and_kill(command(killed), stages / "evaluation/answers.undefended.l4a-adaptive.json")
-    subprocess.run(command(killed), check=True, capture_output=True)
+    processes.start_and_kill(command(killed), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
+    processes.start_and_kill(command(killed), stages / "evaluation/answers.undefended.l4a-adaptive.json")
+    processes.run(command(killed), check=True)
     assert not stages.exists()
     stated = shlex.split(TrainingRecord.load(whole / "training.json").command)
     _, config = parse_arguments((HardeningArguments, GenAFConfig), None, [*stated[5:], "--use_cpu"])
@@ -91,7 +89,7 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(command,
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
     assert told(killed) == told(whole)
 
-    refused = subprocess.run(command(whole, seed=1), capture_output=True, text=True)
+    refused = processes.run(command(whole, seed=1))
     assert "whole holds what a finished run left, or somebody else (README.md, report.json, training.json" in (
         refused.stderr
     )
@@ -133,8 +131,8 @@ def test_a_run_goes_on_with_the_encoder_and_the_images_that_it_began_with_alone(
         ({"dae_layer": 99}, "layer is 99, expected 0 to 2, the hidden states of this encoder"),
     ],
 )
-def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(command, tmp_path, changes, sentence):
-    refused = subprocess.run(command(tmp_path / "run", **changes), capture_output=True, text=True)
+def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(processes, command, tmp_path, changes, sentence):
+    refused = processes.run(command(tmp_path / "run", **changes))
     assert refused.returncode == 1
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -8,8 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hub_user import TOKEN, run_as_user
-from local_hub import LocalHub
+from hub_user import run_as_user
 from PIL import Image
 
 from genaf_hf import load_images
@@ -330,14 +329,13 @@ print(json.dumps(found))
 """
 
 
-def test_images_on_the_hub_are_read_and_those_without_a_split_are_told(tmp_path):
+def test_images_on_the_hub_are_read_and_those_without_a_split_are_told(hub, tmp_path):
     content = io.BytesIO()
     Image.new("RGB", (4, 5)).save(content, "PNG")
     names = ["train_{}", "photo_{}"]
     files = {f"{label}/{name.format(i)}.png": content.getvalue() for label in "ab" for name in names for i in range(20)}
-    with LocalHub({TOKEN: "someone"}) as hub:
-        hub.add("datasets", "someone/photos").add_commit("main", files)
-        done = run_as_user(hub, tmp_path, "-c", LOAD)
+    hub.add("datasets", "someone/photos").add_commit("main", files)
+    done = run_as_user(hub, tmp_path, "-c", LOAD)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"whole": [32, [4, 5]], "drawn": [8, [4, 5]]}
     assert '"someone/photos": 40 of 80 files are left out, "photo_' in done.stderr

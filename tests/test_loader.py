@@ -44,7 +44,7 @@ def read_by(saved, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_workers_give_the_same_pixel_values_in_the_same_order(saved, read_by, workers):
+def test_workers_give_the_same_pixel_values_in_the_same_order(processes, saved, read_by, workers):
     processor = ViTImageProcessor(size={"height": 12, "width": 12})
     expected = with_pixel_values(saved, processor)
     assert isinstance(expected, InMemoryDataset)
@@ -65,14 +65,14 @@ def test_workers_that_inherit_nothing_get_it_all_with_the_dataset(vit, read_by):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_processor_gets_whole_batches(read_by, workers):
+def test_the_processor_gets_whole_batches(processes, read_by, workers):
     rows = read_by(CountingProcessor(size={"height": 8, "width": 8}))
     batches = list(DataLoader(rows, batch_size=6, num_workers=workers))
     assert [batch["pixel_values"][:, :, 0, 0].unique().tolist() for batch in batches] == [[6.0]] * 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_trainer_reads_by_its_workers(vit, read_by, tmp_path, workers):
+def test_a_trainer_reads_by_its_workers(processes, vit, read_by, tmp_path, workers):
     model, processor = vit
     rows = read_by(processor)
     args = TrainingArguments(

@@ -4,7 +4,6 @@ import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from math import isnan, sqrt
 
@@ -88,12 +87,12 @@ def wilson(part, count):
     return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
 
 
-def run(script, *arguments, home, **environment):
+def run(processes, script, *arguments, home, **environment):
     """What a script prints, with fresh caches and no way to connect."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment = {**kept, **environment, "HF_HOME": str(home)}
     command = [sys.executable, "-c", NEVER_CONNECT + script, *map(str, arguments)]
-    finished = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+    finished = processes.run(command, env=environment, cwd=home, timeout=300)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
@@ -182,16 +181,16 @@ def test_loading_and_computing_leave_the_random_state():
     np.testing.assert_equal(np.random.get_state(), before)
 
 
-def test_each_folder_works_offline_and_without_this_package(tmp_path):
+def test_each_folder_works_offline_and_without_this_package(processes, tmp_path):
     for name in METRICS:
         shutil.copytree(FOLDER / name, tmp_path / "elsewhere" / name)
     flags = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-    found = run(ALONE, tmp_path / "elsewhere", *METRICS, home=tmp_path, **flags)
+    found = run(processes, ALONE, tmp_path / "elsewhere", *METRICS, home=tmp_path, **flags)
     assert {name: found[name][name] for name in METRICS} == dict.fromkeys(METRICS, 0.5)
 
 
-def test_processes_load_and_compute_at_the_same_time_on_their_own(tmp_path):
-    found = run(TOGETHER, home=tmp_path)
+def test_processes_load_and_compute_at_the_same_time_on_their_own(processes, tmp_path):
+    found = run(processes, TOGETHER, home=tmp_path)
     assert found == [[[4 * process, 4 * (process + index + 1)] for index in range(6)] for process in range(4)]
     assert not list(tmp_path.glob("metrics/**/*.arrow*"))
 

@@ -1,7 +1,6 @@
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -497,7 +496,7 @@ def place(tmp_path_factory, dataset, encoders) -> Path:
     return place
 
 
-def test_the_code_runs_as_written(place):
+def test_the_code_runs_as_written(processes, place):
     images = {"name": "colours", "config": None, "revision": None, "split": "test", "count": 18}
     measured = [replace(each, settings=each.settings and {**each.settings, "encoder": "encoder"}) for each in
                 make_report("hardened").measurements]  # fmt: skip
@@ -507,7 +506,7 @@ def test_the_code_runs_as_written(place):
     assert code.count("import") == 3
     picture = "from datasets import load_from_disk\nprint(classify(load_from_disk('colours')['test'][0]['image']))"
     command = [sys.executable, "-c", f"{code}\n{picture}"]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    done = processes.run(command, cwd=place)
     assert done.returncode == 0, done.stderr
     assert "| pgd    | model          | linf | 8/255 | 20    |" in done.stdout
     assert "'label': 'red'" in done.stdout

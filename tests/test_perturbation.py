@@ -1,13 +1,12 @@
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from local_hub import LocalHub
+from hub_user import TOKEN
 from safetensors.torch import load_file, save_file
 
 from genaf_hf import UniversalPerturbation
@@ -303,21 +302,20 @@ except ValueError as error:
 """
 
 
-def test_sharing_on_the_hub_keeps_everything(perturbation, tmp_path):
+def test_sharing_on_the_hub_keeps_everything(perturbation, hub, processes, tmp_path):
     perturbation.save_pretrained(tmp_path / "made")
-    with LocalHub({"hf_token": "someone"}) as hub:
-        variables = {
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_TOKEN": "hf_token",
-        }
-        command = [sys.executable, "-c", SHARE, str(tmp_path / "made")]
-        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert FILE in hub.repositories["models", "someone/alone"].files()
-        assert f"perturbation/{FILE}" in hub.repositories["models", "someone/model"].files("second")
+    variables = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": TOKEN,
+    }
+    command = [sys.executable, "-c", SHARE, str(tmp_path / "made")]
+    done = processes.run(command, env={**os.environ, **variables})
+    assert done.returncode == 0, done.stderr
+    assert FILE in hub.repositories["models", "someone/alone"].files()
+    assert f"perturbation/{FILE}" in hub.repositories["models", "someone/model"].files("second")
     assert "someone/nothing/perturbation.safetensors is not a universal perturbation saved by genaf_hf: " in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
 

@@ -1,7 +1,6 @@
 """Pre-training by each method: what is saved, what moves, and runs that are killed or shared."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from conftest import CLASSES, TINY_VIT, colored_images
 from pretrain_tiny import LOCAL, METHODS, PROCESSOR, TINY_DINO, VIEW, pretrain_tiny, tiny_config, train_distributed
-from processes import run_on_two_processes
 from safetensors.torch import load_file
 from transformers import ResNetConfig, ViTConfig, set_seed
 
@@ -50,9 +48,9 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return made
 
 
-def test_encoders_load_without_this_package(folders, tmp_path):
+def test_encoders_load_without_this_package(processes, folders, tmp_path):
     command = [sys.executable, "-c", WITHOUT_US, *map(str, folders.values())]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout)
+    found = json.loads(processes.run(command, check=True, cwd=tmp_path).stdout)
     assert {name: found[str(folder)] for name, folder in folders.items()} == {
         "mae": ["ViTMAEModel", [], 8],
         "dino": ["ViTModel", [], 8],
@@ -117,9 +115,9 @@ def test_the_card_tells_method_data_and_settings(folders):
     assert not [card for card in cards.values() if str(folders["mae"].parent) in card]
 
 
-def test_two_processes_train_what_one_does(tmp_path):
+def test_two_processes_train_what_one_does(processes, tmp_path):
     train_distributed(tmp_path / "one", batch_size=8)
-    run_on_two_processes(Path(__file__).with_name("pretrain_tiny.py"), tmp_path / "two")
+    processes.run_on_two_processes(Path(__file__).with_name("pretrain_tiny.py"), tmp_path / "two")
     begin = pretrain_tiny("dino", tmp_path / "begin", learning_rate=0.0)
     for method in ("dino", "simclr"):
         one, two = (load_file(tmp_path / count / method / "model.safetensors") for count in ("one", "two"))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import free_port
 
 from genaf_hf.cli import process_tree
 
@@ -37,13 +36,13 @@ TORCHRUN = ["torchrun", "--nproc_per_node", "2", "--master_port"]
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(processes, tmp_path):
     """A function that starts the script by a launcher, in a group of its own, and leaves nothing behind."""
     (tmp_path / "script.py").write_text(SCRIPT)
     started = []
 
     def start(launcher: list[str], *words: str, **environment: str) -> subprocess.Popen:
-        port = [str(free_port())] if launcher == TORCHRUN else []
+        port = [str(processes.free_port())] if launcher == TORCHRUN else []
         command = [launcher[0], *launcher[1:], *port, "script.py", *words]
         command[0] = str(Path(sys.executable).parent / command[0])
         with (tmp_path / "said").open("w") as said:

@@ -1,7 +1,6 @@
 """A push and a pull on the real Hub, in a private repository that is deleted afterwards."""
 
 import os
-import subprocess
 import sys
 import uuid
 
@@ -31,7 +30,7 @@ DELETE = "import sys; from huggingface_hub import HfApi; HfApi().delete_repo(sys
     not (os.environ.get(TOKEN) and os.environ.get(NAMESPACE)),
     reason=f"pushes to the real Hub where {TOKEN}, that may write, and {NAMESPACE}, a user or an organization, are set",
 )
-def test_what_is_pushed_to_the_real_hub_is_what_a_stranger_loads(vit, tmp_path):
+def test_what_is_pushed_to_the_real_hub_is_what_a_stranger_loads(processes, vit, tmp_path):
     model, processor = vit
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
@@ -41,7 +40,7 @@ def test_what_is_pushed_to_the_real_hub_is_what_a_stranger_loads(vit, tmp_path):
     environment = {**inherited, "HF_TOKEN": os.environ[TOKEN], "HF_HOME": str(tmp_path / "home")}
 
     def run(*command: str) -> None:
-        done = subprocess.run([sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True)
+        done = processes.run([sys.executable, *command], env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert os.environ[TOKEN] not in done.stdout + done.stderr
 

@@ -11,7 +11,6 @@ import yaml
 from conftest import TINY_VIT
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
-from processes import start_and_kill
 from transformers import AutoModel
 
 from genaf_hf import GenAFConfig
@@ -71,7 +70,7 @@ def asked_for(**changes) -> PretrainingArguments:
 
 
 @pytest.mark.parametrize("method", ["mae", "dino"])
-def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(dataset, tmp_path, method):
+def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(processes, dataset, tmp_path, method):
     dataset.save_to_disk(tmp_path / "colors")
     settings = {
         "method": method,
@@ -89,7 +88,7 @@ def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(dataset, t
     file.write_text(yaml.safe_dump(settings))
     unfinished, killed, whole = (tmp_path / name for name in ("killed.unfinished", "killed", "whole"))
     checkpoint = unfinished / "unfinished_run/checkpoints/checkpoint-4/trainer_state.json"
-    start_and_kill([sys.executable, RECIPES / "pretrain.py", file, "--output_dir", killed], checkpoint)
+    processes.start_and_kill([sys.executable, RECIPES / "pretrain.py", file, "--output_dir", killed], checkpoint)
     assert not killed.exists()
 
     def run(folder: Path, *flags: str) -> None:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -39,7 +38,7 @@ KILLS = {
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory) -> dict[str, Path]:
+def killed(processes, tmp_path_factory) -> dict[str, Path]:
     """Output folders of the killed runs."""
     folders = {name: tmp_path_factory.mktemp(name) for name in KILLS}
     jobs = [
@@ -47,7 +46,7 @@ def killed(tmp_path_factory) -> dict[str, Path]:
         for name, (*kill, settings, _) in KILLS.items()
     ]
     script = Path(__file__).with_name("train_tiny.py")
-    run = subprocess.run([sys.executable, script, json.dumps(jobs)], capture_output=True, text=True)
+    run = processes.run([sys.executable, script, json.dumps(jobs)])
     ended_by = [line for line in run.stdout.splitlines() if line.isdigit()]
     assert ended_by == [str(int(signal.SIGKILL))] * len(jobs), run.stderr
     return folders

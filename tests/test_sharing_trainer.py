@@ -7,7 +7,6 @@ import pytest
 from cards import make_report
 from hub_user import TOKEN, USER, run_as_user
 from huggingface_hub import ModelCard
-from local_hub import LocalHub
 from test_hub import PUSH_PUBLIC_THINGS
 
 from genaf_hf import GenAFTrainer
@@ -161,16 +160,15 @@ def test_what_cannot_be_measured_or_pushed_is_refused(trainer):
 
 
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory, dataset, encoders):
+def pushed(hub, tmp_path_factory, dataset, encoders):
     """The Hub after a push, where it was pushed from, and what was printed."""
     place = tmp_path_factory.mktemp("trainer")
     dataset.save_to_disk(place / "images")
-    with LocalHub({TOKEN: "someone"}) as hub:
-        for command in ((PUSH_PUBLIC_THINGS, place / "images", encoders["mae"]), (TRAIN_AND_PUSH, TOKEN)):
-            hub.uploads.clear()
-            done = run_as_user(hub, place, "-c", *command)
-            assert done.returncode == 0, done.stderr
-        yield hub, place, done.stdout
+    for command in ((PUSH_PUBLIC_THINGS, place / "images", encoders["mae"]), (TRAIN_AND_PUSH, TOKEN)):
+        hub.uploads.clear()
+        done = run_as_user(hub, place, "-c", *command)
+        assert done.returncode == 0, done.stderr
+    return hub, place, done.stdout
 
 
 def test_exactly_the_result_is_shared(pushed):
@@ -202,19 +200,18 @@ def test_nothing_shared_tells_the_token_or_the_machine(pushed):
 
 
 @pytest.fixture(scope="module")
-def adapter_users(tmp_path_factory, dataset, encoders):
+def adapter_users(hub, tmp_path_factory, dataset, encoders):
     """A local Hub with images and an encoder, and a function that runs Python as its user, and gives what it prints."""
     place = tmp_path_factory.mktemp("adapters")
     dataset.save_to_disk(place / "images")
-    with LocalHub({TOKEN: "someone"}) as hub:
 
-        def run(*command, token: str | None = TOKEN) -> str:
-            done = run_as_user(hub, place, "-c", *command, token=token)
-            assert done.returncode == 0, done.stderr
-            return done.stdout
+    def run(*command, token: str | None = TOKEN) -> str:
+        done = run_as_user(hub, place, "-c", *command, token=token)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-        run(PUSH_PUBLIC_THINGS, place / "images", encoders["dino"])
-        yield hub, run
+    run(PUSH_PUBLIC_THINGS, place / "images", encoders["dino"])
+    return hub, run
 
 
 def test_a_stranger_loads_a_shared_adapter_as_its_card_says(adapter_users):

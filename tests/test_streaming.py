@@ -8,8 +8,7 @@ import datasets
 import pytest
 from conftest import CLASSES, colored_images
 from datasets import Dataset, concatenate_datasets
-from hub_user import TOKEN, run_as_user
-from local_hub import LocalHub
+from hub_user import run_as_user
 
 from genaf_hf import load_images
 from genaf_hf.cli.command_line import parse_arguments
@@ -188,7 +187,7 @@ def test_the_flag(folder, given, expected):
     assert [len(each) for each in images.values()] == [20, 9, 9]
 
 
-def test_only_some_files_of_the_hub_are_fetched(tmp_path):
+def test_only_some_files_of_the_hub_are_fetched(hub, tmp_path):
     repository_files = {"test": 1, "train": SHARDS}
     files = {}
     for split, count in repository_files.items():
@@ -196,17 +195,16 @@ def test_only_some_files_of_the_hub_are_fetched(tmp_path):
             file = io.BytesIO()
             colored_images(12, 100 + i).to_parquet(file)
             files[f"data/{split}-{i:05}-of-{count:05}.parquet"] = file.getvalue()
-    with LocalHub({TOKEN: "someone"}) as hub:
-        repository = hub.add("datasets", "someone/many")
-        repository.add_commit("main", files)
-        done = run_as_user(hub, tmp_path, "-c", LOAD)
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
-        assert found["commit"] == repository.commit()
-        assert found["sizes"] == [8, 4, 4]
-        assert found["said"].startswith('There is no dataset "someone/nothing", neither as a local folder nor on the')
-        fetched = {where.split("/")[-1] for where, _ in hub.uploads if where.startswith("GET") and "train-" in where}
-        assert 1 < len(fetched) < SHARDS / 2
+    repository = hub.add("datasets", "someone/many")
+    repository.add_commit("main", files)
+    done = run_as_user(hub, tmp_path, "-c", LOAD)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["commit"] == repository.commit()
+    assert found["sizes"] == [8, 4, 4]
+    assert found["said"].startswith('There is no dataset "someone/nothing", neither as a local folder nor on the')
+    fetched = {where.split("/")[-1] for where, _ in hub.uploads if where.startswith("GET") and "train-" in where}
+    assert 1 < len(fetched) < SHARDS / 2
 
 
 def test_tables_of_text_are_not_streamed(tmp_path):
