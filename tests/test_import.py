@@ -1,7 +1,6 @@
 """What `import genaf_hf` gives, and what it leaves alone."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,13 +9,19 @@ import pytest
 import genaf_hf
 
 
-def in_a_fresh_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+@pytest.fixture
+def in_a_fresh_process(processes):
+    """A function that runs code, and gives what it prints."""
+
+    def run(code: str) -> str:
+        done = processes.run([sys.executable, "-c", code], timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
 
 
-def test_importing_the_package_imports_neither_torch_nor_matplotlib():
+def test_importing_the_package_imports_neither_torch_nor_matplotlib(in_a_fresh_process):
     code = "import sys, genaf_hf; print({'torch', 'transformers', 'datasets', 'matplotlib', 'numpy'} & {*sys.modules})"
     assert in_a_fresh_process(code) == "set()"
 
@@ -41,7 +46,7 @@ def test_another_name_is_none_of_ours():
 
 
 @pytest.mark.parametrize("first", ["transformers.models.auto.modeling_auto", "genaf_hf"])
-def test_the_auto_classes_know_our_class_whichever_is_imported_first(first):
+def test_the_auto_classes_know_our_class_whichever_is_imported_first(in_a_fresh_process, first):
     told = in_a_fresh_process(
         f"import {first}, genaf_hf; from transformers import AutoModelForImageClassification as auto; "
         "from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification; "

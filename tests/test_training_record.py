@@ -1,7 +1,6 @@
 import json
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -307,10 +306,10 @@ print(matplotlib.get_backend())
 """
 
 
-def test_drawing_leaves_a_notebooks_backend_as_it_was(tmp_path):
+def test_drawing_leaves_a_notebooks_backend_as_it_was(processes, tmp_path):
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     notebook = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", DRAWS], env=notebook, cwd=tmp_path, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", DRAWS], env=notebook, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "svg\n"), done.stderr
     assert size_of(tmp_path / "sweep.png")[1] == 690
 
