@@ -73,10 +73,10 @@ def shown(text: str) -> str:
 
 def test_the_verdict_is_one_sentence_with_the_worst_of_each_kind():
     assert verdict_of(text_of()) == (
-        "This model is right about 80.0% (undefended: 90.0%, chance: 33.3%) of clean images, 70.0% (undefended: "
-        "20.0%) of images under the worst perturbation that was crafted on the public encoder alone (l4a, linf, eps "
-        "10/255), and 50.0% "
-        "(undefended: 0.0%) of images under the worst attack on the model itself (pgd, linf, eps 8/255)."
+        "This model is right about 80.0% [49.0%, 94.3%] of clean images (undefended: 90.0%), 70.0% [39.7%, 89.2%] "
+        "under the worst perturbation that was crafted on the public encoder alone (l4a, linf, eps 10/255; undefended: "
+        "20.0%), and 50.0% [23.7%, 76.3%] under the worst attack on the model itself (pgd, linf, eps 8/255; "
+        "undefended: 0.0%); guessing is right about 33.3%."
     )
 
 
@@ -84,32 +84,42 @@ def test_the_verdict_on_one_model_and_without_some_kinds_of_attack():
     measured = make_report("hardened").measurements
     assert (
         verdict_of(text_of("hardened", measurements=measured[:1]))
-        == "This model is right about 80.0% (chance: 33.3%) of clean images."
+        == "This model is right about 80.0% [49.0%, 94.3%] of clean images; guessing is right about 33.3%."
     )
     assert verdict_of(text_of("hardened", measurements=[measured[0], measured[3]])) == (
-        "This model is right about 80.0% (chance: 33.3%) of clean images, and 50.0% of images under the worst attack "
-        "on the model itself (pgd, linf, eps 8/255)."
+        "This model is right about 80.0% [49.0%, 94.3%] of clean images, and 50.0% [23.7%, 76.3%] under the worst "
+        "attack on the model itself (pgd, linf, eps 8/255); guessing is right about 33.3%."
     )
     assert verdict_of(text_of("hardened", measurements=measured[3:])) == (
-        "This model is right about 50.0% of images under the worst attack on the model itself (pgd, linf, eps 8/255)."
+        "This model is right about 50.0% [23.7%, 76.3%] under the worst attack on the model itself (pgd, linf, eps "
+        "8/255); guessing is right about 33.3%."
     )
     nothing = [Measurement("hardened", "clean", "nothing", {}, 0, 0, 0)]
     assert verdict_of(text_of("hardened", measurements=nothing)) == "Nothing was measured of this model."
 
 
+def test_whoever_sees_the_models_answers_alone_attacks_it_too():
+    clean, *_, pgd = make_report("hardened").measurements
+    square = replace(pgd, attack="square", knowledge="model's answers", correct=4, fooled=4, changed=4)
+    text = text_of("hardened", measurements=[clean, pgd, square])
+    assert "40.0% [16.8%, 68.7%] under the worst attack on the model itself (square, linf, eps 8/255)" in verdict_of(
+        text
+    )
+    answers = text.split("**Whoever gets the answers of this model**")[1].split("A perturbation is bounded")[0]
+    assert "  - square: norm linf, eps 8/255.\n" in answers
+    assert "- pgd" not in answers
+
+
 def test_unreliable_accuracies_are_marked_in_verdict_and_table():
     text = text_of(checks=[FAILED, replace(FAILED, model="undefended", passed=True)])
-    assert (
-        "80.0% (undefended: 90.0%, chance: 33.3%) of clean images, 70.0% *unreliable* (undefended: 20.0%)"
-        in verdict_of(text)
-    )
-    assert "50.0% *unreliable* (undefended: 0.0%)" in verdict_of(text)
+    assert "80.0% [49.0%, 94.3%] of clean images (undefended: 90.0%), 70.0% *unreliable* [39.7%" in verdict_of(text)
+    assert "50.0% *unreliable* [23.7%, 76.3%] under" in verdict_of(text)
     assert "| 50.0% [23.7%, 76.3%] (5/10) *unreliable* |" in text
     assert "80.0% [49.0%, 94.3%] (8/10) *unreliable*" not in text
     assert "**The robust accuracies of hardened are *unreliable*:** FAILED: gradients are not zero (images" in text
     assert "Every check was passed." not in text
     of_other = text_of(checks=[replace(FAILED, model="undefended"), replace(FAILED, passed=True)])
-    assert "70.0% (undefended: 20.0% *unreliable*)" in verdict_of(of_other)
+    assert "(l4a, linf, eps 10/255; undefended: 20.0% *unreliable*)" in verdict_of(of_other)
 
 
 def test_what_is_in_doubt_stands_above_the_verdict():
@@ -137,10 +147,10 @@ def test_an_accuracy_like_that_of_guessing_is_said_first_and_attack_success_is_m
     models = {"hardened": {"class": "ViTForImageClassification", "classes": 5}}
     text = text_of(measurements=collapsed, models=models, checks=[FAILED])
     assert "**Its clean accuracy cannot be told from guessing, which is right about 20.0%.**" in text
-    assert verdict_of(text).startswith("This model is right about 21.1% (chance: 20.0%) of clean images")
+    assert verdict_of(text).startswith("This model is right about 21.1% [17.9%, 24.6%] of clean images")
     assert "| 0.0% [0.0%, 3.1%] (0/120) *unreliable* |" in text
     uneven = {**make_report().dataset, "count": 570, "largest_class": 114 + 57}
-    assert "(chance: 30.0%)" in verdict_of(text_of(measurements=collapsed, models=models, dataset=uneven))
+    assert verdict_of(text_of(measurements=collapsed, models=models, dataset=uneven)).endswith("about 30.0%.")
 
 
 def test_the_card_says_whether_the_numbers_can_be_trusted():
@@ -530,7 +540,7 @@ def test_the_command_is_one_of_the_recipe(attacked):
 def test_findings_are_a_section_that_points_to_its_folder():
     text = findings(make_report("hardened"), model_name="someone/model", pictures=["gallery.png"], folder="audit")
     assert text.startswith("## Adversarial robustness\n\n**Only 10 images were measured")
-    assert verdict_of(text).startswith("This model is right about 80.0% (chance: 33.3%) of clean images")
+    assert verdict_of(text).startswith("This model is right about 80.0% [49.0%, 94.3%] of clean images")
     assert "](audit/gallery.png)" in text
     assert "[`audit/report.json`](audit/report.json)" in text
     assert [each.tag for each in MarkdownIt().parse(text) if each.type == "heading_open"].count("h2") == 1

@@ -25,11 +25,10 @@ SHOWN_CLASSES = 20
 DEFAULT_EPS = 8 / 255
 FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
 OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
-# What the worst of the accuracies says that were found with this knowledge, in the order of the verdict.
+# The attackers whose worst attack the verdict tells, by what they know, and what is said of it.
 KINDS = {
-    "nothing": "of clean images",
-    "public encoder": "of images under the worst perturbation that was crafted on the public encoder alone",
-    "model": "of images under the worst attack on the model itself",
+    ("public encoder",): "under the worst perturbation that was crafted on the public encoder alone",
+    ("model", "model's answers"): "under the worst attack on the model itself",
 }
 
 
@@ -201,31 +200,31 @@ def doubts(report: RobustnessReport, subject: str) -> list[str]:
 
 
 def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -> str:
-    """One sentence: what the model keeps, clean and under the worst attack of each kind, beside the others."""
+    """One sentence: what the model keeps, clean and under the worst attack of each kind, beside the others and chance.
+
+    An accuracy is followed by its interval, and in brackets by the attack and by what the others keep under the same.
+    """
     parts = []
-    for knowledge, words in KINDS.items():
-        found = [each for each in report.measurements if (each.model, each.knowledge) == (subject, knowledge)]
-        found = [each for each in found if each.count]
-        if found:
+    for knowledge, words in ((("nothing",), "of clean images"), *KINDS.items()):
+        found = [each for each in report.measurements if each.model == subject and each.knowledge in knowledge]
+        if found := [each for each in found if each.count]:
             worst = min(found, key=lambda each: each.accuracy.value)
-            attack = "" if worst.attack == CLEAN else f" ({strength(worst)})"
-            parts.append(f"{accuracy_text(report, worst, references)} {words}{attack}")
+            beside = [] if worst.attack == CLEAN else [strength(worst)]
+            beside += [f"{plain(name)}: {kept(report, report.measurement(name, worst.attack))}" for name in references]
+            low, high = worst.accuracy.interval
+            told = f"{kept(report, worst)} [{low:.1%}, {high:.1%}] {words}"
+            parts.append(f"{told} ({'; '.join(beside)})" if beside else told)
     if not parts:
         return "Nothing was measured of this model."
-    return f"This model is right about {', and '.join([', '.join(parts[:-1])] * (len(parts) > 1) + parts[-1:])}."
+    *first, last = parts
+    found = f"{', '.join(first)}, and {last}" if first else last
+    level = report.chance_of(subject)
+    return f"This model is right about {found}{'' if level is None else f'; guessing is right about {level:.1%}'}."
 
 
-def accuracy_text(report: RobustnessReport, mine: Measurement, references: Sequence[str]) -> str:
-    """An accuracy of the model, and in brackets the others' under the same attack, and chance where there is none."""
-
-    def said(measurement: Measurement) -> str:
-        doubt = "" if report.is_reliable(measurement) else " *unreliable*"
-        return f"{measurement.accuracy.value:.1%}{doubt}"
-
-    beside = [f"{plain(name)}: {said(report.measurement(name, mine.attack))}" for name in references]
-    if mine.attack == CLEAN and (level := report.chance_of(mine.model)) is not None:
-        beside.append(f"chance: {level:.1%}")
-    return f"{said(mine)} ({', '.join(beside)})" if beside else said(mine)
+def kept(report: RobustnessReport, measurement: Measurement) -> str:
+    """An accuracy, marked where it cannot be trusted."""
+    return f"{measurement.accuracy.value:.1%}{'' if report.is_reliable(measurement) else ' *unreliable*'}"
 
 
 def strength(measurement: Measurement) -> str:
