@@ -206,6 +206,7 @@ def test_what_was_trained_is_told_with_its_sources():
     )
     assert "| adversarial finetune | 2 | 1.0 | 62 |\n| adapt | 1 | 0.2 | - |" in text
     assert "| eps | 0.1 |\n| steps | 2 |\n| step\\_size | 0.125 |" in text
+    assert "</details>" not in text[text.index("| eps | 0.1 |") :]
     assert blocks(text, "bash")[-1] == f"{make_record().command}\n"
     pictures = re.findall(r"!\[.+\]\((.+)\)", text)
     assert sorted(pictures) == sorted(PICTURES)
@@ -213,6 +214,15 @@ def test_what_was_trained_is_told_with_its_sources():
         False
     ] * 3
     assert text.index("3 classes: red") < text.index("(samples.png)") < text.index("Stage 1 fine-tunes")
+
+
+def test_all_settings_stand_folded_behind_those_that_were_changed():
+    text = text_of(record=make_record(defaults={"optim": "adamw_torch", "eps": 0.2}))
+    changed, everything = text.split("<summary>All settings</summary>")
+    assert "| optim | adamw\\_torch |" in everything.split("</details>")[0]
+    assert "optim" not in changed
+    assert everything.count("| eps | 0.1 |") == changed.count("| eps | 0.1 |") == 1
+    assert "eps | 0.2" not in text
 
 
 def test_what_is_not_known_of_the_training_is_not_claimed():
@@ -440,6 +450,7 @@ def hostile_card(name: str) -> ModelCard:
             "class_counts": {name: [1, 2]},
         },
         hyperparameters={name: name, "list": [name], "dict": {name: name}},
+        defaults={f"{name}2": name},
     )
     return model_card(report, record, model_name=name)
 

@@ -22,7 +22,7 @@ from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import TILE, draw_samples
 from genaf_hf.sharing.figures import attack_label, draw_gallery, draw_overview
 from genaf_hf.sharing.model_card import model_card
-from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.training_figures import draw_layers, draw_training, stage_label
 
@@ -105,13 +105,22 @@ def test_only_what_was_changed_is_told(tmp_path):
         lr_scheduler_kwargs={"num_cycles": 2},
         **QUIET,
     )
-    assert changed_settings(args) == {
+    changed = {
         "learning_rate": 0.002,
         "num_train_epochs": 2,
         "random_start": False,
         "lr_scheduler_type": "cosine",
         "lr_scheduler_kwargs": {"num_cycles": 2},
     }
+    assert changed_settings(args) == changed
+    told = settings_of_training(args)
+    assert told["hyperparameters"] == changed
+    assert not told["defaults"].keys() & changed.keys()
+    assert (told["defaults"]["eps"], told["defaults"]["seed"]) == (4 / 255, 42)
+    assert TOKEN not in str(told)
+    assert "planted" not in str(told)
+    args.max_steps = 7
+    assert settings_of_training(args)["hyperparameters"].keys() == {*changed, "max_steps"} - {"num_train_epochs"}
 
 
 def test_the_step_size_is_told_where_its_default_would_follow_another_eps(tmp_path):

@@ -60,7 +60,7 @@ from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.existing_card import license_of
 from genaf_hf.sharing.layout import SAMPLES
-from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.values.provenance import model_source, public_name
@@ -421,7 +421,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     source, revision = model_source(laboratory.encoder.config)
     defaults = {each.name: each.default for each in fields(arguments)}
     asked = {name: value for name, value in asdict(arguments).items() if value != defaults[name] and name != "storage"}
-    training = fitness_of(laboratory).training_of(chosen.genome, chosen.slot)
+    training = settings_of_training(fitness_of(laboratory).training_of(chosen.genome, chosen.slot))
     history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
     return TrainingRecord(
         base_model={
@@ -436,10 +436,11 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
             ),
         },
         hyperparameters={
-            **changed_settings(training),
+            **training["hyperparameters"],
             **asdict(chosen.genome),
             **({"parents": chosen.parents} if chosen.parents else {}),
         },
+        defaults=training["defaults"],
         history=[{**entry, "stage": STAGE} for entry in history],
         command=reproducing_command(
             RECIPE, {**asked, "output_dir": laboratory.folder.resolve().name, **changed_settings(config)}

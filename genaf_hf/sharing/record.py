@@ -28,6 +28,7 @@ class TrainingRecord:
             were counted, `class_counts` (by split, the images of each class id); where they were hashed, what
             `genaf_hf.pipelines.trained_images` reads.
         hyperparameters: those that differ from the defaults.
+        defaults: the others that have a value.
         history: what the Trainer logged, each entry with its `stage` if it is of one.
         layers: what `layer_robustness.json` holds; None where no layers were assessed.
         command: that does the run again.
@@ -36,6 +37,7 @@ class TrainingRecord:
     base_model: dict
     data: dict = field(default_factory=dict)
     hyperparameters: dict = field(default_factory=dict)
+    defaults: dict = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     layers: dict | None = None
     command: str | None = None
@@ -85,18 +87,29 @@ def balance_table(data: Mapping, text: Callable[[str], str] = str) -> str:
     return markdown(rows)
 
 
-def changed_settings(args: TrainingArguments) -> dict:
-    """The settings of a training that differ from their defaults, as JSON holds them."""
-    defaults, found = (
-        json.loads(json.dumps(each.to_dict())) for each in (type(args)(output_dir=".", use_cpu=args.use_cpu), args)
-    )
-    changed = {
+def settings_of_training(args: TrainingArguments) -> dict[str, dict]:
+    """The `hyperparameters` and the `defaults` of a record."""
+    changed = changed_settings(args)
+    others = {name: value for name, value in all_settings(args).items() if name not in changed and value is not None}
+    return {"hyperparameters": changed, "defaults": others}
+
+
+def all_settings(args: TrainingArguments) -> dict:
+    """The settings that a training's result depends on, as JSON holds them."""
+    found = json.loads(json.dumps(args.to_dict()))
+    if args.max_steps > 0:  # which overrules it
+        found.pop("num_train_epochs", None)
+    return {
         name: public_name(value) if isinstance(value, str) else "inf" if value == math.inf else value
         for name, value in found.items()
-        if value != defaults[name] and not name.startswith(BOOKKEEPING)
+        if not name.startswith(BOOKKEEPING)
     }
-    if args.max_steps > 0:  # which overrules it
-        changed.pop("num_train_epochs", None)
+
+
+def changed_settings(args: TrainingArguments) -> dict:
+    """The settings of a training that differ from their defaults, as JSON holds them."""
+    defaults, found = (all_settings(each) for each in (type(args)(output_dir=".", use_cpu=args.use_cpu), args))
+    changed = {name: value for name, value in found.items() if value != defaults[name]}
     if changed.keys() & {"eps", "steps"}:  # from which the default step size follows
         changed["step_size"] = found["step_size"]
     return changed

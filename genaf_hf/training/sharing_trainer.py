@@ -19,7 +19,7 @@ from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import license_of
 from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.sharing.publishing import publish
-from genaf_hf.sharing.record import TrainingRecord, changed_settings
+from genaf_hf.sharing.record import TrainingRecord, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.options import without_token
 from genaf_hf.values.provenance import model_source, public_name
@@ -68,7 +68,7 @@ class SharingTrainer(Trainer):
                 "splits": {split: len(data) for split, data in splits.items() if data is not None and has_length(data)},
                 "class_names": [classes[i] for i in range(len(classes))],
             },
-            hyperparameters=changed_settings(self.args),
+            **settings_of_training(self.args),
             history=self.state.log_history,
             layers=self._assessed_layers(),
         )
