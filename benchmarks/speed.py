@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, l4a, pgd
-from genaf_hf.training import genetic_regularization
+from genaf_hf.training.genetic_regularization import genetic_regularization
 
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 2 / 255
 SIZES = {"vit-tiny": (192, 12, 3), "vit-small": (384, 12, 6), "vit-base": (768, 12, 12)}

@@ -19,8 +19,8 @@ from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, pgd
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
 from genaf_hf.models.head import HEAD, in_head
-from genaf_hf.training import genetic_regularization
 from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
+from genaf_hf.training.genetic_regularization import genetic_regularization
 
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"

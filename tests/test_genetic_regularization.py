@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from genaf_hf.training import genetic_regularization
+from genaf_hf.training.genetic_regularization import genetic_regularization
 
 # The authors' values, summed over all pairs, and their gradients, in float64.
 GOLDEN = load_file(Path(__file__).with_name("golden") / "genetic_regularization.safetensors")

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, ViTConfig, ViTForImageClassification, 
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, pgd, with_pixel_values
 from genaf_hf.evaluation.evaluate import evaluate_robustness
-from genaf_hf.training import genetic_regularization
+from genaf_hf.training.genetic_regularization import genetic_regularization
 from genaf_hf.training.global_batch import gather_rows
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
