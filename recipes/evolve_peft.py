@@ -1,6 +1,6 @@
 """Evolves PEFT adapters for an encoder: the best trades of clean accuracy, robustness and size.
 
-    accelerate launch recipes/evolve_peft.py
+    pip install -c constraints.txt '.[search]' && accelerate launch recipes/evolve_peft.py
     accelerate launch recipes/evolve_peft.py --pick 7
     accelerate launch recipes/evolve_peft.py --model_name_or_path facebook/dinov2-small --dataset_name uoft-cs/cifar10 \
         --output_dir /mnt/adapters --population 24 --generations 20 --storage postgresql://user@host/database

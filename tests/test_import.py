@@ -1,12 +1,14 @@
 """What `import genaf_hf` gives, and what it leaves alone."""
 
 import ast
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
 import genaf_hf
+from genaf_hf.errors import UserError
 
 
 @pytest.fixture
@@ -53,3 +55,10 @@ def test_the_auto_classes_know_our_class_whichever_is_imported_first(in_a_fresh_
         "print(auto._model_mapping[EncoderClassifierConfig] is EncoderForImageClassification)"
     )
     assert told == "True"
+
+
+def test_without_optuna_the_search_says_what_to_install(monkeypatch):
+    search = importlib.import_module("genaf_hf.adapter_search")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"'\.\[search\]'"):
+        importlib.reload(search)

@@ -1,8 +1,20 @@
-"""Models of timm, and how they are published."""
+"""Models of timm, and how they are published.
 
+timm imports torchvision, whose wheel for GPUs cannot be loaded beside a torch that is built for the CPU. timm needs
+nothing of its operators, but they have to be known: `pytest -p timm_models` sees to this before anything is imported.
+"""
+
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from torch import nn
+
+if find_spec("torchvision") and torch.version.cuda is None and not version("torchvision").endswith("+cpu"):
+    OPERATORS = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 try:
     import timm

@@ -1,5 +1,12 @@
 """Evolves PEFT adapters: the best trades of clean accuracy, robustness and size."""
 
+from genaf_hf.errors import UserError
+
+try:
+    import optuna  # noqa: F401
+except ModuleNotFoundError as error:
+    raise UserError("The search for adapters needs Optuna: pip install -c constraints.txt '.[search]'.") from error
+
 from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.adapter_search.fitness import Fitness, Score
 from genaf_hf.adapter_search.front import Member, merged_model

@@ -241,7 +241,7 @@ def load_classifier(
             f'"{model_name_or_path}" takes images as patches in grids of varying sides, expected a classifier of '
             "images of one size: one that was made from it by load_encoder."
         )
-    check_labels(config, model_name_or_path)
+    check_classes(config, model_name_or_path)
     if changes := [*set_clean(config, ANSWER), *in_single_precision(config)]:
         logger.warning('"%s" is not taken as its config.json says: %s', model_name_or_path, ", ".join(changes))
     processor, flipped = in_rgb(processor)
@@ -261,7 +261,7 @@ def load_classifier(
     return model.eval(), processor
 
 
-def check_labels(config: PreTrainedConfig, model_name_or_path: str) -> None:
+def check_classes(config: PreTrainedConfig, model_name_or_path: str) -> None:
     """Refuses a classifier that does not tell its classes from each other.
 
     Raises:
