@@ -17,6 +17,7 @@ from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, craft_attacks, harden
 from genaf_hf.sharing.record import TrainingRecord
+from genaf_hf.values.markup import plain
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_mae.py"
 QUICK = {
@@ -186,5 +187,10 @@ def test_class_names_are_no_markup(encoders, tmp_path):
     assert crafted_on == ["mae", "mae", "undefended", "hardened"]
     of_attacks = 3 * 2 + 2  # each has two; pgd is held against noise, l4a-adaptive against l4a
     assert len(report.checks) == 2 * (2 + of_attacks + 5) + 1  # and the hardened model against the undefended one
-    assert "odd \\| names" in (tmp_path / "run/README.md").read_text()
+    card = (tmp_path / "run/README.md").read_text()
+    assert "odd \\| names" in card
+    example = TrainingRecord.load(tmp_path / "run/training.json").example
+    assert {example["label"], example["answer"]} <= {*names}
+    assert f"shows {plain(example['label'])}, it answers {plain(example['answer'])} with a probability of" in card
+    assert (tmp_path / "run/example.png").exists()
     assert (tmp_path / "run/overview.png").stat().st_size > 10_000

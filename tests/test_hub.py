@@ -23,7 +23,7 @@ PUBLISHED = {
     *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json", "training.json"),
     *("overview.png", "accuracy_by_eps.png", "gallery.png"),
     *("samples.png", "layer_robustness.png", "training_curves.png"),
-    *("layer_robustness.json", "perturbation/perturbation.safetensors"),
+    *("layer_robustness.json", "example.png", "perturbation/perturbation.safetensors"),
 }
 AUDIT = {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "sweep": "2", "update_card": True}
 OTHER = "hf_ofSomebodyElse"

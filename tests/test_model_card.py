@@ -268,6 +268,16 @@ def test_a_class_of_our_own_is_loaded_with_its_code():
     assert "trust_remote_code" not in text_of()
 
 
+def test_the_answer_to_an_image_beside_the_model_is_told():
+    example = {"label": "a *red* one", "answer": "blue", "probability": 0.98765}
+    text = text_of(record=make_record(example=example))
+    assert (
+        "To [`example.png`](example.png), which lies beside it and shows a \\*red\\* one, it answers blue with a "
+        "probability of 98.8 %.\n"
+    ) in text
+    assert "example.png" not in text_of(record=make_record())
+
+
 def test_many_classes_are_not_all_listed():
     names = [f"class{i}" for i in range(21)]
     text = text_of(record=make_record(data={**make_record().data, "class_names": names}))
@@ -451,6 +461,7 @@ def hostile_card(name: str) -> ModelCard:
         },
         hyperparameters={name: name, "list": [name], "dict": {name: name}},
         defaults={f"{name}2": name},
+        example={"label": name, "answer": name, "probability": 0.5},
     )
     return model_card(report, record, model_name=name)
 

@@ -42,11 +42,13 @@ from genaf_hf.runs.progress import progress
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
 from genaf_hf.sharing.data_figures import draw_samples
+from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
 from genaf_hf.sharing.layout import GALLERY, HARDENED_MODEL, LAYERS, OVERVIEW, PERTURBATION, RECORD, SAMPLES
 from genaf_hf.sharing.publishing import open_repository, publish
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
 from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
@@ -170,6 +172,7 @@ def harden(
             record = replace(
                 record,
                 data=images,
+                example=leave_example(models[HARDENED], data["test"], folder),
                 command=reproducing_command(
                     recipe,
                     {
@@ -184,6 +187,7 @@ def harden(
             )
             TrainingRecord(record.base_model, images).save(folder / UNDEFENDED / RECORD)
             write_results(folder, report, record, model_name=model_name)
+            track_results(report, record, config)
             end_run(folder)
             if config.push_to_hub:
                 sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
@@ -349,6 +353,8 @@ def save_models(folder: Path, models: dict[str, PixelModel], processor, perturba
     perturbation.save_pretrained(folder / PERTURBATION)
     if (record := folder / UNFINISHED_RUN / LAYERS).exists():
         shutil.copy(record, folder)
+    if (tracked := folder / UNFINISHED_RUN / "runs").exists():  # TensorBoard's
+        shutil.copytree(tracked, folder / "runs", dirs_exist_ok=True)
 
 
 def draw_attacked(

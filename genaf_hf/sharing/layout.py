@@ -6,6 +6,7 @@ CARD = "README.md"
 REPORT = "report.json"
 RECORD = "training.json"
 LAYERS = "layer_robustness.json"
+EXAMPLE = "example.png"  # an image whose answer the record tells
 PERTURBATION = "perturbation"
 PERTURBATIONS = "perturbations"  # of an audit, each in a folder of its own
 AUDIT = "audit"  # what an audit found, in the folder of its model
@@ -26,12 +27,12 @@ TRAINING_PICTURES = {
 PICTURES = {**RESULT_PICTURES, **TRAINING_PICTURES}
 
 HARDENED_MODEL = (
-    *(CARD, REPORT, RECORD, LAYERS, UNDEFENDED, PERTURBATION, "config.json", "model.safetensors"),
+    *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, UNDEFENDED, PERTURBATION, "config.json", "model.safetensors"),
     *PICTURES,
 )
 AUDITED = (CARD, REPORT, SWEEP, GALLERY, PERTURBATIONS)
 PUBLISHED = (
-    *(CARD, REPORT, RECORD, LAYERS, f"{PERTURBATION}/perturbation.safetensors", *PICTURES),
+    *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, f"{PERTURBATION}/perturbation.safetensors", *PICTURES),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
     *("configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),

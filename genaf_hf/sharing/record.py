@@ -31,6 +31,7 @@ class TrainingRecord:
         defaults: the others that have a value.
         history: what the Trainer logged, each entry with its `stage` if it is of one.
         layers: what `layer_robustness.json` holds; None where no layers were assessed.
+        example: the `label` of the image beside the model, and the model's `answer` with its `probability`.
         command: that does the run again.
     """
 
@@ -40,6 +41,7 @@ class TrainingRecord:
     defaults: dict = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     layers: dict | None = None
+    example: dict | None = None
     command: str | None = None
 
     @property
