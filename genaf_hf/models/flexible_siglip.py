@@ -51,8 +51,6 @@ def load_flexible_siglip(
             grid, torch.tensor([[side, side]]), max_length=side**2
         )[0]
     config.image_size = size[0]
-    encoder = SiglipVisionModel._from_config(
-        config, dtype=original.dtype, attn_implementation=options["attn_implementation"]
-    )
+    encoder = AutoModel.from_config(config, dtype=original.dtype, attn_implementation=options["attn_implementation"])
     encoder.load_state_dict(weights)
     return encoder.eval(), set(loading["missing_keys"])

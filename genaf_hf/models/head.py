@@ -1,5 +1,7 @@
 """The classification head of a model; everything else of it is the encoder."""
 
+from typing import Any
+
 from torch import nn
 
 from genaf_hf.errors import UserError
@@ -7,7 +9,7 @@ from genaf_hf.errors import UserError
 HEAD = "classifier"  # as transformers names it
 
 
-def timm_part(model: nn.Module) -> nn.Module | None:
+def timm_part(model: nn.Module) -> Any:
     """The model of timm inside of a wrapper of `transformers`; None where there is none."""
     return next((module.timm_model for module in model.modules() if hasattr(module, "timm_model")), None)
 

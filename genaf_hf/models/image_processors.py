@@ -192,7 +192,9 @@ def is_undone(processor, made: Tensor) -> bool:
         images[3, :, (2 * row + 1) * height // 4, (2 * column + 1) * width // 4] * 255 - torch.tensor(color)
         for (row, column), color in QUARTERS.items()
     ]
-    return min(height, width) < 8 or max(each.abs().max() for each in middles) < OVERSHOOT  # else there is no middle
+    if min(height, width) < 8:  # there is no middle
+        return True
+    return max(each.abs().max().item() for each in middles) < OVERSHOOT
 
 
 def quarters() -> PILImage.Image:
@@ -212,8 +214,8 @@ def prepared(processor, pictures: Sequence[PILImage.Image]) -> Tensor:
     """
     kind = type(processor).__name__
     try:
-        made = [torch.from_numpy(np.ascontiguousarray(each)) for each in processor(list(pictures))["pixel_values"]]
-        made = torch.stack(made).float()
+        each_made = processor(list(pictures))["pixel_values"]
+        made = torch.stack([torch.from_numpy(np.ascontiguousarray(each)) for each in each_made]).float()
     except Exception as error:  # whatever the settings of a stranger make of it
         raise UserError(
             f"The {kind} cannot prepare a picture ({first_line(error)}): mend its settings, or give the model another "

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -102,7 +103,7 @@ def load_encoder(
     labels = [str(label) for label in labels]
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise UserError(f"labels are {labels}, expected at least two different class names.")
-    hub = {"revision": revision, "token": token}
+    hub: dict[str, Any] = {"revision": revision, "token": token}
     source, processor = load_configuration(model_name_or_path, **hub)
     processor, flipped = in_rgb(processor)
     if image_size is not None:
@@ -112,7 +113,7 @@ def load_encoder(
     check_channels(config)
     if drop_path_rate is not None:
         set_drop_path_rate(config, drop_path_rate)
-    options = {
+    options: dict[str, Any] = {
         "dtype": torch.float32,
         "new_head": True,
         "attn_implementation": attn_implementation,
@@ -127,7 +128,7 @@ def load_encoder(
     heads = head_weights(model)
     sizes = {name: each.numel() for name, each in model.named_parameters() if name not in heads}
     lacking = sizes.keys() & new
-    if sum(map(sizes.get, lacking)) > sum(sizes.values()) / 2:
+    if sum(sizes[name] for name in lacking) > sum(sizes.values()) / 2:
         found = f"only {len(sizes) - len(lacking)} of {len(sizes)} weights" if sizes.keys() - new else "no weights"
         raise UserError(f'"{model_name_or_path}" holds {found} for a {type(model).__name__}.')
     if heads - new and [source.id2label[i] for i in sorted(source.id2label)] != labels:
@@ -168,7 +169,7 @@ def load_parts(
     if source.model_type == "siglip2":
         encoder, missing = load_flexible_siglip(model_name_or_path, source, encoder_part(config), size, options)
     else:
-        unread = pooling_layer(config) if ours else {}
+        unread: dict[str, Any] = pooling_layer(config) if ours else {}
         encoder, loading = read_weights(AutoModel, model_name_or_path, config=encoder_part(config), **unread, **options)
         missing = new_weights(loading)
     if ours:
@@ -232,7 +233,7 @@ def load_classifier(
     Raises:
         UserError: when there is no such checkpoint, it is no classifier, or lacks weights.
     """
-    hub = {"revision": revision, "token": token}
+    hub: dict[str, Any] = {"revision": revision, "token": token}
     config, processor = load_configuration(model_name_or_path, **hub)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise UserError(f'"{model_name_or_path}" is a "{config.model_type}", expected an image classifier.')
@@ -336,7 +337,7 @@ def load_configuration(
         UserError: when there are none, or they are of a model that only a timm which is not installed has; for absurd
             ones, and those that need code of the checkpoint's.
     """
-    hub = {"revision": revision, "token": token}
+    hub: dict[str, Any] = {"revision": revision, "token": token}
     check_place(model_name_or_path)
     with loading_configuration(model_name_or_path, **hub):
         adapter = find_adapter_config_file(model_name_or_path, **hub)
@@ -419,7 +420,7 @@ def reset_head(model: PreTrainedModel) -> None:
     """Gives the head fresh weights, drawn as for a new model."""
     for module in head_of(model).modules():
         for parameter in module.parameters(recurse=False):
-            parameter._is_hf_initialized = False
+            parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # transformers' mark
         model._init_weights(module)
 
 

@@ -57,10 +57,10 @@ def producers_of(model: nn.Module, forward: Callable[[], Sequence[Tensor]]) -> l
 
     with removing([module.register_forward_hook(remember(name)) for name, module in model.named_modules() if name]):
         tensors = forward()
-    names = [next((name for name, output in reversed(produced) if output is each), None) for each in tensors]
-    if None in names:
+    names = [next((name for name, output in reversed(produced) if output is each), "") for each in tensors]
+    if "" in names:
         raise UserError(
-            f"Activation {names.index(None)} of this {type(model).__name__} is no submodule's output, so that the "
+            f"Activation {names.index('')} of this {type(model).__name__} is no submodule's output, so that the "
             "forward pass cannot be stopped there."
         )
     return names

@@ -33,18 +33,21 @@ class PixelModel(nn.Module):
             [0, 1].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, processor):
         super().__init__()
         check_classifier(model, processor)
         self.model = model
         self.processor = processor
         self._layer_names: list[str] = []
-        mean, std = pixel_statistics(processor)
+        statistics = zip(("mean", "std"), pixel_statistics(processor), strict=True)
         device = next(model.parameters()).device
         with torch.inference_mode(False):  # what is made in it cannot take part in gradients
-            for name, values in (("mean", mean), ("std", std)):
-                values = torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-                self.register_buffer(name, values, persistent=False)
+            for name, values in statistics:
+                by_channel = torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+                self.register_buffer(name, by_channel, persistent=False)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -151,13 +154,14 @@ class PixelModel(nn.Module):
             UserError: when there is no such layer; lists them.
         """
         names = self.layer_names(images)
-        index = names.index(layer) if layer in names else layer
-        if index not in range(len(names)):
+        if layer in names:
+            return names.index(layer)
+        if layer not in range(len(names)):
             raise UserError(
                 f"layer is {layer}, expected 0 to {len(names) - 1}, the hidden states of this encoder, or the name of "
                 f"one: {', '.join(names)}."
             )
-        return index
+        return int(layer)
 
 
 def check_classifier(model: object, processor: object) -> None:

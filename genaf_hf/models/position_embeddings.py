@@ -154,4 +154,4 @@ def interpolated(model: PreTrainedModel, name: str, shape: torch.Size, *, old: i
 
 def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     """Height and width."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

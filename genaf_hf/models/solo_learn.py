@@ -123,7 +123,7 @@ def convert_solo_learn(
     processor.save_pretrained(output_dir)
 
     found = Converted(
-        method=METHODS.get(method),
+        method=None if method is None else METHODS[method],
         layers=CONVOLUTIONS[config.layer_type] * sum(config.depths) + 2,
         cifar_stem=cifar_stem,
         left_out=dict(Counter(name.split(".")[0] for name in state if not name.startswith(online_prefix(state)))),
@@ -227,7 +227,7 @@ def transformers_modules(config: ResNetConfig) -> dict[str, str]:
             pairs[f"{ours}.shortcut"] = (f"{theirs}.downsample.0", f"{theirs}.downsample.1")
             for layer in range(CONVOLUTIONS[config.layer_type]):
                 pairs[f"{ours}.layer.{layer}"] = (f"{theirs}.conv{layer + 1}", f"{theirs}.bn{layer + 1}")
-    names = {}
+    names: dict[str, str] = {}
     for ours, (convolution, normalization) in pairs.items():
         names |= {convolution: f"{ours}.convolution", normalization: f"{ours}.normalization"}
     return names

@@ -154,7 +154,9 @@ def values(settings: object, place: str, name: str = "", depth: int = 0) -> Iter
             yield from values(value, place, name, depth + 1)
 
 
-def on_meta(config: PreTrainedConfig, auto_class: type = AutoModelForImageClassification) -> PreTrainedModel:
+def on_meta(
+    config: PreTrainedConfig, auto_class: type[PreTrainedModel] = AutoModelForImageClassification
+) -> PreTrainedModel:
     """The model of a configuration without memory for its weights.
 
     Raises:
@@ -290,7 +292,7 @@ def check_finite_weights(model: nn.Module, model_name_or_path: str) -> None:
             )
 
 
-def check_answers(model: nn.Module, pixel_values: Tensor, model_name_or_path: str) -> None:
+def check_answers(model: PreTrainedModel, pixel_values: Tensor, model_name_or_path: str) -> None:
     """Refuses a model that does not answer an image by one number for each of its classes.
 
     Args:

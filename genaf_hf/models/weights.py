@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -14,7 +15,7 @@ from genaf_hf.models.soundness import check_no_pointers, check_not_quantized, ki
 
 
 def read_weights(
-    model_class: type,
+    model_class: type[PreTrainedModel],
     model_name_or_path: str,
     *,
     new_head: bool = False,
@@ -37,7 +38,7 @@ def read_weights(
     Raises:
         UserError: when they cannot be read, or are quantized, of other shapes or of more layers than the model.
     """
-    hub = {"revision": revision, "token": token}
+    hub: dict[str, Any] = {"revision": revision, "token": token}
     try:
         with quiet_transformers():
             model, loading = model_class.from_pretrained(
