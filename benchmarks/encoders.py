@@ -11,6 +11,7 @@ Markdown tables.
 """
 
 import copy
+import json
 import logging
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,13 +33,12 @@ from genaf_hf.pipelines.harden import (
     HardeningArguments,
     check_evaluation,
     fine_tune,
+    hardening_run,
     load_data,
     load_encoder_and_pixels,
-    settings_of_run,
 )
 from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_where_named
 from genaf_hf.runs.journal import Journal
-from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume
 
 SETTINGS = Path(__file__).parents[1] / "genaf_hf" / "cli" / "configs" / "digits_mae.yaml"
 FOUND = Path("encoders-found")
@@ -78,22 +78,23 @@ def measured(arguments: HardeningArguments, config: GenAFConfig, data) -> dict:
     """Correct answers and images of both probes and of both models, as JSON holds them; measured once."""
     folder = FOUND / Path(arguments.model_name_or_path).name
     config.output_dir = str(folder)
-    resume = begin_or_resume(folder, settings_of_run(arguments, config))
+    run = hardening_run(arguments, config)
 
     def measure() -> dict:
         encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
-        models, _ = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
-        public = PixelModel(encoder.to(config.device), processor)
-        attacks = [None, *crafted(arguments, config, public, data["train"]), pgd_of(arguments, config)]
-        found = {
-            name: [counted(accuracy_under(model, pixels["test"], attack)) for attack in attacks]
-            for name, model in models.items()
-        }
-        set_seed(config.seed)
-        random = AutoModelForImageClassification.from_config(encoder.config).to(config.device)
-        return {"probes": [counted(probe(each, processor, data)) for each in (encoder, random)], "models": found}
+        with run.working():
+            models, _ = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, run)
+            public = PixelModel(encoder.to(config.device), processor)
+            attacks = [None, *crafted(arguments, config, public, data["train"]), pgd_of(arguments, config)]
+            found = {
+                name: [counted(accuracy_under(model, pixels["test"], attack)) for attack in attacks]
+                for name, model in models.items()
+            }
+            set_seed(config.seed)
+            random = AutoModelForImageClassification.from_config(encoder.config).to(config.device)
+            return {"probes": [counted(probe(each, processor, data)) for each in (encoder, random)], "models": found}
 
-    return Journal(folder / UNFINISHED_RUN / "results").once("accuracies", measure)
+    return Journal(folder / "results").once("accuracies", measure, of=json.dumps(run.settings))
 
 
 def crafted(

@@ -23,7 +23,7 @@ from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, evaluate_robustness,
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.evaluation.report import markdown
-from genaf_hf.pipelines.harden import HardeningArguments, load_data, load_encoder_and_pixels, settings_of_run
+from genaf_hf.pipelines.harden import HardeningArguments, hardening_run, load_data, load_encoder_and_pixels
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 
 SETTINGS = Path(__file__).parents[1] / "genaf_hf" / "cli" / "configs" / "digits_vit.yaml"
@@ -56,7 +56,7 @@ def main() -> None:
 
 def measured(arguments: HardeningArguments, config: GenAFConfig) -> dict[str, float]:
     """Accuracies in % of a run; of one that was made before, those that it had."""
-    settings = settings_of_run(arguments, config)
+    settings = hardening_run(arguments, config).settings
     for line in FOUND.read_text().splitlines() if FOUND.exists() else []:
         if (run := json.loads(line))["settings"] == settings:
             return run["accuracies"]

@@ -213,7 +213,7 @@ def test_other_settings_are_refused_with_what_differs(join):
         ValueError, match=r'"adapters" was begun with other settings \(eps was 0.1 and is 0.2\): choose'
     ):
         join(settings={"eps": 0.2, "population": POPULATION})
-    with pytest.raises(ValueError, match=r"norm was null and is \"l2\""):
+    with pytest.raises(ValueError, match="norm was None and is l2"):
         join(settings={"eps": 0.1, "population": POPULATION, "norm": "l2"})
 
 

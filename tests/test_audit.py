@@ -291,9 +291,9 @@ def test_images_are_split_as_the_model_s_record_says_or_refused(arguments, model
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        (["README.md"], 'holds README.md, and not of an earlier audit of "model": nothing of it is overwritten'),
-        (["README.md", "config.json"], "holds README.md, config.json, and not of an earlier audit"),
-        (["report.json"], "holds report.json, and not of an earlier audit"),
+        (["README.md"], r"holds what is of no finished run \(README.md\): nothing is overwritten"),
+        (["README.md", "config.json"], r"holds what is of no finished run \(README.md, config.json\)"),
+        (["report.json"], r"holds what is of no finished run \(report.json\)"),
     ],
 )
 def test_nothing_of_others_is_overwritten(arguments, tmp_path, files, sentence):
@@ -309,7 +309,7 @@ def test_the_audit_of_another_model_is_not_overwritten(arguments, model, whole, 
     shutil.copytree(whole, tmp_path / "whole")
     shutil.copytree(model, tmp_path / "another")
     before = (tmp_path / "whole/report.json").read_bytes()
-    with pytest.raises(UserError, match='and not of an earlier audit of "another": nothing of it is overwritten'):
+    with pytest.raises(UserError, match=r"holds a finished run \(README.md, report.json, .* or delete that one"):
         audit(arguments(tmp_path / "whole", "fgsm", model_name_or_path=str(tmp_path / "another")))
     assert (tmp_path / "whole/report.json").read_bytes() == before
 
@@ -626,7 +626,7 @@ def test_a_killed_audit_goes_on_to_the_same_report(processes, arguments, whole, 
     out = tmp_path / "whole"
     command = [sys.executable, RECIPE, *flags(arguments(out, attack_settings=json.dumps(QUICK)))]
     crafted = {path: path.stat().st_mtime_ns for path in (place / "home/genaf_hf").rglob("*.safetensors")}
-    processes.start_and_kill(command, out / "unfinished_run/answers.model.pgd.json")
+    processes.start_and_kill(command, out / "unfinished_run/evaluation/answers.model.pgd.json")
     assert not (out / "report.json").exists()
     shutil.copytree(out, tmp_path / "killed")
 
@@ -641,7 +641,7 @@ def test_a_killed_audit_goes_on_to_the_same_report(processes, arguments, whole, 
 
     # What was written down is not asked again: an answer that was changed by hand is found in the report.
     shutil.copytree(tmp_path / "killed", out, dirs_exist_ok=True)
-    path = out / "unfinished_run/answers.model.pgd.json"
+    path = out / "unfinished_run/evaluation/answers.model.pgd.json"
     step = json.loads(path.read_text())
     step["result"]["predictions"] = step["result"]["labels"]
     path.write_text(json.dumps(step))

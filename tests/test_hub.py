@@ -13,8 +13,7 @@ from local_hub import LocalHub
 from genaf_hf import GenAFConfig
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.pipelines.harden import HardeningArguments, harden, settings_of_run
-from genaf_hf.runs.unfinished_run import begin_or_resume
+from genaf_hf.pipelines.harden import HardeningArguments, harden, hardening_run
 from genaf_hf.sharing.existing_card import BEGIN, HEADLINE, TOP, card_metadata
 from genaf_hf.values.provenance import public_name
 
@@ -265,8 +264,12 @@ def test_a_run_on_local_folders_tells_their_names_only(dataset, encoders, tmp_pa
     dataset.save_to_disk(tmp_path / "colours")
     config = GenAFConfig(output_dir=str(tmp_path / "run"), hub_token=TOKEN, disable_tqdm=True, **QUICK)
     arguments = HardeningArguments(encoders["mae"], str(tmp_path / "colours"), **QUICK_ATTACKS)
-    assert not begin_or_resume(tmp_path / "begun", settings_of_run(arguments, config))
-    assert TOKEN not in (tmp_path / "begun/unfinished_run/settings.json").read_text()
+    begun = hardening_run(arguments, config)
+    begun.folder = tmp_path / "begun"
+    with pytest.raises(KeyboardInterrupt), begun.working():
+        raise KeyboardInterrupt
+    told = (tmp_path / "begun/unfinished_run/settings.json").read_text()
+    assert not [secret for secret in (TOKEN, str(tmp_path), encoders["mae"]) if secret in told]
 
     report = harden(arguments, config)
     assert report.dataset["name"] == "colours"

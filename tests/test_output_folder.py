@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from genaf_hf.errors import UserError
-from genaf_hf.runs.output_folder import LOCK, check_apart, check_free, run_in
+from genaf_hf.runs.output_folder import LOCK, check_apart, check_free, locked
+from genaf_hf.runs.run import Run
 
 
 @pytest.mark.parametrize(
@@ -55,13 +56,13 @@ def in_child_process(work) -> str:
 
 
 def enter(folder) -> str:
-    with run_in(folder):
+    with Run(folder, {}).working():
         return "entered"
 
 
 def test_two_runs_are_not_in_one_folder_at_a_time(tmp_path):
     refusal = f"UserError: Another run is working in {tmp_path}/out: wait until it has ended, or choose another"
-    with run_in(tmp_path / "out"):
+    with Run(tmp_path / "out", {}).working():
         assert in_child_process(lambda: enter(tmp_path / "out")).startswith(refusal)
         assert in_child_process(lambda: check_free(tmp_path / "out")).startswith(refusal)
         assert in_child_process(lambda: enter(tmp_path / "other")) == "entered"
@@ -71,7 +72,7 @@ def test_two_runs_are_not_in_one_folder_at_a_time(tmp_path):
 
 def test_a_run_that_was_killed_gives_its_folder_free(tmp_path):
     def die():
-        with run_in(tmp_path):
+        with Run(tmp_path, {}).working():
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child_process(die) == ""
@@ -82,7 +83,7 @@ def test_a_run_that_was_killed_gives_its_folder_free(tmp_path):
 
 def test_an_error_gives_the_folder_free_and_stays_what_it_is(tmp_path):
     for error in (KeyError("mine"), FileNotFoundError(errno.ENOENT, "gone"), RuntimeError("shapes differ")):
-        with pytest.raises(type(error)) as raised, run_in(tmp_path):
+        with pytest.raises(type(error)) as raised, Run(tmp_path, {}).working():
             raise error
         assert raised.value is error
     assert in_child_process(lambda: enter(tmp_path)) == "entered"
@@ -100,7 +101,7 @@ def test_a_disk_without_room_ends_a_run_in_one_sentence(tmp_path, kind, reason):
     def fill():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-        with run_in(tmp_path / "out"):
+        with Run(tmp_path / "out", {}).working():
             if kind == "torch":
                 torch.save(torch.zeros(10_000), tmp_path / "out/file")
             elif kind == "safetensors":
@@ -118,3 +119,19 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"file/out cannot be written to .*: choose another output_dir"):
         enter(tmp_path / "file/out")
+
+
+def test_who_waits_for_a_lock_comes_in_when_it_is_free(tmp_path):
+    reader, writer = os.pipe()
+
+    def come_in():
+        os.write(writer, b"waiting")
+        with locked(tmp_path / "lock", wait=True):
+            return (tmp_path / "made").read_text()
+
+    with locked(tmp_path / "lock", wait=True):
+        if (child := os.fork()) == 0:
+            os._exit(come_in() != "by the first one")
+        os.read(reader, 7)
+        (tmp_path / "made").write_text("by the first one")
+    assert os.waitpid(child, 0)[1] == 0

@@ -85,7 +85,7 @@ def test_a_folder_that_is_there_is_returned_as_it_is(folders):
     before = (folders["dino"] / "model.safetensors").stat().st_mtime_ns
     assert pretrain_tiny("dino", folders["dino"]) == folders["dino"]
     assert (folders["dino"] / "model.safetensors").stat().st_mtime_ns == before
-    assert not folders["dino"].with_name("dino.unfinished").exists()
+    assert not (folders["dino"] / "unfinished_run").exists()
 
 
 def test_a_run_goes_on_with_the_images_that_it_began_with_alone(tmp_path):
@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with_alone(tmp_path):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             begin(colored_images(24, 0))
-    with pytest.raises(UserError, match=r"vit.unfinished holds .* other settings \(content of the images was "):
+    with pytest.raises(UserError, match=r"vit holds .* other settings \(content of the images was "):
         begin(colored_images(24, 1))
 
 

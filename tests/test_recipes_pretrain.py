@@ -29,6 +29,7 @@ from genaf_hf.pretraining.arguments import (
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS
 from genaf_hf.pretraining.pretrain import pretrain
+from genaf_hf.pretraining.view_trainer import LEAVES
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 # Their settings as they are in their code; their loss sums over a batch of 256 where ours takes the mean.
@@ -86,10 +87,10 @@ def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(processes,
     }
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(settings))
-    unfinished, killed, whole = (tmp_path / name for name in ("killed.unfinished", "killed", "whole"))
-    checkpoint = unfinished / "unfinished_run/checkpoints/checkpoint-4/trainer_state.json"
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    checkpoint = killed / "unfinished_run/checkpoints/checkpoint-4/trainer_state.json"
     processes.start_and_kill([sys.executable, RECIPES / "pretrain.py", file, "--output_dir", killed], checkpoint)
-    assert not killed.exists()
+    assert not (killed / "config.json").exists()
 
     def run(folder: Path, *flags: str) -> None:
         pretrain(*parse_arguments(PRETRAINING, None, [str(file), "--output_dir", str(folder), *flags]))
@@ -98,7 +99,7 @@ def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(processes,
         run(killed, "--seed", "1")
     run(killed)
     run(whole)
-    assert not unfinished.exists()
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()} == {*LEAVES}
     for name in ("model.safetensors", "README.md", "config.json"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -146,8 +147,9 @@ def test_what_cannot_be_worked_with_is_refused_before_training(tmp_path, changes
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is there already: choose another output_dir"):
+def test_what_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"what is of no finished run \(config.json\).*choose another output_dir"):
         pretrain(asked_for(), PretrainingConfig(output_dir=str(tmp_path), use_cpu=True))
 
 

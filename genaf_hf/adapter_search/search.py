@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import optuna
 from datasets import DatasetDict
-from filelock import FileLock
 from optuna import Study
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
@@ -53,17 +52,16 @@ from genaf_hf.models.loading import load_configuration, parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.harden import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
 from genaf_hf.pipelines.trained_images import images_of_record
-from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
+from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
-from genaf_hf.runs.output_folder import check_apart, room_in
-from genaf_hf.runs.reproducing_command import reproducing_command
+from genaf_hf.runs.run import Run, decisive
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.existing_card import license_of
 from genaf_hf.sharing.layout import SAMPLES
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.config import GenAFConfig
-from genaf_hf.values.provenance import model_source, public_name
+from genaf_hf.values.provenance import model_source
 
 logger = logging.getLogger(__name__)
 
@@ -140,14 +138,12 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
         UserError: for input that cannot be worked with, before any training; when the storage is lost on the way.
     """
     check(arguments, config)
-    folder = Path(config.output_dir)
-    check_apart(folder, {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name})
-    folder.mkdir(parents=True, exist_ok=True)
-    url = arguments.storage or f"sqlite:///{folder / STUDY_FILE}"
+    run = search_run(arguments, config)
+    run.check()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    url = arguments.storage or f"sqlite:///{run.folder / STUDY_FILE}"
     storage = open_storage(url, heartbeat_seconds=arguments.heartbeat_seconds)
-    if arguments.model_name_or_path in DIGITS_ENCODERS:
-        with FileLock(f".{arguments.model_name_or_path}.lock"):  # workers that start at once find it made
-            pretrain_digits_encoder(arguments.model_name_or_path, config.use_cpu)
+    pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
     laboratory = open_laboratory(arguments, config)
     if arguments.pick is not None:
         check_dae_layer(laboratory)
@@ -162,7 +158,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
         )
     sampler = GenerationSampler(arguments.population, config.seed, parameter_count(laboratory.encoder))
     try:
-        with quiet_optuna(), room_in(folder):
+        with quiet_optuna(), run.working():
             study = begin_or_join(
                 storage,
                 arguments.study,
@@ -184,6 +180,12 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
         raise UserError(
             f"The {place(parse_address(url))} was lost on the way: start the same command again when it is back."
         ) from error
+
+
+def search_run(arguments: AdapterSearchArguments, config: GenAFConfig) -> Run:
+    """The run in the folder that workers share; what is done, and with which settings, the study says."""
+    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
+    return Run(config.output_dir, {}, reads=sources, shared=True)
 
 
 def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
@@ -273,15 +275,13 @@ def settings_of_search(laboratory: Laboratory, space: SearchSpace) -> dict:
     """Everything that the trials depend on, as JSON gives it back; not what differs between workers or only reports."""
     left_out = OF_THE_WORKER + OF_THE_REPORT + FOUND
     asked = {name: value for name, value in asdict(laboratory.arguments).items() if name not in left_out}
-    for name in ("model_name_or_path", "dataset_name"):
-        asked[name] = public_name(asked[name])
     found = {
         "encoder": encoder_content(laboratory.encoder, laboratory.processor),
         "images": images_content(laboratory.data),
         "methods": space.methods,
         "targets": digest(sorted(space.targets), {}),
     }
-    return json.loads(json.dumps({**asked, **changed_settings(laboratory.config), **found}))
+    return decisive({**asked, **changed_settings(laboratory.config), **found})
 
 
 def objective_of(
@@ -442,7 +442,5 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
         },
         defaults=training["defaults"],
         history=[{**entry, "stage": STAGE} for entry in history],
-        command=reproducing_command(
-            RECIPE, {**asked, "output_dir": laboratory.folder.resolve().name, **changed_settings(config)}
-        ),
+        command=search_run(arguments, config).command(RECIPE, {**asked, **changed_settings(config)}),
     )

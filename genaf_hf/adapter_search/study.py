@@ -1,6 +1,5 @@
 """A study with a fixed budget of genomes, which any number of workers share."""
 
-import json
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from genaf_hf.adapter_search.storage import SILENT_HEARTBEATS, TRIES, retry, slot, tries
 from genaf_hf.errors import UserError
+from genaf_hf.runs.run import changes
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +89,9 @@ def check_settings(study: Study, settings: Mapping) -> None:
         time.sleep(1)
         now = len(study.get_trials(deepcopy=False))
         trials, waited = now, 0 if now > trials else waited + 1
-    if changed := sorted(name for name in {*settings, *before} if settings.get(name) != before.get(name)):
-        details = ", ".join(
-            f"{name} was {json.dumps(before.get(name))} and is {json.dumps(settings.get(name))}" for name in changed
-        )
+    if changed := changes(before, settings):
         raise UserError(
-            f'The study "{study.study_name}" was begun with other settings ({details}): choose another --study, or '
+            f'The study "{study.study_name}" was begun with other settings ({changed}): choose another --study, or '
             "give it the settings that it was begun with."
         )
 

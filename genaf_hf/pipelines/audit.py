@@ -1,6 +1,5 @@
 """Audits any image classifier: attacks on the public encoder, the same on the model itself, and task-aware ones."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,7 +9,6 @@ from pathlib import Path
 import httpx2
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 
@@ -36,13 +34,11 @@ from genaf_hf.pipelines.audit_arguments import AuditArguments, check_arguments
 from genaf_hf.pipelines.class_matching import class_ids
 from genaf_hf.pipelines.experiment_arguments import dataset_options
 from genaf_hf.pipelines.trained_images import check_not_trained_on, choices_of_training, read_record
-from genaf_hf.runs.journal import Journal
-from genaf_hf.runs.output_folder import check_apart, run_in
-from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
+from genaf_hf.runs.run import Run
 from genaf_hf.sharing.audited_card import check_card, share_findings
 from genaf_hf.sharing.existing_card import card_metadata, read_card
 from genaf_hf.sharing.figures import SHOWN, draw_gallery
-from genaf_hf.sharing.layout import AUDITED, GALLERY, PERTURBATIONS, RECORD, REPORT
+from genaf_hf.sharing.layout import AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.values.provenance import public_name
 
@@ -67,10 +63,16 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     # Without an accelerator, processes find each other only when they are told that they are on CPU.
     device = PartialState(cpu=not torch.accelerator.is_available()).device
     rounds = check_arguments(arguments)
-    settings = json.loads(json.dumps(asdict(arguments)))
-    check_apart(arguments.output_dir, {"dataset": arguments.dataset_name})
-    if not check_unfinished_run(arguments.output_dir, settings):
-        check_folder(arguments)
+    name, folder = public_name(arguments.model_name_or_path), Path(arguments.output_dir)
+    run = Run(
+        folder,
+        asdict(arguments),
+        leaves=(CARD, REPORT),
+        overwrites=AUDITED + OF_A_MODEL,
+        reads={"dataset": arguments.dataset_name},
+        replaceable=partial(is_earlier_audit, folder, name),
+    )
+    run.check()
     if arguments.update_card:
         check_card(arguments.model_name_or_path, create_pr=arguments.create_pr)
     model = load_model(arguments).to(device)
@@ -79,19 +81,16 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
     trained_on = read_record(arguments.model_name_or_path, revision=arguments.model_revision)
     data = load_data(arguments, class_names, trained_on)
     digests = {split: image_digests(images) for split, images in data.items()}
-    check_not_trained_on(trained_on, digests["test"], public_name(arguments.model_name_or_path))
+    check_not_trained_on(trained_on, digests["test"], name)
 
-    name = public_name(arguments.model_name_or_path)
     bank, pixels = (with_pixel_values(data[split], model.processor) for split in ("train", "test"))
     known = bank[:]
     attacker = {"images": model.to_images(known["pixel_values"].to(device)), "labels": known["labels"].to(device)}
     try_out(rounds[0], model, attacker["images"][:1])
     words = told(data["train"], arguments.dataset_name)
     attacks, *sweep = (craft(each, model, name, encoder, attacker, words) for each in rounds)
-    with run_in(arguments.output_dir):
-        loaded = {**what_was_loaded(model, encoder), "content of the images": images_content(data, digests)[:16]}
-        if not begin_or_resume(arguments.output_dir, {**settings, **loaded}):
-            check_folder(arguments)
+    loaded = {**what_was_loaded(model, encoder), "content of the images": images_content(data, digests)[:16]}
+    with run.working(loaded):
         report = evaluate_robustness(
             {name: model},
             pixels,
@@ -106,41 +105,26 @@ def audit(arguments: AuditArguments) -> RobustnessReport:
                 config_name=arguments.dataset_config_name,
                 revision=arguments.dataset_revision,
             ),
-            journal=Journal(Path(arguments.output_dir) / UNFINISHED_RUN),
+            journal=run.journal("evaluation"),
         )
         if PartialState().is_main_process:
             shown = stratified_subset(data["test"], SHOWN, seed=0)
-            write_findings(Path(arguments.output_dir), report, model, name, attacks, shown, class_names)
-            end_run(arguments.output_dir)
-            if arguments.update_card:
-                place = share_findings(
-                    arguments.model_name_or_path, arguments.output_dir, report, create_pr=arguments.create_pr
-                )
-                logger.info("The findings are in the model's card: %s", place)
-        PartialState().wait_for_everyone()
+            write_findings(folder, report, model, name, attacks, shown, class_names)
+    if arguments.update_card and PartialState().is_main_process:
+        place = share_findings(arguments.model_name_or_path, folder, report, create_pr=arguments.create_pr)
+        logger.info("The findings are in the model's card: %s", place)
+    PartialState().wait_for_everyone()
     return report
 
 
-def check_folder(arguments: AuditArguments) -> None:
-    """Refuses an output folder with findings that are not of an earlier audit of the same model, or of a model's own.
-
-    Raises:
-        UserError: names what is there.
-    """
-    folder, name = Path(arguments.output_dir), public_name(arguments.model_name_or_path)
-    [found] = broadcast_object_list([[each for each in (*AUDITED, *OF_A_MODEL) if (folder / each).exists()]])
-    if not found:
-        return
+def is_earlier_audit(folder: Path, name: str) -> bool:
+    """Whether what a folder holds are findings of a model of this name, and none of a model itself."""
+    if any((folder / each).exists() for each in OF_A_MODEL):
+        return False
     try:
-        earlier = {*found} <= {*AUDITED} and [*RobustnessReport.load(folder / REPORT).models] == [name]
+        return [*RobustnessReport.load(folder / REPORT).models] == [name]
     except (OSError, ValueError):
-        earlier = False
-    if not earlier:
-        raise UserError(
-            f'{folder} holds {", ".join(found)}, and not of an earlier audit of "{name}": nothing of it is '
-            "overwritten, so choose another output_dir."
-        )
-    logger.info("The findings in %s are replaced by those of this audit.", folder)
+        return False
 
 
 def what_was_loaded(model: PixelModel, encoder: PixelModel | None) -> dict:

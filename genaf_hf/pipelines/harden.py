@@ -1,7 +1,6 @@
 """From a public encoder and labelled images to a hardened model with its report: what every recipe runs."""
 
 import copy
-import json
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -36,15 +35,22 @@ from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
 from genaf_hf.pipelines.trained_images import images_of_record, warn_of_twins
-from genaf_hf.runs.journal import Journal
-from genaf_hf.runs.output_folder import check_apart, run_in
 from genaf_hf.runs.progress import progress
-from genaf_hf.runs.reproducing_command import reproducing_command
-from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume, check_unfinished_run, end_run
+from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
-from genaf_hf.sharing.layout import GALLERY, HARDENED_MODEL, LAYERS, OVERVIEW, PERTURBATION, RECORD, SAMPLES
+from genaf_hf.sharing.layout import (
+    CARD,
+    GALLERY,
+    HARDENED_MODEL,
+    LAYERS,
+    OVERVIEW,
+    PERTURBATION,
+    RECORD,
+    REPORT,
+    SAMPLES,
+)
 from genaf_hf.sharing.publishing import open_repository, publish
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
 from genaf_hf.sharing.result_folder import write_results
@@ -120,10 +126,8 @@ def harden(
         UserError: for input that cannot be worked with, before any training.
     """
     check_evaluation(arguments, config)
-    settings = settings_of_run(arguments, config)
-    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
-    check_apart(config.output_dir, sources)
-    check_unfinished_run(config.output_dir, settings, HARDENED_MODEL)
+    run = hardening_run(arguments, config)
+    run.check()
     load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
     data = load_data(arguments, config.hub_token)
     source = data_source(
@@ -141,17 +145,15 @@ def harden(
     public_encoder = PixelModel(encoder, processor)
     example = public_encoder.to_images(pixels["validation"][:1]["pixel_values"])
     public_encoder.layer_index(arguments.dae_layer, example)  # refused now, not when all is trained
-    model_name = Path(config.output_dir).resolve().name
+    model_name = run.folder.resolve().name
     if config.push_to_hub and PartialState().is_main_process:
         sharing = {"token": config.hub_token, "private": config.hub_private_repo}
         model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
-    loaded = what_was_loaded(public_encoder, data, digests)
-    with run_in(config.output_dir):
-        resume = begin_or_resume(config.output_dir, {**settings, **loaded}, HARDENED_MODEL)
+    with run.working(what_was_loaded(public_encoder, data, digests)):
         if PartialState().is_main_process:
-            draw_samples(data["train"], Path(config.output_dir) / SAMPLES)
+            draw_samples(data["train"], run.folder / SAMPLES)
 
-        models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, resume=resume)
+        models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, run)
         attacks, *sweep = craft_attacks(
             arguments, config, public_encoder.to(config.device), models, data["train"], processor
         )
@@ -163,37 +165,40 @@ def harden(
             batch_size=config.per_device_eval_batch_size,
             seed=config.seed,
             dataset_info=source,
-            journal=Journal(Path(config.output_dir) / UNFINISHED_RUN / "evaluation"),
+            journal=run.journal("evaluation"),
         )
         if PartialState().is_main_process:
-            folder = Path(config.output_dir)
-            save_models(folder, models, processor, attacks[L4A])
-            draw_attacked(folder, report, models, attacks, processor, data["test"])
+            save_models(run, models, processor, attacks[L4A])
+            draw_attacked(run.folder, report, models, attacks, processor, data["test"])
             record = replace(
                 record,
                 data=images,
-                example=leave_example(models[HARDENED], data["test"], folder),
-                command=reproducing_command(
+                example=leave_example(models[HARDENED], data["test"], run.folder),
+                command=run.command(
                     recipe,
                     {
-                        **{name: value for name, value in settings.items() if name in recipe_settings},
+                        **{name: value for name, value in run.settings.items() if name in recipe_settings},
                         **changed(arguments, config),
                         "model_revision": record.base_model["revision"],
                         "dataset_revision": source["revision"],
                     },
-                    processes=config.world_size,
-                    device=config.device.type,
                 ),
             )
-            TrainingRecord(record.base_model, images).save(folder / UNDEFENDED / RECORD)
-            write_results(folder, report, record, model_name=model_name)
+            TrainingRecord(record.base_model, images).save(run.folder / UNDEFENDED / RECORD)
+            write_results(run.folder, report, record, model_name=model_name)
             track_results(report, record, config)
-            end_run(folder)
-            if config.push_to_hub:
-                sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
-                logger.info("Pushed to %s", publish(folder, model_name, **sharing))
-        PartialState().wait_for_everyone()
+    if config.push_to_hub and PartialState().is_main_process:
+        sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
+        logger.info("Pushed to %s", publish(run.folder, model_name, **sharing))
+    PartialState().wait_for_everyone()
     return report
+
+
+def hardening_run(arguments: HardeningArguments, config: GenAFConfig) -> Run:
+    """The run that these ask for, in `config.output_dir`."""
+    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
+    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
+    return Run(config.output_dir, settings, leaves=(CARD, REPORT, RECORD), overwrites=HARDENED_MODEL, reads=sources)
 
 
 def what_was_loaded(encoder: PixelModel, data: DatasetDict, digests: Mapping[str, Sequence[str]]) -> dict:
@@ -270,11 +275,10 @@ def fine_tune(
     pixels: dict,
     config: GenAFConfig,
     standard_max_steps: int | None,
-    *,
-    resume: bool,
+    run: Run,
 ) -> tuple[dict[str, PixelModel], TrainingRecord]:
     """The undefended and the hardened model, both from the same encoder and head, and how the latter was made."""
-    folder = Path(config.output_dir).resolve() / UNFINISHED_RUN  # which checkpoints name
+    folder = run.unfinished.resolve()  # which checkpoints name
     config = copy.copy(config)
     config.output_dir, config.push_to_hub = str(folder), False
 
@@ -294,11 +298,11 @@ def fine_tune(
     newest = partial(newest_complete_checkpoint, world_size=config.world_size)
     undefended, hardened = trainer(), trainer()
     undefended.args.max_steps = standard_max_steps or config.max_steps
-    undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if resume else None)
+    undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if run.resumed else None)
     models = {UNDEFENDED: finished(undefended)}
     del undefended  # whose optimizer holds twice as much as the encoder
     began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
-    hardened.train(resume_from_checkpoint=resume and began)
+    hardened.train(resume_from_checkpoint=run.resumed and began)
     models[HARDENED] = finished(hardened)
     return models, hardened.training_record()
 
@@ -345,16 +349,16 @@ def craft_attacks(
         return [at(factor) for factor in factors]
 
 
-def save_models(folder: Path, models: dict[str, PixelModel], processor, perturbation: UniversalPerturbation) -> None:
+def save_models(run: Run, models: dict[str, PixelModel], processor, perturbation: UniversalPerturbation) -> None:
     """Both models, the perturbation, and what the assessment of the layers found."""
-    for name, place in ((UNDEFENDED, folder / UNDEFENDED), (HARDENED, folder)):
+    for name, place in ((UNDEFENDED, run.folder / UNDEFENDED), (HARDENED, run.folder)):
         models[name].model.save_pretrained(place)
         processor.save_pretrained(place)
-    perturbation.save_pretrained(folder / PERTURBATION)
-    if (record := folder / UNFINISHED_RUN / LAYERS).exists():
-        shutil.copy(record, folder)
-    if (tracked := folder / UNFINISHED_RUN / "runs").exists():  # TensorBoard's
-        shutil.copytree(tracked, folder / "runs", dirs_exist_ok=True)
+    perturbation.save_pretrained(run.folder / PERTURBATION)
+    if (record := run.unfinished / LAYERS).exists():
+        shutil.copy(record, run.folder)
+    if (tracked := run.unfinished / "runs").exists():  # TensorBoard's
+        shutil.copytree(tracked, run.folder / "runs", dirs_exist_ok=True)
 
 
 def draw_attacked(
@@ -375,16 +379,8 @@ def draw_attacked(
 
 
 def changed(arguments: HardeningArguments, config: GenAFConfig) -> dict:
-    """The settings of a run that differ from their defaults, and where it writes."""
+    """The settings of a run that differ from their defaults."""
     defaults = {each.name: each.default for each in fields(arguments)}
     ours = {name: value for name, value in asdict(arguments).items() if value != defaults[name]}
     ours.pop("push_anyway", None)
-    return {**ours, "output_dir": config.output_dir, **changed_settings(config)}
-
-
-def settings_of_run(arguments: HardeningArguments, config: GenAFConfig) -> dict:
-    """Everything that a run's result depends on, as JSON gives it back."""
-    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
-    settings["output_dir"] = str(Path(config.output_dir).resolve())  # however it is spelled
-    sharing = ("push_", "hub_")
-    return json.loads(json.dumps({name: value for name, value in settings.items() if not name.startswith(sharing)}))
+    return {**ours, **changed_settings(config)}

@@ -15,6 +15,9 @@ from genaf_hf.pretraining import (
     pretrain_simclr,
     pretrain_supervised,
 )
+from genaf_hf.pretraining.view_trainer import LEAVES
+from genaf_hf.runs.output_folder import locked
+from genaf_hf.runs.run import FINISHED, Run
 
 SIZE = 8
 VIT = {
@@ -41,8 +44,11 @@ def pretrain_digits_encoder(name: str, use_cpu: bool) -> Path:
     Raises:
         UserError: when there is an unfinished run with other settings.
     """
-    folder = Path(name)
-    return folder if folder.exists() else DIGITS_ENCODERS[name](name, use_cpu)
+    run = Run(name, {}, leaves=LEAVES)
+    if run.state != FINISHED:
+        with locked(Path(f".{name}.lock"), wait=True):  # others that start at once find it made
+            DIGITS_ENCODERS[name](name, use_cpu)
+    return run.folder
 
 
 def pretrain_where_named(model_name_or_path: str, use_cpu: bool) -> None:

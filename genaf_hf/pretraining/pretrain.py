@@ -9,7 +9,6 @@ from datasets import Dataset, DatasetDict
 from transformers import ViTImageProcessor, set_seed
 
 from genaf_hf.data import check_enough_to_train, class_balance, load_images, load_unlabelled_images
-from genaf_hf.errors import UserError
 from genaf_hf.pipelines.experiment_arguments import dataset_options
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
@@ -22,7 +21,8 @@ from genaf_hf.pretraining.dino import pretrain_dino
 from genaf_hf.pretraining.mae import pretrain_mae
 from genaf_hf.pretraining.simclr import pretrain_simclr
 from genaf_hf.pretraining.supervised import pretrain_supervised
-from genaf_hf.runs.output_folder import check_apart
+from genaf_hf.pretraining.view_trainer import LEAVES
+from genaf_hf.runs.run import Run
 from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import balance_table
 from genaf_hf.training.options import refuse_resume_flag
@@ -52,14 +52,12 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
         The folder.
 
     Raises:
-        UserError: for input that cannot be worked with, before any training; when the folder is there already; when
+        UserError: for input that cannot be worked with, before any training; when an encoder is there already; when
             the Hub does not take the encoder.
     """
     refuse_resume_flag(config)
     folder = Path(config.output_dir)
-    check_apart(folder, {"dataset": arguments.dataset_name})
-    if folder.exists():
-        raise UserError(f"{folder} is there already: choose another output_dir, or delete it to train anew.")
+    Run(folder, {}, leaves=LEAVES, reads={"dataset": arguments.dataset_name}).check()
     model = encoder_config(arguments)
     augmentations, settings = views(arguments, model), method_settings(arguments)
     train = load_train_images(arguments, config.hub_token)

@@ -1,7 +1,5 @@
 """A Trainer that learns from random views of images, and the one way by which its encoder becomes a checkpoint."""
 
-import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,8 +15,8 @@ from genaf_hf.data import images_content, with_pixel_values
 from genaf_hf.models.pixel_model import pixel_statistics
 from genaf_hf.pretraining.augmentation import Augmentation, uniform_numbers
 from genaf_hf.pretraining.card import encoder_card
-from genaf_hf.runs.output_folder import run_in
-from genaf_hf.runs.unfinished_run import UNFINISHED_RUN, begin_or_resume
+from genaf_hf.runs.run import FINISHED, Run
+from genaf_hf.sharing.layout import CARD
 from genaf_hf.sharing.record import changed_settings
 from genaf_hf.training.checkpoint import check_disk_space, load_weights, newest_complete_checkpoint, read_state
 from genaf_hf.training.options import (
@@ -32,7 +30,7 @@ from genaf_hf.training.options import (
     without_token,
 )
 
-CHECKPOINTS, ENCODER = "checkpoints", "encoder"
+LEAVES = (CARD, "config.json", "model.safetensors", "preprocessor_config.json")
 ADVICE = "Lower the learning rate and begin anew in another output_dir."
 
 
@@ -164,8 +162,6 @@ def pretrained(
 ) -> Path:
     """Trains once, and leaves the encoder, its image processor and a card in `args.output_dir`.
 
-    What a run that was killed needs to go on lies beside it, in a folder whose name ends with `.unfinished`.
-
     Args:
         make_trainer: makes model and trainer.
         args: of the training.
@@ -178,35 +174,28 @@ def pretrained(
         settings: of the method.
 
     Returns:
-        The folder. One that is there already is returned as it is.
+        The folder. An encoder that is there already is returned as it is.
 
     Raises:
-        UserError: when there is an unfinished run with other settings.
+        UserError: when there is an unfinished run with other settings, or something else of the names.
     """
-    folder = Path(args.output_dir)
-    if folder.exists():
-        return folder
-    unfinished = folder.with_name(folder.name + ".unfinished")
     told = {**(settings or {}), "views": [view.settings for view in views]}
     everything = {"method": method, "data": data, "model": config.to_dict(), **told, **args.to_dict()}
     everything |= {"processes": args.world_size, "content of the images": images_content({"train": images})[:16]}
-    training, checkpoints = changed_settings(args), unfinished / UNFINISHED_RUN / CHECKPOINTS
-    with run_in(unfinished):
-        if folder.exists():  # since another run that was working on it has ended
-            return folder
-        begin_or_resume(unfinished, json.loads(json.dumps(everything)))
-        args.output_dir = str(checkpoints)
+    run = Run(args.output_dir, everything, leaves=LEAVES)
+    if run.state == FINISHED:
+        return run.folder
+    training = changed_settings(args)
+    with run.working():
+        args.output_dir = str(run.unfinished / "checkpoints")
         trainer = make_trainer(args)
-        trainer.train_or_resume(checkpoints)
+        trainer.train_or_resume(run.unfinished / "checkpoints")
         if trainer.is_world_process_zero():
-            draft = unfinished / ENCODER
-            encoder(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)).save_pretrained(draft)
-            trainer.processing_class.save_pretrained(draft)
+            trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+            encoder(trained).save_pretrained(run.folder)
+            trainer.processing_class.save_pretrained(run.folder)
             card = encoder_card(
                 method, data, len(trainer.train_dataset), {"model": config.to_diff_dict(), **told, **training}
             )
-            card.save(draft / "README.md")
-            draft.rename(folder)
-            shutil.rmtree(unfinished)
-        trainer.accelerator.wait_for_everyone()
-    return folder
+            card.save(run.folder / CARD)
+    return run.folder

@@ -48,24 +48,11 @@ def check_free(output_dir: str | Path) -> None:
     Raises:
         UserError: names the folder.
     """
-    [begun] = broadcast_object_list([(Path(output_dir) / LOCK).exists()])
+    path = Path(output_dir) / LOCK
+    [begun] = broadcast_object_list([path.exists()])
     if begun:
-        with locked(output_dir):
+        with locked(path):
             pass
-
-
-@contextmanager
-def run_in(output_dir: str | Path) -> Iterator[None]:
-    """Keeps other runs out of the output folder, which is made, and says so in one sentence where the disk is full.
-
-    The operating system gives the folder free when the process ends, however it ends. Of one launch, the main process
-    holds it for all.
-
-    Raises:
-        UserError: when another run works there, nothing can be written there, or the disk is full.
-    """
-    with locked(output_dir), room_in(output_dir):
-        yield
 
 
 @contextmanager
@@ -87,22 +74,28 @@ def room_in(output_dir: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(output_dir: str | Path) -> Iterator[None]:
-    """Holds the lock of a folder.
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds a lock, which is a file in a folder that is made.
+
+    The operating system gives it free when the process ends, however it ends. Of one launch, the main process holds it
+    for all.
+
+    Args:
+        path: of the file.
+        wait: until it is free; it is left there then, for others wait for it too.
 
     Raises:
-        UserError: when somebody else does, or it cannot be written.
+        UserError: when somebody else holds it, or it cannot be written.
     """
-    path, refusal = Path(output_dir) / LOCK, None
-    lock = FileLock(path)
+    lock, refusal = FileLock(path), None
     if PartialState().is_main_process:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
+            lock.acquire(blocking=wait)
         except Timeout:
-            refusal = f"Another run is working in {output_dir}: wait until it has ended, or choose another output_dir."
+            refusal = f"Another run is working in {path.parent}: wait until it has ended, or choose another output_dir."
         except OSError as error:
-            refusal = f"{output_dir} cannot be written to ({first_line(error)}): choose another output_dir."
+            refusal = f"{path.parent} cannot be written to ({first_line(error)}): choose another output_dir."
     [refusal] = broadcast_object_list([refusal])
     if refusal is not None:
         raise UserError(refusal)
@@ -110,7 +103,8 @@ def locked(output_dir: str | Path) -> Iterator[None]:
         yield
     finally:
         if PartialState().is_main_process:
-            path.unlink(missing_ok=True)  # before it is given free, or it could be somebody else's
+            if not wait:
+                path.unlink(missing_ok=True)  # before it is given free, or it could be somebody else's
             lock.release()
 
 

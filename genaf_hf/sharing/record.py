@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import markdown
-from genaf_hf.runs.unfinished_run import BOOKKEEPING
+from genaf_hf.runs.run import HARMLESS
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 from genaf_hf.values.provenance import public_name
 
@@ -104,7 +104,7 @@ def all_settings(args: TrainingArguments) -> dict:
     return {
         name: public_name(value) if isinstance(value, str) else "inf" if value == math.inf else value
         for name, value in found.items()
-        if not name.startswith(BOOKKEEPING)
+        if not name.startswith(HARMLESS)
     }
 
 
