@@ -72,6 +72,7 @@ def in_child_process(work) -> int:
     return os.WTERMSIG(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("when", ["computing", "writing"])
 def test_killed_in_between_nothing_is_computed_twice(tmp_path, when):
     def work(dies: bool) -> list[str]:

@@ -60,6 +60,7 @@ def enter(folder) -> str:
         return "entered"
 
 
+@pytest.mark.process
 def test_two_runs_are_not_in_one_folder_at_a_time(tmp_path):
     refusal = f"UserError: Another run is working in {tmp_path}/out: wait until it has ended, or choose another"
     with Run(tmp_path / "out", {}).working():
@@ -70,6 +71,7 @@ def test_two_runs_are_not_in_one_folder_at_a_time(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.process
 def test_a_run_that_was_killed_gives_its_folder_free(tmp_path):
     def die():
         with Run(tmp_path, {}).working():
@@ -81,6 +83,7 @@ def test_a_run_that_was_killed_gives_its_folder_free(tmp_path):
     assert enter(tmp_path) == "entered"
 
 
+@pytest.mark.process
 def test_an_error_gives_the_folder_free_and_stays_what_it_is(tmp_path):
     for error in (KeyError("mine"), FileNotFoundError(errno.ENOENT, "gone"), RuntimeError("shapes differ")):
         with pytest.raises(type(error)) as raised, Run(tmp_path, {}).working():
@@ -89,6 +92,7 @@ def test_an_error_gives_the_folder_free_and_stays_what_it_is(tmp_path):
     assert in_child_process(lambda: enter(tmp_path)) == "entered"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -121,6 +125,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
         enter(tmp_path / "file/out")
 
 
+@pytest.mark.process
 def test_who_waits_for_a_lock_comes_in_when_it_is_free(tmp_path):
     reader, writer = os.pipe()
 
