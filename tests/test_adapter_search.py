@@ -301,6 +301,22 @@ def test_a_search_whose_worker_was_killed_goes_on_and_meets_its_budget(processes
 def test_the_recipe_refuses_in_one_sentence(given, tmp_path, monkeypatch, capfd):
     words = command(given, tmp_path, storage="postgresql://me:s3cret@127.0.0.1:1/db")
     monkeypatch.setattr(sys, "argv", words[1:])
-    with pytest.raises(SystemExit, match=r"postgresql database db on 127\.0\.0\.1") as refused:
+    with pytest.raises(SystemExit, match=r"no connection to postgresql://me:\*\*\*@127\.0\.0\.1:1/db") as refused:
         runpy.run_path(str(RECIPE), run_name="__main__")
     assert "s3cret" not in str(refused.value) + "".join(capfd.readouterr())
+
+
+WITHOUT = """
+import sys
+sys.modules["optuna"] = sys.modules["sqlalchemy"] = None  # as if they were not installed
+import genaf_hf.pipelines.audit, genaf_hf.pipelines.harden, genaf_hf.pretraining.pretrain
+try:
+    import genaf_hf.adapter_search
+except genaf_hf.errors.UserError as error:
+    print(error)
+"""
+
+
+def test_only_a_search_needs_its_packages_and_says_so(processes):
+    done = processes.run([sys.executable, "-c", WITHOUT], check=True)
+    assert done.stdout == "The search for adapters needs Optuna: pip install 'genaf_hf[search]'.\n"

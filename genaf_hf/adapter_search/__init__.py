@@ -5,7 +5,7 @@ from genaf_hf.errors import UserError
 try:
     import optuna  # noqa: F401
 except ModuleNotFoundError as error:
-    raise UserError("The search for adapters needs Optuna: pip install -c constraints.txt '.[search]'.") from error
+    raise UserError("The search for adapters needs Optuna: pip install 'genaf_hf[search]'.") from error
 
 from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.adapter_search.fitness import Fitness, Score

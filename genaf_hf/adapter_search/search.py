@@ -178,7 +178,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
             return report_front(laboratory, study)
     except StorageInternalError as error:
         raise UserError(
-            f"The {place(parse_address(url))} was lost on the way: start the same command again when it is back."
+            f"{place(parse_address(url))} was lost on the way: start the same command again when it is back."
         ) from error
 
 

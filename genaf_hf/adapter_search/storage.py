@@ -13,14 +13,12 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial
 from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from genaf_hf.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
-DATABASES = {"sqlite": "sqlite:///study.db", "postgresql": "postgresql://user@host/database",
-             "mysql": "mysql+pymysql://user@host/database"}  # fmt: skip
 SILENT_HEARTBEATS = 6
 TRIES = 3
 LOCKED_SECONDS = 120
@@ -31,12 +29,12 @@ def open_storage(url: str, *, heartbeat_seconds: int = 10) -> RDBStorage:
     """A storage whose trials, when their worker was killed, are given to another one, three times at most.
 
     Args:
-        url: of an SQLite file, or of a PostgreSQL or MySQL database.
+        url: of an SQLite file or another database that Optuna's `RDBStorage` takes.
         heartbeat_seconds: how often workers tell that they are alive; one that is silent for six times as long is
             taken for dead.
 
     Raises:
-        UserError: when there is no such database; names it by host and database.
+        UserError: when there is no such database; names it without its password.
     """
     address = parse_address(url)
     check_connection(address)
@@ -57,7 +55,7 @@ def open_storage(url: str, *, heartbeat_seconds: int = 10) -> RDBStorage:
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:  # another worker is making the tables
             failed = error
             time.sleep(attempt * random.random())
-    raise UserError(f"The {place(address)} cannot hold a study ({reason(failed)}): name another one.") from failed
+    raise UserError(f"{place(address)} cannot hold a study ({reason(failed)}): name another --storage.") from failed
 
 
 def lock_when_reading(engine: Engine) -> None:
@@ -81,21 +79,14 @@ def check_connection(address: URL) -> None:
     """Connects and looks.
 
     Raises:
-        UserError: when that is not possible; names host and database.
+        UserError: when that is not possible; names the database.
     """
     try:
         inspect(create_engine(address)).get_table_names()
-    except (ImportError, NoSuchModuleError) as error:
-        kind = address.get_backend_name()
-        extra = "" if kind == "sqlite" else f"pip install '.[{kind}]', and "
+    except (ImportError, SQLAlchemyError) as error:
         raise UserError(
-            f"The {place(address)} needs a driver that is missing ({first_line(error)}): {extra}begin the URL as in "
-            f"{DATABASES[kind]}."
-        ) from error
-    except SQLAlchemyError as error:
-        raise UserError(
-            f"There is no connection to the {place(address)} ({reason(error)}): check that it runs, that the database "
-            "exists and that this user may write to it."
+            f"There is no connection to {place(address)} ({reason(error)}): check that its driver is installed, that "
+            "it runs, and that this user may write to it."
         ) from error
 
 
@@ -110,26 +101,21 @@ def parse_address(url: str) -> URL:
     Raises:
         UserError: when it is none; what was given is not repeated, for it may hold a password.
     """
-    expected = f"expected a URL such as {', '.join(DATABASES.values())}"
     try:
         address = make_url(url)
     except (SQLAlchemyError, ValueError):
-        raise UserError(f"The storage is no URL of a database; {expected}.") from None
-    if address.get_backend_name() not in DATABASES:
-        raise UserError(f'The storage is of the kind "{address.get_backend_name()}"; {expected}.')
-    if "@" in (address.host or "") + (address.database or "") and address.get_backend_name() != "sqlite":
+        raise UserError(
+            "The storage is no URL of a database; expected one such as sqlite:///study.db or "
+            "postgresql+psycopg://user@host/database."
+        ) from None
+    if address.host and "@" in f"{address.host}{address.database}":
         raise UserError("The password in the storage's URL has an @ or a / in it: write them as %40 and %2F.")
-    if not address.database:
-        raise UserError(f"The storage's URL names no database; {expected}.")
     return address
 
 
 def place(address: URL) -> str:
-    """Where a database is, without user and password."""
-    if address.get_backend_name() == "sqlite":
-        return f"SQLite file {address.database}"
-    host = address.host or address.query.get("host", "localhost")
-    return f"{address.get_backend_name()} database {address.database} on {host}"
+    """Where a database is, without the password."""
+    return address.set(query={}).render_as_string()
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
