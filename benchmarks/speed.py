@@ -107,6 +107,8 @@ def attack_loop(arguments, images: torch.Tensor, labels: torch.Tensor) -> None:
         model = make_model(arguments, attention).eval()
         pixel_model = PixelModel(model, make_processor(arguments))
         autocast = torch.autocast(arguments.device, torch.bfloat16) if half else nullcontext()
+        if half:
+            model.forward = autocast(model.forward)
 
         def floor(model=model, autocast=autocast) -> None:
             with autocast:
@@ -114,9 +116,8 @@ def attack_loop(arguments, images: torch.Tensor, labels: torch.Tensor) -> None:
                     pixel_values = images.clone().requires_grad_()
                     torch.autograd.grad(F.cross_entropy(model(pixel_values).logits.float(), labels), pixel_values)
 
-        def attack(model=pixel_model, autocast=autocast) -> None:
-            with autocast:
-                pgd(model, images, labels, eps=EPS, steps=STEPS, step_size=STEP_SIZE)
+        def attack(model=pixel_model) -> None:
+            pgd(model, images, labels, eps=EPS, steps=STEPS, step_size=STEP_SIZE)
 
         seconds = medians({"floor": floor, "pgd": attack}, arguments)
         print(f"  {name}: floor {seconds['floor']:.3f} s, pgd {seconds['pgd']:.3f} s, "

@@ -1,7 +1,6 @@
 """What holds for every attack on the public encoder, and what is particular to each."""
 
 import math
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -82,34 +81,6 @@ def test_no_head_is_needed(name, vit, images, labels):
     with torch.no_grad():
         encoder.model.classifier.weight.fill_(torch.nan)
     assert torch.equal(craft(name, encoder, images, labels).delta, with_head)
-
-
-@contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    yield
-    torch.set_default_dtype(before)
-
-
-@pytest.mark.parametrize("name", UNIVERSAL)
-@pytest.mark.parametrize(
-    "mode",
-    [
-        partial(torch.autocast, "cpu", torch.bfloat16),
-        torch.inference_mode,
-        torch.no_grad,
-        partial(default_dtype, torch.float64),
-    ],
-    ids=["autocast", "inference_mode", "no_grad", "float64"],
-)
-def test_the_modes_of_its_caller_change_nothing(name, mode, vit, images, labels):
-    expected = craft(name, PixelModel(*vit), images, labels, steps=5).delta
-    with mode():
-        images, labels = images.clone(), labels.clone()
-        crafted = craft(name, PixelModel(*vit), images, labels, steps=5)
-    assert torch.equal(crafted.delta, expected)
-    assert crafted.delta.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", UNIVERSAL)
@@ -315,13 +286,6 @@ def test_the_probe_learns_what_the_features_hold(vit, dataset, pixels):
 def test_labels_that_no_probe_can_be_trained_on_are_refused(attack, labels, sentence, vit, images):
     with pytest.raises(ValueError, match=sentence):
         attack(PixelModel(*vit), images, labels, eps=EPS, steps=1)
-
-
-def test_the_probe_is_fitted_in_float32_inside_autocast(vit, images, labels):
-    encoder = PixelModel(*vit).eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        probe = LinearProbe(encoder, images, labels)
-    assert torch.equal(probe.weight, LinearProbe(encoder, images, labels).weight)
 
 
 def test_deepfool_finds_the_nearest_boundary_of_a_linear_model():

@@ -1,7 +1,7 @@
 """What attacks are called with: whatever its type, memory layout and the modes of the caller, it means the same."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from types import UnionType
 from typing import Literal, Union, get_args, get_origin
 
@@ -143,28 +143,27 @@ def check_gradients(model: nn.Module) -> None:
         raise UserError("The model was made inside torch.inference_mode, which rules gradients out: load it outside.")
 
 
-def device_of(given: Mapping[str, object]) -> torch.device:
-    """Where the model of an attack's arguments computes."""
-    model = given.get("model", given.get("encoder"))
-    return next((each.device for each in model.parameters()), torch.device("cpu"))
+@contextmanager
+def autocast_left() -> Iterator[None]:
+    """Outside of the caller's autocast, on every device.
+
+    A model that is to compute in half precision enters autocast itself, as one does that Accelerate has prepared, or
+    has such weights.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    with ExitStack() as left:
+        for device in {"cpu", accelerator.type if accelerator else "cpu"}:
+            left.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager
-def callers_modes_left(autocast_of: torch.device | None = None) -> Iterator[None]:
-    """Gradients and float32, whatever the caller's modes.
-
-    Args:
-        autocast_of: a device whose autocast is left too, as what fits parameters of its own has to: it keeps the
-            low-precision cast of a parameter for as long as it lasts, so that what is optimised in it is read stale.
-    """
+def callers_modes_left() -> Iterator[None]:
+    """Gradients and float32, whatever the caller's modes."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(autocast_of.type, enabled=False) if autocast_of else nullcontext(),
-        ):
+        with torch.inference_mode(False), torch.enable_grad(), autocast_left():
             yield
     finally:
         torch.set_default_dtype(default)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.inputs import callers_modes_left, outside_inference
+from genaf_hf.attacks.inputs import autocast_left, callers_modes_left, images_for, outside_inference
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import class_ids
@@ -13,8 +13,8 @@ from genaf_hf.values.numbers import class_ids
 class LinearProbe(nn.Module):
     """Multinomial logistic regression on the standardised features of an encoder, fitted to the optimum.
 
-    The encoder is left as it was, and called in the mode that it is in. It is fitted in float32, whatever the modes of
-    the caller.
+    The encoder is left as it was, and called in the mode that it is in. The probe is fitted and asked in float32,
+    whatever the modes of the caller.
 
     Args:
         encoder: whose features are read.
@@ -27,7 +27,8 @@ class LinearProbe(nn.Module):
         classes: the class ids, sorted.
 
     Raises:
-        UserError: when the labels are not one per image, or of fewer than two classes, or a feature is not finite.
+        UserError: when the labels are not one per image, or of fewer than two classes, or a feature is not
+            finite; when the images are none.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class LinearProbe(nn.Module):
     ):
         super().__init__()
         self.encoder = encoder
-        images, labels = outside_inference(images), class_ids(outside_inference(labels), len(images))
-        with callers_modes_left(encoder.mean.device):
+        images, labels = images_for(encoder, images), class_ids(outside_inference(labels), len(images))
+        with callers_modes_left():
             self._fit(images, labels.to(encoder.mean.device), weight_decay, batch_size)
 
     def _fit(self, images: Tensor, labels: Tensor, weight_decay: float, batch_size: int) -> None:
@@ -66,7 +67,9 @@ class LinearProbe(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes)."""
-        return F.linear((self.encoder.features(images) - self.mean) / self.scale, self.weight, self.bias)
+        with autocast_left():
+            features = self.encoder.features(images.contiguous())
+            return F.linear((features - self.mean) / self.scale, self.weight, self.bias)
 
     def targets(self, labels: Tensor) -> Tensor:
         """Columns of the logits that belong to class ids."""

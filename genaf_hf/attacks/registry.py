@@ -7,7 +7,7 @@ from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import get_type_hints
 
-from genaf_hf.attacks.inputs import callers_modes_left, check_model, checked_setting, device_of, taken
+from genaf_hf.attacks.inputs import callers_modes_left, check_model, checked_setting, taken
 from genaf_hf.errors import UserError
 
 NEEDS = ("encoder", "model", "images", "labels")
@@ -190,8 +190,8 @@ def register_attack(
     Returns:
         The decorator. What it hands back calls the function with checked arguments: `images` within [0, 1] in the
         model's precision, contiguous and without a history, `labels` as int64, `seeds` and settings as plain numbers.
-        The caller's `torch.no_grad`, `torch.inference_mode` and default dtype do not count in it, nor, with
-        `"encoder"` first, autocast.
+        The caller's `torch.no_grad`, `torch.inference_mode`, `torch.autocast` and default dtype do not count in it: a
+        model that is to be attacked in half precision enters autocast in its own forward.
 
     Raises:
         UserError: when `needs` is unknown, the name is taken, or the function lacks an argument that it needs.
@@ -220,9 +220,6 @@ def register_attack(
 def in_own_modes(function: Callable, needs: tuple[str, ...]) -> Callable:
     """An attack that does the same for every type and memory layout of its arguments and in every mode of its caller.
 
-    One on the encoder may have parameters of its own, and does not see the caller's autocast. Others keep it: a model
-    that is trained in bfloat16 is attacked in bfloat16.
-
     Args:
         function: the attack.
         needs: what its positional arguments are.
@@ -244,7 +241,7 @@ def in_own_modes(function: Callable, needs: tuple[str, ...]) -> Callable:
             ) from error
         arguments = {need: bound.arguments[name] for need, name in own_names.items() if name in bound.arguments}
         check_model(arguments.get(needs[0]), hints().get(own_names[needs[0]]))
-        with callers_modes_left(device_of(arguments) if needs[0] == "encoder" else None):
+        with callers_modes_left():
             arguments |= {name: value for name, value in bound.arguments.items() if name not in own_names.values()}
             found = taken(arguments, hints())
             bound.arguments.update({own_names.get(name, name): value for name, value in found.items()})

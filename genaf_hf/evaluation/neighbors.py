@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from genaf_hf.attacks.inputs import autocast_left
 from genaf_hf.errors import UserError
 from genaf_hf.values.numbers import class_ids
 
@@ -23,7 +24,7 @@ class Neighbors:
     """
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int):
-        self.features = F.normalize(features, dim=1)
+        self.features = F.normalize(features.contiguous(), dim=1)
         ids = class_ids(labels, len(features)).to(features.device)
         if len(ids) and (largest := ids.amax().item()) >= classes:
             raise UserError(f"labels reach up to {largest}, but there are {classes} classes, counted from 0.")
@@ -31,7 +32,8 @@ class Neighbors:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Class ids (n,) by a vote of the 20 nearest, weighted by exp(cosine similarity / 0.07)."""
-        similarities = F.normalize(features, dim=1) @ self.features.T
+        with autocast_left():
+            similarities = F.normalize(features.contiguous(), dim=1) @ self.features.T
         nearest = similarities.topk(min(K, len(self.features)), dim=1)
         weights = (nearest.values / TEMPERATURE).exp()
         return (weights.unsqueeze(2) * self.votes[nearest.indices]).sum(1).argmax(1)

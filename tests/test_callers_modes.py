@@ -1,0 +1,97 @@
+"""No attack and no probe answers otherwise because of its caller's modes, or of how a tensor lies in memory."""
+
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+
+from genaf_hf import PixelModel
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.evaluation.neighbors import Neighbors
+
+IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+LABELS = torch.arange(6) % 3
+SMALL = {"steps": 3, "width": 16, "restarts": 2}
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
+MODES = {
+    "autocast": partial(torch.autocast, "cpu", torch.bfloat16),
+    "inference_mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "float64": partial(default_dtype, torch.float64),
+}
+LAYOUTS = {
+    "channels_last": lambda images: images.contiguous(memory_format=torch.channels_last),
+    "every_second": lambda images: images.repeat_interleave(2, dim=0)[::2],
+    "double_with_history": lambda images: images.double().requires_grad_(),
+}
+
+
+@pytest.fixture
+def made(vit):
+    """What an attack by its name makes of images."""
+    return lambda name, images: attacked(name, PixelModel(*vit), images)
+
+
+def attacked(name: str, model: PixelModel, images: torch.Tensor) -> torch.Tensor:
+    attack, settings = ATTACKS[name], SMALL
+    if name == "autoattack":
+        pytest.importorskip("pyautoattack")
+        settings = {"eps": 0.5}  # its first attack succeeds, so that the others have nothing to do
+    given = {"model": model, "encoder": model, "images": images, "labels": LABELS.clone()}
+    settings = {key: value for key, value in settings.items() if key in attack.settings}
+    found = attack.configure(**settings)(*(given[need] for need in attack.needs))
+    return found.delta if attack.universal else found
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_sees_the_modes_of_its_caller(name, made):
+    expected = made(name, IMAGES)
+    for mode, enter in MODES.items():
+        with enter():
+            found = made(name, IMAGES.clone())
+        assert (mode, found.dtype, torch.equal(found, expected)) == (mode, torch.float32, True)
+
+
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if "images" in attack.needs])
+def test_no_attack_sees_how_its_images_lie_in_memory(name, made):
+    expected = made(name, IMAGES)
+    assert [layout for layout, change in LAYOUTS.items() if not torch.equal(made(name, change(IMAGES)), expected)] == []
+
+
+def test_a_model_that_enters_autocast_itself_is_attacked_in_it(vit):
+    model = PixelModel(*vit)
+    in_float32 = attacked("pgd", model, IMAGES)
+    dtypes = set()
+    model.model.vit.layers[0].mlp.fc1.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
+    model.model.forward = torch.autocast("cpu", torch.bfloat16)(model.model.forward)
+    in_bfloat16 = attacked("pgd", model, IMAGES)
+    assert dtypes == {torch.bfloat16}
+    assert in_bfloat16.dtype == torch.float32
+    assert not torch.equal(in_bfloat16, in_float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_probes_do_not_see_the_modes_of_their_caller(mode, vit):
+    encoder = PixelModel(*vit).eval()
+
+    with torch.no_grad():
+        features = encoder.features(IMAGES)
+    expected = [LinearProbe(encoder, IMAGES, LABELS).weight, Neighbors(features, LABELS, 3)(features)]
+    logits = LinearProbe(encoder, IMAGES, LABELS)(IMAGES).detach()
+    with MODES[mode]():
+        probe = LinearProbe(encoder, LAYOUTS["channels_last"](IMAGES), LABELS)
+        found = [probe.weight, Neighbors(features.T.contiguous().T, LABELS, 3)(features)]
+        answered = probe(LAYOUTS["channels_last"](IMAGES)).detach()
+    assert [torch.equal(*pair) for pair in zip(found, expected, strict=True)] == [True, True]
+    assert torch.equal(answered, logits)
