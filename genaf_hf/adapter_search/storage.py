@@ -106,7 +106,7 @@ def parse_address(url: str) -> URL:
     except (SQLAlchemyError, ValueError):
         raise UserError(
             "The storage is no URL of a database; expected one such as sqlite:///study.db or "
-            "postgresql+psycopg://user@host/database."
+            "postgresql://user@host/database."
         ) from None
     if address.host and "@" in f"{address.host}{address.database}":
         raise UserError("The password in the storage's URL has an @ or a / in it: write them as %40 and %2F.")

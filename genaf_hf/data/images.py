@@ -19,7 +19,7 @@ from genaf_hf.data.own_files import check_image_files
 from genaf_hf.data.pixel_values import holds_images, to_rgb
 from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
-from genaf_hf.data.streaming import draw_splits, warn_of_absent_classes
+from genaf_hf.data.streaming import draw, images_to_draw, warn_of_absent_classes
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.values.names import NAMED_AT_ONCE, some_of, told
 
@@ -109,15 +109,11 @@ def load_images(
             check_image_files(dataset, name_or_path, where[role])
     else:
         with in_one_sentence(name_or_path, **hub):
-            chosen = draw_splits(
-                chosen,
-                limits,
-                image_column,
-                label_column,
-                name_or_path=name_or_path,
-                seed=seed,
-                cache=cache,
-                token=token,
+            wanted = images_to_draw(limits, chosen)
+            columns = (image_column, label_column)
+            drawing = {"name_or_path": name_or_path, "seed": seed, "cache": cache, "token": token}
+            chosen = DatasetDict(
+                {role: draw(stream, wanted[role], *columns, **drawing) for role, stream in chosen.items()}
             )
     for role, dataset in chosen.items():
         check_not_empty(dataset, role, where[role])

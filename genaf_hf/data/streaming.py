@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -48,44 +48,10 @@ def stream_folder(name: str, splits: DatasetDict) -> tuple[IterableDatasetDict, 
     return IterableDatasetDict(streams), cache
 
 
-def draw_splits(
-    streams: Mapping[str, IterableDataset],
-    limits: Mapping[str, int],
-    image_column: str,
-    label_column: str,
-    *,
-    name_or_path: str,
-    seed: int,
-    cache: Path,
-    token: str | bool | None,
-) -> DatasetDict:
-    """Images of each role that there is a stream for; for a missing one, train gets as many more.
-
-    Args:
-        streams: by role.
-        limits: images by role, of all roles.
-        image_column, label_column, name_or_path, seed, cache, token: as in `draw`.
-
-    Raises:
-        ValueError, DatasetGenerationError: as `draw`.
-    """
-    held_out = sum(limit for role, limit in limits.items() if role not in streams)
-    wanted = {**limits, "train": limits["train"] + held_out}
-    return DatasetDict(
-        {
-            role: draw(
-                stream,
-                wanted[role],
-                image_column,
-                label_column,
-                name_or_path=name_or_path,
-                seed=seed,
-                cache=cache,
-                token=token,
-            )
-            for role, stream in streams.items()
-        }
-    )
+def images_to_draw(limits: Mapping[str, int], roles: Collection[str]) -> dict[str, int]:
+    """How many images of each role are drawn from its stream; for a role without one, train gets as many more."""
+    held_out = sum(limit for role, limit in limits.items() if role not in roles)
+    return {role: limits[role] + (held_out if role == "train" else 0) for role in roles}
 
 
 def draw(
