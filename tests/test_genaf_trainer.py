@@ -22,6 +22,8 @@ from genaf_hf.models.head import HEAD, in_head
 from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
 
+pytestmark = pytest.mark.slow(reason="trains")
+
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
