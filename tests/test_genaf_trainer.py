@@ -634,8 +634,12 @@ class Poison(TrainerCallback):
 @pytest.mark.parametrize(
     ("event", "step", "message"),
     [
-        ("on_step_begin", 3, "The loss is nan at step 3 of adversarial_finetune.*resume from .*checkpoint-2"),
-        ("on_step_begin", 0, "The loss is nan at step 0 of adversarial_finetune.*no checkpoint was written yet"),
+        ("on_step_begin", 3, "The loss is nan at step 3 of the stage adversarial_finetune.*resume from .*checkpoint-2"),
+        (
+            "on_step_begin",
+            0,
+            "The loss is nan at step 0 of the stage adversarial_finetune.*no checkpoint was written yet",
+        ),
         ("on_step_end", 4, "is not finite after step 4, nothing was saved.*resume from .*checkpoint-2"),
     ],
 )
