@@ -1,41 +1,9 @@
-"""Makes a checkpoint of transformers of an encoder that solo-learn pre-trained.
+"""Makes a checkpoint of transformers of solo-learn's: `genaf-hf convert`, from a checkout.
 
-    python recipes/convert_solo.py --checkpoint byol-cifar10.ckpt --output_dir byol-resnet18-cifar10
-
-The method is one of BYOL, DINO, MoCo v2+, MoCo v3, NNCLR, ReSSL, SimCLR, SwAV, VIbCReg, W-MSE, Barlow Twins, SupCon,
-VICReg and DeepCluster v2; the encoder is a ResNet. The result is hardened like any other encoder.
+python recipes/convert_solo.py --checkpoint byol-cifar10.ckpt --output_dir byol-resnet18-cifar10
 """
 
-from dataclasses import asdict, dataclass, field
-
-from genaf_hf.cli.command_line import parse_arguments, run
-from genaf_hf.models.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
-
-
-@dataclass
-class ConversionArguments:
-    """Which file becomes which folder."""
-
-    checkpoint: str = field(metadata={"help": "The .ckpt file of solo-learn."})
-    output_dir: str = field(metadata={"help": "The folder to write."})
-    method: str | None = field(
-        default=None,
-        metadata={"help": f"By which it was pre-trained, where its name does not tell: {', '.join(METHODS)}."},
-    )
-    stem_padding: int = field(
-        default=STEM_PADDING, metadata={"help": "Of a CIFAR stem: 2 in solo-learn, 1 in others' ResNets."}
-    )
-    image_size: int | None = field(default=None, metadata={"help": "Default 32 for a CIFAR stem, else 224."})
-    image_mean: list[float] | None = field(default=None, metadata={"help": "Default that of CIFAR-10 or ImageNet."})
-    image_std: list[float] | None = field(default=None, metadata={"help": "Default that of CIFAR-10 or ImageNet."})
-
-
-def main() -> None:
-    (arguments,) = parse_arguments((ConversionArguments,), None)
-    found = convert_solo_learn(**asdict(arguments))
-    left_out = ", ".join(f"{name} ({count} tensors)" for name, count in found.left_out.items())
-    print(f"{found}, is in {arguments.output_dir}. Left out: {left_out or 'nothing'}.")
-
+from genaf_hf.cli.main import main
 
 if __name__ == "__main__":
-    run(main)
+    main("convert")

@@ -1,16 +1,14 @@
-"""Hardens an encoder of DINO with Gen-AF.
+"""Hardens an encoder of DINO with Gen-AF: `genaf-hf harden`, from a checkout.
 
     accelerate launch recipes/genaf_dino.py
     accelerate launch recipes/genaf_dino.py --model_name_or_path facebook/dino-vits16 \
         --dataset_name uoft-cs/cifar10 --output_dir hardened
 
-A model that is named by flags is trained as encoder.yaml says; other flags win over it.
-Without a model or a dataset it runs digits_dino.yaml: scikit-learn's digits, and a small ViT that is
-distilled from them first and kept for the next run.
+Without a model or a dataset it runs digits_dino.yaml, a model that is named is trained as encoder.yaml says, both of
+genaf_hf/cli/configs.
 """
 
-from genaf_hf.cli.recipe import run_recipe
-from genaf_hf.cli.settings_file import CONFIGS
+from genaf_hf.cli.main import main
 
 if __name__ == "__main__":
-    run_recipe("recipes/genaf_dino.py", CONFIGS / "digits_dino.yaml", CONFIGS / "encoder.yaml")
+    main("harden", default_config="digits_dino.yaml", family_config="encoder.yaml")

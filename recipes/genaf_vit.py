@@ -1,16 +1,14 @@
-"""Hardens a vision transformer with Gen-AF.
+"""Hardens a vision transformer with Gen-AF: `genaf-hf harden`, from a checkout.
 
     accelerate launch recipes/genaf_vit.py
     accelerate launch recipes/genaf_vit.py --model_name_or_path google/vit-base-patch16-224-in21k \
         --dataset_name uoft-cs/cifar10 --output_dir hardened
 
-A model that is named by flags is trained as encoder.yaml says; other flags win over it.
-Without a model or a dataset it runs digits_vit.yaml: scikit-learn's digits, and a small ViT that is
-trained on their labels first and kept for the next run.
+Without a model or a dataset it runs digits_vit.yaml, a model that is named is trained as encoder.yaml says, both of
+genaf_hf/cli/configs.
 """
 
-from genaf_hf.cli.recipe import run_recipe
-from genaf_hf.cli.settings_file import CONFIGS
+from genaf_hf.cli.main import main
 
 if __name__ == "__main__":
-    run_recipe("recipes/genaf_vit.py", CONFIGS / "digits_vit.yaml", CONFIGS / "encoder.yaml")
+    main("harden", default_config="digits_vit.yaml", family_config="encoder.yaml")

@@ -66,6 +66,6 @@ def make_record(**changes) -> TrainingRecord:
             {"stage": "adversarial_finetune", "step": 2, "epoch": 1.0, "train_runtime": 61.6},
             {"stage": "adapt", "step": 1, "epoch": 0.25, "loss": 1.0},
         ],
-        "command": "accelerate launch --num_processes 1 recipes/genaf_vit.py --eps 0.1",
+        "command": "genaf-hf harden --eps 0.1",
     }
     return TrainingRecord(**{**given, **changes})

@@ -84,16 +84,16 @@ NAMED = ["--model_name_or_path", "a/model", "--dataset_name", "a/dataset", "--ou
 
 def test_a_model_that_is_named_gets_the_settings_of_its_family_and_flags_win(default, write):
     family = write("learning_rate: 2e-5\nsteps: 7\n", "family.yaml")
-    _, config = parse_arguments(TYPES, default, [*NAMED, "--steps", "10"], family_config=family)
+    _, config = parse_arguments(TYPES, default, [*NAMED, "--steps", "10"], family_config=lambda given: family)
     assert (config.learning_rate, config.steps, config.eps) == (2e-5, 10, 4 / 255)
 
 
 def test_the_family_says_nothing_of_the_default_or_a_file(default, write, tmp_path):
     family = write("learning_rate: 2e-5\n", "family.yaml")
-    assert parse_arguments(TYPES, default, [], family_config=family)[1].learning_rate == 2e-3
+    assert parse_arguments(TYPES, default, [], family_config=lambda given: family)[1].learning_rate == 2e-3
     own = write(f"model_name_or_path: a/model\noutput_dir: {tmp_path}\nuse_cpu: true\nlearning_rate: 3e-4\n")
     argv = [own, "--dataset_name", "a/dataset"]
-    assert parse_arguments(TYPES, default, argv, family_config=family)[1].learning_rate == 3e-4
+    assert parse_arguments(TYPES, default, argv, family_config=lambda given: family)[1].learning_rate == 3e-4
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "yml"])
@@ -174,7 +174,7 @@ def test_a_second_file_is_refused(default, write):
 )
 def test_a_model_is_named_in_whatever_spelling(default, write, words):
     family = write("learning_rate: 2e-5\n", "family.yaml")
-    arguments, config = parse_arguments(TYPES, default, words.split(), family_config=family)
+    arguments, config = parse_arguments(TYPES, default, words.split(), family_config=lambda given: family)
     assert (arguments.model_name_or_path, arguments.dataset_name, config.output_dir) == ("a", "b", "c")
     assert (config.eps, config.learning_rate) == (4 / 255, 2e-5)
 

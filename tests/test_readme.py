@@ -3,41 +3,37 @@
 import ast
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 from transformers import HfArgumentParser
 
-from genaf_hf import GenAFConfig
-from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.demo.arguments import DemoArguments
 from genaf_hf.pipelines.audit_arguments import AuditArguments, check_arguments
-from genaf_hf.pipelines.harden import HardeningArguments
-from genaf_hf.pretraining.arguments import PretrainingArguments, PretrainingConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTRAS = {"autoattack"}  # attacks that need more than the first installation
-KINDS = {
-    "genaf_vit.py": (HardeningArguments, GenAFConfig),
-    "evolve_peft.py": (AdapterSearchArguments, GenAFConfig),
-    "audit.py": (AuditArguments,),
-    "demo.py": (DemoArguments,),
-    "pretrain.py": (PretrainingArguments, PretrainingConfig),
-}
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[list[str]]:
-    """The words of each command of a block that starts a recipe of ours."""
+def commands() -> list[tuple[str, list[str]]]:
+    """The words of each command of ours: its name, and what comes after it."""
     lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    parts = [part.strip() for line in lines for part in line.split("&&")]
-    return [words for words in map(shlex.split, parts) if any(word.startswith("recipes/") for word in words)]
+    parts = [shlex.split(part.strip()) for line in lines for part in line.split("&&")]
+    found = []
+    for words in parts:
+        for at, word in enumerate(words):
+            if re.fullmatch(r"recipes/\w+\.py", word):
+                found.append((re.search(r'main\("(\w+)"', (ROOT / word).read_text())[1], words[at + 1 :]))
+            elif word in ("genaf-hf", "genaf_hf.cli"):
+                found.append((words[at + 1], words[at + 2 :]))
+    return found
 
 
 def test_every_file_that_is_named_is_there():
@@ -46,18 +42,16 @@ def test_every_file_that_is_named_is_there():
     assert [name for name in sorted(named) if not (ROOT / name.rstrip(".")).exists()] == []
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_flag_of_a_command_is_one_of_its_recipe(words):
-    [script] = [word for word in words if re.fullmatch(r"recipes/\w+\.py", word)]
+@pytest.mark.parametrize(("command", "words"), commands(), ids=lambda each: each if isinstance(each, str) else "")
+def test_every_flag_of_a_command_is_one_of_its_own(command, words):
+    known = import_module(f"genaf_hf.cli.{command}").parser().named
     flags = [word.removeprefix("--") for word in words if word.startswith("--")]
-    text = (ROOT / script).read_text(encoding="utf-8")
-    known = {name for kind in KINDS.get(Path(script).name, ()) for name in kind.__dataclass_fields__}
-    assert [flag for flag in flags if flag not in known and f"    {flag}: " not in text] == []
+    assert [flag for flag in flags if flag not in known] == []
 
 
 def test_the_audit_needs_no_more_than_the_first_installation():
-    [words] = [words for words in commands() if "recipes/audit.py" in words]
-    (arguments,) = HfArgumentParser(AuditArguments).parse_args_into_dataclasses(words[2:])
+    [words] = [words for command, words in commands() if command == "audit"]
+    (arguments,) = HfArgumentParser(AuditArguments).parse_args_into_dataclasses(words)
     assert not EXTRAS & set(arguments.attacks.split(","))
     assert check_arguments(arguments)[0].keys() == set(arguments.attacks.split(","))
 

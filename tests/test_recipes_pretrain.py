@@ -15,9 +15,11 @@ from transformers import AutoModel
 
 from genaf_hf import GenAFConfig
 from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.cli.harden import FAMILIES, OTHERS, TYPES, family_of
+from genaf_hf.cli.pretrain import default_config
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.models.solo_learn import METHODS as SOLO_LEARN
-from genaf_hf.pipelines.harden import HardeningArguments
+from genaf_hf.pipelines.harden import SET_BY_FAMILY, HardeningArguments
 from genaf_hf.pretraining.arguments import (
     METHODS,
     PretrainingArguments,
@@ -188,17 +190,27 @@ def test_the_papers_settings_take_the_encoder_of_any_of_its_methods():
 
 @pytest.mark.parametrize("family", ["vit", "dino", "mae"])
 def test_the_default_of_a_family_is_read_by_its_recipe(family):
-    assert f'CONFIGS / "digits_{family}.yaml", CONFIGS / ' in (RECIPES / f"genaf_{family}.py").read_text()
+    assert f'default_config="digits_{family}.yaml"' in (RECIPES / f"genaf_{family}.py").read_text()
     arguments, _ = parse_arguments((HardeningArguments, GenAFConfig), CONFIGS / f"digits_{family}.yaml", ["--use_cpu"])
     assert arguments.model_name_or_path in DIGITS_ENCODERS
     assert arguments.dataset_name == "digits"
 
 
-@pytest.mark.parametrize(("family", "rate", "decay"), [("encoder", None, 1.0), ("mae", 1.25e-4, 0.65)])
-def test_a_named_encoder_gets_the_settings_of_its_family(family, rate, decay):
-    argv = ["--model_name_or_path", "a/model", "--dataset_name", "digits", "--output_dir", "out", "--use_cpu"]
-    _, config = parse_arguments((HardeningArguments, GenAFConfig), None, argv, family_config=CONFIGS / f"{family}.yaml")
+@pytest.mark.parametrize(
+    ("kind", "file", "rate", "decay"),
+    [("dino", "encoder.yaml", None, 1.0), ("resnet", "encoder.yaml", None, 1.0), ("mae", "mae.yaml", 1.25e-4, 0.65)],
+)
+def test_a_named_encoder_gets_the_settings_of_its_family(kind, file, rate, decay, encoders):
+    argv = ["--model_name_or_path", encoders[kind], "--dataset_name", "digits", "--output_dir", "out", "--use_cpu"]
+    assert family_of({"model_name_or_path": encoders[kind]}) == file
+    _, config = parse_arguments(TYPES, None, argv, family_config=lambda given: CONFIGS / family_of(given))
     assert (config.learning_rate, config.layer_decay, config.per_device_train_batch_size) == (rate, decay, 64)
+    assert config.load_best_model_at_end
+
+
+def test_a_card_states_what_families_have_settings_of_their_own_for():
+    written = [yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8")) for file in (OTHERS, *FAMILIES.values())]
+    assert {name for each in written for name in each} <= {*SET_BY_FAMILY, "learning_rate"}
 
 
 @pytest.fixture
@@ -216,7 +228,7 @@ def recipe(tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags", [[], *(["--method", method] for method in METHODS), ["--method=mae"]], ids=str)
 def test_there_is_a_default_for_each_method(flags):
     method = flags[-1].removeprefix("--method=") if flags else "simclr"
-    default = runpy.run_path(str(RECIPES / "pretrain.py"))["default_config"]([*flags, "--seed", "1"])
+    default = default_config([*flags, "--seed", "1"])
     arguments, config = parse_arguments(PRETRAINING, default, [*flags, "--use_cpu"])
     assert (arguments.method, arguments.dataset_name) == (method, "digits")
     assert config.output_dir == f"digits-pretrained-{method}"  # not where the recipes keep an encoder of their own

@@ -158,13 +158,12 @@ def test_the_command_gives_the_same_arguments_back(tmp_path, monkeypatch):
         "lr_scheduler_kwargs": {"num_cycles": 2, "name": "it's"},
         "label_names": ["labels", "two words"],
     }
-    command = reproducing_command("recipes/genaf_vit.py", given, processes=2)
-    assert command.startswith(
-        "accelerate launch --num_processes 2 recipes/genaf_vit.py --model_name_or_path someone/enc"
-    )
+    command = reproducing_command("harden", given, processes=2)
+    launch = "accelerate launch --num_processes 2 -m genaf_hf.cli harden"
+    assert command.startswith(f"{launch} --model_name_or_path someone/encoder")
     assert "\n" not in command
     assert "dataset_config_name" not in command
-    flags = shlex.split(command)[5:]
+    flags = shlex.split(command)[7:]
     arguments, config = parse_arguments((HardeningArguments, GenAFConfig), "none.yaml", [*flags, "--use_cpu", "true"])
     found = {**vars(arguments), **vars(config)}
     assert {name: found[name] for name in given} == given
@@ -182,21 +181,20 @@ def test_the_command_of_a_configuration_makes_the_same_configuration(tmp_path, m
         **QUIET,
     )
     settings = {"model_name_or_path": "a/b", "dataset_name": "digits", "output_dir": "run", **changed_settings(config)}
-    flags = shlex.split(reproducing_command("recipes/genaf_vit.py", settings))[5:]
+    flags = shlex.split(reproducing_command("harden", settings))[2:]
     _, again = parse_arguments((HardeningArguments, GenAFConfig), "none.yaml", [*flags, "--use_cpu", "true"])
     assert changed_settings(again) == changed_settings(config)
 
 
 def test_several_processes_on_cpus_are_started_by_torchrun():
-    command = reproducing_command("recipes/genaf_vit.py", {"seed": 1}, processes=2, device="cpu")
-    assert command == "torchrun --nproc_per_node 2 recipes/genaf_vit.py --seed 1"
-    one = reproducing_command("recipes/genaf_vit.py", {}, device="cpu")
-    assert one == "accelerate launch --num_processes 1 recipes/genaf_vit.py"
+    command = reproducing_command("harden", {"seed": 1}, processes=2, device="cpu")
+    assert command == "torchrun --nproc_per_node 2 -m genaf_hf.cli harden --seed 1"
+    assert reproducing_command("harden", {}, device="cpu") == "genaf-hf harden"
 
 
 def test_a_local_path_is_told_by_its_name(tmp_path):
     settings = {"model_name_or_path": str(tmp_path / "secret" / "encoder"), "output_dir": str(tmp_path)}
-    command = reproducing_command("recipes/genaf_vit.py", settings)
+    command = reproducing_command("harden", settings)
     assert command.endswith(f"--model_name_or_path encoder --output_dir {tmp_path.name}")
     assert "secret" not in command
 

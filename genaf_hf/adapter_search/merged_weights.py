@@ -8,7 +8,6 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from genaf_hf.training.global_batch import MicroBatch
 from genaf_hf.training.trainer import GenAFTrainer
 
 
@@ -39,6 +38,6 @@ def merged_weights(model: PeftModel) -> Iterator[None]:
 class AdapterTrainer(GenAFTrainer):
     """`GenAFTrainer` of a `PeftModel`, whose adversary attacks the merged weights."""
 
-    def _craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
+    def _craft(self, model, inputs) -> Tensor:
         with merged_weights(self.accelerator.unwrap_model(model, keep_torch_compile=False)):
-            return super()._craft(model, inputs, micro_batch)
+            return super()._craft(model, inputs)

@@ -1,1 +1,1 @@
-"""Commands: their flags and files, how they end, and what all recipes run."""
+"""The command `genaf-hf`: its subcommands, their flags, help and files of settings, and how a command ends."""

@@ -1,24 +1,24 @@
-"""How commands are run: their flags, the files that name values of flags, and how they end."""
+"""Flags, and the files that name values of flags."""
 
 import json
 import logging
 import os
 import re
-import shlex
 import sys
-from argparse import Action, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, Action, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from genaf_hf.cli.process_tree import command_line, end_all, ending_on_signals, find_launcher, lost_processes, says
-from genaf_hf.cli.settings_file import read_settings
+from genaf_hf.cli.process_tree import says
+from genaf_hf.cli.settings_file import CONFIGS, read_settings
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.training.options import UNSUPPORTED
 from genaf_hf.values.numbers import kinds_of, number
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ SOURCES = {"model_name_or_path", "hardened", "undefended", "dataset_name"}
 DASHES = "-\u2013\u2014"  # word processors make one of the latter of two hyphens
 TRUE, FALSE = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
 NOT_GIVEN = object()
-SECRET = re.compile(r"token|://[^/\s]*@")
 MEANT = {  # what names of other versions and projects are called here
     "epochs": "num_train_epochs",
     "epsilon": "eps",
@@ -36,7 +35,17 @@ MEANT = {  # what names of other versions and projects are called here
     "batch_size": "per_device_train_batch_size",
     "warmup_ratio": "warmup_steps",
 }
-WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict")  # which training scripts of transformers read
+WITHOUT_EFFECT = {  # of those that transformers has
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a command always does all that it is for"),
+    **dict.fromkeys(("hub_strategy", "hub_always_push"), "what a command leaves is pushed once, at its end"),
+    **dict.fromkeys(
+        ("average_tokens_across_devices", "include_num_input_tokens_seen", "liger_kernel_config", "use_cache"),
+        "it is for language models",
+    ),
+    "length_column_name": "images have no lengths",
+    "fsdp_config": "attacks need the whole model on each process",
+}
+HIDDEN = {*WITHOUT_EFFECT, *UNSUPPORTED, "resume_from_checkpoint", "local_rank", "debug"}  # from help
 
 
 def parse_arguments(
@@ -44,7 +53,7 @@ def parse_arguments(
     default_config: str | Path | None,
     argv: Sequence[str] | None = None,
     *,
-    family_config: str | Path | None = None,
+    family_config: Callable[[Mapping[str, Any]], str | Path] | None = None,
 ) -> tuple:
     """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win.
 
@@ -52,7 +61,7 @@ def parse_arguments(
         dataclass_types: whose fields are the flags.
         default_config: the file that is taken where flags name neither a model nor a dataset.
         argv: default those of the process.
-        family_config: the file that is taken where flags do.
+        family_config: gives the file that is taken where flags do, from what they say by name.
 
     Raises:
         UserError: for words that are no flags, a file that cannot be used, or values that a dataclass refuses.
@@ -60,15 +69,15 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = FlagParser(dataclass_types)
-    config = argv.pop(0) if argv and is_settings_file(argv[0]) else None
+    config = settings_file(argv.pop(0)) if argv and is_settings_file(argv[0]) else None
     given = parser.given(argv)
     if config is None and not given.keys() & SOURCES:
         config = default_config
-    elif config is None:
-        config = family_config
+    elif config is None and family_config is not None:
+        parser.check_complete(given)
+        config = family_config(given)
     settings = {**(parser.settings_of(Path(config)) if config is not None else {}), **given}
-    if missing := [f"--{name}" for name in parser.needed if name not in settings]:
-        parser.error(f"beside what is given, the following arguments are required: {', '.join(missing)}")
+    parser.check_complete(settings)
     if settings.get("resume_from_checkpoint") is not None:
         raise UserError(
             "resume_from_checkpoint is not for this command, which goes on by itself in the same output_dir: "
@@ -76,66 +85,19 @@ def parse_arguments(
         )
     if settings.get("output_dir") is not None:
         check_writable(Path(settings["output_dir"]))
-    for name in WITHOUT_EFFECT:
+    for name, reason in WITHOUT_EFFECT.items():
         if settings.get(name):
-            logger.warning("%s has no effect: a recipe always does all that it is for.", name)
+            logger.warning("%s has no effect: %s.", name, reason)
     return tuple(made(kind, settings) for kind in dataclass_types)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Runs a command, whose end is one sentence where its user can mend what is wrong, or has stopped it.
-
-    Other exceptions are faults of ours and keep their traceback. Under a launcher, which would add one of its own to
-    every end but a good one, the sentence is the last thing said too.
-
-    Args:
-        main: reads the command line, works, and prints the result.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    command = command_line()
-    stopped = "Stopped; the same command goes on" + ("." if SECRET.search(command) else f": {command}")
-    with ending_on_signals(stopped):
-        try:
-            check_processes()
-            main()
-        except UserError as error:
-            logging.debug("", exc_info=error)
-            end(f"\n{error}")
-        except KeyboardInterrupt:
-            end(f"\n{stopped}")
-        except SystemExit as ended:
-            if ended.code not in (None, 0):
-                end(ended.code)
-            raise
-
-
-def end(code: str | int) -> NoReturn:
-    """Ends the process as `sys.exit` does, and its launcher with it."""
-    if find_launcher() is None:
-        sys.exit(code)
-    sys.stdout.flush()
-    logging.shutdown()
-    end_all(*((code.strip(), 1) if isinstance(code, str) else ("", code)))
-
-
-def check_processes() -> None:
-    """Refuses to work alone where several processes were asked for.
-
-    Raises:
-        UserError: says how to get them.
-    """
-    if lost_processes():
-        cpu = [] if any(word.startswith(("--use_cpu", "--use-cpu")) for word in sys.argv) else ["--use_cpu"]
-        command = shlex.join(["torchrun", "--nproc_per_node", "2", *sys.argv, *cpu])
-        raise UserError(
-            "accelerate launch was asked for several processes but started one, as it finds no second GPU: leave out "
-            f"--num_processes, or have two on the CPU by {command}"
-        )
 
 
 def is_settings_file(word: str) -> bool:
     return word.lower().endswith((".yaml", ".yml"))
+
+
+def settings_file(name: str) -> Path:
+    """The file of this name: the user's own, or else one that comes with the package."""
+    return CONFIGS / name if not Path(name).exists() and (CONFIGS / name).exists() else Path(name)
 
 
 def check_writable(output_dir: Path) -> None:
@@ -180,6 +142,13 @@ class FlagParser(HfArgumentParser):
         self.needed = [action.dest for action in self._actions if action.required and action.option_strings]
         for action in self._actions:
             action.type = self.converter(action)
+            if action.dest in HIDDEN:
+                action.help = SUPPRESS
+
+    def check_complete(self, settings: Mapping[str, Any]) -> None:
+        """Ends the process with a sentence where something is missing that has no default."""
+        if missing := [f"--{name}" for name in self.needed if name not in settings]:
+            self.error(f"beside what is given, the following arguments are required: {', '.join(missing)}")
 
     def converter(self, action: Action) -> Callable[[str], Any] | None:
         """What makes a value of a flag's word."""

@@ -16,6 +16,7 @@ from typing import NoReturn
 import psutil
 
 LAUNCHERS = ("torchrun", "accelerate-launch", "torch.distributed.run", "accelerate.commands.launch")
+INSTALLED = "genaf-hf"
 SUBCOMMANDS = ("accelerate", "accelerate.commands.accelerate_cli")  # of which launch is one
 PATIENCE = 10.0  # seconds that the first process has to say what all have found
 TICK = 1.0  # seconds between two looks at the launcher
@@ -43,8 +44,17 @@ def launching_words(process: psutil.Process) -> list[str]:
 def command_line() -> str:
     """What started this command, with its launcher."""
     launcher = find_launcher()
-    words = launching_words(launcher) if launcher else [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]
-    return shlex.join(words)
+    if launcher is not None:
+        return shlex.join(launching_words(launcher))
+    if Path(sys.argv[0]).name == INSTALLED:
+        return shlex.join([INSTALLED, *sys.argv[1:]])
+    return shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
+
+
+def program() -> list[str]:
+    """What a launcher is told to start for this command: a script, or a module."""
+    names = {INSTALLED, "__main__.py"}  # the latter is what python -m runs
+    return ["-m", "genaf_hf.cli"] if Path(sys.argv[0]).name in names else [sys.argv[0]]
 
 
 def lost_processes() -> bool:

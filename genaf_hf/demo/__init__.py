@@ -1,1 +1,1 @@
-"""The work behind recipes/demo.py."""
+"""Two models under attack, and the page that shows them."""

@@ -1,4 +1,4 @@
-"""One image under attack, as an undefended and a hardened classifier see it: the work behind recipes/demo.py."""
+"""One image under attack, as an undefended and a hardened classifier see it."""
 
 import logging
 from collections import Counter

@@ -27,7 +27,7 @@ pinned: false
 ---
 
 Accuracies of image classifiers under adversarial attacks, read from the cards of models on the Hub and checked, by
-`recipes/leaderboard.py` of genaf_hf. The page is `index.html`; `leaderboard.json` and `leaderboard.csv` hold the data.
+`genaf-hf leaderboard`. The page is `index.html`; `leaderboard.json` and `leaderboard.csv` hold the data.
 """
 
 

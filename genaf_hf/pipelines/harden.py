@@ -1,9 +1,9 @@
-"""From a public encoder and labelled images to a hardened model with its report: what every recipe runs."""
+"""From a public encoder and labelled images to a hardened model with its report: what `genaf-hf harden` runs."""
 
 import copy
 import logging
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -50,10 +50,9 @@ from genaf_hf.sharing.layout import (
     RECORD,
     REPORT,
     SAMPLES,
-    TRAINED_ON,
 )
 from genaf_hf.sharing.publishing import open_repository, publish
-from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -66,6 +65,8 @@ from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
+# What the command line has defaults of its own for, by the encoder's family, so that a card must state it.
+SET_BY_FAMILY = ("weight_decay", "layer_decay", "eval_strategy", "load_best_model_at_end")
 L4A, PGD = "l4a", "pgd"
 SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 SURROGATE_IMAGES = 2048
@@ -104,13 +105,7 @@ class HardeningArguments(ExperimentArguments):
         return {**super().encoder_options, **{name: getattr(self, name) for name in ours}}
 
 
-def harden(
-    arguments: HardeningArguments,
-    config: GenAFConfig,
-    *,
-    recipe: str = "recipes/genaf_vit.py",
-    recipe_settings: Collection[str] = (),
-) -> RobustnessReport:
+def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessReport:
     """Fine-tunes an undefended and a hardened model from one encoder, attacks both, and writes everything down.
 
     `config.output_dir` then holds the hardened model with its processor and card, `undefended/`, `perturbation/`,
@@ -120,8 +115,6 @@ def harden(
     Args:
         arguments: what is hardened on what, and what the result is attacked with.
         config: of the training.
-        recipe: that the card names to do the run again.
-        recipe_settings: names of those that the recipe has defaults of its own for, so that the card must state them.
 
     Raises:
         UserError: for input that cannot be worked with, before any training.
@@ -176,10 +169,11 @@ def harden(
                 data=images,
                 example=leave_example(models[HARDENED], data["test"], run.folder),
                 command=run.command(
-                    recipe,
+                    "harden",
                     {
-                        **{name: value for name, value in run.settings.items() if name in recipe_settings},
+                        **{name: run.settings[name] for name in SET_BY_FAMILY},
                         **changed(arguments, config),
+                        "learning_rate": record.hyperparameters["learning_rate"],
                         "model_revision": record.base_model["revision"],
                         "dataset_revision": source["revision"],
                     },
@@ -221,9 +215,7 @@ def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> Non
         (arguments.dae_eps, arguments.dae_steps, "linf"),
         (arguments.pgd_eps, arguments.pgd_steps, config.norm),
     ):
-        check_attack_settings(
-            eps=(config.eps or TRAINING_EPS) if eps is None else eps, steps=steps, step_size=1, norm=norm
-        )
+        check_attack_settings(eps=config.eps if eps is None else eps, steps=steps, step_size=1, norm=norm)
 
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
@@ -306,8 +298,6 @@ def fine_tune(
     del undefended  # whose optimizer holds twice as much as the encoder
     began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
     hardened.train(resume_from_checkpoint=run.resumed and began)
-    if hardened.is_world_process_zero():
-        hardened.save_perturbations(folder)
     models[HARDENED] = finished(hardened)
     return models, hardened.training_record()
 
@@ -333,8 +323,7 @@ def craft_attacks(
         "seed": config.seed,
         "data": f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
     }
-    dae_eps, steps = arguments.dae_eps, arguments.pgd_steps
-    pgd_eps = arguments.pgd_eps or config.eps or TRAINING_EPS
+    dae_eps, pgd_eps, steps = arguments.dae_eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
     factors = (1.0, *SWEEP)
     bar = progress(range(len(factors) * (1 + len(models))), "Crafting perturbations")
 
@@ -356,7 +345,7 @@ def craft_attacks(
 
 
 def save_models(run: Run, models: dict[str, PixelModel], processor, perturbation: UniversalPerturbation) -> None:
-    """Both models, the perturbations, and what the assessment of the layers found."""
+    """Both models, the perturbation, and what the assessment of the layers found."""
     for name, place in ((UNDEFENDED, run.folder / UNDEFENDED), (HARDENED, run.folder)):
         models[name].model.save_pretrained(place)
         processor.save_pretrained(place)
@@ -365,8 +354,6 @@ def save_models(run: Run, models: dict[str, PixelModel], processor, perturbation
         shutil.copy(record, run.folder)
     if (tracked := run.unfinished / "runs").exists():  # TensorBoard's
         shutil.copytree(tracked, run.folder / "runs", dirs_exist_ok=True)
-    if (trained_on := run.unfinished / TRAINED_ON).exists():
-        shutil.copytree(trained_on, run.folder / TRAINED_ON, dirs_exist_ok=True)
 
 
 def draw_attacked(

@@ -43,5 +43,5 @@ Pre-trained by genaf_hf on {images:,} images of {plain(data)}, by {PAPERS[method
 {rows}
 
 It is not hardened: whoever has it can craft perturbations that fool models fine-tuned from it.
-`recipes/genaf_vit.py --model_name_or_path` this folder, with your data, makes a hardened classifier of it.
+`genaf-hf harden --model_name_or_path` this folder, with your data, makes a hardened classifier of it.
 """)

@@ -1,4 +1,4 @@
-"""Public encoders of the digits, which recipes pre-train where none is named: ViTs of 4 layers of width 64."""
+"""Public encoders of the digits, which are pre-trained where none is named: ViTs of 4 layers of width 64."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From images to a public encoder: what recipes/pretrain.py runs."""
+"""From images to a public encoder: what `genaf-hf pretrain` runs."""
 
 import copy
 import logging

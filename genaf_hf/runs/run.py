@@ -129,11 +129,11 @@ class Run:
         """What one part of the work has found so far."""
         return Journal(self.unfinished / name)
 
-    def command(self, script: str, flags: Mapping[str, object]) -> str:
-        """The command that does the run again by a recipe with these flags, on as many processes."""
+    def command(self, name: str, flags: Mapping[str, object]) -> str:
+        """The command line that does the run again by `genaf-hf NAME` with these flags, on as many processes."""
         state = PartialState()
         flags = {**flags, "output_dir": str(self.folder)}
-        return reproducing_command(script, flags, processes=state.num_processes, device=state.device.type)
+        return reproducing_command(name, flags, processes=state.num_processes, device=state.device.type)
 
     def _results(self) -> list[str]:
         """Those of the names that it writes that are there."""

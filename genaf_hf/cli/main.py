@@ -1,0 +1,109 @@
+"""The command `genaf-hf`, and the one place where errors become sentences. Help is said without importing torch."""
+
+import logging
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NoReturn
+
+from genaf_hf.cli.help_pages import COMMANDS, HELP, read_page
+from genaf_hf.cli.process_tree import command_line, end_all, ending_on_signals, find_launcher, lost_processes, program
+from genaf_hf.errors import UserError
+
+HELP_ALL, DEBUG = {"--help-all", "--help_all"}, "--debug"
+SECRET = re.compile(r"token|://[^/\s]*@")
+
+
+def main(command: str | None = None, **settings) -> None:
+    """Runs the command line.
+
+    Args:
+        command: a name of `COMMANDS`, default the first word; recipes name theirs.
+        settings: for the command's own `main`.
+    """
+    words = [word for word in sys.argv[1:] if word != DEBUG]
+    run(lambda: dispatch(command, words, settings), debug=DEBUG in sys.argv[1:])
+
+
+def dispatch(command: str | None, words: list[str], settings: dict) -> None:
+    """Does what the words ask for.
+
+    Raises:
+        UserError: for an unknown command, and what the command itself refuses.
+    """
+    if command is None:
+        command = words.pop(0) if words else "--help"
+    if command in HELP:
+        print(read_page("genaf-hf"))
+    elif command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, 1) or [f"one of {', '.join(COMMANDS)}"]
+        raise UserError(f'There is no command "{command}", expected {near[0]}; genaf-hf --help tells what each does.')
+    elif HELP & {*words} and not (command == "harden" and names_a_model(words)):
+        print(read_page(command))
+    elif HELP_ALL & {*words}:
+        import_module(f"genaf_hf.cli.{command}").parser().print_help()
+    else:
+        import_module(f"genaf_hf.cli.{command}").main(words, **settings)
+
+
+def names_a_model(words: list[str]) -> bool:
+    """Whether help can tell of the defaults that a model gets."""
+    return any(word.startswith(("--model_name", "--model-name")) for word in words)
+
+
+def run(work: Callable[[], None], *, debug: bool = False) -> None:
+    """Runs a command, whose end is one sentence where its user can mend what is wrong, or has stopped it.
+
+    Other exceptions are faults of ours and keep their traceback. Under a launcher, which would add one of its own to
+    every end but a good one, the sentence is the last thing said too.
+
+    Args:
+        work: reads the command line, works, and prints the result.
+        debug: whether the sentence has its traceback before it.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    command = command_line()
+    stopped = "Stopped; the same command goes on" + ("." if SECRET.search(command) else f": {command}")
+    with ending_on_signals(stopped):
+        try:
+            check_processes()
+            work()
+        except UserError as error:
+            if debug:
+                traceback.print_exc()
+            end(f"\n{error}")
+        except KeyboardInterrupt:
+            end(f"\n{stopped}")
+        except SystemExit as ended:
+            if ended.code not in (None, 0):
+                end(ended.code)
+            raise
+
+
+def end(code: str | int) -> NoReturn:
+    """Ends the process as `sys.exit` does, and its launcher with it."""
+    if find_launcher() is None:
+        sys.exit(code)
+    sys.stdout.flush()
+    logging.shutdown()
+    end_all(*((code.strip(), 1) if isinstance(code, str) else ("", code)))
+
+
+def check_processes() -> None:
+    """Refuses to work alone where several processes were asked for.
+
+    Raises:
+        UserError: says how to get them.
+    """
+    if lost_processes():
+        cpu = [] if any(word.startswith(("--use_cpu", "--use-cpu")) for word in sys.argv) else ["--use_cpu"]
+        command = shlex.join(["torchrun", "--nproc_per_node", "2", *program(), *sys.argv[1:], *cpu])
+        raise UserError(
+            "accelerate launch was asked for several processes but started one, as it finds no second GPU: leave out "
+            f"--num_processes, or have two on the CPU by {command}"
+        )

@@ -1,1 +1,0 @@
-"""Adversaries: who crafts the images that a defence trains on, one a file."""

@@ -1,1 +1,0 @@
-"""Objectives: what a defence makes of clean and attacked logits, one a file."""

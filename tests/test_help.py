@@ -1,0 +1,74 @@
+"""What `genaf-hf` says of itself, and how fast."""
+
+import subprocess
+import sys
+
+import pytest
+
+from genaf_hf.cli import help_pages
+from genaf_hf.cli.command_line import HIDDEN
+from genaf_hf.cli.main import main
+
+PAGES = help_pages.pages()
+
+
+def said(monkeypatch, capsys, *words: str) -> str:
+    monkeypatch.setattr("sys.argv", ["genaf-hf", *words])
+    main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_page_is_what_the_flags_say(name):
+    found = help_pages.read_page(name)
+    assert found == PAGES[name], "python -m genaf_hf.cli.help_pages writes the pages anew"
+    assert len(found.splitlines()) <= 80
+    assert max(map(len, found.splitlines())) <= 120
+
+
+def test_help_is_said_without_importing_torch(processes):
+    code = "import sys; from genaf_hf.cli.main import main; main(); print({'torch', 'transformers'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code, "harden", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == help_pages.read_page("harden") + "\nset()\n", done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_without_a_command_all_are_told(words, monkeypatch, capsys):
+    page = said(monkeypatch, capsys, *words)
+    assert all(f"  {command} " in page for command in help_pages.COMMANDS)
+
+
+def test_an_unknown_command_is_refused_with_the_nearest_one(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["genaf-hf", "hardn"])
+    with pytest.raises(SystemExit, match='There is no command "hardn", expected harden'):
+        main()
+
+
+def test_all_flags_that_do_something_are_in_the_long_help(monkeypatch, capsys):
+    page = said(monkeypatch, capsys, "harden", "--help-all")
+    assert "--genetic_share" in page
+    assert "--ddp_timeout" in page
+    assert [name for name in HIDDEN if f"--{name} " in page] == []
+
+
+def test_help_on_a_model_names_the_defaults_that_it_gets(monkeypatch, capsys, encoders):
+    page = said(monkeypatch, capsys, "harden", "--model_name_or_path", encoders["mae"], "--help")
+    assert "before it, in (0, 1]; the head keeps its rate (here 0.65)." in " ".join(page.split())
+    page = said(monkeypatch, capsys, "harden", "--model_name_or_path", encoders["dino"], "--help")
+    assert "9e-5 for a ViT-B (here 0.0005)." in " ".join(page.split())
+
+
+def test_the_traceback_of_a_refusal_is_shown_where_it_is_asked_for(monkeypatch, capsys):
+    for words, lines in (([], 0), (["--debug"], 1)):
+        monkeypatch.setattr("sys.argv", ["genaf-hf", "push", "nowhere", "someone/thing", *words])
+        with pytest.raises(SystemExit, match="nowhere holds nothing to publish"):
+            main()
+        assert capsys.readouterr().err.count("Traceback") == lines
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr("genaf_hf.sharing.publishing.publish", None)
+    monkeypatch.delitem(sys.modules, "genaf_hf.cli.push", raising=False)
+    monkeypatch.setattr("sys.argv", ["genaf-hf", "push", "folder", "someone/thing"])
+    with pytest.raises(TypeError):
+        main()
