@@ -14,6 +14,7 @@ from genaf_hf.adapter_search import AdapterTrainer, Fitness, Genome, adapt, merg
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import Rate
+from genaf_hf.training.global_batch import MicroBatch
 
 ATTACK = partial(pgd, eps=16 / 255, steps=3)
 
@@ -39,7 +40,7 @@ def test_the_adversary_on_merged_weights_crafts_the_same_images(method, config, 
     rows = tensors(12, 0, torch.float64)
     batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in ("pixel_values", "labels")}
     crafted = [
-        kind(model=model, args=config(steps=5, eps=0.1), processing_class=PROCESSOR)._craft(model, batch)
+        kind(model=model, args=config(steps=5, eps=0.1), processing_class=PROCESSOR)._craft(model, batch, MicroBatch())
         for kind in (GenAFTrainer, AdapterTrainer)
     ]
     torch.testing.assert_close(*crafted, rtol=0, atol=1e-6)

@@ -28,7 +28,10 @@ from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.record import TrainingRecord
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.slow(reason="searches, trains and merges"),
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+]
 RECIPE = Path(__file__).parents[1] / "recipes" / "evolve_peft.py"
 QUICK = {"population": 4, "generations": 2, "search_steps": 1, "pgd_steps": 2, "dae_steps": 2}
 TRAINING = {"max_steps": 12, "learning_rate": 1e-2, "head_learning_rate": 3e-2, "steps": 1, "genetic_weight": 0.0}

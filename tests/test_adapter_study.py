@@ -12,6 +12,7 @@ from genaf_hf.adapter_search.storage import TRIES, open_storage, retry, slot
 from genaf_hf.adapter_search.study import SECONDS, begin_or_join, failure, is_superfluous, last_tries, work
 
 pytestmark = [
+    pytest.mark.slow(reason="each study is a database of its own"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
     pytest.mark.usefixtures("quiet"),
 ]

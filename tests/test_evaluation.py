@@ -19,6 +19,8 @@ from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, measu
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.runs.journal import Journal
 
+pytestmark = pytest.mark.slow(reason="each evaluation runs its self-checks, which search for a second time")
+
 PGD = {"eps": 0.1, "steps": 3, "step_size": 0.05}
 
 

@@ -77,6 +77,8 @@ from genaf_hf.sharing.model_card import model_card
 from genaf_hf.training.checkpoint import load_weights
 from genaf_hf.training.layers import layer_weights
 
+pytestmark = pytest.mark.slow(reason="hardens, attacks and merges an encoder of each family")
+
 OURS = EncoderForImageClassification.__name__
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}
 TEXT |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}

@@ -107,6 +107,7 @@ FLAGS = {
     "layer_decay": 0.65,
     "weight_decay": 0.1,
     "warmup_steps": 7.0,
+    "defence": "gen-af",
     "eps": 0.5,
     "steps": 3,
     "step_size": 0.25,
@@ -131,7 +132,7 @@ def parse(tmp_path, *flags) -> GenAFConfig:
 
 
 def test_flags_set_every_field_of_ours(tmp_path):
-    ours = {*GenAFConfig.__annotations__} - {"remove_unused_columns"}
+    ours = {*GenAFConfig.__annotations__} - {"remove_unused_columns", "defence_settings"}
     assert FLAGS.keys() == ours
     words = [word for name, value in FLAGS.items() for word in (f"--{name}", str(value))]
     config = parse(tmp_path, *words, "--use_cpu", "--report_to", "none")

@@ -22,6 +22,8 @@ from genaf_hf.models.head import HEAD, in_head
 from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
 
+pytestmark = pytest.mark.slow(reason="trains")
+
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
@@ -632,8 +634,12 @@ class Poison(TrainerCallback):
 @pytest.mark.parametrize(
     ("event", "step", "message"),
     [
-        ("on_step_begin", 3, "The loss is nan at step 3 of adversarial_finetune.*resume from .*checkpoint-2"),
-        ("on_step_begin", 0, "The loss is nan at step 0 of adversarial_finetune.*no checkpoint was written yet"),
+        ("on_step_begin", 3, "The loss is nan at step 3 of the stage adversarial_finetune.*resume from .*checkpoint-2"),
+        (
+            "on_step_begin",
+            0,
+            "The loss is nan at step 0 of the stage adversarial_finetune.*no checkpoint was written yet",
+        ),
         ("on_step_end", 4, "is not finite after step 4, nothing was saved.*resume from .*checkpoint-2"),
     ],
 )

@@ -8,6 +8,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
+from genaf_hf.training.global_batch import MicroBatch
 from genaf_hf.training.trainer import GenAFTrainer
 
 
@@ -38,6 +39,6 @@ def merged_weights(model: PeftModel) -> Iterator[None]:
 class AdapterTrainer(GenAFTrainer):
     """`GenAFTrainer` of a `PeftModel`, whose adversary attacks the merged weights."""
 
-    def _craft(self, model, inputs) -> Tensor:
+    def _craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
         with merged_weights(self.accelerator.unwrap_model(model, keep_torch_compile=False)):
-            return super()._craft(model, inputs)
+            return super()._craft(model, inputs, micro_batch)

@@ -61,6 +61,7 @@ from genaf_hf.sharing.layout import SAMPLES
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.config import GenAFConfig
+from genaf_hf.training.defences import DEFENCES
 from genaf_hf.values.provenance import model_source
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ STUDY_FILE, OWNER = "study.db", "study.txt"
 STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune` that it trains all weights
 OF_THE_WORKER = ("study", "storage", "pick", "attn_implementation")
 FOUND = ("model_revision", "dataset_revision")  # branches and tags move: the commit or the content is compared
+OF_GENOME = ("eps", "steps", "genetic_weight")  # settings of the defence
 OF_THE_REPORT = ("pgd_steps", "dae_eps", "dae_steps", "dae_layer")
 
 
@@ -197,6 +199,11 @@ def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
         raise UserError(
             "Each worker is one process with one device: start the same command once for each, with --num_processes 1 "
             "and, on a machine with several GPUs, another CUDA_VISIBLE_DEVICES each."
+        )
+    if unread := [name for name in OF_GENOME if name not in DEFENCES[config.defence].defaults]:
+        raise UserError(
+            f"defence is {config.defence}, but a genome says {unread[0]}, which that does not read: choose one that "
+            f"reads {', '.join(OF_GENOME)}, such as gen-af."
         )
     check_evaluation(arguments, config)
 
@@ -420,7 +427,8 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     source, revision = model_source(laboratory.encoder.config)
     defaults = {each.name: each.default for each in fields(arguments)}
     asked = {name: value for name, value in asdict(arguments).items() if value != defaults[name] and name != "storage"}
-    training = settings_of_training(fitness_of(laboratory).training_of(chosen.genome, chosen.slot))
+    trained = fitness_of(laboratory).training_of(chosen.genome, chosen.slot)
+    training = settings_of_training(trained)
     history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
     return TrainingRecord(
         base_model={
@@ -441,5 +449,6 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
         },
         defaults=training["defaults"],
         history=[{**entry, "stage": STAGE} for entry in history],
+        defence=trained.make_defence().record(),
         command=search_run(arguments, config).command("evolve", {**asked, **changed_settings(config)}),
     )

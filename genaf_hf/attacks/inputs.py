@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import UnionType
-from typing import Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def taken(given: Mapping[str, object], hints: Mapping[str, object]) -> dict:
     Raises:
         UserError: for what no attack can work with; names it.
     """
-    found = {name: value if isinstance(value, Tensor) else plain(value) for name, value in given.items()}
+    found: dict[str, Any] = {n: value if isinstance(value, Tensor) else plain(value) for n, value in given.items()}
     model = found.get("model", found.get("encoder"))
     if isinstance(model, nn.Module):
         check_gradients(model)
@@ -43,7 +43,7 @@ def taken(given: Mapping[str, object], hints: Mapping[str, object]) -> dict:
     return found
 
 
-def checked_setting(name: str, value: object, hint: object):
+def checked_setting(name: str, value: Any, hint: object):
     """A setting as a plain value.
 
     Raises:

@@ -74,5 +74,9 @@ def paste(images: Tensor, patch: Tensor, corners: Sequence[tuple[int, int]]) -> 
 
 def random_corners(images: Tensor, side: int, generators: Sequence[torch.Generator]) -> list[tuple[int, int]]:
     """A uniform (top, left) for each image at which a square patch lies inside, drawn from the image's generator."""
-    room = [length - side + 1 for length in images.shape[-2:]]
-    return [tuple(int(torch.randint(free, (), generator=each)) for free in room) for each in generators]
+
+    def drawn(length: int, generator: torch.Generator) -> int:
+        return int(torch.randint(length - side + 1, (), generator=generator))
+
+    height, width = images.shape[-2:]
+    return [(drawn(height, each), drawn(width, each)) for each in generators]

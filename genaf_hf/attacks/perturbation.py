@@ -211,9 +211,11 @@ class UniversalPerturbation:
                     str(name_or_path), FILE_NAME, subfolder=subfolder, revision=revision, token=token
                 )
             with safe_open(path, framework="pt") as file:
-                kinds = {
-                    kind.__name__: kind for kind in (UniversalPerturbation, *UniversalPerturbation.__subclasses__())
-                }
+                classes: list[type[UniversalPerturbation]] = [
+                    UniversalPerturbation,
+                    *UniversalPerturbation.__subclasses__(),
+                ]
+                kinds = {kind.__name__: kind for kind in classes}
                 shape, words = file.get_slice("delta").get_shape(), file.metadata()["provenance"]
                 if len(words) > LARGEST_PROVENANCE or any(side > LARGEST_SIDE for side in shape):
                     raise UserError(f"its shape is {shape}, and {len(words)} characters tell where it is from")

@@ -88,7 +88,7 @@ def pgd(
         raise UserError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
     seeds = range(len(images)) if seeds is None else seeds
     objective = loss_of(model, labels, loss)
-    best = None
+    best = images
     with evaluating(model):
         for restart in range(restarts):
             start = images
@@ -98,7 +98,7 @@ def pgd(
             if restarts == 1:
                 return found
             wrong, losses = success(model, found, labels, loss)
-            if best is None:
+            if restart == 0:
                 best, best_wrong, best_losses = found, wrong, losses
             better = (wrong & ~best_wrong) | ((wrong == best_wrong) & (losses > best_losses))
             best = torch.where(better.view(-1, 1, 1, 1), found, best)
@@ -133,7 +133,7 @@ def loss_of(model: nn.Module, labels: Tensor, loss: Callable[[Tensor, Tensor], T
     Raises:
         UserError: when the model gives no logits, or too few for the labels, or the loss is no number.
     """
-    largest = labels.amax().item()
+    largest = int(labels.amax())
 
     def objective(images: Tensor) -> Tensor:
         value = loss(checked_logits(model(images), largest), labels)

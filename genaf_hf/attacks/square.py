@@ -55,7 +55,7 @@ def square(
     stripes, draws = drawn(images, steps, range(len(images)) if seeds is None else seeds)
     signs = torch.zeros_like(images, dtype=torch.int8)
     with evaluating(model), torch.no_grad():
-        logits = checked_logits(model(images), labels.amax().item())
+        logits = checked_logits(model(images), int(labels.amax()))
         rows = (logits.argmax(1) == labels).nonzero().squeeze(1)
         margins = torch.full_like(logits[:, 0], torch.inf)
         for step in range(steps):

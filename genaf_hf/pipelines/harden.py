@@ -50,9 +50,10 @@ from genaf_hf.sharing.layout import (
     RECORD,
     REPORT,
     SAMPLES,
+    TRAINED_ON,
 )
 from genaf_hf.sharing.publishing import open_repository, publish
-from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord, balance_table, changed_settings
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -215,7 +216,9 @@ def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> Non
         (arguments.dae_eps, arguments.dae_steps, "linf"),
         (arguments.pgd_eps, arguments.pgd_steps, config.norm),
     ):
-        check_attack_settings(eps=config.eps if eps is None else eps, steps=steps, step_size=1, norm=norm)
+        check_attack_settings(
+            eps=(config.eps or TRAINING_EPS) if eps is None else eps, steps=steps, step_size=1, norm=norm
+        )
 
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
@@ -298,6 +301,8 @@ def fine_tune(
     del undefended  # whose optimizer holds twice as much as the encoder
     began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
     hardened.train(resume_from_checkpoint=run.resumed and began)
+    if hardened.is_world_process_zero():
+        hardened.save_perturbations(folder)
     models[HARDENED] = finished(hardened)
     return models, hardened.training_record()
 
@@ -323,7 +328,8 @@ def craft_attacks(
         "seed": config.seed,
         "data": f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
     }
-    dae_eps, pgd_eps, steps = arguments.dae_eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
+    dae_eps, steps = arguments.dae_eps, arguments.pgd_steps
+    pgd_eps = arguments.pgd_eps or config.eps or TRAINING_EPS
     factors = (1.0, *SWEEP)
     bar = progress(range(len(factors) * (1 + len(models))), "Crafting perturbations")
 
@@ -345,7 +351,7 @@ def craft_attacks(
 
 
 def save_models(run: Run, models: dict[str, PixelModel], processor, perturbation: UniversalPerturbation) -> None:
-    """Both models, the perturbation, and what the assessment of the layers found."""
+    """Both models, the perturbations, and what the assessment of the layers found."""
     for name, place in ((UNDEFENDED, run.folder / UNDEFENDED), (HARDENED, run.folder)):
         models[name].model.save_pretrained(place)
         processor.save_pretrained(place)
@@ -354,6 +360,8 @@ def save_models(run: Run, models: dict[str, PixelModel], processor, perturbation
         shutil.copy(record, run.folder)
     if (tracked := run.unfinished / "runs").exists():  # TensorBoard's
         shutil.copytree(tracked, run.folder / "runs", dirs_exist_ok=True)
+    if (trained_on := run.unfinished / TRAINED_ON).exists():
+        shutil.copytree(trained_on, run.folder / TRAINED_ON, dirs_exist_ok=True)
 
 
 def draw_attacked(

@@ -9,6 +9,7 @@ LAYERS = "layer_robustness.json"
 EXAMPLE = "example.png"  # an image whose answer the record tells
 PERTURBATION = "perturbation"
 PERTURBATIONS = "perturbations"  # of an audit, each in a folder of its own
+TRAINED_ON = "training_perturbations"  # universal ones that a model was trained on, each in a folder of its own
 AUDIT = "audit"  # what an audit found, in the folder of its model
 
 OVERVIEW, SWEEP, GALLERY = "overview.png", "accuracy_by_eps.png", "gallery.png"
@@ -27,12 +28,13 @@ TRAINING_PICTURES = {
 PICTURES = {**RESULT_PICTURES, **TRAINING_PICTURES}
 
 HARDENED_MODEL = (
-    *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, UNDEFENDED, PERTURBATION, "config.json", "model.safetensors"),
+    *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, UNDEFENDED, PERTURBATION, TRAINED_ON, "config.json", "model.safetensors"),
     *PICTURES,
 )
 AUDITED = (CARD, REPORT, SWEEP, GALLERY, PERTURBATIONS)
 PUBLISHED = (
-    *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, f"{PERTURBATION}/perturbation.safetensors", *PICTURES),
+    *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, *PICTURES),
+    *(f"{PERTURBATION}/perturbation.safetensors", f"{TRAINED_ON}/*/perturbation.safetensors"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
     *("configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),

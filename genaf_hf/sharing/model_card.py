@@ -234,10 +234,11 @@ def strength(measurement: Measurement) -> str:
 
 
 def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[str]:
-    """BibTeX of the method, for a model that was hardened, and of each attack that is known by its name."""
+    """BibTeX of the defence, for a model that was hardened, and of each attack that is known by its name."""
     attacks = [each.settings.get("attack", each.attack).removesuffix(ADAPTIVE) for each in report.measurements]
+    defence = record.defence["citation"] if record is not None and record.defence else GEN_AF
     found = [ATTACKS[name].citation for name in attacks if name in ATTACKS]
-    return [*dict.fromkeys([GEN_AF] * is_hardened(record) + [each for each in found if each is not None])]
+    return [each for each in dict.fromkeys([defence] * is_hardened(record) + found) if each is not None]
 
 
 def python(value) -> str:

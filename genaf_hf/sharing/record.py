@@ -32,6 +32,9 @@ class TrainingRecord:
         history: what the Trainer logged, each entry with its `stage` if it is of one.
         layers: what `layer_robustness.json` holds; None where no layers were assessed.
         example: the `label` of the image beside the model, and the model's `answer` with its `probability`.
+        defence: `name`, `title`, `citation` and `settings` of what it was trained by, which of the logged terms are
+            `losses` and `penalties`, and the names of the `perturbations` that lie beside the model; None where that is
+            Gen-AF as it was before there were others, or not known.
         command: that does the run again.
     """
 
@@ -42,6 +45,7 @@ class TrainingRecord:
     history: list[dict] = field(default_factory=list)
     layers: dict | None = None
     example: dict | None = None
+    defence: dict | None = None
     command: str | None = None
 
     @property
@@ -111,7 +115,7 @@ def all_settings(args: TrainingArguments) -> dict:
 def changed_settings(args: TrainingArguments) -> dict:
     """The settings of a training that differ from their defaults, as JSON holds them."""
     defaults, found = (all_settings(each) for each in (type(args)(output_dir=".", use_cpu=args.use_cpu), args))
-    changed = {name: value for name, value in found.items() if value != defaults[name]}
+    changed = {name: value for name, value in found.items() if value not in (defaults[name], None)}
     if changed.keys() & {"eps", "steps"}:  # from which the default step size follows
         changed["step_size"] = found["step_size"]
     return changed

@@ -10,11 +10,8 @@ from genaf_hf.evaluation.report import eps_text
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 
 SELECTED, KEPT = "#b04a4a", "#9fb4c0"
-TERMS = {
-    "loss": ("loss", "adversarial_loss", "clean_loss"),
-    "regularization": ("genetic_regularization",),
-    "accuracy in %": ("clean_accuracy", "robust_accuracy", "eval_clean_accuracy", "eval_robust_accuracy"),
-}
+OF_GEN_AF = {"losses": ("adversarial_loss", "clean_loss"), "penalties": ("genetic_regularization",)}
+ACCURACIES = ("clean_accuracy", "robust_accuracy", "eval_clean_accuracy", "eval_robust_accuracy")
 
 
 def draw_layers(layers: Mapping, path: str | Path) -> None:
@@ -48,12 +45,17 @@ def draw_training(record: TrainingRecord, path: str | Path) -> None:
         record: with the history of a stage.
         path: of the PNG file.
     """
-    stages = list(record.stages)
+    stages, defence = list(record.stages), record.defence or OF_GEN_AF
+    shown_terms = {
+        "loss": ("loss", *defence["losses"]),
+        "regularization": tuple(defence["penalties"]),
+        "accuracy in %": ACCURACIES,
+    }
     figure = Figure(figsize=(4.2 * len(stages) + 2.2, 7), layout="constrained")
-    axes = figure.subplots(len(TERMS), len(stages), sharex="col", squeeze=False)
+    axes = figure.subplots(len(shown_terms), len(stages), sharex="col", squeeze=False)
     for column, stage in enumerate(stages):
         entries = [entry for entry in record.history if entry.get("stage") == stage]
-        for row, (label, terms) in enumerate(TERMS.items()):
+        for row, (label, terms) in enumerate(shown_terms.items()):
             panel = axes[row][column]
             draw_terms(panel, entries, terms, scale=100 if "%" in label else 1)
             panel.set_ylabel(label)
@@ -71,7 +73,8 @@ def stage_label(record: TrainingRecord, stage: str) -> str:
     names = {name for entry in record.history if entry.get("stage") == stage for name in entry}
     if not any(name.endswith("robust_accuracy") for name in names):
         return stage.replace("_", " ")
-    return f"{stage.replace('_', ' ')}, adversary up to eps {eps_text(record.hyperparameters.get('eps', TRAINING_EPS))}"
+    settings = record.defence["settings"] if record.defence else record.hyperparameters
+    return f"{stage.replace('_', ' ')}, adversary up to eps {eps_text(settings.get('eps', TRAINING_EPS))}"
 
 
 def draw_terms(axes, entries: Sequence[Mapping], terms: Sequence[str], scale: float) -> None:

@@ -1,20 +1,49 @@
 """Settings of Gen-AF."""
 
+import json
+import logging
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import get_args
 
 from transformers.trainer_utils import IntervalStrategy
 
-from genaf_hf.attacks.pgd import NORMS, check_attack_settings, default_step_size
+from genaf_hf.attacks.pgd import NORMS
 from genaf_hf.errors import UserError
-from genaf_hf.sharing.record import TRAINING_EPS
+from genaf_hf.training.defences import DEFENCES, Defence
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, make_plain
 
+logger = logging.getLogger(__name__)
+
+ADAPT_EPOCHS = 2.0
+EXAMPLE = '{"beta": 3}'
+# Fields that a defence may read, with defaults of its own.
+OF_DEFENCE = ("eps", "steps", "step_size", "norm", "random_start", "genetic_weight", "genetic_share", "clean_share")
 ASSESSMENTS = ("first_order", "ascent")
 
 CLEAN_ACCURACY, ROBUST_ACCURACY = "clean_accuracy", "robust_accuracy"  # of an evaluation
+
+
+def of_defence(text: str):
+    """A field whose default is that of the defence."""
+    return field(default=None, metadata={"help": f"{text} Default that of the defence."})
+
+
+def read_settings(given: Mapping | str | None) -> dict | None:
+    """Settings of a defence as a dictionary.
+
+    Raises:
+        UserError: when they are no JSON object.
+    """
+    try:
+        found = json.loads(given) if isinstance(given, str) else given
+    except json.JSONDecodeError as error:
+        raise UserError(f"defence_settings are {given}, expected JSON such as {EXAMPLE}.") from error
+    if found is not None and not isinstance(found, dict):
+        raise UserError(f"defence_settings are {given}, expected settings by name, such as {EXAMPLE}.")
+    return found
 
 
 @dataclass
@@ -58,32 +87,30 @@ class GenAFConfig(CheckedArguments):
         default=False, metadata={"help": "Off, because images are decoded by a transform that needs its columns."}
     )
 
-    eps: float = field(
-        default=TRAINING_EPS, metadata={"help": "Radius of the training adversary's ball, in pixel units."}
+    defence: str = field(
+        default="gen-af", metadata={"help": "What stage 1 trains against and on.", "choices": DEFENCES}
     )
-    steps: int = field(default=3, metadata={"help": "Gradient steps of the training adversary."})
-    step_size: float | None = field(
+    defence_settings: dict | str | None = field(
         default=None,
-        metadata={"help": "Step size of the training adversary in pixel units; default 2.5 * eps / steps."},
+        metadata={"help": f"Settings of the defence that have no flag of their own, as JSON, such as {EXAMPLE}."},
     )
+    eps: float | None = of_defence("Radius of the training adversary's ball, in pixel units.")
+    steps: int | None = of_defence("Gradient steps of the training adversary.")
+    step_size: float | None = of_defence("Step size of the training adversary in pixel units.")
     norm: str = field(default="linf", metadata={"help": "Norm of the ball.", "choices": list(NORMS)})
     random_start: bool = field(default=True, metadata={"help": "Start the adversary at a random point of its ball."})
     eps_warmup_ratio: float = field(
         default=0.3, metadata={"help": "Share of stage 1 over which eps grows linearly to its value."}
     )
-    genetic_weight: float = field(
-        default=200.0,
-        metadata={"help": "Weight of the genetic regularization, which is averaged over the rows of the global batch."},
+    genetic_weight: float | None = of_defence(
+        "Weight of the genetic regularization, which is averaged over the rows of the global batch."
     )
-    genetic_share: float = field(
-        default=0.2,
-        metadata={
-            "help": "The weighted regularization is at most this share of the adversarial cross-entropy, in proportion "
-            "to eps while that grows; inf is no bound."
-        },
+    genetic_share: float | None = of_defence(
+        "The weighted regularization is at most this share of the adversarial cross-entropy, in proportion to eps "
+        "while that grows; inf is no bound."
     )
-    clean_share: float = field(
-        default=0.5, metadata={"help": "Share of the clean images' cross-entropy in that of stage 1; 0 is the paper's."}
+    clean_share: float | None = of_defence(
+        "Share of the clean images' cross-entropy in that of stage 1; 0 is the paper's."
     )
 
     redundant_share: float = field(
@@ -100,7 +127,10 @@ class GenAFConfig(CheckedArguments):
     assessment_samples: int = field(
         default=1024, metadata={"help": "Training images by which layers are assessed, at most."}
     )
-    adapt_epochs: float = field(default=2.0, metadata={"help": "Epochs of stage 2; 0 leaves it out."})
+    adapt_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Epochs of stage 2; default 2 where it is a part of the defence; 0 leaves it out."},
+    )
     adapt_max_steps: int = field(default=-1, metadata={"help": "Steps of stage 2, instead of epochs if positive."})
     adapt_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of stage 2."})
 
@@ -109,19 +139,44 @@ class GenAFConfig(CheckedArguments):
         for name, kind in GenAFConfig.__annotations__.items():
             if (value := getattr(self, name)) != math.inf:
                 check_kind(name, value, get_args(kind) or (kind,))
-        check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size or 1.0, norm=self.norm)
+        self._settle_defence()
         self._check_rates()
-        if self.step_size is None:
-            self.step_size = default_step_size(self.eps, self.steps)
         if self.num_train_epochs is None and self.max_steps > 0:
             self.num_train_epochs = 3.0  # which max_steps overrules; the Trainer compares it all the same
         # The Trainer would have checkpoints saved at every evaluation; here the best weights are kept apart from them.
         load_best_model_at_end, self.load_best_model_at_end = self.load_best_model_at_end, False
         if load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = ROBUST_ACCURACY
+            self.metric_for_best_model = CLEAN_ACCURACY if self.make_defence().adversary is None else ROBUST_ACCURACY
         super().__post_init__()
         self.load_best_model_at_end = load_best_model_at_end
         self._check_genaf_settings()
+
+    def make_defence(self) -> Defence:
+        """The defence with its settings, and a state of its own.
+
+        Raises:
+            UserError: for an unknown defence, a setting that it does not have, or a value out of its range.
+        """
+        known = DEFENCES[self.defence]
+        ours = {name: getattr(self, name) for name in OF_DEFENCE}
+        others = self.defence_settings or {}
+        if doubled := [name for name in others if name in ours]:
+            raise UserError(f"defence_settings give {doubled[0]}, which is a setting of its own: give it as such.")
+        ours = {name: value for name, value in ours.items() if value is not None and name in known.defaults}
+        return known.configure(**ours, **others)
+
+    def _settle_defence(self) -> None:
+        """Gives what the defence reads the values that it gets, and tells what it does not read."""
+        known = DEFENCES[self.defence]
+        self.defence_settings = read_settings(self.defence_settings)
+        settings = self.make_defence().settings
+        for each in (each for each in fields(self) if each.name in OF_DEFENCE):
+            if each.name not in settings and getattr(self, each.name) != each.default:
+                told = f"{each.name} is {getattr(self, each.name)}", self.defence, ", ".join(settings) or "nothing"
+                logger.warning("%s, which the defence %s does not read; it reads %s.", *told)
+            setattr(self, each.name, settings.get(each.name, each.default))
+        if self.adapt_epochs is None:
+            self.adapt_epochs = ADAPT_EPOCHS if known.adapts else 0.0
 
     def _check_rates(self) -> None:
         for name in ("learning_rate", "head_learning_rate", "adapt_learning_rate", "assessment_samples"):
@@ -130,18 +185,14 @@ class GenAFConfig(CheckedArguments):
                 raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")
 
     def _check_genaf_settings(self) -> None:
-        check_attack_settings(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
-        for name in ("weight_decay", "genetic_weight", "adapt_epochs"):
+        for name in ("weight_decay", "adapt_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more.")
-        for name in ("eps_warmup_ratio", "clean_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected a share in [0, 1].")
+        if not 0 <= self.eps_warmup_ratio <= 1:
+            raise UserError(f"eps_warmup_ratio is {self.eps_warmup_ratio}, expected a share in [0, 1].")
         for name in ("redundant_share", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")
-        if not self.genetic_share >= 0:
-            raise UserError(f"genetic_share is {self.genetic_share}, expected 0 or more.")
         if self.load_best_model_at_end and self.eval_strategy == IntervalStrategy.NO:
             raise UserError(
                 'load_best_model_at_end is True but eval_strategy is "no", expected "epoch" or "steps"; or set '

@@ -1,9 +1,11 @@
 """What a loss over the global batch needs of other processes and of other micro-batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import gather
 from torch import Tensor
 
 
@@ -30,23 +32,52 @@ def gather_rows(rows: Tensor) -> Tensor:
     return GatherRows.apply(rows)
 
 
-@dataclass
-class AccumulatedBatch:
-    """Logits of all micro-batches of one update, without gradients: what a micro-batch's own rows are related to."""
+@dataclass(frozen=True)
+class MicroBatch:
+    """Where a micro-batch stands in its update, which is one batch to a loss.
 
-    benign: list[Tensor]
-    adversarial: list[Tensor]
-    labels: list[Tensor]
+    Attributes:
+        index: of the micro-batch.
+        first_row: how many rows of this process come before it.
+        share: its number of rows by the mean number, so that a short one counts for less.
+        attacked: pixel values (n, 3, h, w), where all micro-batches were attacked before the first one trains.
+    """
 
-    def add(self, benign: Tensor, adversarial: Tensor, labels: Tensor) -> None:
-        self.benign.append(benign)
-        self.adversarial.append(adversarial)
-        self.labels.append(labels)
+    index: int = 0
+    first_row: int = 0
+    share: float = 1.0
+    attacked: Tensor | None = None
 
-    def with_own(self, index: int, benign: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All rows, those of one micro-batch replaced by ones with gradients."""
-        return (
-            torch.cat([*self.benign[:index], benign, *self.benign[index + 1 :]]),
-            torch.cat([*self.adversarial[:index], adversarial, *self.adversarial[index + 1 :]]),
-            torch.cat(self.labels),
-        )
+
+def micro_batches(rows: Sequence[int]) -> list[MicroBatch]:
+    """The micro-batches of an update, by their numbers of rows."""
+    return [MicroBatch(i, sum(rows[:i]), count * len(rows) / sum(rows)) for i, count in enumerate(rows)]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a model makes of images, clean and attacked, each (n, classes), float32 or wider, and their labels (n,).
+
+    The clean ones are None for a loss that does not read them.
+    """
+
+    clean: Tensor | None
+    attacked: Tensor
+    labels: Tensor
+
+
+def gather_logits(own: Logits) -> Logits:
+    """All processes' rows, with gradients."""
+    return Logits(gather_rows(own.clean), gather_rows(own.attacked), gather(own.labels))
+
+
+def with_own(parts: Sequence[Logits], index: int, own: Logits) -> Logits:
+    """All rows of an update's micro-batches, of which one has gradients in the place of those it was written down with.
+
+    Args:
+        parts: of all micro-batches, without gradients.
+        index: of the one.
+        own: of that one.
+    """
+    parts = [*parts[:index], own, *parts[index + 1 :]]
+    return Logits(*(torch.cat([getattr(each, name) for each in parts]) for name in ("clean", "attacked", "labels")))

@@ -67,7 +67,7 @@ def layer_robustness(
         return {name: contribution for name, contribution in contributions.items() if contribution is not None}
 
 
-def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def layer_weights(model: nn.Module) -> dict[str, Tensor]:
     """Trainable weights of linear and convolutional layers by their exact parameter names."""
     return {
         f"{name}.weight": module.weight
@@ -82,7 +82,8 @@ def loss_and_gradients(model: PixelModel, batches: list, weights: list[Tensor]) 
     Some encoders carry such weights, e.g. SigLIP a pooling layer that its classifier does not read.
     """
     count = sum(len(labels) for _, labels in batches)
-    total, gradients = 0.0, [None] * len(weights)
+    total = 0.0
+    gradients: list[Tensor | None] = [None] * len(weights)
     for images, labels in batches:
         loss = F.cross_entropy(model(images), labels, reduction="sum") / count
         total += loss.item()
@@ -98,17 +99,17 @@ def first_order_rise(weight: Tensor, gradient: Tensor, radius: float, reach: flo
 
 
 def ascend_weight(
-    model: PixelModel, batches: list, weight: nn.Parameter, radius: float, steps: int, learning_rate: float
+    model: PixelModel, batches: list, weight: Tensor, radius: float, steps: int, learning_rate: float
 ) -> float | None:
     """The paper's contribution of one layer, None where the loss does not depend on it; it gets its value back."""
     original = weight.detach().clone()
     limit = radius * original.norm()
     try:
         baseline, (gradient,) = loss_and_gradients(model, batches, [weight])
-        if gradient is None:
-            return None
         highest = baseline
         for _ in range(steps):
+            if gradient is None:
+                return None
             with torch.no_grad():
                 shift = weight + learning_rate * gradient - original
                 weight.copy_(original + shift * (limit / shift.norm().clamp(min=limit)))

@@ -1,7 +1,7 @@
 """Learning rates of encoder and head, and their decay from layer to layer and per epoch."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from torch import nn
 from torch.optim import Optimizer
@@ -118,6 +118,8 @@ def decay_per_epoch(schedule: LRScheduler, decay: float, steps_per_epoch: int) -
         raise ValueError(f"a {type(schedule).__name__} takes no epoch_decay")
     if not (is_number(decay) and decay > 0):
         raise ValueError(f"epoch_decay is {decay}, expected a positive number")
-    schedule.lr_lambdas = [
-        lambda step, factor=factor: factor(step) * decay ** (step // steps_per_epoch) for factor in schedule.lr_lambdas
-    ]
+
+    def decaying(factor: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda step: factor(step) * decay ** (step // steps_per_epoch)
+
+    schedule.lr_lambdas = [decaying(factor) for factor in schedule.lr_lambdas]

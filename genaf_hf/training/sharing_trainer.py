@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from torch import nn
-from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from genaf_hf.attacks.pgd import pgd
@@ -17,22 +18,28 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import license_of
-from genaf_hf.sharing.layout import LAYERS
+from genaf_hf.sharing.layout import LAYERS, TRAINED_ON
 from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import TrainingRecord, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
-from genaf_hf.training.options import without_token
+from genaf_hf.training.defences import Defence
+from genaf_hf.training.resumable_trainer import ResumableTrainer
 from genaf_hf.values.provenance import model_source, public_name
 
 HARDENED = "hardened"
+REPORTED = {"eps": 4 / 255, "steps": 3}  # PGD's, where no adversary trained
 HUB_CACHE = re.compile("([^/]+)___([^/]+)/[^/]+/[^/]+/[0-9a-f]{40}/")  # namespace, name, configuration, version, commit
 
 
-class SharingTrainer(Trainer):
+class SharingTrainer(ResumableTrainer):
     """The part of `GenAFTrainer` that comes after training: report, record, card and push."""
+
+    defence: Defence
 
     def robustness_report(self) -> RobustnessReport:
         """Accuracy on `eval_dataset`, clean and under the training adversary at its full eps, and the self-checks.
+
+        That of a defence without an adversary is measured under PGD at 4/255.
 
         Raises:
             UserError: when there is no `eval_dataset`.
@@ -44,7 +51,7 @@ class SharingTrainer(Trainer):
             return evaluate_robustness(
                 {HARDENED: model},
                 self.eval_dataset,
-                {"pgd": partial(pgd, **self._adversary())},
+                self.defence.attacks() or {"pgd": partial(pgd, **REPORTED)},
                 batch_size=self.args.per_device_eval_batch_size,
                 seed=self.args.seed,
                 dataset_info=dataset_source(self.eval_dataset, "validation"),
@@ -71,6 +78,7 @@ class SharingTrainer(Trainer):
             **settings_of_training(self.args),
             history=self.state.log_history,
             layers=self._assessed_layers(),
+            defence=self.defence.record(),
         )
 
     def _assessed_layers(self) -> dict | None:
@@ -95,7 +103,16 @@ class SharingTrainer(Trainer):
         report = report or self.robustness_report()
         if self.is_world_process_zero():
             name = model_name or self.hub_model_id or Path(self.args.output_dir).resolve().name
+            self.save_perturbations(self.args.output_dir)
             write_results(self.args.output_dir, report, record or self.training_record(), model_name=name)
+
+    def save_perturbations(self, folder: str | Path) -> None:
+        """Writes the universal perturbations that the model was trained on, each in a folder of its own."""
+        encoder, revision = model_source(self.model.config)
+        shutil.rmtree(Path(folder, TRAINED_ON), ignore_errors=True)
+        for name, each in self.defence.perturbations().items():
+            told = replace(each, encoder=encoder, encoder_revision=revision, seed=self.args.seed)
+            told.save_pretrained(Path(folder, TRAINED_ON, name))
 
     def push_to_hub(
         self,
@@ -141,11 +158,6 @@ class SharingTrainer(Trainer):
         sharing = {"token": token, "private": private, "revision": revision, "message": commit_message}
         sharing["push_anyway"] = push_anyway
         return publish(self.args.output_dir, self.hub_model_id, **sharing)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As the Trainer does, which writes the arguments too, but without their token."""
-        with without_token(self.args):
-            super()._save(output_dir, state_dict)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""

@@ -4,54 +4,38 @@ import copy
 import json
 import logging
 import math
-import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list, gather, set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import EarlyStoppingCallback, TrainerState
-from transformers.trainer import _is_peft_model
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput, has_length
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
 
 from genaf_hf.attacks.pgd import pgd
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable
 from genaf_hf.runs.progress import progress
 from genaf_hf.sharing.layout import LAYERS
-from genaf_hf.training.checkpoint import (
-    check_disk_space,
-    damage,
-    finished_stage,
-    forget_finished_stage,
-    load_weights,
-    newest_complete_checkpoint,
-    read_state,
-    write_finished_stage,
-)
+from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.checkpoint import finished_stage, newest_complete_checkpoint, read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
-from genaf_hf.training.genetic_regularization import genetic_regularization
-from genaf_hf.training.global_batch import AccumulatedBatch, gather_rows
+from genaf_hf.training.global_batch import Logits, MicroBatch, gather_logits, micro_batches, with_own
 from genaf_hf.training.layers import freeze_modules, layer_robustness, layer_weights, most_redundant
 from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, parameter_groups
 from genaf_hf.training.options import (
     check_early_stopping,
     check_evaluation_images,
-    check_finite,
-    check_finite_weights,
     check_labels,
     check_options,
     check_rows,
     check_schedule,
     check_training_images,
     keep_precision,
-    leave_out_batch_of_one,
-    must_train,
     warn_of_half_precision,
 )
 from genaf_hf.training.sharing_trainer import SharingTrainer
@@ -62,31 +46,30 @@ STANDARD_FINETUNE = "standard_finetune"
 ADVERSARIAL_FINETUNE = "adversarial_finetune"
 ADAPT = "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
-BEST_WEIGHTS = "best"
 COUPLED = "decoupled_weight_decay=false"  # in optim_args: Adam instead of AdamW
-ASSESSMENT_STEPS = 10
-LOG_SUMS = "LogSums"
+DEFENCE = "Defence"  # in the Trainer's state
+ASSESSMENT_STEPS, ASSESSMENT_EPS = 10, 4 / 255
 LEAST_EPOCHS, LEAST_STEPS = 3, 300  # of a stage whose length nobody named
 ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
-DROWNING = 10  # how many times the cross-entropy a regularization drowns it
 
 
 class GenAFTrainer(SharingTrainer):
-    """Hardens an image classifier made from a public encoder.
+    """Hardens an image classifier made from a public encoder, by the defence that its configuration names.
 
-    `train()` is the method: `adversarial_finetune()`, `assess_layers()`, `adapt()`; each can be called alone. Takes
-    what `Trainer` takes; `processing_class` is the image processor that made the datasets' `pixel_values`. Checkpoints
-    of the two stages lie in `adversarial_finetune/` and `adapt/` of the output folder; each stage can be resumed from
-    one of its own, or with `resume_from_checkpoint=True` from its newest complete one.
+    `train()` is the method: `adversarial_finetune()` and, where the defence has a second stage or one is asked for,
+    `assess_layers()` and `adapt()`; each can be called alone. Takes what `Trainer` takes; `processing_class` is the
+    image processor that made the datasets' `pixel_values`. Checkpoints of the two stages lie in `adversarial_finetune/`
+    and `adapt/` of the output folder; each stage can be resumed from one of its own, or with
+    `resume_from_checkpoint=True` from its newest complete one.
 
-    Evaluation reports `eval_clean_accuracy` and `eval_robust_accuracy`, the latter under the training adversary.
+    Evaluation reports `eval_clean_accuracy` and, unless the defence has no adversary, `eval_robust_accuracy`, the
+    latter under that adversary at its full eps, as it is at this step.
 
     Raises:
         UserError: for settings that Gen-AF cannot honour, before any work.
     """
 
     args: GenAFConfig
-    loss_is_scaled_for_ga = False
 
     def __init__(self, model=None, args: GenAFConfig | None = None, *others, **kwargs):
         if not isinstance(args, GenAFConfig):
@@ -111,8 +94,6 @@ class GenAFTrainer(SharingTrainer):
         if self.label_names != ["labels"]:
             raise UserError(f'label_names is {self.label_names}, expected ["labels"]: leave it out.')
         check_evaluation_images(args, self.eval_dataset, any_metric=self.compute_metrics is not None)
-        if args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
-            self.accelerator.dataloader_config.data_seed = args.seed
         warn_of_half_precision(model)
         if self.optimizer is None and self.lr_scheduler is not None:
             raise UserError(
@@ -121,12 +102,12 @@ class GenAFTrainer(SharingTrainer):
             )
         self._given_optimizer_and_scheduler = self.optimizer, self.lr_scheduler
         self.stage: str | None = None
+        self.defence = args.make_defence()
+        if self.defence.adversary is not None:
+            self.add_callback(Learning(self.defence.adversary))
         self._redundant_layers: list[str] | None = None
-        self._accumulated: AccumulatedBatch | None = None
-        self._log_sums: dict[str, Tensor] = defaultdict(float)
-        self._log_count = 0
-        self._look_at_weights: Callable[[], None] = lambda: None
-        self._sums_of_checkpoint: dict | None = None
+        self._waiting: list[MicroBatch] = []
+        self._accumulated: list[Logits] = []
         self._correct: dict[str, list[Tensor]] = {}
         self._answers: list[Tensor] = []
 
@@ -134,8 +115,8 @@ class GenAFTrainer(SharingTrainer):
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """Both stages. `resume_from_checkpoint` is a checkpoint of either, or True for the newest complete one."""
-        self._check_training(ADVERSARIAL_FINETUNE)
-        checkpoint = self._find_checkpoint(resume_from_checkpoint, ADVERSARIAL_FINETUNE, ADAPT)
+        self._check_training(self.stage_1)
+        checkpoint = self._find_checkpoint(resume_from_checkpoint, self.stage_1, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
         if adapts and (not has_length(self.train_dataset) or isinstance(self.train_dataset, IterableDataset)):
             raise UserError(
@@ -146,9 +127,9 @@ class GenAFTrainer(SharingTrainer):
             raise UserError("The model has no trainable linear or convolutional layer to adapt: set adapt_epochs=0.")
         history, steps, metrics = [], 0, {}
         if checkpoint is None or checkpoint.parent.name != ADAPT:
-            output = self.adversarial_finetune(checkpoint, **kwargs)
+            output = self._train_stage(self.stage_1, checkpoint, **kwargs)
             history, steps, checkpoint = self.state.log_history, output.global_step, None
-            metrics = {f"{ADVERSARIAL_FINETUNE}_{name}": value for name, value in output.metrics.items()}
+            metrics = {f"{self.stage_1}_{name}": value for name, value in output.metrics.items()}
             if not adapts:
                 return output
             self.assess_layers()
@@ -159,12 +140,17 @@ class GenAFTrainer(SharingTrainer):
         metrics |= {f"{ADAPT}_{name}": value for name, value in output.metrics.items()}
         return TrainOutput(steps + output.global_step, output.training_loss, metrics)
 
+    @property
+    def stage_1(self) -> str:
+        """The name of the first stage, in logs and of its folder."""
+        return STANDARD_FINETUNE if self.defence.objective is None else ADVERSARIAL_FINETUNE
+
     def standard_finetune(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """The undefended baseline: all weights on clean images, with the optimizer and the schedule of stage 1."""
         return self._train_stage(STANDARD_FINETUNE, resume_from_checkpoint, **kwargs)
 
     def adversarial_finetune(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
-        """Stage 1: all weights on adversarial images with the genetic regularization, encoder and head at own rates."""
+        """Stage 1: all weights against the defence's adversary and on its objective, encoder and head at own rates."""
         return self._train_stage(ADVERSARIAL_FINETUNE, resume_from_checkpoint, **kwargs)
 
     def assess_layers(self) -> dict[str, float]:
@@ -172,26 +158,27 @@ class GenAFTrainer(SharingTrainer):
 
         The result is written to `layer_robustness.json`.
         """
-        count = min(self.args.assessment_samples, len(self.train_dataset))
-        generator = torch.Generator().manual_seed(self.args.seed)
-        indices = torch.randperm(len(self.train_dataset), generator=generator)[:count].tolist()
         model = self._pixel_model(self.model)
         images, labels = [], []
-        for start in progress(range(0, count, self.args.per_device_eval_batch_size), "Attacking images for assessment"):
-            batch = self.data_collator(
-                [self.train_dataset[i] for i in indices[start : start + self.args.per_device_eval_batch_size]]
-            )
-            batch = self._prepare_inputs(batch)
+        for batch in self._samples(self.args.assessment_samples, "Attacking images for assessment"):
             clean = model.to_images(batch["pixel_values"])
-            seeds = range(start, start + len(clean))
+            seeds = range(sum(map(len, images)), sum(map(len, images)) + len(clean))
             images.append(pgd(model, clean, batch["labels"], **self._assessment_adversary(), seeds=seeds))
             labels.append(batch["labels"])
         contributions = layer_robustness(model, torch.cat(images), torch.cat(labels), method=self.args.layer_assessment)
         [contributions] = broadcast_object_list([contributions])
         self._redundant_layers = most_redundant(contributions, self.args.redundant_share)
         if self.is_world_process_zero():
-            self._write_layer_robustness(contributions, count)
+            self._write_layer_robustness(contributions, sum(map(len, labels)))
         return contributions
+
+    def _samples(self, count: int, words: str) -> Iterator[dict]:
+        """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""
+        generator = torch.Generator().manual_seed(self.args.seed)
+        indices = torch.randperm(len(self.train_dataset), generator=generator)[:count].tolist()
+        for start in progress(range(0, len(indices), self.args.per_device_eval_batch_size), words):
+            chosen = indices[start : start + self.args.per_device_eval_batch_size]
+            yield self._prepare_inputs(self.data_collator([self.train_dataset[i] for i in chosen]))
 
     def adapt(
         self,
@@ -214,128 +201,98 @@ class GenAFTrainer(SharingTrainer):
     # ---- losses ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Stage 1: cross-entropy on adversarial and clean images, and the regularization. Otherwise on clean ones."""
+        """That of the defence in stage 1; in other stages and in evaluations the model's own, on clean images."""
+        micro_batch = MicroBatch()
         if model.training:
             freeze_modules(self.accelerator.unwrap_model(model))
-        if not model.training or self.stage != ADVERSARIAL_FINETUNE:
+            micro_batch = self._waiting.pop(0)
+        if not model.training or not self._defends:
             # Without the item count the loss is a mean, which the Trainer divides by the number of micro-batches.
-            share = inputs.pop("share", 1.0)
             loss = super().compute_loss(model, inputs, return_outputs)
-            return (loss[0] * share, loss[1]) if return_outputs else loss * share
+            return (loss[0] * micro_batch.share, loss[1]) if return_outputs else loss * micro_batch.share
 
-        labels, micro_batch, share = inputs["labels"], inputs.get("micro_batch", 0), inputs.get("share", 1.0)
-        adversarial = inputs.get("adversarial_pixel_values")
-        if adversarial is None:
-            adversarial = self._craft(model, inputs)
-        outputs = model(pixel_values=torch.cat([inputs["pixel_values"], adversarial]))
-        benign_logits, adversarial_logits = at_least_float32(outputs.logits).chunk(2)
-
-        adversarial_loss = F.cross_entropy(adversarial_logits, labels, label_smoothing=self.args.label_smoothing_factor)
-        loss = adversarial_loss * share
-        if self.args.clean_share > 0:
-            clean_loss = F.cross_entropy(benign_logits, labels, label_smoothing=self.args.label_smoothing_factor)
-            loss = torch.lerp(loss, clean_loss * share, self.args.clean_share)
-            self._add_to_log(clean_loss=clean_loss)
-        if self.args.genetic_weight > 0:
-            regularization, weight = self._regularization(benign_logits, adversarial_logits, labels, micro_batch)
-            # The Trainer divides by the number of micro-batches; the regularization is of all of them already.
-            loss = loss + weight * regularization * self.current_gradient_accumulation_steps
-            self._add_to_log(genetic_regularization=regularization, genetic_loss=weight * regularization)
-        self._add_to_log(
-            adversarial_loss=adversarial_loss,
-            clean_accuracy=(benign_logits.argmax(1) == labels).float().mean(),
-            robust_accuracy=(adversarial_logits.argmax(1) == labels).float().mean(),
+        attacked, objective = micro_batch.attacked, self.defence.objective
+        if attacked is None:
+            attacked = self._craft(model, inputs, micro_batch)
+        outputs = model(pixel_values=self._beside_clean(inputs, attacked))
+        own = self._logits(outputs, inputs["labels"])
+        loss = objective(
+            own,
+            lambda: self._whole_update(own, micro_batch.index),
+            eps_share=self._eps_share(),
+            label_smoothing=self.args.label_smoothing_factor,
         )
+        answers = {"clean_accuracy": own.clean, "robust_accuracy": own.attacked}
+        accuracies = {
+            name: (logits.argmax(1) == own.labels).float().mean()
+            for name, logits in answers.items()
+            if logits is not None
+        }
+        self.add_to_log(**loss.terms, **accuracies)
         self._log_count += 1
-        return (loss, outputs) if return_outputs else loss
+        # The Trainer divides by the number of micro-batches; what is of all of them already is the same in each.
+        total = loss.of_rows * micro_batch.share + loss.of_update * self.current_gradient_accumulation_steps
+        return (total, outputs) if return_outputs else total
 
-    def _craft(self, model, inputs) -> Tensor:
-        """Adversarial pixel values of a batch, crafted through the unwrapped model."""
+    @property
+    def _defends(self) -> bool:
+        """Whether this stage is trained by the defence, and not on clean images by the model's own loss."""
+        return self.stage == ADVERSARIAL_FINETUNE and self.defence.objective is not None
+
+    def _beside_clean(self, inputs: dict, attacked: Tensor) -> Tensor:
+        """Pixel values that go through the model together."""
+        return torch.cat([inputs["pixel_values"], attacked]) if self.defence.objective.reads_clean else attacked
+
+    def _logits(self, outputs, labels: Tensor) -> Logits:
+        """What the model makes of clean and attacked images, in float32 or wider."""
+        logits = at_least_float32(outputs.logits)
+        clean, attacked = logits.chunk(2) if self.defence.objective.reads_clean else (None, logits)
+        return Logits(clean, attacked, labels)
+
+    def _whole_update(self, own: Logits, index: int) -> Logits:
+        """The rows of all processes and, under accumulation, of all micro-batches, of which the own have gradients."""
+        gathered = gather_logits(own)
+        return with_own(self._accumulated, index, gathered) if self._accumulated else gathered
+
+    def _craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
+        """Attacked pixel values of a micro-batch, crafted through the unwrapped model."""
         pixel_model = self._pixel_model(model)
         images, labels = pixel_model.to_images(inputs["pixel_values"]), inputs["labels"]
-        first = inputs.get("first_row", 0) * self.args.world_size + self.args.process_index * len(labels)
+        first = micro_batch.first_row * self.args.world_size + self.args.process_index * len(labels)
         step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
+        seeds = range(step_seed + first, step_seed + first + len(labels))
         with self.accelerator.autocast():
-            adversarial = pgd(
-                pixel_model,
-                images,
-                labels,
-                **self._adversary(self._eps_share()),
-                seeds=range(step_seed + first, step_seed + first + len(labels)),
+            attacked = self.defence.adversary.craft(
+                pixel_model, images, labels, seeds=seeds, eps_share=self._eps_share()
             )
-        return pixel_model.to_pixel_values(adversarial)
+        return pixel_model.to_pixel_values(attacked)
 
     def _eps_share(self) -> float:
         """What eps and step size are multiplied by at this step: they grow over the first part of stage 1."""
         ramp = self.args.eps_warmup_ratio * self.state.max_steps
         return min(1.0, (self.state.global_step + 1) / ramp) if ramp > 0 else 1.0
 
-    def _adversary(self, eps_share: float = 1.0) -> dict:
-        """Settings of the training adversary."""
-        return {
-            "eps": self.args.eps * eps_share,
-            "steps": self.args.steps,
-            "step_size": self.args.step_size * eps_share,
-            "norm": self.args.norm,
-            "random_start": self.args.random_start,
-        }
-
     def _assessment_adversary(self) -> dict:
         """The paper's PGD-10 with random start, at the eps of training (theirs: 8/255, in steps of 2/255)."""
-        eps = self.args.eps
+        eps = self.args.eps or ASSESSMENT_EPS
         return {"eps": eps, "steps": ASSESSMENT_STEPS, "step_size": eps / 4, "norm": self.args.norm}
 
-    def _regularization(
-        self, benign: Tensor, adversarial: Tensor, labels: Tensor, micro_batch: int
-    ) -> tuple[Tensor, float | Tensor]:
-        """The regularization over the global batch, and its weight at this step.
-
-        The global batch are all processes' rows, and all micro-batches' under accumulation. The weight is lowered where
-        the weighted regularization would exceed its share of the cross-entropy, which grows with eps.
-        """
-        benign, adversarial, labels = gather_rows(benign), gather_rows(adversarial), gather(labels)
-        if self._accumulated is not None:
-            benign, adversarial, labels = self._accumulated.with_own(micro_batch, benign, adversarial)
-        sample_weight = F.cross_entropy(benign, labels, reduction="none")
-        regularization = genetic_regularization(benign, adversarial, labels, sample_weight)
-        if math.isinf(self.args.genetic_share):
-            return regularization, self.args.genetic_weight
-        largest = self.args.genetic_share * self._eps_share() * F.cross_entropy(adversarial.detach(), labels)
-        return regularization, (largest / regularization.detach()).clamp(max=self.args.genetic_weight)
-
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Under gradient accumulation, crafts all micro-batches first, because the regularization relates them.
-
-        A micro-batch's `share` is its number of rows by the mean number, so that a short one counts for less.
-        """
+        """Under gradient accumulation, attacks all micro-batches first where the objective relates their rows."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._accumulated = None
-        if len(batches) > 1:
-            batches = [self._prepare_inputs(batch) for batch in batches]
-            rows = [len(batch["labels"]) for batch in batches]
-            for index, batch in enumerate(batches):
-                batch["share"] = rows[index] * len(rows) / sum(rows)
-                if self.stage == ADVERSARIAL_FINETUNE:
-                    batch |= {"micro_batch": index, "first_row": sum(rows[:index])}
-            if self.stage == ADVERSARIAL_FINETUNE and self.args.genetic_weight > 0:
-                self._accumulated = self._craft_together(batches)
+        batches = [self._prepare_inputs(batch) for batch in batches]
+        self._waiting, self._accumulated = micro_batches([len(batch["labels"]) for batch in batches]), []
+        if len(batches) > 1 and self._defends and self.defence.objective.relates_rows:
+            self._waiting = [self._attack_first(*each) for each in zip(batches, self._waiting, strict=True)]
         return batches, num_items
 
-    def _craft_together(self, batches: list[dict]) -> AccumulatedBatch:
-        """Gives each micro-batch its adversarial pixel values; returns the logits of all.
-
-        They are those of eval mode, which a micro-batch's own are related to: exact without dropout, drop path and
-        BatchNorm.
-        """
-        accumulated = AccumulatedBatch([], [], [])
-        model = self._pixel_model(self.model)
-        for batch in batches:
-            adversarial = self._craft(self.model, batch)
-            with evaluating(model), torch.no_grad(), self.accelerator.autocast():
-                logits = at_least_float32(model.model(torch.cat([batch["pixel_values"], adversarial])).logits)
-            accumulated.add(*(gather(half) for half in logits.chunk(2)), gather(batch["labels"]))
-            batch["adversarial_pixel_values"] = adversarial
-        return accumulated
+    def _attack_first(self, inputs: dict, micro_batch: MicroBatch) -> MicroBatch:
+        """A micro-batch with its attacked pixel values; their logits and the clean ones' are written down."""
+        attacked, model = self._craft(self.model, inputs, micro_batch), self._pixel_model(self.model)
+        with evaluating(model), torch.no_grad(), self.accelerator.autocast():
+            own = self._logits(model.model(self._beside_clean(inputs, attacked)), inputs["labels"])
+        self._accumulated.append(gather_logits(own))
+        return replace(micro_batch, attacked=attacked)
 
     # ---- evaluation ----
 
@@ -343,22 +300,27 @@ class GenAFTrainer(SharingTrainer):
         loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
         if labels is not None:
             inputs = self._prepare_inputs(inputs)
-            pixel_model = self._pixel_model(model)
-            images = pixel_model.to_images(inputs["pixel_values"])
-            batch = len(self._correct.get("clean", [])) * self.args.world_size + self.args.process_index
-            first = batch * self.args.eval_batch_size
-            with self.accelerator.autocast():
-                adversarial = pgd(
-                    pixel_model, images, labels, **self._adversary(), seeds=range(first, first + len(labels))
-                )
-                with torch.no_grad():
-                    adversarial_logits = pixel_model(adversarial)
             clean_logits = logits[0] if isinstance(logits, tuple) else logits
-            for name, values in (("clean", clean_logits), ("robust", adversarial_logits)):
+            answers = {"clean": clean_logits}
+            if self.defence.adversary is not None:
+                answers["robust"] = self._attacked_logits(model, inputs["pixel_values"], labels)
+            for name, values in answers.items():
                 correct = self.accelerator.gather_for_metrics(values.argmax(1) == labels)
                 self._correct.setdefault(name, []).append(correct)
             self._answers.append(self.accelerator.gather_for_metrics(clean_logits.argmax(1)))
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def _attacked_logits(self, model, pixel_values: Tensor, labels: Tensor) -> Tensor:
+        """What the model answers to images of an evaluation under the adversary at its full eps."""
+        pixel_model = self._pixel_model(model)
+        batch = len(self._correct.get("clean", [])) * self.args.world_size + self.args.process_index
+        first = batch * self.args.eval_batch_size
+        with self.accelerator.autocast():
+            attacked = self.defence.adversary.craft(
+                pixel_model, pixel_model.to_images(pixel_values), labels, seeds=range(first, first + len(labels))
+            )
+            with torch.no_grad():
+                return pixel_model(attacked)
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
         """Leaves no image out of an evaluation, as `dataloader_drop_last` would."""
@@ -372,6 +334,7 @@ class GenAFTrainer(SharingTrainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
+        self._begin_adversary()
         self._correct, self._answers = {}, []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         for name, parts in self._correct.items():
@@ -440,7 +403,7 @@ class GenAFTrainer(SharingTrainer):
         if self.args.logging_strategy == IntervalStrategy.STEPS and self.args.logging_steps > 1:
             self.args.logging_steps = min(self.args.logging_steps, self._steps_per_epoch())
         best_by = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if stage == STANDARD_FINETUNE and best_by == ROBUST_ACCURACY:
+        if (stage == STANDARD_FINETUNE or self.defence.adversary is None) and best_by == ROBUST_ACCURACY:
             self.args.metric_for_best_model = CLEAN_ACCURACY
         if self.args.load_best_model_at_end and self.args.save_total_limit == 1:
             self.args.save_total_limit = 2  # else the Trainer keeps the best alone, and a killed run lacks the last
@@ -471,8 +434,37 @@ class GenAFTrainer(SharingTrainer):
         """One stage, from where it is resumed to its end."""
         self._check_training(stage)
         checkpoint = self._find_checkpoint(resume_from_checkpoint, stage)  # while output_dir is the whole run's
+        if checkpoint is None:
+            self._begin_adversary()
         with self._stage(stage):
-            return self._train_or_load(checkpoint, **kwargs)
+            return self.train_or_load(checkpoint, **kwargs)
+
+    def _begin_adversary(self) -> None:
+        """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
+        adversary = self.defence.adversary
+        if adversary is not None and not adversary.state:
+            adversary.begin(self._pixel_model(self.model), self._sampled_images, self.args.seed)
+
+    def _sampled_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and their labels (n,).
+
+        Raises:
+            UserError: when there are none by number.
+        """
+        if not has_length(self.train_dataset) or isinstance(self.train_dataset, IterableDataset):
+            raise UserError(
+                f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
+                "length or no rows by number: use one that has them."
+            )
+        model, batches = self._pixel_model(self.model), [*self._samples(count, "Reading images to craft on")]
+        images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
+        return images, torch.cat([batch["labels"] for batch in batches])
+
+    def tensors_beside_model(self) -> dict[str, Tensor]:
+        return {} if self.defence.adversary is None else self.defence.adversary.state
+
+    def take_tensors_beside_model(self, tensors: dict[str, Tensor]) -> None:
+        self.defence.adversary.state = {name: tensor.to(self.args.device) for name, tensor in tensors.items()}
 
     def _check_training(self, stage: str) -> None:
         """Refuses a stage that cannot be trained.
@@ -488,6 +480,10 @@ class GenAFTrainer(SharingTrainer):
             max_steps=args.adapt_max_steps if of_stage_2 else args.max_steps,
         )
         check_early_stopping(args, self.callback_handler.callbacks)
+        if self.defence.adversary is not None:
+            images = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            known = len(self.train_dataset) if has_length(self.train_dataset) else images
+            self.defence.adversary.check_update(min(images, known))
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UserError("The model has no trainable weight: set requires_grad of those that are to be trained.")
         with self.accelerator.autocast():
@@ -495,58 +491,9 @@ class GenAFTrainer(SharingTrainer):
                 if (dataset := getattr(self, name)) is not None:
                     check_rows(args, name, dataset, self.data_collator, self.model)
 
-    def _train_or_load(self, checkpoint: Path | None, **kwargs) -> TrainOutput:
-        """Trains, resumes, or, where the stage was at its end already, only loads the result."""
-        if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
-            check_disk_space(Path(self.args.output_dir).parent, self.model)
-        leave_out_batch_of_one(self.args, self.model, self.train_dataset)
-        if checkpoint is None:
-            with must_train(self.model, f"The stage {self.stage}") as self._look_at_weights:
-                return self._train_and_measure(**kwargs)
-        state = read_state(checkpoint)
-        finished = finished_stage(checkpoint)
-        *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        if finished is None and state.global_step < max_steps:
-            self._sums_of_checkpoint = state.stateful_callbacks.get(LOG_SUMS)
-            self.args.eval_on_start = False  # it was evaluated at its start
-            return self._train_and_measure(resume_from_checkpoint=str(checkpoint), **kwargs)
-        self.state = state
-        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self._load_best_model()
-        else:
-            self._load_from_checkpoint(str(checkpoint))
-        if finished is not None:
-            self.state.log_history = finished
-        else:
-            self._log_end(state)
-            self._end_stage()
-        return TrainOutput(state.global_step, 0.0, {})
-
-    def _train_and_measure(self, **kwargs) -> TrainOutput:
-        """Trains a stage and, where training did not, evaluates what came out of it."""
-        output = super().train(**kwargs)
-        self._end_stage()
-        return output._replace(training_loss=output.metrics["train_loss"])
-
-    def _end_stage(self) -> None:
-        """Evaluates the stage where training did not, and writes down that it is finished, with what it logged."""
-        check_finite_weights(self.model, self.state.global_step, self._last_good_checkpoint)
-        if self.eval_dataset is not None and self.args.eval_strategy == IntervalStrategy.NO:
-            self.evaluate()
-        newest = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
-        if newest is not None and self.args.should_save and self.args.save_strategy != SaveStrategy.NO:
-            write_finished_stage(newest, self.state.log_history)
-
-    def _log_end(self, state: TrainerState) -> None:
-        """Logs what the Trainer does at the end of training, of a run that was killed before that."""
-        sums = state.stateful_callbacks.get(LOG_SUMS)
-        if sums is not None:
-            loss = (sums["logged_loss"] + sums["loss"]) / state.global_step
-            self.log({"total_flos": state.total_flos, "train_loss": loss})
-
     def _history_of_stage_1(self) -> list[dict]:
         """What stage 1 logged, where only stage 2 is gone on with."""
-        newest = newest_complete_checkpoint(self._stage_folder(ADVERSARIAL_FINETUNE), world_size=self.args.world_size)
+        newest = newest_complete_checkpoint(self._stage_folder(self.stage_1), world_size=self.args.world_size)
         return (newest and (finished_stage(newest) or read_state(newest).log_history)) or []
 
     def _stage_folder(self, stage: str) -> Path:
@@ -558,92 +505,31 @@ class GenAFTrainer(SharingTrainer):
         Raises:
             UserError: when there is none where one was asked for.
         """
-        if not resume_from_checkpoint:
-            return None
-        if resume_from_checkpoint is not True:
-            checkpoint = Path(resume_from_checkpoint).resolve()
-            if found := damage(checkpoint, self.args.world_size):
-                raise UserError(
-                    f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one: "
-                    f"its {found}."
-                )
-            if checkpoint.parent.name in {*STAGES} - {*stages}:
-                raise UserError(
-                    f"{checkpoint} is of the stage {checkpoint.parent.name}, expected one of {' or '.join(stages)}: "
-                    "weights, optimizer and step of another stage are not gone on with."
-                )
-            return checkpoint
         folders = [self._stage_folder(stage) for stage in stages]
-        checkpoint = newest_complete_checkpoint(*folders, world_size=self.args.world_size)
+        checkpoint = self.find_checkpoint(resume_from_checkpoint, *folders)
         if checkpoint is None:
+            return None
+        if checkpoint.parent.name in {*STAGES} - {*stages}:
             raise UserError(
-                f"There is no complete checkpoint of {self.args.world_size} process(es) in "
-                f"{' or '.join(map(str, folders))}; start without resuming."
+                f"{checkpoint} is of the stage {checkpoint.parent.name}, expected one of {' or '.join(stages)}: "
+                "weights, optimizer and step of another stage are not gone on with."
+            )
+        own = self._defence_in_checkpoints()
+        found = read_state(checkpoint).stateful_callbacks.get(DEFENCE, own)
+        if checkpoint.parent.name != STANDARD_FINETUNE and found != own:
+            raise UserError(
+                f"{checkpoint} is of the defence {found['name']} with {found['settings']}, expected {own['name']} with "
+                f"{own['settings']}: go on with the defence that it was begun with, or start without resuming."
             )
         return checkpoint
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if self._has_native_checkpoints():
-            load_weights(self.model, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
-        """Keeps the weights of the best evaluation so far where no checkpoint of this step will hold them.
-
-        Those that the newest checkpoint knows as the best stay too, for a run that goes on from there.
-        """
-        is_best = super()._determine_best_metric(metrics, trial)
-        if is_best and self.args.load_best_model_at_end and not self.control.should_save:
-            folder = Path(self.args.output_dir)
-            newest = newest_complete_checkpoint(folder, world_size=self.args.world_size)
-            kept = newest and read_state(newest).best_model_checkpoint
-            self.state.best_model_checkpoint = str(folder / f"{BEST_WEIGHTS}-{self.state.global_step}")
-            self.save_model(self.state.best_model_checkpoint, _internal_call=True)
-            if self.args.should_save:
-                for path in folder.glob(f"{BEST_WEIGHTS}-*"):
-                    if str(path) not in (self.state.best_model_checkpoint, kept):
-                        shutil.rmtree(path)
-        return is_best
-
-    def _load_best_model(self) -> None:
-        self._look_at_weights()
-        if self._has_native_checkpoints():
-            load_weights(self.model, self.state.best_model_checkpoint)
-        else:
-            super()._load_best_model()
-
-    def _has_native_checkpoints(self) -> bool:
-        """Whether checkpoints are whole `save_pretrained` folders, which the Trainer would load only in part."""
-        return not _is_peft_model(self.model)
+    def _defence_in_checkpoints(self) -> dict:
+        """By what a checkpoint is known again, as JSON gives it back."""
+        return json.loads(json.dumps({name: self.defence.record()[name] for name in ("name", "settings")}))
 
     def _save_checkpoint(self, model, trial) -> None:
-        check_finite_weights(self.model, self.state.global_step, self._last_good_checkpoint)
-        self.state.stateful_callbacks[LOG_SUMS] = self._sums()
-        if self.args.should_save:
-            forget_finished_stage(Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"))
+        self.state.stateful_callbacks[DEFENCE] = self._defence_in_checkpoints()
         super()._save_checkpoint(model, trial)
-
-    def _sums(self) -> dict:
-        """What was summed up since the last log, for a run that goes on from here; the mean over processes."""
-        terms = {name: gather(torch.as_tensor(value)).double().mean().item() for name, value in self._log_sums.items()}
-        return {
-            "loss": gather(self._tr_loss).double().mean().item(),
-            "logged_loss": self._total_loss_scalar,
-            "logged_step": self._globalstep_last_logged,
-            "terms": terms,
-            "count": self._log_count,
-        }
-
-    def _run_epoch(self, **kwargs) -> None:
-        """Goes on with the sums of the checkpoint, which the Trainer begins anew."""
-        if self._sums_of_checkpoint is not None:
-            sums, self._sums_of_checkpoint = self._sums_of_checkpoint, None
-            self._tr_loss = self._tr_loss.new_tensor(sums["loss"])
-            self._total_loss_scalar, self._globalstep_last_logged = sums["logged_loss"], sums["logged_step"]
-            self._log_sums.update({name: self._tr_loss.new_tensor(value) for name, value in sums["terms"].items()})
-            self._log_count = sums["count"]
-        super()._run_epoch(**kwargs)
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         inputs = super()._prepare_inputs(inputs)
@@ -651,14 +537,9 @@ class GenAFTrainer(SharingTrainer):
             check_labels(inputs["labels"], self.model.config.num_labels)
         return inputs
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        check_finite(loss, f"step {self.state.global_step} of {self.stage}", self._last_good_checkpoint)
-        return loss
-
-    def _last_good_checkpoint(self) -> str:
-        checkpoint = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
-        return f"Lower the learning rate and resume from {checkpoint or 'the start: no checkpoint was written yet'}."
+    @property
+    def words(self) -> str:
+        return f"stage {self.stage}"
 
     def _read_redundant_layers(self) -> list[str]:
         path = Path(self.args.output_dir) / LAYERS
@@ -676,26 +557,21 @@ class GenAFTrainer(SharingTrainer):
         }
         (Path(self.args.output_dir) / LAYERS).write_text(json.dumps(record, indent=2))
 
-    def _add_to_log(self, **terms: Tensor) -> None:
-        for name, value in terms.items():
-            self._log_sums[name] = self._log_sums[name] + value.detach()
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the stage, and to training logs the mean of each loss term and accuracy since the last one."""
+        """Adds the stage, and says what the logged terms of the loss tell to change."""
         if self.stage is not None:
             logs["stage"] = self.stage
             logs.pop("eval_model_preparation_time", None)  # only a run that goes on at the end of a stage has it
-        if "train_runtime" in logs:  # of the whole stage, where the Trainer's is of what came after a checkpoint
-            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
-        if "loss" in logs and self._log_count:
-            for name, value in self._log_sums.items():
-                logs[name] = gather(value / self._log_count).mean().item()
-            if logs.get("genetic_loss", 0) > DROWNING * logs["adversarial_loss"]:
-                logger.warning(
-                    "The regularization is %.1f at step %d, and the cross-entropy %.2f drowns in it: lower "
-                    "genetic_weight or genetic_share.",
-                    *(logs["genetic_loss"], self.state.global_step, logs["adversarial_loss"]),
-                )
-            self._log_sums.clear()
-            self._log_count = 0
         super().log(logs, start_time)
+        if "adversarial_loss" in logs and (advice := self.defence.objective.advice(logs)):
+            logger.warning("Step %d: %s", self.state.global_step, advice)
+
+
+class Learning(TrainerCallback):
+    """Has an adversary go on with the gradients that the training pass left it."""
+
+    def __init__(self, adversary: Adversary):
+        self.adversary = adversary
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.adversary.learn()

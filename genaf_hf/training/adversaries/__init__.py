@@ -1,0 +1,1 @@
+"""Adversaries: who crafts the images that a defence trains on, one a file."""

@@ -1,0 +1,64 @@
+"""What an adversary is."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.models.pixel_model import PixelModel
+
+
+class Adversary:
+    """Who crafts the images that a model is trained on, and those that its robust accuracy is measured on meanwhile.
+
+    What it keeps from step to step is its `state`: tensors by name, the same on all processes, which checkpoints hold.
+
+    Args:
+        settings: all of its own, by name.
+    """
+
+    def __init__(self, **settings):
+        self.settings = settings
+        self.state: dict[str, Tensor] = {}
+
+    def check_update(self, images: int) -> None:
+        """Refuses updates of so few images, over all processes, as it cannot work with.
+
+        Raises:
+            UserError: says why.
+        """
+
+    def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor]], seed: int) -> None:
+        """Prepares itself before the first step, unless it has a state already.
+
+        Args:
+            model: as it is before it is trained, the public encoder with a head.
+            samples: gives so many training images (n, 3, h, w) in [0, 1], or all if there are fewer, and labels (n,).
+            seed: of the training.
+        """
+
+    def craft(
+        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
+    ) -> Tensor:
+        """Attacked images (n, 3, h, w) in [0, 1].
+
+        Args:
+            model: that is trained.
+            images: (n, 3, h, w) in [0, 1].
+            labels: (n,) class ids.
+            seeds: one per image. They depend on seed and step of the training and on the image's place in the update
+                over all processes, so that what is random is so without regard to their number.
+            eps_share: what eps is multiplied by; it grows to 1 over the first part of a training.
+        """
+        raise NotImplementedError
+
+    def learn(self) -> None:
+        """Goes on after the backward pass of an update, which has left gradients in the state that took part in it."""
+
+    def attacks(self) -> Mapping[str, Callable]:
+        """Attacks by name, at full eps, that a report on the trained model measures."""
+        raise NotImplementedError
+
+    def perturbations(self) -> dict[str, UniversalPerturbation]:
+        """Universal perturbations that the model was trained on, by name, to be shared with it."""
+        return {}

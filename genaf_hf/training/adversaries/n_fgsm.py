@@ -1,0 +1,35 @@
+"""One step from large noise (de Jorge et al., NeurIPS 2022, https://arxiv.org/abs/2202.01181)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from genaf_hf.attacks.n_fgsm import n_fgsm
+from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.training.adversaries.adversary import Adversary
+
+
+class NFGSM(Adversary):
+    """One N-FGSM step for each image, not clipped to the ball, as the paper trains.
+
+    Args:
+        eps: radius of the ball in pixel units.
+        noise, step: of the attack, in units of `eps`.
+
+    Raises:
+        UserError: for a setting outside its range.
+    """
+
+    def __init__(self, *, eps: float, noise: float = 2.0, step: float = 1.25):
+        check_attack_settings(eps=eps, steps=1, step_size=step * eps)
+        super().__init__(eps=eps, noise=noise, step=step)
+
+    def craft(
+        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
+    ) -> Tensor:
+        return n_fgsm(model, images, labels, **{**self.settings, "eps": self.settings["eps"] * eps_share}, seeds=seeds)
+
+    def attacks(self) -> Mapping[str, Callable]:
+        return {"n-fgsm": partial(n_fgsm, **self.settings, within_eps=True)}

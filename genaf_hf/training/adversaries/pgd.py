@@ -1,0 +1,46 @@
+"""Projected gradient descent on the labels (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from genaf_hf.attacks.pgd import Norm, check_attack_settings, default_step_size, pgd
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.training.adversaries.adversary import Adversary
+
+
+class PGD(Adversary):
+    """One PGD attack for each image; eps and step size grow with the share of eps.
+
+    Args:
+        eps, steps, step_size, norm, random_start: as for `genaf_hf.pgd`.
+
+    Raises:
+        UserError: for a setting outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: float,
+        steps: int,
+        step_size: float | None = None,
+        norm: Norm = "linf",
+        random_start: bool = True,
+    ):
+        step_size = default_step_size(eps, steps) if step_size is None and steps else step_size
+        check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
+        super().__init__(eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=random_start)
+
+    def at(self, eps_share: float) -> dict:
+        """Settings of the attack at a share of eps."""
+        return {**self.settings, **{name: self.settings[name] * eps_share for name in ("eps", "step_size")}}
+
+    def craft(
+        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
+    ) -> Tensor:
+        return pgd(model, images, labels, **self.at(eps_share), seeds=seeds)
+
+    def attacks(self) -> Mapping[str, Callable]:
+        return {"pgd": partial(pgd, **self.settings)}

@@ -1,0 +1,121 @@
+"""Universal perturbations that move with the training (Shafahi et al., AAAI 2020, https://arxiv.org/abs/1811.11304)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from accelerate.utils import reduce
+from torch import Tensor
+
+from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.perturbation_cache import crafted_once
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.values.numbers import is_whole
+
+IMAGES = 1024  # that the bank is crafted from
+
+
+class Universal(Adversary):
+    """A few L-inf perturbations, each for all images, of two kinds.
+
+    *Live* ones begin at random and take part in the training pass, whose one backward pass gives weights and
+    perturbations their gradients: after each update every live one moves by a step times the sign of its own, within
+    eps (algorithm 3 of the paper, which has a single one). The *bank* is crafted once, on the public encoder from
+    training images. An image is given a live one with a probability of one half, else one of the bank, scaled by the
+    share of eps.
+
+    Its `state` holds `live` and `bank`, each (number, 3, h, w).
+
+    Args:
+        eps: radius of the ball in pixel units.
+        step_size: of the live ones, in pixel units, default eps / 5.
+        live: how many live ones.
+        bank: names of universal attacks.
+        bank_steps: that each of these is crafted with.
+
+    Raises:
+        UserError: for a setting outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: float,
+        step_size: float | None = None,
+        live: int = 2,
+        bank: Sequence[str] = (),
+        bank_steps: int = 300,
+    ):
+        step_size = eps / 5 if step_size is None else step_size
+        check_attack_settings(eps=eps, steps=bank_steps, step_size=step_size)
+        if not is_whole(live) or live < 1:
+            raise UserError(f"live is {live}, expected a whole number of perturbations, at least 1.")
+        if isinstance(bank, str) or not all(name in ATTACKS and ATTACKS[name].universal for name in bank):
+            known = ", ".join(name for name, attack in ATTACKS.items() if attack.universal)
+            raise UserError(f"bank is {bank}, expected a list of universal attacks out of {known}.")
+        super().__init__(eps=eps, step_size=step_size, live=live, bank=list(bank), bank_steps=bank_steps)
+
+    def check_update(self, images: int) -> None:
+        if self.settings["live"] > images:
+            raise UserError(
+                f"live is {self.settings['live']}, but an update is of {images} image(s), so that there are live "
+                "perturbations without any: lower it, or raise per_device_train_batch_size."
+            )
+
+    def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor]], seed: int) -> None:
+        images, labels = samples(IMAGES)
+        eps, data = self.settings["eps"], {"images": images, "labels": labels}
+        live = torch.empty(self.settings["live"], *images.shape[1:], dtype=images.dtype)
+        live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
+        bank = live.new_empty(0, *images.shape[1:])
+        for name in self.settings["bank"]:
+            attack = ATTACKS[name].configure(eps=eps, steps=self.settings["bank_steps"], seed=seed)
+            found = crafted_once(attack, model, *(data[need] for need in ATTACKS[name].needs[1:]))
+            bank = torch.cat([bank, found.delta[None].to(bank)])
+        self.state = {"live": live.to(images.device), "bank": bank.to(images.device)}
+
+    def craft(
+        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
+    ) -> Tensor:
+        live, bank = self.state["live"].requires_grad_(), self.state["bank"]
+        if images.shape[1:] != live.shape[1:]:
+            raise UserError(
+                f"The images have shape {tuple(images.shape[1:])}, the perturbations {tuple(live.shape[1:])}: "
+                "train on images of one size."
+            )
+        chosen = torch.tensor(drawn(seeds, len(live), len(bank)), device=images.device)
+        return (images + eps_share * torch.cat([live, bank]).to(images)[chosen]).clamp(0, 1)
+
+    def learn(self) -> None:
+        live = self.state.get("live")
+        if live is None or live.grad is None:  # of a stage that trains on clean images
+            return
+        gradient, live.grad = reduce(live.grad, "sum"), None
+        with torch.no_grad():  # a sign of NaN would stay; in float16 that is what an update has that is left out
+            live += self.settings["step_size"] * gradient.nan_to_num(0).sign()
+            live.clamp_(-self.settings["eps"], self.settings["eps"])
+
+    def attacks(self) -> Mapping[str, Callable]:
+        return self.perturbations()
+
+    def perturbations(self) -> dict[str, UniversalPerturbation]:
+        if not self.state:
+            return {}
+        eps, size, steps = (self.settings[name] for name in ("eps", "step_size", "bank_steps"))
+        live = {f"live-{i}": delta for i, delta in enumerate(self.state["live"].detach().float().cpu(), start=1)}
+        bank = dict(zip(self.settings["bank"], self.state["bank"].float().cpu(), strict=True))
+        return {
+            **{name: UniversalPerturbation(delta, "universal", eps, step_size=size) for name, delta in live.items()},
+            **{name: UniversalPerturbation(delta, name, eps, steps=steps) for name, delta in bank.items()},
+        }
+
+
+def drawn(seeds: Sequence[int], live: int, bank: int) -> list[int]:
+    """Which perturbation each image gets, those of the bank counted after the live ones; depends on its seed alone."""
+    generator, found = torch.Generator(), []
+    for seed in seeds:
+        is_live, which = torch.rand(2, generator=generator.manual_seed(seed)).tolist()
+        found.append(int(which * live) if is_live < 0.5 or not bank else live + int(which * bank))
+    return found

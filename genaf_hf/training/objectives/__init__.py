@@ -1,0 +1,1 @@
+"""Objectives: what a defence makes of clean and attacked logits, one a file."""

@@ -1,0 +1,257 @@
+"""A Trainer whose killed runs go on where they were, and end with the weights and logs of one that was not killed."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers.trainer import _is_peft_model
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput
+
+from genaf_hf.errors import UserError
+from genaf_hf.training.checkpoint import (
+    check_disk_space,
+    damage,
+    finished_stage,
+    forget_finished_stage,
+    load_weights,
+    newest_complete_checkpoint,
+    read_state,
+    write_finished_stage,
+)
+from genaf_hf.training.options import (
+    check_finite,
+    check_finite_weights,
+    leave_out_batch_of_one,
+    must_train,
+    without_token,
+)
+
+BEST_WEIGHTS = "best"
+LOG_SUMS = "LogSums"
+BESIDE_MODEL = "beside_model.safetensors"
+
+
+class ResumableTrainer(Trainer):
+    """Checks what it saves, and goes on from it to the bit: weights, optimizer, random states, sums of the logs.
+
+    What a subclass trains beside the model, such as a perturbation, it gives and takes as tensors by name in
+    `tensors_beside_model` and `take_tensors_beside_model`.
+
+    Raises:
+        UserError: when a loss or a weight is not finite, or no weight changes.
+    """
+
+    loss_is_scaled_for_ga = False
+    words = "training"  # what this is, in sentences
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
+            self.accelerator.dataloader_config.data_seed = self.args.seed
+        self._log_sums: dict[str, Tensor] = defaultdict(float)
+        self._log_count = 0
+        self._look_at_weights: Callable[[], None] = lambda: None
+        self._sums_of_checkpoint: dict | None = None
+
+    # ---- for subclasses ----
+
+    def tensors_beside_model(self) -> dict[str, Tensor]:
+        """What is trained beside the model, the same on all processes; checkpoints hold it."""
+        return {}
+
+    def take_tensors_beside_model(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on with what a checkpoint holds beside the model; the tensors are on the CPU."""
+
+    def advice(self) -> str:
+        """What is to be done when a training diverges, in a sentence."""
+        checkpoint = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
+        return f"Lower the learning rate and resume from {checkpoint or 'the start: no checkpoint was written yet'}."
+
+    def add_to_log(self, **terms: Tensor) -> None:
+        """Sums up terms of the loss, whose means since the last log are logged with the next one."""
+        for name, value in terms.items():
+            self._log_sums[name] = self._log_sums[name] + value.detach()
+
+    # ---- training ----
+
+    def train_or_load(self, checkpoint: Path | None, **kwargs) -> TrainOutput:
+        """Trains, goes on, or, where a training was at its end already, only loads the result.
+
+        Args:
+            checkpoint: complete, to go on from; None for the start.
+            kwargs: for `Trainer.train`.
+        """
+        if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
+            check_disk_space(Path(self.args.output_dir).parent, self.model)
+        leave_out_batch_of_one(self.args, self.model, self.train_dataset)
+        if checkpoint is None:
+            trains = self.args.learning_rate > 0
+            with (
+                must_train(self.model, f"The {self.words}")
+                if trains
+                else nullcontext(lambda: None) as self._look_at_weights
+            ):
+                return self._train_to_the_end(**kwargs)
+        state = read_state(checkpoint)
+        if (checkpoint / BESIDE_MODEL).exists():
+            self.take_tensors_beside_model(load_file(checkpoint / BESIDE_MODEL))
+        finished = finished_stage(checkpoint)
+        *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        if finished is None and state.global_step < max_steps:
+            self._sums_of_checkpoint = state.stateful_callbacks.get(LOG_SUMS)
+            self.args.eval_on_start = False  # it was evaluated at its start
+            return self._train_to_the_end(resume_from_checkpoint=str(checkpoint), **kwargs)
+        self.state = state
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(str(checkpoint))
+        if finished is not None:
+            self.state.log_history = finished
+        else:
+            self._log_end(state)
+            self._end_training()
+        return TrainOutput(state.global_step, 0.0, {})
+
+    def _train_to_the_end(self, **kwargs) -> TrainOutput:
+        """Trains and, where training did not, evaluates what came out of it."""
+        output = super().train(**kwargs)
+        self._end_training()
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _end_training(self) -> None:
+        """Evaluates where training did not, and writes down that it is finished, with what it logged."""
+        check_finite_weights(self.model, self.state.global_step, self.advice)
+        if self.eval_dataset is not None and self.args.eval_strategy == IntervalStrategy.NO:
+            self.evaluate()
+        newest = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
+        if newest is not None and self.args.should_save and self.args.save_strategy != SaveStrategy.NO:
+            write_finished_stage(newest, self.state.log_history)
+
+    def _log_end(self, state: TrainerState) -> None:
+        """Logs what the Trainer does at the end of training, of a run that was killed before that."""
+        sums = state.stateful_callbacks.get(LOG_SUMS)
+        if sums is not None:
+            loss = (sums["logged_loss"] + sums["loss"]) / state.global_step
+            self.log({"total_flos": state.total_flos, "train_loss": loss})
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        check_finite(loss, f"step {self.state.global_step} of the {self.words}", self.advice)
+        return loss
+
+    def _run_epoch(self, **kwargs) -> None:
+        """Goes on with the sums of the checkpoint, which the Trainer begins anew."""
+        if self._sums_of_checkpoint is not None:
+            sums, self._sums_of_checkpoint = self._sums_of_checkpoint, None
+            self._tr_loss = self._tr_loss.new_tensor(sums["loss"])
+            self._total_loss_scalar, self._globalstep_last_logged = sums["logged_loss"], sums["logged_step"]
+            self._log_sums.update({name: self._tr_loss.new_tensor(value) for name, value in sums["terms"].items()})
+            self._log_count = sums["count"]
+        super()._run_epoch(**kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to training logs the mean of each term since the last one."""
+        if "train_runtime" in logs:  # of the whole training, where the Trainer's is of what came after a checkpoint
+            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
+        if "loss" in logs and self._log_count:
+            for name, value in self._log_sums.items():
+                logs[name] = gather(value / self._log_count).mean().item()
+            self._log_sums.clear()
+            self._log_count = 0
+        super().log(logs, start_time)
+
+    # ---- checkpoints ----
+
+    def find_checkpoint(self, resume_from_checkpoint: str | Path | bool | None, *folders: str | Path) -> Path | None:
+        """The checkpoint to go on from: the one that was named, with True the newest complete one in some folders.
+
+        Raises:
+            UserError: when there is none where one was asked for.
+        """
+        if not resume_from_checkpoint:
+            return None
+        if resume_from_checkpoint is not True:
+            checkpoint = Path(resume_from_checkpoint).resolve()
+            if found := damage(checkpoint, self.args.world_size):
+                raise UserError(
+                    f"{checkpoint} is no complete checkpoint; resume_from_checkpoint=True finds the newest one: "
+                    f"its {found}."
+                )
+            return checkpoint
+        checkpoint = newest_complete_checkpoint(*folders, world_size=self.args.world_size)
+        if checkpoint is None:
+            raise UserError(
+                f"There is no complete checkpoint of {self.args.world_size} process(es) in "
+                f"{' or '.join(map(str, folders))}; start without resuming."
+            )
+        return checkpoint
+
+    def _save_checkpoint(self, model, trial) -> None:
+        check_finite_weights(self.model, self.state.global_step, self.advice)
+        self.state.stateful_callbacks[LOG_SUMS] = self._sums()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            forget_finished_stage(folder)
+            if tensors := self.tensors_beside_model():  # before the Trainer's state, which marks a checkpoint complete
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file({name: each.detach().cpu() for name, each in tensors.items()}, folder / BESIDE_MODEL)
+        super()._save_checkpoint(model, trial)
+
+    def _sums(self) -> dict:
+        """What was summed up since the last log, for a run that goes on from here; the mean over processes."""
+        terms = {name: gather(torch.as_tensor(value)).double().mean().item() for name, value in self._log_sums.items()}
+        return {
+            "loss": gather(self._tr_loss).double().mean().item(),
+            "logged_loss": self._total_loss_scalar,
+            "logged_step": self._globalstep_last_logged,
+            "terms": terms,
+            "count": self._log_count,
+        }
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if self._has_native_checkpoints():
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        self._look_at_weights()
+        if self._has_native_checkpoints():
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _has_native_checkpoints(self) -> bool:
+        """Whether checkpoints are whole `save_pretrained` folders, which the Trainer would load only in part."""
+        return isinstance(self.model, PreTrainedModel) and not _is_peft_model(self.model)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        """Keeps the weights of the best evaluation so far where no checkpoint of this step will hold them.
+
+        Those that the newest checkpoint knows as the best stay too, for a run that goes on from there.
+        """
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end and not self.control.should_save:
+            folder = Path(self.args.output_dir)
+            newest = newest_complete_checkpoint(folder, world_size=self.args.world_size)
+            kept = newest and read_state(newest).best_model_checkpoint
+            self.state.best_model_checkpoint = str(folder / f"{BEST_WEIGHTS}-{self.state.global_step}")
+            self.save_model(self.state.best_model_checkpoint, _internal_call=True)
+            if self.args.should_save:
+                for path in folder.glob(f"{BEST_WEIGHTS}-*"):
+                    if str(path) not in (self.state.best_model_checkpoint, kept):
+                        shutil.rmtree(path)
+        return is_best
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the Trainer does, which writes the arguments too, but without their token."""
+        with without_token(self.args):
+            super()._save(output_dir, state_dict)

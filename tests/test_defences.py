@@ -1,0 +1,334 @@
+"""Defences: what they train on, their state in checkpoints and on several processes, and what is refused."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from own_defence import DEFENCES, trained
+from test_genaf_trainer import CHECKPOINTING, Recorder, changed, lora_model
+from torch.nn import functional as F
+from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
+
+from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation, pgd
+from genaf_hf.attacks import n_fgsm
+from genaf_hf.errors import UserError
+from genaf_hf.pipelines.harden import HardeningArguments, harden
+from genaf_hf.sharing.record import TrainingRecord
+from genaf_hf.training import defences
+from genaf_hf.training.adversaries.universal import Universal, drawn
+
+ADVERSARY = {"eps": 0.1, "steps": 3, "step_size": 0.05}
+ONE_STEP = {
+    "dtype": torch.float64,
+    "images": 24,
+    "per_device_train_batch_size": 24,
+    "max_steps": 1,
+    "max_grad_norm": 0,
+    "eps_warmup_ratio": 0,
+    "logging_steps": 1,
+}
+STEP_SEEDS = range((42 * 1_000_003) << 12, ((42 * 1_000_003) << 12) + 24)  # of the images of the first step
+QUICK = {"defence": "universal", "defence_settings": {"bank": ["l4a"], "bank_steps": 2}, "adapt_max_steps": -1}
+
+
+def one_step(folder, **settings):
+    """A trainer after one step, its gradients, the model before it, and images and labels in the order of that step."""
+    recorder, batches = Recorder(), []
+    trainer = tiny_trainer(folder, callbacks=[recorder], **ONE_STEP, **settings)
+    model, collate = PixelModel(copy.deepcopy(trainer.model), PROCESSOR), trainer.data_collator
+    trainer.data_collator = lambda rows: batches.append(collate(rows)) or batches[-1]
+    trainer.adversarial_finetune()
+    [batch] = [each for each in batches if len(each["labels"]) == 24]
+    return trainer, recorder.gradients, model, model.to_images(batch["pixel_values"]), batch["labels"]
+
+
+def check_gradients(found: dict, model: PixelModel, loss: torch.Tensor) -> None:
+    loss.backward()
+    expected = {name: parameter.grad for name, parameter in model.model.named_parameters()}
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def state_of(trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in trainer.tensors_beside_model().items()}
+
+
+# ---- what they train on ----
+
+
+def test_pgd_at_is_cross_entropy_on_attacked_images_alone(tmp_path):
+    trainer, gradients, model, images, labels = one_step(tmp_path, defence="pgd-at", random_start=False, **ADVERSARY)
+    loss = F.cross_entropy(model(pgd(model, images, labels, **ADVERSARY, random_start=False)), labels)
+    check_gradients(gradients, model, loss)
+    log = trainer.state.log_history[0]
+    assert log["adversarial_loss"] == pytest.approx(loss.item())
+    assert "clean_accuracy" not in log
+
+
+def test_n_fgsm_trains_on_one_step_that_is_not_clipped(tmp_path):
+    settings = {"defence": "n-fgsm", "eps": 0.1, "defence_settings": {"noise": 1.5}}
+    _, gradients, model, images, labels = one_step(tmp_path, **settings)
+    attacked = n_fgsm(model, images, labels, eps=0.1, noise=1.5, seeds=STEP_SEEDS)
+    assert (attacked - images).abs().max() > 0.2
+    check_gradients(gradients, model, F.cross_entropy(model(attacked), labels))
+
+
+def test_trades_attacks_and_trains_on_the_divergence(tmp_path):
+    settings = {"defence": "trades", "defence_settings": {"beta": 2.0}, **ADVERSARY}
+    trainer, gradients, model, images, labels = one_step(tmp_path, **settings)
+
+    def divergence(clean, attacked):
+        p, q = clean.softmax(1), attacked.softmax(1)
+        return (p * (p / q).log()).sum(1).mean()
+
+    clean = model(images).detach()
+    attacked = pgd(
+        model, images, labels, **ADVERSARY, seeds=STEP_SEEDS, loss=lambda logits, _: divergence(clean, logits)
+    )
+    by_labels = pgd(model, images, labels, **ADVERSARY, seeds=STEP_SEEDS)
+    assert divergence(clean, model(attacked)) > divergence(clean, model(by_labels))
+    clean_logits = model(images)
+    loss = F.cross_entropy(clean_logits, labels) + 2 * divergence(clean_logits, model(attacked))
+    check_gradients(gradients, model, loss)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item(), abs=1e-6)
+
+
+def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
+    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **QUICK)
+    begun.evaluate()
+    before = state_of(begun)
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", **QUICK)
+    eps, step = trainer.args.eps, trainer.args.step_size
+    assert (eps, step) == (10 / 255, 2 / 255)
+
+    live = before["live"].requires_grad_()
+    chosen = drawn(STEP_SEEDS, 2, 1)
+    assert {*chosen} == {0, 1, 2}
+    attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
+    loss = (F.cross_entropy(model(images), labels) + F.cross_entropy(model(attacked), labels)) / 2
+    check_gradients(gradients, model, loss)
+    after = state_of(trainer)
+    moved = (before["live"] + step * live.grad.sign()).clamp(-eps, eps).detach()
+    torch.testing.assert_close(after["live"], moved, rtol=0, atol=1e-15)
+    assert (after["live"] != before["live"]).double().mean() > 0.5
+    assert torch.equal(after["bank"], before["bank"])
+
+
+def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
+    chosen = drawn(range(40_000), 2, 4)
+    counts = torch.bincount(torch.tensor(chosen)) / 40_000
+    assert counts.tolist() == pytest.approx([0.25, 0.25, *[0.125] * 4], abs=0.01)
+    assert drawn(range(10, 15), 2, 4) == chosen[10:15]
+    assert {*drawn(range(100), 3, 0)} == {0, 1, 2}
+
+
+def test_perturbations_grow_over_the_warm_up_and_stay_within_eps(tmp_path):
+    sizes = []
+
+    def keep(module, args, kwargs):
+        if module.training:
+            clean, attacked = (kwargs["pixel_values"] / 2 + 0.5).chunk(2)
+            sizes.append((attacked - clean).abs().max().item())
+
+    trainer = tiny_trainer(tmp_path, max_steps=8, eps_warmup_ratio=0.5, **QUICK)
+    trainer.model.register_forward_pre_hook(keep, with_kwargs=True)
+    trainer.train()
+    assert sizes == pytest.approx([10 / 255 * share for share in (0.25, 0.5, 0.75, *[1.0] * 5)], abs=1e-6)
+    assert state_of(trainer)["live"].abs().max() <= 10 / 255
+
+
+def test_defence_none_is_the_undefended_baseline(tmp_path):
+    final = []
+    for name, settings in {"none": {"defence": "none"}, "baseline": {}}.items():
+        trainer = tiny_trainer(tmp_path / name, adapt_max_steps=-1, **settings)
+        (trainer.train if name == "none" else trainer.standard_finetune)()
+        final.append(copied_weights(trainer.model))
+        assert trainer.state.log_history[-1]["stage"] == "standard_finetune"
+    torch.testing.assert_close(*final, rtol=0, atol=0)
+    assert "eval_robust_accuracy" not in tiny_trainer(tmp_path, defence="none").evaluate()
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "trades", "universal", "none"])
+def test_stage_2_is_a_part_of_gen_af_and_can_follow_others(tmp_path, name):
+    settings = {"defence": name, **({"defence_settings": QUICK["defence_settings"]} if name == "universal" else {})}
+    assert tiny_trainer(tmp_path, adapt_max_steps=-1, **settings).train().global_step == 5
+    trainer = tiny_trainer(tmp_path, **settings)
+    assert trainer.train().global_step == 10
+    assert [log["stage"] for log in trainer.state.log_history if "train_loss" in log][1] == "adapt"
+
+
+# ---- state: checkpoints, processes, accumulation, precision, memory, adapters ----
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_resumed_is_uninterrupted_with_the_state_to_the_bit(tmp_path, name):
+    settings = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "images": 24, **DEFENCES[name]}
+    whole = tiny_trainer(tmp_path, **settings)
+    whole.train()
+    for checkpoint in ("adversarial_finetune/checkpoint-2", "adversarial_finetune/checkpoint-5", "adapt/checkpoint-4"):
+        again = tiny_trainer(tmp_path, **settings)
+        again.train(resume_from_checkpoint=tmp_path / checkpoint)
+        torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
+        torch.testing.assert_close(state_of(again), state_of(whole), rtol=0, atol=0)
+        assert again.evaluate()["eval_robust_accuracy"] == whole.evaluate()["eval_robust_accuracy"]
+
+
+@pytest.fixture(scope="module")
+def two(processes, tmp_path_factory) -> list[dict]:
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("two")
+    processes.run_on_two_processes(Path(__file__).with_name("own_defence.py"), folder, HF_HOME=str(folder / "cache"))
+    return [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_two_processes_and_accumulation_are_one_batch_on_one(tmp_path, two, name):
+    one = trained(tmp_path / "full", name, "full")
+    for batch in ("half", "quarter"):
+        for found in two:
+            torch.testing.assert_close(found[name, batch], one, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}])
+def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp_path, changes):
+    settings = {name: value for name, value in changes.items() if name != "lora"}
+    model = lora_model(tiny_model(), ["q_proj", "v_proj"]) if "lora" in changes else None
+    trainer = tiny_trainer(tmp_path, model=model, **settings, **QUICK)
+    trainer.evaluate()
+    weights, state = copied_weights(trainer.model), state_of(trainer)
+    trainer.train()
+    trainable = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert changed(weights, copied_weights(trainer.model)) == trainable
+    assert changed(state, state_of(trainer)) == {"live"}
+    assert state["live"].dtype == torch.float32
+    assert trainer.evaluate().keys() >= {"eval_clean_accuracy", "eval_robust_accuracy"}
+
+
+def test_the_bank_is_crafted_once_on_the_public_encoder(tmp_path, caplog):
+    caplog.set_level("INFO")
+    first = tiny_trainer(tmp_path / "first", **QUICK)
+    first.train()
+    again = tiny_trainer(tmp_path / "again", **QUICK)
+    again.standard_finetune()
+    assert caplog.text.count("Crafting l4a") == 1
+    assert torch.equal(state_of(again)["bank"], state_of(first)["bank"])
+    found = first.defence.adversary.perturbations()
+    assert [*found] == ["live-1", "live-2", "l4a"]
+    found["live-1"].save_pretrained(tmp_path / "shared")
+    assert torch.equal(UniversalPerturbation.from_pretrained(tmp_path / "shared").delta, state_of(first)["live"][0])
+
+
+# ---- records, cards, recipes ----
+
+
+def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dataset, encoders):
+    dataset.save_to_disk(tmp_path / "colours")
+    arguments = HardeningArguments(
+        model_name_or_path=encoders["mae"], dataset_name=str(tmp_path / "colours"), dae_steps=3, pgd_steps=2
+    )
+    config = GenAFConfig(
+        output_dir=str(tmp_path / "run"),
+        defence="paired",
+        defence_settings='{"pull": 0.25}',
+        per_device_train_batch_size=8,
+        max_steps=6,
+        report_to="none",
+        use_cpu=True,
+    )
+    harden(arguments, config)
+    record = TrainingRecord.load(tmp_path / "run/training.json")
+    assert record.defence["name"] == "paired"
+    assert record.defence["settings"] == {"eps": 0.1, "pull": 0.25}
+    assert record.stages.keys() == {"adversarial_finetune"}
+    assert all("distance" in log for log in record.history if "loss" in log)
+    card = (tmp_path / "run/README.md").read_text()
+    assert "hardened with Paired (Tests, 2026)" in card
+    assert "`paired`, with eps 0.1, pull 0.25" in card
+    assert "@misc{paired2026" in card
+    assert "zhou2024genaf" not in card
+    assert "--defence paired" in record.command
+
+
+# ---- what is refused or said ----
+
+
+@pytest.fixture
+def make(tmp_path):
+    return lambda **changes: GenAFConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"defence": "magic"}, 'There is no defence "magic"; there are .*gen-af, .*universal'),
+        ({"defence": "universal", "eps": 0.0}, "eps is 0.0, expected"),
+        ({"defence": "trades", "defence_settings": {"gamma": 1}}, 'trades has no setting "gamma"; it has .*beta'),
+        (
+            {"defence": "trades", "defence_settings": {"eps": 0.1}},
+            "defence_settings give eps, which is",
+        ),
+        ({"defence": "trades", "defence_settings": {"beta": -1}}, "beta is -1, expected a positive number"),
+        ({"defence": "trades", "defence_settings": {"beta": "big"}}, 'beta is "big", expected a number'),
+        ({"defence": "trades", "defence_settings": "beta"}, "defence_settings are beta, expected JSON"),
+        ({"defence": "trades", "defence_settings": "[1]"}, "defence_settings are .*, expected settings by name"),
+        ({"defence": "universal", "defence_settings": {"live": 0}}, "live is 0, expected"),
+        (
+            {"defence": "universal", "defence_settings": {"bank": ["pgd"]}},
+            "bank is .*, expected a list of universal",
+        ),
+    ],
+)
+def test_what_no_defence_can_be_is_refused_in_one_sentence(make, settings, sentence):
+    with pytest.raises(UserError, match=sentence) as refusal:
+        make(**settings)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_setting_that_the_defence_does_not_read_is_said(make, caplog):
+    config = make(defence="universal", genetic_weight=20.0, norm="l2")
+    assert "genetic_weight is 20.0, which the defence universal does not read; it reads eps" in caplog.text
+    assert "norm is l2, which" in caplog.text
+    assert (config.genetic_weight, config.norm, config.steps) == (None, "linf", None)
+    caplog.clear()
+    again = GenAFConfig(**{**json.loads(config.to_json_string()), "output_dir": "x", "use_cpu": True})
+    assert again.eps == config.eps == 10 / 255
+    make(defence="none")
+    assert caplog.text == ""
+
+
+def test_more_live_perturbations_than_images_in_an_update_are_refused_before_training(tmp_path):
+    settings = {**QUICK, "defence_settings": {"bank": [], "live": 9}}
+    with pytest.raises(UserError, match=r"live is 9, but an update is of 8 image\(s\)"):
+        tiny_trainer(tmp_path, **settings).train()
+    twice = tiny_trainer(tmp_path, gradient_accumulation_steps=2, max_steps=1, **settings)
+    assert twice.train().global_step == 1
+
+
+def test_perturbations_of_another_size_are_refused():
+    adversary = Universal(eps=0.1)
+    adversary.state = {"live": torch.zeros(2, 3, 8, 8), "bank": torch.zeros(0, 3, 8, 8)}
+    with pytest.raises(UserError, match=r"images have shape \(3, 9, 9\), the perturbations \(3, 8, 8\)"):
+        adversary.craft(None, torch.zeros(1, 3, 9, 9), torch.zeros(1), seeds=[0])
+
+
+def test_a_run_of_another_defence_is_not_gone_on_with(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "adapt_max_steps": -1}
+    tiny_trainer(tmp_path, **settings, defence="pgd-at").train()
+    with pytest.raises(UserError, match=r"checkpoint-5 is of the defence pgd-at with .*, expected trades with"):
+        tiny_trainer(tmp_path, **settings, defence="trades").train(resume_from_checkpoint=True)
+    with pytest.raises(UserError, match=r"checkpoint-5 is of the defence pgd-at .*'eps': 0.0156.* expected pgd-at"):
+        tiny_trainer(tmp_path, **settings, defence="pgd-at", eps=0.1).train(resume_from_checkpoint=True)
+
+
+def test_a_defence_is_registered_once_and_takes_its_settings_by_name():
+    with pytest.raises(UserError, match='There is a defence "trades" already'):
+
+        @defences.register_defence(title="Mine")
+        def trades(): ...
+
+    with pytest.raises(UserError, match='The setting "eps" of mine is expected by name alone, with a default'):
+
+        @defences.register_defence(title="Mine")
+        def mine(eps): ...
