@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TypeVar
 
 import httpx2
 from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
@@ -24,6 +25,7 @@ from huggingface_hub.utils import parse_ratelimit_headers
 from genaf_hf.errors import first_line
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 WAITS = (2, 8, 32)  # seconds between the attempts
 LONGEST_WAIT = 300  # seconds, the window in which the Hub counts requests
@@ -46,7 +48,7 @@ ADVICE = {
 }
 
 
-def persistently(action: Callable[[], str]) -> str:
+def persistently(action: Callable[[], Result]) -> Result:
     """The result of an action on the Hub, which is done again after a while where it failed by what passes.
 
     The client itself repeats only some requests, not those that make repositories, branches and commits; it knows no

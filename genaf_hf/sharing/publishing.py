@@ -1,7 +1,7 @@
 """Sharing models and results on the Hub."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.hub import persistently, trouble
+from genaf_hf.hub import Result, persistently, trouble
 from genaf_hf.sharing.layout import PUBLISHED, REPORT
 
 
@@ -72,14 +72,9 @@ def publish(
         )
         return str(commit.commit_url)
 
-    try:
-        return persistently(push)
-    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
-        command += " --push_anyway" * push_anyway
-        raise UserError(
-            f'"{name}" was not pushed: {trouble(error) or first_line(error)}; everything is kept in {folder}, and this '
-            f"command goes on: {command}"
-        ) from error
+    command += " --push_anyway" * push_anyway
+    kept = f"; everything is kept in {folder}, and this command goes on: {command}"
+    return on_the_hub(push, f'"{name}" was not pushed', kept)
 
 
 def why_unreliable(folder: Path) -> str | None:
@@ -117,14 +112,8 @@ def commit_files(
         UserError: when the Hub does not take it.
     """
     operations = [CommitOperationAdd(path, content) for path, content in files.items()]
-    try:
-        commit = persistently(
-            lambda: HfApi().create_commit(
-                repo_id, operations, commit_message=message, parent_commit=parent, create_pr=create_pr
-            )
-        )
-    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
-        raise UserError(f'"{repo_id}" was not changed: {trouble(error) or first_line(error)}.') from error
+    settings = {"commit_message": message, "parent_commit": parent, "create_pr": create_pr}
+    commit = on_the_hub(partial(HfApi().create_commit, repo_id, operations, **settings), f'"{repo_id}" was not changed')
     return str(commit.pr_url or commit.commit_url)
 
 
@@ -134,10 +123,8 @@ def check_access(repo_id: str, *, create_pr: bool) -> None:
     Raises:
         UserError: says what to do.
     """
-    try:
-        persistently(HfApi().whoami if create_pr else partial(HfApi().auth_check, repo_id, write=True))
-    except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise UserError(f'"{repo_id}" cannot be changed: {trouble(error) or first_line(error)}.') from error
+    may = HfApi().whoami if create_pr else partial(HfApi().auth_check, repo_id, write=True)
+    on_the_hub(may, f'"{repo_id}" cannot be changed')
 
 
 def newest_commit(repo_id: str) -> str:
@@ -146,10 +133,7 @@ def newest_commit(repo_id: str) -> str:
     Raises:
         UserError: when the Hub does not tell.
     """
-    try:
-        return persistently(lambda: HfApi().model_info(repo_id).sha)
-    except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise UserError(f'"{repo_id}" cannot be read: {trouble(error) or first_line(error)}.') from error
+    return on_the_hub(lambda: HfApi().model_info(repo_id).sha, f'"{repo_id}" cannot be read')
 
 
 def open_repository(
@@ -162,7 +146,23 @@ def open_repository(
     """
     name = repo_id or Path(folder).resolve().name
     api = HfApi(token=token)
+    return on_the_hub(
+        lambda: api.create_repo(name, private=private, exist_ok=True).repo_id, f'"{name}" cannot be written to'
+    )
+
+
+def on_the_hub(action: Callable[[], Result], failed: str, end: str = ".") -> Result:
+    """The result of an action on the Hub, for which it is asked persistently.
+
+    Args:
+        action: asks the Hub.
+        failed: the sentence that says what is not done where the Hub does not do it, up to the reason.
+        end: of the sentence.
+
+    Raises:
+        UserError: with that sentence.
+    """
     try:
-        return persistently(lambda: api.create_repo(name, private=private, exist_ok=True).repo_id)
-    except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise UserError(f'"{name}" cannot be written to: {trouble(error) or first_line(error)}.') from error
+        return persistently(action)
+    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
+        raise UserError(f"{failed}: {trouble(error) or first_line(error)}{end}") from error
