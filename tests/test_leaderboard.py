@@ -242,6 +242,11 @@ def test_chance_and_failed_checks_are_those_of_the_report():
     assert {(each.chance, each.failed_checks) for each in check(entries, reports)} == {
         (0.25, ("gradients are not zero",))
     }
+    unchecked = replace(report, checks=report.checks[:0])
+    reports = {("someone/hardened", "report.json"): Report(unchecked.to_json().encode())}
+    found = check(read_card(info(model_index(unchecked)))[0], reports)
+    assert [each.reliable for each in found] == [True, False, False]
+    assert {each.failed_checks for each in found} == {("no self-check was made",)}
     gone = {("someone/hardened", "report.json"): Report(missing="gone")}
     unread = [*check(entries, None), *check(entries, gone)]
     assert {(each.chance, each.failed_checks) for each in unread} == {(None, ())}
@@ -275,8 +280,9 @@ def test_conditions_that_the_report_does_not_know(attack, name, value):
     assert problems(index, report)[attack] == ["the report does not hold this result"]
 
 
-def test_what_the_report_holds_unreliable_is_not_believed_to_be_reliable():
-    report = make_report(checks=[Check("hardened", "gradients are not zero", False, {"share": 0.5})])
+@pytest.mark.parametrize("checks", [[Check("hardened", "gradients are not zero", False, {"share": 0.5})], []])
+def test_what_the_report_holds_unreliable_is_not_believed_to_be_reliable(checks):
+    report = make_report(checks=checks)
     index = model_index(report)
     metric(index, "pgd")["args"]["reliable"] = True
     assert problems(index, report) == {"clean": [], "l4a": [], "pgd": ["the report does not hold this result"]}

@@ -2,6 +2,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import SIDE
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from huggingface_hub import ModelCard
+from matplotlib.figure import Figure
 from PIL import Image
 from transformers import TrainingArguments
 
@@ -20,11 +22,11 @@ from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.pipelines.harden import HardeningArguments, described
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import TILE, draw_samples
-from genaf_hf.sharing.figures import attack_label, draw_gallery, draw_overview
+from genaf_hf.sharing.figures import attack_label, draw_accuracies, draw_gallery, draw_overview
 from genaf_hf.sharing.model_card import model_card
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
-from genaf_hf.sharing.training_figures import draw_layers, draw_training, stage_label
+from genaf_hf.sharing.training_figures import draw_layers, draw_terms, draw_training, stage_label
 
 TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
 QUIET = {"report_to": "none", "use_cpu": True}
@@ -235,6 +237,24 @@ def test_training_curves_are_drawn(tmp_path, history):
     record = make_record(history=history)
     draw_training(record, tmp_path / "curves.png")
     assert size_of(tmp_path / "curves.png") == (330 + 630 * len(record.stages), 1050)
+
+
+def test_losses_are_drawn_from_0_on():
+    axes = Figure().subplots()
+    draw_terms(axes, [{"step": step, "loss": 0.47 + step / 1e5} for step in (1, 2)], ["loss"], scale=1)
+    low, high = axes.get_ylim()
+    assert low <= 0 < 0.4701 < high
+
+
+def test_chance_is_drawn_where_it_is_known():
+    def lines(report) -> list[float]:
+        axes = Figure().subplots()
+        draw_accuracies(axes, report)
+        return [line.get_ydata()[0] for line in axes.lines if line.get_label() == "chance"]
+
+    report = make_report()
+    assert lines(report) == [pytest.approx(100 / 3)]
+    assert lines(replace(report, models={name: {"class": "ViT"} for name in report.models})) == []
 
 
 def test_pictures_say_the_eps_of_what_they_show():

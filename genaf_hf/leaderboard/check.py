@@ -13,6 +13,7 @@ from genaf_hf.leaderboard.entries import Entry, number, text, whole
 from genaf_hf.sharing.eval_results import conditions, dataset_name
 
 TOLERANCE = 1e-4  # cards round
+UNCHECKED = "no self-check was made"
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def known_of(report: RobustnessReport, model: str) -> dict:
     """What a report knows of a model beside its results, as fields of an entry."""
     chance = report.chance_of(model)
     failed = [text(each.name) for each in report.failed_checks if each.model == model]
+    if not failed and not report.is_trusted(model):
+        failed = [UNCHECKED]
     return {"chance": chance if chance and 0 < chance <= 1 else None, "failed_checks": tuple(failed)}
 
 

@@ -40,7 +40,7 @@ class Entry:
         report_sha256: as claimed.
         report_checked: whether the report was read, has this hash, and holds this accuracy.
         chance: accuracy of guessing, by the report; None where it was not read or does not know the classes.
-        failed_checks: names of the self-checks that the model failed, by the report.
+        failed_checks: names of the self-checks that the model failed, by the report, or that none was made.
         problems: what is wrong, as sentences. A model that has one is on no Pareto front.
         notes: what else is to be known.
     """

@@ -84,7 +84,8 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
     axes.set_ylim(0, 105)
     axes.set_ylabel(f"accuracy in % of {report.dataset['count']} images")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(report.models))
+    draw_chance(axes, report.chance_of(name))
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(report.models) + 1)
 
 
 def percentages(rates: Sequence[Rate]) -> tuple[list[float], list[float], list[float]]:
@@ -150,12 +151,18 @@ def sweep_panel(axes, report: RobustnessReport, model: str) -> None:
             eps, heights, yerr=[below, above], label=label, color=color, linestyle=style, marker="o", markersize=4,
             capsize=2, elinewidth=0.8,
         )  # fmt: skip
-    axes.axhline(100 / report.models[model]["classes"], color="gray", linewidth=0.8, linestyle=":", label="chance")
+    draw_chance(axes, report.chance_of(model))
     axes.set_xlabel("eps, in units of pixels in [0, 1]")
     axes.set_ylim(-2, 102)
     axes.spines[["top", "right"]].set_visible(False)
     doubt = "" if report.is_trusted(model) else "\nUNRELIABLE, a self-check failed"
     axes.set_title(f"{model}{doubt}", fontsize=10, parse_math=False)
+
+
+def draw_chance(axes, level: float | None) -> None:
+    """A dotted line at the accuracy of guessing, where it is known."""
+    if level is not None:
+        axes.axhline(100 * level, color="gray", linewidth=0.8, linestyle=":", label="chance")
 
 
 def draw_gallery(

@@ -87,6 +87,9 @@ def draw_terms(axes, entries: Sequence[Mapping], terms: Sequence[str], scale: fl
             axes.plot(*zip(*points, strict=True), marker="o", color=f"C{index % 2}", label=label, **style)
     if scale > 1:
         axes.set_ylim(-2, 102)
+    else:  # from 0 on, or the least change would fill the panel
+        axes.update_datalim([(0, 0)], updatex=False)
+        axes.autoscale_view()
     axes.spines[["top", "right"]].set_visible(False)
     if axes.has_data():
         axes.legend(frameon=False, fontsize=8)
