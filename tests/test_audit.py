@@ -32,6 +32,8 @@ from genaf_hf.pipelines.trained_images import CHOICES, images_of_record
 from genaf_hf.sharing.figures import draw_gallery
 from genaf_hf.sharing.record import TrainingRecord
 
+pytestmark = pytest.mark.slow(reason="audits a model with all attacks")
+
 RECIPE = Path(__file__).parents[1] / "recipes" / "audit.py"
 PATCH = {"steps": 1, "width": 8, "batch_size": 4, "area": 0.1}
 QUICK = {"l4a": {"steps": 2}, "advencoder-pat": PATCH, "pgd": {"steps": 2}, "square": {"steps": 5}}

@@ -26,6 +26,8 @@ from genaf_hf.demo.demo import Demo, Outcome, amplified, different, eps_words
 from genaf_hf.demo.pictures import enlarged, read_image
 from genaf_hf.models.loading import load_classifier
 
+pytestmark = pytest.mark.slow(reason="attacks models, and serves the page")
+
 __all__ = ["browser"]
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.py"
 HOSTILE = ["<img src=x onerror=alert(1)>", "**green** <b>x</b>", "blue"]

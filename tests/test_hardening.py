@@ -19,6 +19,8 @@ from genaf_hf.pipelines.harden import HardeningArguments, craft_attacks, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.values.markup import plain
 
+pytestmark = pytest.mark.slow(reason="hardens")
+
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_mae.py"
 QUICK = {
     "per_device_train_batch_size": 8,

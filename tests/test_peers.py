@@ -9,6 +9,8 @@ from torch import nn
 
 from genaf_hf.attacks import autoattack
 
+pytestmark = pytest.mark.slow(reason="trains a classifier, and other libraries take their time")
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 INSTALL = {
     "foolbox": "pip install -c constraints.txt '.[peers]'",

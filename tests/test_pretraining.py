@@ -19,6 +19,8 @@ from genaf_hf.pretraining.losses import next_center
 from genaf_hf.pretraining.projection import Projected, PrototypeHead, headless_encoder
 from genaf_hf.pretraining.view_trainer import pretrained
 
+pytestmark = pytest.mark.slow(reason="pre-trains by all methods")
+
 WITHOUT_US = """
 import json, sys
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining

@@ -18,6 +18,8 @@ from genaf_hf.pretraining import (
     pretrain_supervised,
 )
 
+pytestmark = pytest.mark.slow(reason="pre-trains until a probe sees it")
+
 SMALL = {
     "image_size": 8,
     "patch_size": 4,

@@ -33,6 +33,8 @@ from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS
 from genaf_hf.pretraining.pretrain import pretrain
 from genaf_hf.pretraining.view_trainer import LEAVES
 
+pytestmark = pytest.mark.slow(reason="pre-trains")
+
 RECIPES = Path(__file__).parents[1] / "recipes"
 # Their settings as they are in their code; their loss sums over a batch of 256 where ours takes the mean.
 AUTHORS = {

@@ -13,6 +13,8 @@ from genaf_hf import GenAFTrainer
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.record import TrainingRecord
 
+pytestmark = pytest.mark.slow(reason="trains")
+
 ROOT = Path(__file__).parents[1]
 WRITTEN = {"README.md", "report.json", "training.json", "layer_robustness.json"}
 PICTURES = {"layer_robustness.png", "training_curves.png"}

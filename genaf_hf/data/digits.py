@@ -3,7 +3,6 @@
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
-from sklearn.datasets import load_digits
 
 DIGITS = "digits"
 TEST_SIZE = 500
@@ -16,6 +15,8 @@ def digits() -> DatasetDict:
     Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998
     (https://doi.org/10.24432/C50P49), the copy inside scikit-learn.
     """
+    from sklearn.datasets import load_digits  # takes a second of import, which other data can do without
+
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in bunch.target_names])})
