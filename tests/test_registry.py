@@ -1,4 +1,6 @@
+import json
 from functools import partial
+from typing import Literal, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -20,21 +22,24 @@ from genaf_hf.attacks import (
     registry,
     square,
 )
-from genaf_hf.attacks.registry import attack_name
+from genaf_hf.attacks.registry import attack_name, configured
 from genaf_hf.errors import UserError
+
+ENCODER, MODEL = ("encoder", "images", "labels"), ("model", "images", "labels")
+PUBLISHED = {
+    **dict.fromkeys(("advencoder-per", "advencoder-pat", "l4a", "l4a-fuse", "l4a-ugs", "std", "ssp"), ENCODER[:2]),
+    **dict.fromkeys(("uap", "uapgd"), ENCODER),
+    "fff": ENCODER[:1],
+    **dict.fromkeys(("fgsm", "n-fgsm", "mi-fgsm", "pgd", "square", "autoattack"), MODEL),
+    "feature-pgd": MODEL[:2],
+}
 
 
 def test_the_attacks_by_their_names():
-    assert {*ATTACKS} == {
-        *("advencoder-per", "advencoder-pat", "l4a", "l4a-fuse", "l4a-ugs", "std", "ssp", "fff", "uap", "uapgd"),
-        *("fgsm", "n-fgsm", "mi-fgsm", "pgd", "feature-pgd", "square", "autoattack"),
-    }
+    assert {name: ATTACKS[name].needs for name in PUBLISHED} == PUBLISHED
     assert ATTACKS["l4a-fuse"].function is l4a_fuse
-    assert {name for name, attack in ATTACKS.items() if "labels" not in attack.needs} == {
-        *("advencoder-per", "advencoder-pat", "l4a", "l4a-fuse", "l4a-ugs", "std", "ssp", "fff", "feature-pgd")
-    }
-    assert {name for name, attack in ATTACKS.items() if not attack.universal} == {
-        *("fgsm", "n-fgsm", "mi-fgsm", "pgd", "feature-pgd", "square", "autoattack")
+    assert {name for name, attack in ATTACKS.items() if attack.universal} >= {
+        name for name, needs in PUBLISHED.items() if needs[0] == "encoder"
     }
 
 
@@ -76,6 +81,40 @@ def test_a_decorator_adds_one(monkeypatch):
     assert (added.knowledge, added.norms, added.citation) == ("model", ("linf",), None)
     with pytest.raises(ValueError, match='There is an attack "my-own" already'):
         register_attack("model")(my_own)
+
+
+def test_what_an_attacker_must_know_is_said_in_words():
+    by_knowledge = {name: attack.knowledge for name, attack in ATTACKS.items() if not attack.universal}
+    assert by_knowledge.pop("square") == "model's answers"
+    assert {*by_knowledge.values()} == {"model"}
+    assert {attack.knowledge for attack in ATTACKS.values() if attack.universal} == {"public encoder"}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_its_settings_are_all_that_it_takes_to_configure_it_again(name):
+    attack = ATTACKS[name]
+    settings = json.loads(json.dumps(attack.configure().settings))
+    assert settings.keys() == {*attack.settings} - {"loss"}
+    assert attack.configure(**settings).settings == settings
+    assert attack.norms == get_args(get_type_hints(attack.function).get("norm", Literal["linf"]))
+
+
+def test_a_step_size_that_is_not_given_is_the_one_that_the_settings_name(linear):
+    for attack, settings in ((pgd, {"norm": "l2"}), (mi_fgsm, {})):
+        known = ATTACKS[attack.__name__.replace("_", "-")].configure(eps=0.1, steps=4, **settings).settings
+        derived = attack(linear, IMAGES, LABELS, eps=0.1, steps=4, **settings)
+        assert torch.equal(derived, attack(linear, IMAGES, LABELS, **known))
+        assert not torch.equal(derived, attack(linear, IMAGES, LABELS, **known | {"step_size": 0.01}))
+
+
+def test_a_partial_is_an_attack_at_the_defaults_of_its_function():
+    attack = configured(partial(n_fgsm, eps=np.float32(0.5)))
+    assert attack.settings == {"eps": 0.5, "noise": 2.0, "step": 1.25, "within_eps": False}
+    assert configured(attack) is attack
+    own = configured(partial(lambda model, images, labels, *, eps: images, eps=0.1))
+    assert (own.attack.name, own.attack.needs, own.settings) == ("<lambda>", MODEL, {"eps": 0.1})
+    with pytest.raises(UserError, match="pgd has no default for steps"):
+        configured(partial(pgd, eps=0.1))
 
 
 @pytest.mark.parametrize("needs", [(), ("images",), ("model", "gradients")])

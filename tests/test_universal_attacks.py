@@ -10,12 +10,26 @@ from torch.nn import functional as F
 from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, UniversalPerturbation
-from genaf_hf.attacks import ATTACKS, UniversalPatch, advencoder_pat, fff, l4a, l4a_fuse, l4a_ugs, ssp, std, uap, uapgd
+from genaf_hf.attacks import (
+    ATTACKS,
+    UniversalPatch,
+    advencoder_pat,
+    fff,
+    l4a,
+    l4a_fuse,
+    l4a_ugs,
+    registry,
+    ssp,
+    std,
+    uap,
+    uapgd,
+)
 from genaf_hf.attacks.advencoder import Generator, advencoder_per, high_pass, info_nce, seeded_generator
 from genaf_hf.attacks.fff import log_energy
 from genaf_hf.attacks.l4a import gaussian_images
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.uap import deepfool
+from genaf_hf.attacks.universal import universal_attack
 from genaf_hf.errors import UserError
 
 EPS = 0.1
@@ -227,6 +241,49 @@ def test_a_layer_can_be_named(vit, images):
     by_name, by_index = (l4a(encoder, images, eps=EPS, steps=3, layer=layer) for layer in ("vit.layers.0", 1))
     assert torch.equal(by_name.delta, by_index.delta)
     assert by_name.objective == "mean squared activation of hidden state vit.layers.0"
+
+
+# ---- an attack told by its objective ----
+
+
+@pytest.fixture
+def own_attacks(monkeypatch):
+    """Attacks that a test adds are gone after it."""
+    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", type(ATTACKS)(ATTACKS))
+
+
+def test_its_objective_is_all_that_a_universal_attack_must_say(vit, images, own_attacks):
+    @universal_attack("images", words="sum, {weight:g} times", steps=3)
+    def summing(encoder, images, *, weight: float = 2.0):
+        """Raises the sum."""
+        return lambda delta, batch: weight * delta.sum() + 0 * batch.sum()
+
+    attack = registry.ATTACKS["summing"]
+    assert attack.needs == ("encoder", "images")
+    assert attack.configure(eps=0.5).settings == {
+        "eps": 0.5,
+        "steps": 3,
+        "step_size": 0.01,
+        "batch_size": 16,
+        "seed": 0,
+        "data": None,
+        "weight": 2.0,
+    }
+    down = summing(PixelModel(*vit), images, eps=0.5, step_size=0.4, weight=-1, data="twelve images")
+    assert torch.equal(down.delta, torch.full((3, 8, 8), -0.5))
+    assert (down.attack, down.steps, down.step_size, down.data) == ("summing", 3, 0.4, "twelve images")
+    assert down.objective == "sum, -1 times"
+    with pytest.raises(UserError, match='weight is "much", expected a number'):
+        summing(PixelModel(*vit), images, weight="much")
+
+
+def test_without_images_there_are_no_settings_of_images(vit, own_attacks):
+    @universal_attack(words="sum")
+    def summing(encoder):
+        return lambda delta: delta.sum()
+
+    assert registry.ATTACKS["summing"].settings == ["eps", "steps", "step_size", "seed"]
+    assert summing(PixelModel(*vit), eps=0.25, step_size=1.0, steps=1).delta.unique().tolist() == [0.25]
 
 
 # ---- L4A ----

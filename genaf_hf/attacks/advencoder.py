@@ -14,7 +14,6 @@ from genaf_hf.attacks.universal import attacked, check_universal_settings, craft
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
-from genaf_hf.values.provenance import model_source
 
 NOISE = 100
 OBJECTIVE = "InfoNCE of clean and attacked features, high frequencies, small distance"
@@ -28,7 +27,7 @@ CITATION = """@inproceedings{zhou2023advencoder,
 }"""
 
 
-@register_attack("encoder", "images", eps=10 / 255, steps=500, citation=CITATION)
+@register_attack("encoder", "images", eps=10 / 255, citation=CITATION)
 def advencoder_per(
     encoder: PixelModel,
     images: Tensor,
@@ -69,7 +68,7 @@ def advencoder_per(
     return crafted(encoder, delta, "advencoder-per", OBJECTIVE, eps=eps, steps=steps, seed=seed, data=data)
 
 
-@register_attack("encoder", "images", steps=500, citation=CITATION)
+@register_attack("encoder", "images", citation=CITATION)
 def advencoder_pat(
     encoder: PixelModel,
     images: Tensor,
@@ -117,21 +116,9 @@ def advencoder_pat(
         return paste(batch, pixels(), random_corners(batch, side, [random] * len(batch)))
 
     train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
-    source, revision = model_source(encoder.model.config)
     top, left = corner if place == "fixed" else (None, None)
-    return UniversalPatch(
-        delta=pixels().detach(),
-        attack="advencoder-pat",
-        eps=1.0,
-        steps=steps,
-        seed=seed,
-        encoder=source,
-        encoder_revision=revision,
-        data=data,
-        objective=OBJECTIVE,
-        top=top,
-        left=left,
-    )
+    known = {"eps": 1.0, "steps": steps, "seed": seed, "data": data, "top": top, "left": left}
+    return crafted(encoder, pixels().detach(), "advencoder-pat", OBJECTIVE, kind=UniversalPatch, **known)
 
 
 class Generator(nn.Module):

@@ -24,7 +24,7 @@ CITATION = """@inproceedings{moosavi2017uap,
 }"""
 
 
-@register_attack("encoder", "images", "labels", eps=0.05, steps=500, citation=CITATION)
+@register_attack("encoder", "images", "labels", eps=0.05, citation=CITATION)
 def uap(
     encoder: PixelModel,
     images: Tensor,

@@ -1,21 +1,13 @@
 """UAPGD (Deng & Karam, ICIP 2020) over a linear probe."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf.attacks.linear_probe import LinearProbe
-from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import (
-    ascend_perturbation,
-    attacked,
-    check_universal_settings,
-    crafted,
-    random_batches,
-    random_start,
-    universal_step_size,
-)
+from genaf_hf.attacks.universal import Objective, attacked, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{deng2020uapgd,
@@ -26,48 +18,38 @@ CITATION = """@inproceedings{deng2020uapgd,
 }"""
 
 
-@register_attack("encoder", "images", "labels", eps=0.05, derived={"step_size": universal_step_size}, citation=CITATION)
-def uapgd(
-    encoder: PixelModel,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    steps: int = 500,
-    step_size: float | None = None,
-    momentum: float = 0.9,
-    batch_size: int = 16,
-    seed: int = 0,
-    data: str | None = None,
-) -> UniversalPerturbation:
-    """A universal perturbation that raises the cross-entropy of a linear probe, by PGD with momentum.
+def momentum_steps(delta: Tensor, step_size: float, *, momentum: float = 0.9) -> Callable[[], None]:
+    """Steps by the sign of the accumulated gradient, each gradient divided by its L1 norm; by its own for momentum 0.
+
+    Args:
+        delta, step_size: as for `sign_steps`.
+        momentum: decay of the accumulated gradient.
+    """
+    velocity = torch.zeros_like(delta)
+
+    def step() -> None:
+        length = delta.grad.abs().sum().clamp(min=1e-12) if momentum else 1
+        velocity.mul_(momentum).add_(delta.grad / length)
+        delta.data += step_size * velocity.sign()
+
+    return step
+
+
+@universal_attack(
+    *("images", "labels"), words="cross-entropy of a linear probe", stepping=momentum_steps, citation=CITATION
+)
+def uapgd(encoder: PixelModel, images: Tensor, labels: Tensor) -> Objective:
+    """A universal perturbation that raises the cross-entropy of a linear probe, by PGD with momentum (0.9).
 
     The attacker has labels for images of his own, not those of the downstream task, and trains the probe on them.
 
     Args:
+        encoder, images: as for `l4a`, and its settings.
         labels: (n,) class ids of the attacker's images, of at least two classes.
-        momentum: decay of the accumulated gradient.
-        encoder, images, eps, steps, step_size, batch_size, seed, data: as for `l4a`.
-
-    Returns:
-        The perturbation, with its provenance.
-
-    Raises:
-        UserError: for a setting, an image or a label outside its range.
     """
-    step_size = universal_step_size(eps, step_size)
-    check_universal_settings(eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
     probe = LinearProbe(encoder, images, labels)
 
-    def objective(delta: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        chosen, targets = batch
-        return F.cross_entropy(probe(attacked(chosen, delta)), targets)
+    def objective(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
+        return F.cross_entropy(probe(attacked(batch, delta)), probe.targets(of_batch))
 
-    generator = torch.Generator().manual_seed(seed)
-    delta = random_start(encoder, images.shape[1:], eps, generator)
-    batches = random_batches(encoder, (images, probe.targets(labels)), batch_size, generator)
-    delta = ascend_perturbation(
-        encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size, momentum=momentum
-    )
-    words = "cross-entropy of a linear probe"
-    return crafted(encoder, delta, "uapgd", words, eps=eps, steps=steps, step_size=step_size, seed=seed, data=data)
+    return objective

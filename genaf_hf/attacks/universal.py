@@ -1,58 +1,168 @@
-"""What the universal attacks on an encoder share: random batches, and sign-gradient ascent of one perturbation."""
+"""Attacks on the public encoder that raise an objective over one perturbation for all images."""
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, wraps
+from inspect import Parameter, Signature, signature
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings, gradient_of
+from genaf_hf.attacks.registry import attack_name, known_hints, register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
 from genaf_hf.values.provenance import model_source
 
+Objective = Callable[..., Tensor]  # of the perturbation (3, h, w) and of what is drawn for a step, a scalar
 
-def ascend_perturbation(
-    encoder: PixelModel,
-    objective: Callable[[Tensor, Tensor], Tensor],
-    batches: Iterable,
-    delta: Tensor,
-    *,
-    eps: float,
-    steps: int,
-    step_size: float,
-    momentum: float = 0.0,
-) -> Tensor:
-    """Raises `objective(delta, batch)` by sign-gradient steps, one batch each, in the L-inf ball of radius `eps`.
+
+def universal_attack(
+    *needs: str,
+    words: str,
+    citation: str | None = None,
+    batches: Callable[..., Iterator[tuple[Tensor, ...]]] | None = None,
+    stepping: Callable[..., Callable[[], None]] | None = None,
+    **defaults,
+) -> Callable[[Callable[..., Objective]], Callable[..., UniversalPerturbation]]:
+    """Adds an attack to `ATTACKS` that is told by its objective alone.
+
+        @universal_attack("images", words="mean activation of hidden state {layer}")
+        def my_attack(encoder, images, *, layer=1):
+            return lambda delta, batch: encoder.hidden_states(attacked(batch, delta), up_to=layer)[-1].mean()
+
+    The function is called once, with the encoder, what else the attack needs and the settings of its own. What it
+    returns is raised from a uniform random start within the ball of radius `eps`, by steps along its gradient.
 
     Args:
-        encoder: what the objective reads; in eval mode meanwhile, and left as it was.
-        objective: of the perturbation and a batch, a scalar.
-        batches: at least as many as there are steps.
-        delta: (3, h, w) to start from.
-        eps, steps, step_size: as for `l4a`.
-        momentum: decay of the accumulated gradient, each one divided by its L1 norm; 0 for none.
+        needs: beside the encoder: `"images"`, `"labels"` or nothing.
+        words: the objective for the provenance, with settings of the function in braces.
+        citation: of the paper, in BibTeX.
+        batches: gives what the objective is called with at each step, default `random_batches`.
+        stepping: makes the step of a perturbation, default `sign_steps`; what it takes by name are settings, too.
+        defaults: settings, where they are others than those of `raised`, `stepping` and the function.
 
     Returns:
-        (3, h, w), at most `eps`.
+        The decorator. What it hands back is called with the encoder, what else it needs and, by name, the settings of
+        the function, those of `stepping`, and `eps`, `steps`, `step_size`, `seed`, with images `batch_size` and `data`
+        as for `raised`. It returns the perturbation.
 
     Raises:
-        UserError: when the objective or its gradient is not finite, or the gradient 0 at every step.
+        UserError: as `register_attack`.
     """
-    velocity = torch.zeros_like(delta)
-    moved = False
+    batches, stepping = batches or random_batches, stepping or sign_steps
+    without_images = {} if "images" in needs else {"batch_size": 1, "data": "none"}
+
+    def register(function: Callable[..., Objective]) -> Callable[..., UniversalPerturbation]:
+        parameters = [*signature(function).parameters.values()]
+        positional, own = parameters[: 1 + len(needs)], parameters[1 + len(needs) :]
+        settings = [
+            each.replace(kind=Parameter.KEYWORD_ONLY, default=defaults.get(each.name, each.default))
+            for each in (*by_name(raised), *by_name(stepping), *own)
+            if each.name not in without_images
+        ]
+        attack, hints = attack_name(function), known_hints(stepping) | known_hints(raised) | known_hints(function)
+
+        @wraps(function)
+        def craft(encoder: PixelModel, *needed: Tensor, **given) -> UniversalPerturbation:
+            found = {each.name: each.default for each in settings} | given | without_images
+            chosen = {each.name: found.pop(each.name) for each in own}
+            objective, told = partial(function, encoder, *needed, **chosen), (attack, words.format(**chosen))
+            return raised(encoder, needed, objective, told, batches, stepping, **found)
+
+        craft.__signature__, craft.__annotations__ = Signature([*positional, *settings]), hints
+        return register_attack("encoder", *needs, derived={"step_size": share_of_eps}, citation=citation)(craft)
+
+    return register
+
+
+def by_name(function: Callable) -> list[Parameter]:
+    """The parameters that a function takes by name only."""
+    return [each for each in signature(function).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
+
+
+def raised(
+    encoder: PixelModel,
+    needed: Sequence[Tensor],
+    make_objective: Callable[[], Objective],
+    told: tuple[str, str],
+    batches: Callable,
+    stepping: Callable,
+    *,
+    eps: float = 0.05,
+    steps: int = 500,
+    step_size: float | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    data: str | None = None,
+    **of_stepping,
+) -> UniversalPerturbation:
+    """The perturbation that raises an objective, from a uniform random start.
+
+    Args:
+        encoder: what the objective reads; left as it was.
+        needed: images (n, 3, h, w) and labels (n,), as far as the attack needs them.
+        make_objective: called when the settings are checked.
+        told: name of the attack, and the objective in words.
+        batches, stepping: as for `universal_attack`.
+        eps: radius of the L-inf ball in pixel units.
+        steps: number of steps, each on a fresh random batch.
+        step_size: in pixel units, default eps / 50.
+        batch_size: images per step.
+        seed: of the uniform start and of the batches.
+        data: a name for the images, kept in the provenance.
+        of_stepping: settings of `stepping`.
+
+    Raises:
+        UserError: for a setting outside its range, or an encoder without finite values or gradients.
+    """
+    step_size = share_of_eps(eps) if step_size is None else step_size
+    check_universal_settings(eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
+    objective = make_objective()
+    generator = torch.Generator().manual_seed(seed)
+    size = needed[0].shape[1:] if needed else (3, *encoder.image_size)
+    delta = torch.empty(size).uniform_(-eps, eps, generator=generator).to(encoder.mean.device).requires_grad_()
+    drawn = islice(batches(encoder, needed, batch_size, generator), steps)
+    step, moved = stepping(delta, step_size, **of_stepping), False
     with evaluating(encoder):
-        for batch in progress(islice(batches, steps), "Crafting", total=steps):
-            delta.requires_grad_()
-            value = finite(objective(delta, batch))
-            gradient = gradient_of(value, delta)
-            moved |= bool(finite(gradient).any())
-            velocity = momentum * velocity + gradient / gradient.abs().sum().clamp(min=1e-12) if momentum else gradient
-            delta = (delta.detach() + step_size * velocity.sign()).clamp(-eps, eps)
+        for batch in progress(drawn, "Crafting", total=steps):
+            delta.grad = finite(gradient_of(finite(objective(delta, *batch)), delta))
+            moved |= bool(delta.grad.any())
+            step()
+            delta.data.clamp_(-eps, eps)
     check_moved(moved)
-    return delta.detach()
+    return crafted(encoder, delta.detach(), *told, eps=eps, steps=steps, step_size=step_size, seed=seed, data=data)
+
+
+def sign_steps(delta: Tensor, step_size: float) -> Callable[[], None]:
+    """Steps of a perturbation by the sign of its gradient, each pixel as far as any other."""
+
+    def step() -> None:
+        delta.data += step_size * delta.grad.sign()
+
+    return step
+
+
+def share_of_eps(eps: float, **others) -> float:
+    """The step size that is not given: a fiftieth of eps; `others` are settings that it does not depend on."""
+    return eps / 50
+
+
+def random_batches(
+    encoder: PixelModel, tensors: Sequence[Tensor], batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """Endless batches of rows drawn at random, the same ones of each tensor, on the encoder's device; empty of none."""
+    while tensors:
+        rows = torch.randint(len(tensors[0]), (batch_size,), generator=generator)
+        yield tuple(tensor[rows.to(tensor.device)].to(encoder.mean.device) for tensor in tensors)
+    yield from repeat(())
+
+
+def attacked(images: Tensor, delta: Tensor) -> Tensor:
+    """Images with the perturbation, in [0, 1]."""
+    return (images + delta).clamp(0, 1)
 
 
 def finite(values: Tensor) -> Tensor:
@@ -82,64 +192,18 @@ def check_moved(moved: bool) -> None:
         )
 
 
-def attacked(images: Tensor, delta: Tensor) -> Tensor:
-    """Images with the perturbation, in [0, 1]."""
-    return (images + delta).clamp(0, 1)
-
-
-def random_start(encoder: PixelModel, shape: tuple[int, ...], eps: float, generator: torch.Generator) -> Tensor:
-    """A uniform point of the L-inf ball, on the encoder's device."""
-    return torch.empty(shape).uniform_(-eps, eps, generator=generator).to(encoder.mean.device)
-
-
-def random_batches(
-    encoder: PixelModel, tensors: tuple[Tensor, ...], batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, ...]]:
-    """Endless batches of rows drawn at random, the same ones of each tensor, on the encoder's device."""
-    while True:
-        rows = torch.randint(len(tensors[0]), (batch_size,), generator=generator)
-        yield tuple(tensor[rows.to(tensor.device)].to(encoder.mean.device) for tensor in tensors)
-
-
-def raise_objective(
+def crafted(
     encoder: PixelModel,
-    images: Tensor,
-    objective: Callable[[Tensor, Tensor], Tensor],
-    *,
+    delta: Tensor,
     attack: str,
-    words: str,
-    eps: float,
-    steps: int,
-    step_size: float | None,
-    batch_size: int,
-    seed: int,
-    data: str | None,
+    objective: str,
+    *,
+    kind: type[UniversalPerturbation] = UniversalPerturbation,
+    **settings,
 ) -> UniversalPerturbation:
-    """The perturbation that raises `objective(delta, images)` over random batches, from a uniform random start.
-
-    Raises:
-        UserError: for a setting or an image outside its range, or an encoder without finite values or gradients.
-    """
-    step_size = universal_step_size(eps, step_size)
-    check_universal_settings(eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    delta = random_start(encoder, images.shape[1:], eps, generator)
-    batches = (batch for (batch,) in random_batches(encoder, (images,), batch_size, generator))
-    delta = ascend_perturbation(encoder, objective, batches, delta, eps=eps, steps=steps, step_size=step_size)
-    return crafted(encoder, delta, attack, words, eps=eps, steps=steps, step_size=step_size, seed=seed, data=data)
-
-
-def crafted(encoder: PixelModel, delta: Tensor, attack: str, objective: str, **settings) -> UniversalPerturbation:
-    """A perturbation with its provenance."""
+    """A perturbation, or a patch, with its provenance."""
     source, revision = model_source(encoder.model.config)
-    return UniversalPerturbation(
-        delta=delta, attack=attack, encoder=source, encoder_revision=revision, objective=objective, **settings
-    )
-
-
-def universal_step_size(eps: float, step_size: float | None = None, **others) -> float:
-    """The one that was given, or eps / 50; `others` are settings that it does not depend on."""
-    return eps / 50 if step_size is None else step_size
+    return kind(delta=delta, attack=attack, encoder=source, encoder_revision=revision, objective=objective, **settings)
 
 
 def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_size: int) -> None:
