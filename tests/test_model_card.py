@@ -17,10 +17,10 @@ from genaf_hf import load_encoder
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
 from genaf_hf.pipelines.audit_arguments import AuditArguments
-from genaf_hf.sharing.citations import GEN_AF
 from genaf_hf.sharing.layout import PICTURES
 from genaf_hf.sharing.model_card import findings, model_card, shell
 from genaf_hf.sharing.record import balance_table
+from genaf_hf.training.defences import DEFENCES
 from genaf_hf.values.markup import plain
 
 FAILED = Check("hardened", "gradients are not zero", False, {"images without a gradient": 10})
@@ -198,7 +198,7 @@ def test_other_norms_patches_and_surrogates_without_a_name():
 def test_what_was_trained_is_told_with_its_sources():
     text = text_of(record=make_record(), pictures=list(PICTURES))
     assert "was hardened with Gen-AF" in text
-    assert f"Base model: someone/encoder, commit {ENCODER}, license: mit." in text
+    assert f"Base model: someone/encoder, commit {ENCODER}, license: mit.\n\n## Threat model" in text
     assert (
         f"Images: someone/colours, commit {IMAGES}; train 48, validation 12, test 10.\n3 classes: red, green, blue."
         in text
@@ -231,7 +231,8 @@ def test_what_is_not_known_of_the_training_is_not_claimed():
     )
     assert "The base model is not known." in bare
     assert "None" not in bare.replace("dataset_config_name=None", "")
-    assert "license: not known." in text_of(record=make_record(base_model={"name": "enc", "license": None}))
+    local = text_of(record=make_record(base_model={"name": "enc", "license": None}))
+    assert "Base model: enc, a local one, license: not known." in local
     first = text_of(record=make_record(history=history[:3], hyperparameters={"genetic_weight": 0.0}))
     assert "Stage 1 fine-tunes all weights on adversarial images.\n" in first
     assert "All settings are the defaults of `GenAFConfig`." in text_of(record=make_record(hyperparameters={}))
@@ -265,6 +266,19 @@ def test_a_class_of_our_own_is_loaded_with_its_code():
     assert 'model="someone/hardened", trust_remote_code=True)' in text
     assert "Nothing of `genaf_hf` is needed" not in text
     assert "trust_remote_code" not in text_of()
+
+
+@pytest.mark.parametrize(
+    ("kind", "packages"),
+    [
+        ("ViTForImageClassification", "transformers torch pillow"),
+        ("TimmWrapperForImageClassification", "transformers torch pillow timm torchvision"),
+        ("PeftModel", "transformers torch pillow peft"),
+    ],
+)
+def test_what_is_to_be_installed_is_told(kind, packages):
+    text = text_of("hardened", models={"hardened": {"class": kind, "source": "someone/encoder", "classes": 3}})
+    assert f"`pip install {packages}`" in text
 
 
 def test_the_answer_to_an_image_beside_the_model_is_told():
@@ -304,11 +318,15 @@ def test_sizes_and_class_balance_are_a_table():
 # ---- citations ----
 
 
-def test_each_attack_is_cited_by_its_family_and_gen_af_where_it_was_used():
-    keys = [re.search(r"{(\w+),", each)[1] for each in {GEN_AF, *(attack.citation for attack in ATTACKS.values())}]
+def test_each_attack_is_cited_by_its_family_and_the_defence_where_it_was_used():
+    gen_af = DEFENCES["gen-af"].configure().record()
+    keys = [
+        re.search(r"{(\w+),", each)[1]
+        for each in {gen_af["citation"], *(attack.citation for attack in ATTACKS.values())}
+    ]
     assert len(set(keys)) == len(keys)
     [audited] = blocks(text_of(), "bibtex")
-    [hardened] = blocks(text_of(record=make_record()), "bibtex")
+    [hardened] = blocks(text_of(record=make_record(defence=gen_af)), "bibtex")
     assert re.findall(r"@inproceedings{(\w+),", audited) == ["ban2022pap", "madry2018pgd"]
     assert re.findall(r"@inproceedings{(\w+),", hardened) == ["zhou2024genaf", "ban2022pap", "madry2018pgd"]
     assert audited.count("{") == audited.count("}")

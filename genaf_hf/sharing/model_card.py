@@ -11,7 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
-from genaf_hf.sharing.citations import GEN_AF
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
@@ -236,9 +235,10 @@ def strength(measurement: Measurement) -> str:
 def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[str]:
     """BibTeX of the defence, for a model that was hardened, and of each attack that is known by its name."""
     attacks = [each.settings.get("attack", each.attack).removesuffix(ADAPTIVE) for each in report.measurements]
-    defence = record.defence["citation"] if record is not None and record.defence else GEN_AF
     found = [ATTACKS[name].citation for name in attacks if name in ATTACKS]
-    return [each for each in dict.fromkeys([defence] * is_hardened(record) + found) if each is not None]
+    if is_hardened(record) and record.defence:
+        found = [record.defence["citation"], *found]
+    return [each for each in dict.fromkeys(found) if each is not None]
 
 
 def python(value) -> str:

@@ -1,13 +1,21 @@
 """Gen-AF (Zhou et al., IEEE S&P 2024, https://arxiv.org/abs/2403.10801)."""
 
 from genaf_hf.attacks.pgd import Norm
-from genaf_hf.sharing.citations import GEN_AF
 from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.genetic import Genetic
 
+CITATION = """@inproceedings{zhou2024genaf,
+  title = {Securely Fine-tuning Pre-trained Encoders Against Adversarial Examples},
+  author = {Zhou, Ziqi and Li, Minghui and Liu, Wei and Hu, Shengshan and Zhang, Yechao and Wan, Wei and Xue, Lulu and
+            Zhang, Leo Yu and Yao, Dezhong and Jin, Hai},
+  booktitle = {IEEE Symposium on Security and Privacy},
+  year = {2024},
+  url = {https://arxiv.org/abs/2403.10801}
+}"""
 
-@register_defence(title="Gen-AF (Zhou et al., IEEE S&P 2024)", citation=GEN_AF, adapts=True)
+
+@register_defence(title="Gen-AF (Zhou et al., IEEE S&P 2024)", citation=CITATION, adapts=True)
 def gen_af(
     *,
     eps: float = 4 / 255,
