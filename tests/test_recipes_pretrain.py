@@ -205,7 +205,7 @@ def test_the_default_of_a_family_is_read_by_its_recipe(family):
 def test_a_named_encoder_gets_the_settings_of_its_family(kind, file, rate, decay, encoders):
     argv = ["--model_name_or_path", encoders[kind], "--dataset_name", "digits", "--output_dir", "out", "--use_cpu"]
     assert family_of({"model_name_or_path": encoders[kind]}) == file
-    _, config = parse_arguments(TYPES, None, argv, family_config=lambda given: CONFIGS / family_of(given))
+    _, config, _ = parse_arguments(TYPES, None, argv, family_config=lambda given: CONFIGS / family_of(given))
     assert (config.learning_rate, config.layer_decay, config.per_device_train_batch_size) == (rate, decay, 64)
     assert config.load_best_model_at_end
 

@@ -13,6 +13,7 @@ vit_base_cifar10.yaml come with the package. A run that was killed goes on where
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,27 @@ from transformers import AutoModel
 from genaf_hf.cli.command_line import FlagParser, parse_arguments
 from genaf_hf.cli.help_pages import HELP, make_page
 from genaf_hf.cli.settings_file import CONFIGS
+from genaf_hf.errors import UserError
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.soundness import on_meta
+from genaf_hf.pipelines.dry_run import dry_run
 from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_where_named
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.optimization import fine_tuning_rate
 
-TYPES = (HardeningArguments, GenAFConfig)
+
+@dataclass
+class CommandArguments:
+    """What the command does with what it is asked for."""
+
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Tell images, steps, and an estimate of time and memory; train and write nothing."},
+    )
+
+
+TYPES = (HardeningArguments, GenAFConfig, CommandArguments)
 FAMILIES, OTHERS = {"vit_mae": "mae.yaml"}, "encoder.yaml"  # files by the model's type
 
 
@@ -52,7 +66,17 @@ def main(argv: Sequence[str], default_config: str = "digits_vit.yaml", family_co
     def of_family(given: Mapping[str, Any]) -> Path:
         return CONFIGS / (family_config or family_of(given))
 
-    arguments, config = parse_arguments(TYPES, CONFIGS / default_config, argv, family_config=of_family)
+    arguments, config, command = parse_arguments(TYPES, CONFIGS / default_config, argv, family_config=of_family)
+    if command.dry_run:
+        if arguments.model_name_or_path in DIGITS_ENCODERS and not Path(arguments.model_name_or_path).exists():
+            raise UserError(
+                f"{arguments.model_name_or_path} is not there yet, a run trains it first: name an encoder that is "
+                "there, or leave out dry_run."
+            )
+        told = dry_run(arguments, config)
+        if config.process_index == 0:
+            print(f"\n{told}")
+        return
     pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
     report = harden(arguments, config)
     if config.process_index == 0:

@@ -33,18 +33,18 @@ Every command:
 """
 MODEL = "model_name_or_path model_revision"
 IMAGES = "dataset_name dataset_config_name image_column label_column train_split"
-DRAWN = "validation_split test_split max_train_samples max_eval_samples streaming"
+DRAWN = "test_split max_train_samples max_eval_samples streaming"
 TRAINING = "learning_rate num_train_epochs max_steps per_device_train_batch_size seed bf16 use_cpu"
 WORKERS = "dataloader_num_workers"
 HUB = "push_to_hub hub_model_id hub_private_repo"
 GROUPS = {
     "harden": {
         "Model": f"{MODEL} image_size",
-        "Images": f"{IMAGES} {DRAWN}",
-        "Training": f"{TRAINING} head_learning_rate layer_decay weight_decay gradient_checkpointing {WORKERS}",
-        "Method": "eps steps genetic_weight clean_share redundant_share adapt_epochs adapt_learning_rate",
+        "Images": f"dataset_name dataset_config_name {DRAWN}",
+        "Training": f"{TRAINING} head_learning_rate layer_decay gradient_checkpointing {WORKERS}",
+        "Defence": "defence defence_settings eps steps genetic_weight clean_share adapt_epochs adapt_learning_rate",
         "Attacks on the result": "dae_eps dae_steps dae_layer pgd_eps pgd_steps",
-        "Output and Hub": f"output_dir report_to {HUB} push_anyway",
+        "Output and Hub": f"output_dir dry_run report_to {HUB} push_anyway",
     },
     "audit": {
         "Model": f"{MODEL} encoder encoder_revision",

@@ -1,6 +1,7 @@
 """The command `genaf-hf`, and the one place where errors become sentences. Help is said without importing torch."""
 
 import logging
+import os
 import re
 import shlex
 import sys
@@ -38,16 +39,24 @@ def dispatch(command: str | None, words: list[str], settings: dict) -> None:
     if command is None:
         command = words.pop(0) if words else "--help"
     if command in HELP:
-        print(read_page("genaf-hf"))
+        say(read_page("genaf-hf"))
     elif command not in COMMANDS:
         near = get_close_matches(command, COMMANDS, 1) or [f"one of {', '.join(COMMANDS)}"]
         raise UserError(f'There is no command "{command}", expected {near[0]}; genaf-hf --help tells what each does.')
     elif HELP & {*words} and not (command == "harden" and names_a_model(words)):
-        print(read_page(command))
+        say(read_page(command))
     elif HELP_ALL & {*words}:
         import_module(f"genaf_hf.cli.{command}").parser().print_help()
     else:
         import_module(f"genaf_hf.cli.{command}").main(words, **settings)
+
+
+def say(page: str) -> None:
+    """Prints a page to whoever reads it, also where that is `head`."""
+    try:
+        print(page, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
 
 
 def names_a_model(words: list[str]) -> bool:

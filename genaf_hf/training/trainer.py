@@ -421,6 +421,11 @@ class GenAFTrainer(SharingTrainer):
         finally:
             self.stage, self.args = None, whole_run
 
+    def steps_of(self, stage: str) -> int:
+        """Optimizer steps of a stage."""
+        with self._stage(stage):
+            return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
     def _steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch; all of a stage where the images have no length."""
         if not has_length(self.train_dataset):

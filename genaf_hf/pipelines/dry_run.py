@@ -1,0 +1,137 @@
+"""What a hardening would take: images, steps, time and memory, the latter from a few steps that are thrown away."""
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from genaf_hf.evaluation.report import UNDEFENDED
+from genaf_hf.pipelines.harden import (
+    HardeningArguments,
+    check_evaluation,
+    hardening_run,
+    load_data,
+    load_encoder_and_pixels,
+)
+from genaf_hf.training.config import GenAFConfig
+from genaf_hf.training.trainer import ADAPT, STANDARD_FINETUNE, GenAFTrainer
+
+FEW_STEPS = {"max_steps": 3, "adapt_epochs": 0.0, "adapt_max_steps": -1}  # the first one is slower, and not counted
+QUIET = {
+    "eval_strategy": IntervalStrategy.NO,
+    "logging_strategy": IntervalStrategy.NO,
+    "save_strategy": SaveStrategy.NO,
+    "load_best_model_at_end": False,
+    "report_to": [],
+    "push_to_hub": False,
+    "disable_tqdm": True,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How long one stage of training is.
+
+    Attributes:
+        steps: of the optimizer.
+        seconds: of one step, with the images' way into it.
+    """
+
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a hardening would take.
+
+    Attributes:
+        images: how many, by split.
+        stages: of the training, by name.
+        memory: bytes that training took at most, of the GPU where there is one, else of the process.
+    """
+
+    images: Mapping[str, int]
+    stages: Mapping[str, Stage]
+    memory: int
+
+    def __str__(self) -> str:
+        images = ", ".join(f"{count:,} {split}" for split, count in self.images.items())
+        lines = [f"{'stage':<22} {'steps':>7} {'s/step':>8} {'minutes':>8}"]
+        for name, stage in self.stages.items():
+            lines.append(f"{name:<22} {stage.steps:>7} {stage.seconds:>8.3g} {stage.steps * stage.seconds / 60:>8.1f}")
+        minutes = sum(each.steps * each.seconds for each in self.stages.values()) / 60
+        return (
+            f"Images: {images}.\n\n" + "\n".join(lines) + f"\n\nTraining takes about {minutes:.1f} minutes and "
+            f"{self.memory / 2**30:.1f} GiB. Evaluations on the validation images, and crafting and measuring the "
+            "attacks on the result, come on top. Nothing was trained or written."
+        )
+
+
+class StepTimes(TrainerCallback):
+    """Seconds from the end of each step to the end of the next one."""
+
+    def __init__(self):
+        self.ends: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """Of one step, the first one excepted."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+
+
+def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
+    """Does all that comes before the training, and times a few steps of it on copies of the encoder.
+
+    Raises:
+        UserError: for whatever `harden` refuses before any training.
+    """
+    check_evaluation(arguments, config)
+    hardening_run(arguments, config).check()
+    data = load_data(arguments, config.hub_token)
+    encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
+    if config.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+    def trainer(**changes) -> GenAFTrainer:
+        args = copy.copy(config)
+        for name, value in {**QUIET, **changes, "output_dir": folder}.items():
+            setattr(args, name, value)
+        return GenAFTrainer(
+            copy.deepcopy(encoder), args, train_dataset=pixels["train"], processing_class=processor, callbacks=[times]
+        )
+
+    with TemporaryDirectory() as folder:
+        times = StepTimes()
+        trainer(**FEW_STEPS).standard_finetune()
+        clean = times.seconds
+        times = StepTimes()
+        trainer(**FEW_STEPS).train()
+        whole = trainer()
+        stages = {
+            UNDEFENDED: Stage(arguments.standard_max_steps or whole.steps_of(STANDARD_FINETUNE), clean),
+            whole.stage_1: Stage(whole.steps_of(whole.stage_1), times.seconds),
+        }
+        if config.adapt_epochs > 0 or config.adapt_max_steps > 0:
+            stages[ADAPT] = Stage(whole.steps_of(ADAPT), clean)  # at most: fewer weights are trained
+    return DryRun({split: len(part) for split, part in data.items()}, stages, peak_memory(config.device))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that were taken at most, of the GPU where there is one, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

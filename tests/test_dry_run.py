@@ -1,0 +1,55 @@
+"""What a run would take, told without doing it."""
+
+import math
+
+import pytest
+
+from genaf_hf.cli.main import main
+from genaf_hf.pipelines.dry_run import DryRun, Stage, dry_run
+from genaf_hf.pipelines.harden import HardeningArguments
+
+
+@pytest.fixture
+def asked_for(dataset, encoders, config, tmp_path):
+    """A function that gives the arguments of a hardening of colours, and its configuration."""
+    dataset.save_to_disk(tmp_path / "colours")
+
+    def asked_for(**changes):
+        arguments = HardeningArguments(encoders["dino"], str(tmp_path / "colours"))
+        return arguments, config(output_dir=str(tmp_path / "out"), per_device_train_batch_size=10, **changes)
+
+    return asked_for
+
+
+def test_images_and_steps_are_those_of_the_run_and_nothing_is_written(asked_for, dataset, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    told = dry_run(*asked_for(max_steps=-1, num_train_epochs=4, adapt_max_steps=-1, adapt_epochs=1.5))
+    per_epoch = math.ceil(told.images["train"] / 10)
+    steps = {name: stage.steps for name, stage in told.stages.items()}
+    whole = 4 * per_epoch
+    assert steps == {"undefended": whole, "adversarial_finetune": whole, "adapt": math.ceil(1.5 * per_epoch)}
+    assert {**told.images} == {split: len(images) for split, images in dataset.items()}
+    assert all(stage.seconds > 0 for stage in told.stages.values())
+    assert told.memory > 2**20
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_steps_that_are_named_win_over_epochs(asked_for):
+    arguments, config = asked_for(max_steps=7, adapt_epochs=0, adapt_max_steps=-1)
+    arguments.standard_max_steps = 5
+    steps = {name: stage.steps for name, stage in dry_run(arguments, config).stages.items()}
+    assert steps == {"undefended": 5, "adversarial_finetune": 7}
+
+
+def test_what_is_told_adds_up():
+    told = str(DryRun({"train": 1200, "test": 3}, {"undefended": Stage(600, 0.1), "adapt": Stage(60, 1.0)}, 3 * 2**30))
+    assert "Images: 1,200 train, 3 test." in told
+    assert "Training takes about 2.0 minutes and 3.0 GiB." in told
+
+
+def test_an_encoder_that_is_not_there_is_not_trained(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["genaf-hf", "harden", "--dry_run", "--use_cpu"])
+    with pytest.raises(SystemExit, match="digits-supervised is not there yet"):
+        main()
+    assert list(tmp_path.iterdir()) == []
