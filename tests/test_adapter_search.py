@@ -24,6 +24,7 @@ from genaf_hf.adapter_search.search import STAGE, open_laboratory, settings_of_s
 from genaf_hf.adapter_search.storage import slot
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.data import load_images
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.record import TrainingRecord
@@ -268,6 +269,11 @@ def test_a_layer_that_a_picked_model_could_not_be_attacked_at_is_refused_at_once
 def test_what_cannot_be_searched_is_refused(changes, sentence, arguments, config):
     with pytest.raises(ValueError, match=sentence):
         evolve(arguments(**changes), config())
+
+
+def test_a_defence_that_does_not_read_what_genomes_say_is_refused(arguments, config):
+    with pytest.raises(UserError, match="defence is universal, but a genome says steps"):
+        evolve(arguments(), config(defence="universal"))
 
 
 def test_an_objective_that_never_varies_is_told(arguments, config, tmp_path, caplog):

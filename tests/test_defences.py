@@ -251,6 +251,21 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
     assert "--defence paired" in record.command
 
 
+def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tmp_path):
+    trainer = tiny_trainer(tmp_path, **QUICK)
+    trainer.train()
+    trainer.create_model_card()
+    for name, delta in (("live-2", state_of(trainer)["live"][1]), ("l4a", state_of(trainer)["bank"][0])):
+        shared = UniversalPerturbation.from_pretrained(tmp_path / "training_perturbations" / name)
+        assert torch.equal(shared.delta, delta)
+        assert shared.eps == 10 / 255
+    card = " ".join((tmp_path / "README.md").read_text().split())
+    assert "trained on lie in `training_perturbations/`: live-1, live-2, l4a" in card
+    assert "shafahi2020universal" in card
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"live-1", "live-2", "l4a"} <= {each["attack"] for each in report["measurements"]}
+
+
 # ---- what is refused or said ----
 
 

@@ -159,7 +159,7 @@ class GenAFConfig(CheckedArguments):
         """
         known = DEFENCES[self.defence]
         ours = {name: getattr(self, name) for name in OF_DEFENCE}
-        others = self.defence_settings or {}
+        others = read_settings(self.defence_settings) or {}
         if doubled := [name for name in others if name in ours]:
             raise UserError(f"defence_settings give {doubled[0]}, which is a setting of its own: give it as such.")
         ours = {name: value for name, value in ours.items() if value is not None and name in known.defaults}

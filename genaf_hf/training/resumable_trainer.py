@@ -49,7 +49,6 @@ class ResumableTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False
-    words = "training"  # what this is, in sentences
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -61,6 +60,11 @@ class ResumableTrainer(Trainer):
         self._sums_of_checkpoint: dict | None = None
 
     # ---- for subclasses ----
+
+    @property
+    def words(self) -> str:
+        """What this is, in sentences."""
+        return "training"
 
     def tensors_beside_model(self) -> dict[str, Tensor]:
         """What is trained beside the model, the same on all processes; checkpoints hold it."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 
+from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf.errors import UserError
@@ -47,7 +48,7 @@ class Genetic(CrossEntropy):
         update = whole()
         sample_weight = F.cross_entropy(update.clean, update.labels, reduction="none")
         regularization = genetic_regularization(update.clean, update.attacked, update.labels, sample_weight)
-        weight = self.weight
+        weight: float | Tensor = self.weight
         if not math.isinf(self.share):
             largest = self.share * eps_share * F.cross_entropy(update.attacked.detach(), update.labels)
             weight = (largest / regularization.detach()).clamp(max=self.weight)
