@@ -11,6 +11,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from genaf_hf.attacks.pgd import NORMS
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.report import eps_text
 from genaf_hf.training.defences import DEFENCES, Defence
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, make_plain
@@ -26,9 +27,13 @@ ASSESSMENTS = ("first_order", "ascent")
 CLEAN_ACCURACY, ROBUST_ACCURACY = "clean_accuracy", "robust_accuracy"  # of an evaluation
 
 
-def of_defence(text: str):
-    """A field whose default is that of the defence."""
-    return field(default=None, metadata={"help": f"{text} Default that of the defence."})
+def of_defence(name: str, text: str):
+    """A field whose default is that of the defence; its help tells Gen-AF's, and what differs from it."""
+    defaults = {each.name: each.defaults[name] for each in DEFENCES.values() if name in each.defaults}
+    words = eps_text if name == "eps" else "{:g}".format
+    others = [f"{other} {words(value)}" for other, value in defaults.items() if value != defaults["gen-af"]]
+    told = ", ".join([words(defaults["gen-af"]), *others])
+    return field(default=None, metadata={"help": f"{text}; default {told}."})
 
 
 def read_settings(given: Mapping | str | None) -> dict | None:
@@ -94,23 +99,27 @@ class GenAFConfig(CheckedArguments):
         default=None,
         metadata={"help": f"Settings of the defence that have no flag of their own, as JSON, such as {EXAMPLE}."},
     )
-    eps: float | None = of_defence("Radius of the training adversary's ball, in pixel units.")
-    steps: int | None = of_defence("Gradient steps of the training adversary.")
-    step_size: float | None = of_defence("Step size of the training adversary in pixel units.")
+    eps: float | None = of_defence("eps", "Radius of the adversary's ball in pixel units")
+    steps: int | None = of_defence("steps", "Gradient steps of the training adversary")
+    step_size: float | None = field(
+        default=None,
+        metadata={"help": "Step size of the training adversary in pixel units; default 2.5 * eps / steps, or eps / 5."},
+    )
     norm: str = field(default="linf", metadata={"help": "Norm of the ball.", "choices": list(NORMS)})
     random_start: bool = field(default=True, metadata={"help": "Start the adversary at a random point of its ball."})
     eps_warmup_ratio: float = field(
         default=0.3, metadata={"help": "Share of stage 1 over which eps grows linearly to its value."}
     )
     genetic_weight: float | None = of_defence(
-        "Weight of the genetic regularization, which is averaged over the rows of the global batch."
+        "genetic_weight", "Weight of the genetic regularization, which is averaged over the rows of the global batch"
     )
     genetic_share: float | None = of_defence(
+        "genetic_share",
         "The weighted regularization is at most this share of the adversarial cross-entropy, in proportion to eps "
-        "while that grows; inf is no bound."
+        "while that grows; inf is no bound",
     )
     clean_share: float | None = of_defence(
-        "Share of the clean images' cross-entropy in that of stage 1; 0 is the paper's."
+        "clean_share", "Share of the clean images' cross-entropy in stage 1, 0 is the paper's"
     )
 
     redundant_share: float = field(
