@@ -14,6 +14,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import evaluate_robustness
 
 EPS = 0.1
+FEW = {"square": {"steps": 20}}  # of 500 queries
 PER_IMAGE = [name for name, attack in ATTACKS.items() if not attack.universal and name != "autoattack"]
 
 
@@ -31,7 +32,7 @@ def labels():
 
 def attack(name, model, images, labels, seeds=None, **settings):
     given = {"model": model, "images": images, "labels": labels}
-    configured = ATTACKS[name].configure(**{"eps": EPS, **settings})
+    configured = ATTACKS[name].configure(**{"eps": EPS, **FEW.get(name, {}), **settings})
     return configured(*(given[each] for each in ATTACKS[name].needs), seeds=seeds)
 
 
@@ -225,7 +226,7 @@ def test_feature_pgd_goes_further_than_noise_and_needs_no_head(norm, vit, images
 
 
 def test_they_can_be_evaluated_by_name(vit, pixels):
-    attacks = {name: ATTACKS[name].configure(eps=EPS) for name in PER_IMAGE}
+    attacks = {name: ATTACKS[name].configure(eps=EPS, **FEW.get(name, {})) for name in PER_IMAGE}
     report = evaluate_robustness({"model": PixelModel(*vit)}, pixels["test"], attacks, batch_size=7)
     assert report.attacks == ["clean", *PER_IMAGE]
     assert [each.settings["attack"] for each in report.measurements[1:]] == PER_IMAGE
