@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -93,7 +94,7 @@ def balance_table(data: Mapping, text: Callable[[str], str] = str) -> str:
     return markdown(rows)
 
 
-def settings_of_training(args: TrainingArguments) -> dict[str, dict]:
+def settings_of_training(args: TrainingArguments) -> dict[str, Any]:
     """The `hyperparameters` and the `defaults` of a record."""
     changed = changed_settings(args)
     others = {name: value for name, value in all_settings(args).items() if name not in changed and value is not None}

@@ -192,6 +192,8 @@ class GenAFConfig(CheckedArguments):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")
+        if not 0 <= self.warmup_steps < math.inf:
+            raise UserError(f"warmup_steps is {self.warmup_steps}, expected 0 or more.")
 
     def _check_genaf_settings(self) -> None:
         for name in ("weight_decay", "adapt_epochs"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -258,7 +259,9 @@ def check_training_images(args: TrainingArguments, dataset, *, epochs: float, ma
         raise UserError(f"The training has {epochs} epochs, expected a positive number, or a number of steps.")
 
 
-def check_rows(args: TrainingArguments, name: str, dataset, collate: Callable[[list], dict], model: nn.Module) -> None:
+def check_rows(
+    args: TrainingArguments, name: str, dataset, collate: Callable[[list], dict], model: PreTrainedModel
+) -> None:
     """Refuses images without pixel values that the model takes, or without class ids as labels.
 
     Args:

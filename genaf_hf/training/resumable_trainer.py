@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather
@@ -54,7 +55,7 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = self.args.seed
-        self._log_sums: dict[str, Tensor] = defaultdict(float)
+        self._log_sums: dict[str, Any] = defaultdict(float)
         self._log_count = 0
         self._look_at_weights: Callable[[], None] = lambda: None
         self._sums_of_checkpoint: dict | None = None

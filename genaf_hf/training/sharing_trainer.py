@@ -155,9 +155,15 @@ class SharingTrainer(ResumableTrainer):
         if not self.is_world_process_zero():
             return None
         revision = revision or self.args.hub_revision
-        sharing = {"token": token, "private": private, "revision": revision, "message": commit_message}
-        sharing["push_anyway"] = push_anyway
-        return publish(self.args.output_dir, self.hub_model_id, **sharing)
+        return publish(
+            self.args.output_dir,
+            self.hub_model_id,
+            token=token,
+            private=private,
+            revision=revision,
+            message=commit_message,
+            push_anyway=push_anyway,
+        )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""

@@ -70,6 +70,8 @@ class GenAFTrainer(SharingTrainer):
     """
 
     args: GenAFConfig
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
     def __init__(self, model=None, args: GenAFConfig | None = None, *others, **kwargs):
         if not isinstance(args, GenAFConfig):
@@ -159,7 +161,8 @@ class GenAFTrainer(SharingTrainer):
         The result is written to `layer_robustness.json`.
         """
         model = self._pixel_model(self.model)
-        images, labels = [], []
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
         for batch in self._samples(self.args.assessment_samples, "Attacking images for assessment"):
             clean = model.to_images(batch["pixel_values"])
             seeds = range(sum(map(len, images)), sum(map(len, images)) + len(clean))
@@ -562,7 +565,7 @@ class GenAFTrainer(SharingTrainer):
         }
         (Path(self.args.output_dir) / LAYERS).write_text(json.dumps(record, indent=2))
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def log(self, logs: dict, start_time: float | None = None) -> None:
         """Adds the stage, and says what the logged terms of the loss tell to change."""
         if self.stage is not None:
             logs["stage"] = self.stage
