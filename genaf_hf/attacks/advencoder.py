@@ -1,6 +1,6 @@
 """AdvEncoder (Zhou et al., ICCV 2023, https://arxiv.org/abs/2307.12280)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -65,7 +65,9 @@ def advencoder_per(
     random = torch.Generator().manual_seed(seed)
     train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
     delta = generator().detach().clamp(-eps, eps)
-    return crafted(encoder, delta, "advencoder-per", OBJECTIVE, eps=eps, steps=steps, seed=seed, data=data)
+    return crafted(
+        UniversalPerturbation, encoder, delta, "advencoder-per", OBJECTIVE, eps=eps, steps=steps, seed=seed, data=data
+    )
 
 
 @register_attack("encoder", "images", citation=CITATION)
@@ -118,7 +120,7 @@ def advencoder_pat(
     train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
     top, left = corner if place == "fixed" else (None, None)
     known = {"eps": 1.0, "steps": steps, "seed": seed, "data": data, "top": top, "left": left}
-    return crafted(encoder, pixels().detach(), "advencoder-pat", OBJECTIVE, kind=UniversalPatch, **known)
+    return crafted(UniversalPatch, encoder, pixels().detach(), "advencoder-pat", OBJECTIVE, **known)
 
 
 class Generator(nn.Module):
@@ -158,11 +160,11 @@ class Generator(nn.Module):
         return made[:, top : top + self.size[0], left : left + self.size[1]]
 
 
-def seeded_generator(size: tuple[int, int], width: int, seed: int) -> Generator:
+def seeded_generator(size: Sequence[int], width: int, seed: int) -> Generator:
     """A generator whose weights and noise depend on the seed alone; the caller's random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return Generator(tuple(size), width)
+        return Generator((size[0], size[1]), width)
 
 
 def train(

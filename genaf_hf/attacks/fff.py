@@ -41,4 +41,4 @@ def fff(encoder: PixelModel) -> Objective:
 
 def log_energy(states: tuple[Tensor, ...]) -> Tensor:
     """Sum over layers of log(mean(h^2) / 2)."""
-    return sum((state.square().mean() / 2).log() for state in states)
+    return sum(((state.square().mean() / 2).log() for state in states), states[0].new_zeros(()))

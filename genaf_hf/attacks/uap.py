@@ -72,7 +72,7 @@ def uap(
                 if fooled > highest:
                     best, highest = delta, fooled
     words = "share of images whose prediction by a linear probe changes"
-    return crafted(encoder, best, "uap", words, eps=eps, steps=steps, seed=seed, data=data)
+    return crafted(UniversalPerturbation, encoder, best, "uap", words, eps=eps, steps=steps, seed=seed, data=data)
 
 
 def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor, batch_size: int = 64) -> Tensor:

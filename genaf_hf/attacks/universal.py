@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from itertools import islice, repeat
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
 from genaf_hf.values.provenance import model_source
 
+Kind = TypeVar("Kind", bound=UniversalPerturbation)
 Objective = Callable[..., Tensor]  # of the perturbation (3, h, w) and of what is drawn for a step, a scalar
 
 
@@ -72,7 +74,8 @@ def universal_attack(
             objective, told = partial(function, encoder, *needed, **chosen), (attack, words.format(**chosen))
             return raised(encoder, needed, objective, told, batches, stepping, **found)
 
-        craft.__signature__, craft.__annotations__ = Signature([*positional, *settings]), hints
+        craft.__signature__ = Signature([*positional, *settings])  # type: ignore[attr-defined]  # `signature` reads it
+        craft.__annotations__ = hints
         return register_attack("encoder", *needs, derived={"step_size": share_of_eps}, citation=citation)(craft)
 
     return register
@@ -133,7 +136,17 @@ def raised(
             step()
             delta.data.clamp_(-eps, eps)
     check_moved(moved)
-    return crafted(encoder, delta.detach(), *told, eps=eps, steps=steps, step_size=step_size, seed=seed, data=data)
+    return crafted(
+        UniversalPerturbation,
+        encoder,
+        delta.detach(),
+        *told,
+        eps=eps,
+        steps=steps,
+        step_size=step_size,
+        seed=seed,
+        data=data,
+    )
 
 
 def sign_steps(delta: Tensor, step_size: float) -> Callable[[], None]:
@@ -192,15 +205,7 @@ def check_moved(moved: bool) -> None:
         )
 
 
-def crafted(
-    encoder: PixelModel,
-    delta: Tensor,
-    attack: str,
-    objective: str,
-    *,
-    kind: type[UniversalPerturbation] = UniversalPerturbation,
-    **settings,
-) -> UniversalPerturbation:
+def crafted(kind: type[Kind], encoder: PixelModel, delta: Tensor, attack: str, objective: str, **settings) -> Kind:
     """A perturbation, or a patch, with its provenance."""
     source, revision = model_source(encoder.model.config)
     return kind(delta=delta, attack=attack, encoder=source, encoder_revision=revision, objective=objective, **settings)
