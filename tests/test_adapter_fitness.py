@@ -16,6 +16,8 @@ from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import Rate
 from genaf_hf.training.global_batch import MicroBatch
 
+pytestmark = pytest.mark.slow(reason="trains")
+
 ATTACK = partial(pgd, eps=16 / 255, steps=3)
 
 

@@ -19,6 +19,8 @@ from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
 from genaf_hf.training.adversaries.universal import Universal, drawn
 
+pytestmark = pytest.mark.slow(reason="trains by every defence")
+
 ADVERSARY = {"eps": 0.1, "steps": 3, "step_size": 0.05}
 ONE_STEP = {
     "dtype": torch.float64,

@@ -25,6 +25,8 @@ from genaf_hf.evaluation.self_checks import (
 from genaf_hf.sharing.figures import draw_sweep
 from genaf_hf.sharing.model_card import model_card
 
+pytestmark = pytest.mark.slow(reason="probes models that are honest and models that mask")
+
 DETERMINISTIC = "the output is deterministic"
 GRADIENTS = "gradients are not zero"
 MORE_STEPS = "more steps help"
