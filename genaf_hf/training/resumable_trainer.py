@@ -50,6 +50,7 @@ class ResumableTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False
+    _tr_loss: Tensor
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
