@@ -1,15 +1,13 @@
 """A Trainer that learns from random views of images, and the one way by which its encoder becomes a checkpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from genaf_hf.data import images_content, with_pixel_values
 from genaf_hf.models.pixel_model import pixel_statistics
@@ -18,23 +16,14 @@ from genaf_hf.pretraining.card import encoder_card
 from genaf_hf.runs.run import FINISHED, Run
 from genaf_hf.sharing.layout import CARD
 from genaf_hf.sharing.record import changed_settings
-from genaf_hf.training.checkpoint import check_disk_space, load_weights, newest_complete_checkpoint, read_state
-from genaf_hf.training.options import (
-    check_finite,
-    check_finite_weights,
-    check_options,
-    check_schedule,
-    check_training_images,
-    leave_out_batch_of_one,
-    must_train,
-    without_token,
-)
+from genaf_hf.training.checkpoint import newest_complete_checkpoint
+from genaf_hf.training.options import check_options, check_schedule, check_training_images
+from genaf_hf.training.resumable_trainer import ResumableTrainer
 
 LEAVES = (CARD, "config.json", "model.safetensors", "preprocessor_config.json")
-ADVICE = "Lower the learning rate and begin anew in another output_dir."
 
 
-class ViewTrainer(Trainer):
+class ViewTrainer(ResumableTrainer):
     """Trains on views of a dataset's images; what a view is depends on seed, epoch and index, not on the batch.
 
     `compute_loss` is the model's own loss on one view: that of a masked autoencoder, or of a classifier.
@@ -51,7 +40,7 @@ class ViewTrainer(Trainer):
         UserError: for settings that cannot be honoured, before any work; when training diverges.
     """
 
-    loss_is_scaled_for_ga = False
+    words = "pre-training"
 
     def __init__(
         self,
@@ -71,8 +60,6 @@ class ViewTrainer(Trainer):
         self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         indexed = Indexed(with_pixel_values(dataset, processor))
         super().__init__(model, args, train_dataset=indexed, data_collator=default_collate, processing_class=processor)
-        if args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
-            self.accelerator.dataloader_config.data_seed = args.seed
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         [view] = self.views(inputs)
@@ -92,47 +79,8 @@ class ViewTrainer(Trainer):
             for i, augmentation in enumerate(self.augmentations)
         ]
 
-    def train_or_resume(self, folder: Path) -> None:
-        """Trains, goes on from the newest complete checkpoint in a folder, or only loads that if it is the last one."""
-        args, images = self.args, self.train_dataset
-        check_training_images(args, images, epochs=args.num_train_epochs, max_steps=args.max_steps)
-        leave_out_batch_of_one(args, self.model, images)
-        if args.save_strategy != SaveStrategy.NO and args.should_save:
-            check_disk_space(folder.parent, self.model)
-        checkpoint = newest_complete_checkpoint(folder, world_size=args.world_size)
-        if checkpoint is None:
-            with must_train(self.model, "The pre-training") if args.learning_rate > 0 else nullcontext():
-                self.train()
-        elif read_state(checkpoint).global_step < self.steps():
-            self.train(resume_from_checkpoint=str(checkpoint))
-        else:
-            self._load_from_checkpoint(str(checkpoint))
-        check_finite_weights(self.model, self.state.global_step, lambda: ADVICE)
-
-    def steps(self) -> int:
-        """How many steps the training has."""
-        *_, steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        return steps
-
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        check_finite(loss, f"step {self.state.global_step}", lambda: ADVICE)
-        return loss
-
-    def _save_checkpoint(self, model, trial) -> None:
-        check_finite_weights(self.model, self.state.global_step, lambda: ADVICE)
-        super()._save_checkpoint(model, trial)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As the Trainer does, which writes the arguments too, but without their token."""
-        with without_token(self.args):
-            super()._save(output_dir, state_dict)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if isinstance(self.model, PreTrainedModel):
-            load_weights(self.model, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+    def advice(self) -> str:
+        return "Lower the learning rate and begin anew in another output_dir."
 
 
 class Indexed(torch.utils.data.Dataset):
@@ -189,7 +137,8 @@ def pretrained(
     with run.working():
         args.output_dir = str(run.unfinished / "checkpoints")
         trainer = make_trainer(args)
-        trainer.train_or_resume(run.unfinished / "checkpoints")
+        check_training_images(args, trainer.train_dataset, epochs=args.num_train_epochs, max_steps=args.max_steps)
+        trainer.train_or_load(newest_complete_checkpoint(args.output_dir, world_size=args.world_size))
         if trainer.is_world_process_zero():
             trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
             encoder(trained).save_pretrained(run.folder)
