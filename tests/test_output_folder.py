@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from genaf_hf.errors import UserError
-from genaf_hf.runs.output_folder import LOCK, check_apart, check_free, locked
+from genaf_hf.runs.output_folder import LOCK, check_apart, locked
 from genaf_hf.runs.run import Run
 
 
@@ -65,7 +65,7 @@ def test_two_runs_are_not_in_one_folder_at_a_time(tmp_path):
     refusal = f"UserError: Another run is working in {tmp_path}/out: wait until it has ended, or choose another"
     with Run(tmp_path / "out", {}).working():
         assert in_child_process(lambda: enter(tmp_path / "out")).startswith(refusal)
-        assert in_child_process(lambda: check_free(tmp_path / "out")).startswith(refusal)
+        assert in_child_process(lambda: Run(tmp_path / "out", {}).check()).startswith(refusal)
         assert in_child_process(lambda: enter(tmp_path / "other")) == "entered"
     assert in_child_process(lambda: enter(tmp_path / "out")) == "entered"
     assert list((tmp_path / "out").iterdir()) == []
@@ -79,7 +79,7 @@ def test_a_run_that_was_killed_gives_its_folder_free(tmp_path):
 
     assert in_child_process(die) == ""
     assert (tmp_path / LOCK).exists()
-    check_free(tmp_path)
+    Run(tmp_path, {}).check()
     assert enter(tmp_path) == "entered"
 
 

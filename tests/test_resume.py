@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from train_tiny import copied_weights, tiny_model, tiny_trainer
+from transformers import TrainerCallback
 
 from genaf_hf.errors import UserError
 from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
@@ -95,6 +96,35 @@ def test_run_resumes_from_a_named_checkpoint(killed, uninterrupted, tmp_path):
     trainer = tiny_trainer(tmp_path / "run", **PLAIN)
     trainer.train(resume_from_checkpoint=str(tmp_path / "run/adversarial_finetune/checkpoint-4"))
     torch.testing.assert_close(copied_weights(trainer.model), uninterrupted["plain"][0], rtol=0, atol=0)
+
+
+class Interrupts(TrainerCallback):
+    """Stops a training in its third step."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_run_whose_folder_was_moved_goes_on_with_its_best_weights(tmp_path):
+    settings = {
+        **PLAIN,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "clean_accuracy",
+        "learning_rate": 1e-6,
+        "head_learning_rate": 1e-6,
+    }
+    whole = tiny_trainer(tmp_path / "whole", **settings)  # of the same accuracy all the time: the first ones are best
+    whole.standard_finetune()
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(tmp_path / "begun", callbacks=[Interrupts()], **settings).standard_finetune()
+    (tmp_path / "begun").rename(tmp_path / "moved")
+    moved = tiny_trainer(tmp_path / "moved", **settings)
+    moved.standard_finetune(resume_from_checkpoint=True)
+    assert moved.state.best_model_checkpoint == str(tmp_path / "moved/standard_finetune/best-1")
+    torch.testing.assert_close(copied_weights(moved.model), copied_weights(whole.model), rtol=0, atol=0)
 
 
 def test_another_seed_trains_otherwise(uninterrupted, tmp_path):

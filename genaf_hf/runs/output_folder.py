@@ -42,19 +42,6 @@ def check_apart(output_dir: str | Path, sources: Mapping[str, str]) -> None:
         )
 
 
-def check_free(output_dir: str | Path) -> None:
-    """Refuses an output folder that another run works in.
-
-    Raises:
-        UserError: names the folder.
-    """
-    path = Path(output_dir) / LOCK
-    [begun] = broadcast_object_list([path.exists()])
-    if begun:
-        with locked(path):
-            pass
-
-
 @contextmanager
 def room_in(output_dir: str | Path) -> Iterator[None]:
     """Says in one sentence where the disk is full.

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.runs.journal import Journal, write_whole
-from genaf_hf.runs.output_folder import LOCK, check_apart, check_free, locked, room_in
+from genaf_hf.runs.output_folder import LOCK, check_apart, locked, room_in
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.values.provenance import public_name
 
@@ -102,9 +102,12 @@ class Run:
                 unfinished run with other settings, names them; or when it holds results.
         """
         check_apart(self.folder, self.reads)
-        if not self.shared:
-            check_free(self.folder)
-            self._goes_on(self.settings)
+        if self.shared:
+            return
+        if broadcast_object_list([(self.folder / LOCK).exists()])[0]:
+            with locked(self.folder / LOCK):
+                pass
+        self._goes_on(self.settings)
 
     @contextmanager
     def working(self, loaded: Mapping[str, object] | None = None) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from zipfile import is_zipfile
 
@@ -83,6 +84,15 @@ def forget_finished_stage(checkpoint: str | Path) -> None:
 def read_state(checkpoint: str | Path) -> TrainerState:
     """The Trainer's state at a checkpoint."""
     return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+
+
+def come_along(checkpoint: Path) -> None:
+    """Lets a checkpoint whose folder was moved know the best weights where they lie now: beside it."""
+    state = read_state(checkpoint)
+    best = checkpoint.parent / Path(state.best_model_checkpoint or "").name
+    if state.best_model_checkpoint not in (None, str(best)) and best.is_dir():
+        state.best_model_checkpoint = str(best)
+        write_whole(checkpoint / TRAINER_STATE_NAME, json.dumps(asdict(state), indent=2, sort_keys=True) + "\n")
 
 
 def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, 
 from genaf_hf.errors import UserError
 from genaf_hf.training.checkpoint import (
     check_disk_space,
+    come_along,
     damage,
     finished_stage,
     forget_finished_stage,
@@ -105,6 +106,9 @@ class ResumableTrainer(Trainer):
                 else nullcontext(lambda: None) as self._look_at_weights
             ):
                 return self._train_to_the_end(**kwargs)
+        if self.args.should_save:
+            come_along(checkpoint)
+        self.accelerator.wait_for_everyone()
         state = read_state(checkpoint)
         if (checkpoint / BESIDE_MODEL).exists():
             self.take_tensors_beside_model(load_file(checkpoint / BESIDE_MODEL))
