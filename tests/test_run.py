@@ -177,8 +177,8 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_the_command_names_the_folder_and_no_path(tmp_path):
-    command = Run(tmp_path / "out", SETTINGS).command("recipes/genaf_vit.py", {"eps": 0.1})
-    assert command == "accelerate launch --num_processes 1 recipes/genaf_vit.py --eps 0.1 --output_dir out"
+    command = Run(tmp_path / "out", SETTINGS).command("harden", {"eps": 0.1})
+    assert command == "genaf-hf harden --eps 0.1 --output_dir out"
 
 
 def test_what_is_read_is_not_written_into_and_workers_share_a_folder(tmp_path):
