@@ -13,17 +13,23 @@ import json
 import logging
 import tempfile
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
 from scipy.stats import t as student
 
-from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, evaluate_robustness, l4a, pgd
-from genaf_hf.attacks.pgd import default_step_size
+from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel
 from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.evaluation.evaluate import craft_and_evaluate
 from genaf_hf.evaluation.report import markdown
-from genaf_hf.pipelines.harden import HardeningArguments, hardening_run, load_data, load_encoder_and_pixels
+from genaf_hf.evaluation.threats import Attacker
+from genaf_hf.pipelines.harden import (
+    HardeningArguments,
+    asked_attacks,
+    hardening_run,
+    load_data,
+    load_encoder_and_pixels,
+)
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 
 SETTINGS = Path(__file__).parents[1] / "genaf_hf" / "cli" / "configs" / "digits_vit.yaml"
@@ -75,16 +81,15 @@ def hardened_accuracies(arguments: HardeningArguments, config: GenAFConfig) -> d
         config.output_dir, config.save_strategy = folder, "no"
         trainer = GenAFTrainer(model=model, args=config, train_dataset=pixels["train"], processing_class=processor)
         trainer.train()
-    images = encoder.to_images(pixels["train"][:]["pixel_values"])
-    dae_eps, pgd_eps, steps = arguments.dae_eps, arguments.pgd_eps or config.eps, arguments.pgd_steps
-    attacks = {
-        "l4a": l4a(
-            encoder, images, eps=dae_eps, steps=arguments.dae_steps, layer=arguments.dae_layer, seed=config.seed
-        ),
-        "pgd": partial(pgd, eps=pgd_eps, steps=steps, step_size=default_step_size(pgd_eps, steps)),
-    }
-    subject = {"hardened": PixelModel(trainer.model, processor).eval()}
-    report = evaluate_robustness(subject, pixels["test"], attacks, batch_size=128, seed=config.seed)
+    attacks = asked_attacks(arguments, config)
+    report, _ = craft_and_evaluate(
+        {"hardened": PixelModel(trainer.model, processor).eval()},
+        pixels["test"],
+        {name: attacks[name] for name in ATTACKS[1:]},
+        Attacker.of(data["train"], arguments.dataset_name, encoder, encoder),
+        batch_size=128,
+        seed=config.seed,
+    )
     return {attack: 100 * report.measurement("hardened", attack).accuracy.value for attack in ATTACKS}
 
 

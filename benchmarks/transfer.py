@@ -7,21 +7,19 @@ Perturbations are crafted once and cached. Prints a Markdown table.
 """
 
 import argparse
-import json
 import logging
-from functools import partial
 
-import torch
-
-from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, load_images, with_pixel_values
+from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.data import stratified_subset
-from genaf_hf.evaluation.answers import answer
-from genaf_hf.evaluation.perturbation_cache import crafted_once
-from genaf_hf.evaluation.report import Rate, markdown
+from genaf_hf.evaluation.evaluate import evaluate_threats
+from genaf_hf.evaluation.report import CLEAN, RobustnessReport, markdown
+from genaf_hf.evaluation.threats import Attacker, UniversalThreat
 from genaf_hf.models.loading import load_classifier
+from genaf_hf.pipelines.attack_arguments import SETTINGS_HELP, named_attacks
 
 EPS = (10 / 255, 16 / 255)
+MODEL = "model"
 
 
 def main() -> None:
@@ -31,7 +29,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset_name", required=True)
     parser.add_argument("--attacks", default=",".join(name for name, attack in ATTACKS.items() if attack.universal))
-    parser.add_argument("--attack_settings", type=json.loads, default={}, help="By attack, as JSON.")
+    parser.add_argument("--attack_settings", help=SETTINGS_HELP)
     parser.add_argument("--attacker_images", type=int, default=2048)
     parser.add_argument("--test_images", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -40,37 +38,30 @@ def main() -> None:
     data = load_images(args.dataset_name)
     labels = data["train"].features["label"].names
     encoder, model = PixelModel(*load_encoder(args.encoder, labels)), PixelModel(*load_classifier(args.model))
-    attacker = with_pixel_values(stratified_subset(data["train"], args.attacker_images, seed=0), encoder.processor)[:]
-    given = {"images": encoder.to_images(attacker["pixel_values"]), "labels": attacker["labels"]}
+    known = stratified_subset(data["train"], args.attacker_images, seed=0)
+    attacker = Attacker.of(known, args.dataset_name, encoder, encoder)
     test = with_pixel_values(stratified_subset(data["test"], args.test_images, seed=0), model.processor)
-    accuracy = partial(accuracy_under, model, test)
-
-    rows = [["attack", *(f"eps {round(255 * eps)}/255" for eps in EPS)]]
-    rows.append(["none", *[str(accuracy(None))] * len(EPS)])
-    rows.append(["uniform noise", *(str(accuracy(noise(encoder, eps))) for eps in EPS)])
-    for name in args.attacks.split(","):
-        attack, settings = ATTACKS[name], args.attack_settings.get(name, {})
-        if "eps" in attack.defaults:
-            rounds = [attack.configure(eps=eps, seed=args.seed, **settings) for eps in EPS]
-        else:
-            rounds = [attack.configure(seed=args.seed, **settings)]
-        found = [
-            str(accuracy(crafted_once(each, encoder, *(given[need] for need in attack.needs[1:])))) for each in rounds
-        ]
-        rows.append([name, *found, *["-"] * (len(EPS) - len(found))])
-        print(f"{name}: {', '.join(found)}", flush=True)
+    rounds = [named_attacks(args.attacks, args.attack_settings, dae_eps=eps, seed=args.seed) for eps in EPS]
+    threats = {
+        (name, level): UniversalThreat(f"{name} {level}", attack, adaptive=False).crafted(attacker, {MODEL: model})
+        for level, attacks in zip(levels(), rounds, strict=True)
+        for name, attack in attacks.items()
+    }
+    report = evaluate_threats({MODEL: model}, test, list(threats.values()), batch_size=250, seed=args.seed)
+    rows = [["attack", *levels()], ["none", *[str(report.measurement(MODEL, CLEAN).accuracy)] * len(EPS)]]
+    for name in rounds[0]:
+        rows.append([name, *(cell(report, threats[name, level].name) for level in levels())])
     print(f"\n{markdown(rows)}")
 
 
-def accuracy_under(model: PixelModel, test, attack: UniversalPerturbation | None) -> Rate:
-    found = answer(model, test, attack, batch_size=250)
-    return Rate(sum(a == b for a, b in zip(found.predictions, found.labels, strict=True)), len(found.labels))
+def levels() -> list[str]:
+    return [f"eps {round(255 * eps)}/255" for eps in EPS]
 
 
-def noise(encoder: PixelModel, eps: float) -> UniversalPerturbation:
-    """One uniform random perturbation of the same size as the attacks'."""
-    delta = torch.empty(3, *encoder.image_size).uniform_(-eps, eps, generator=torch.Generator().manual_seed(0))
-    return UniversalPerturbation(delta=delta, attack="uniform-noise", eps=eps)
+def cell(report: RobustnessReport, threat: str) -> str:
+    """An accuracy, with its marks and what noise of the same size leaves."""
+    found = report.measurement(MODEL, threat)
+    return f"{' '.join([str(found.accuracy), *report.marks(found)])}; noise: {found.noise_correct}"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from train_tiny import PROCESSOR, tensors, tiny_model
 
 from genaf_hf import GenAFTrainer, PixelModel, pgd
 from genaf_hf.adapter_search import AdapterTrainer, Fitness, Genome, adapt, merged_model, merged_weights
+from genaf_hf.attacks.registry import configured
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import Rate
+from genaf_hf.evaluation.threats import Threat
 from genaf_hf.training.global_batch import MicroBatch
 
 pytestmark = pytest.mark.slow(reason="trains")
@@ -32,7 +34,7 @@ def brief_collections():
 @pytest.fixture
 def fitness(config):
     return Fitness(tiny_model(), PROCESSOR, tensors(24, 0, torch.float32), tensors(15, 1, torch.float32),
-                   config(max_steps=3), ATTACK)  # fmt: skip
+                   config(max_steps=3), Threat("pgd", configured(ATTACK)))  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "oft", "ia3"])
@@ -104,7 +106,7 @@ def test_a_score_is_that_of_the_saved_adapter(fitness, tmp_path):
     for model in (loaded, merged_model(fitness.encoder, tmp_path)):
         found = [
             answer(PixelModel(model.eval(), PROCESSOR), fitness.validation, attack, seed=fitness.config.seed)
-            for attack in (None, ATTACK)
+            for attack in (None, fitness.threat.on("genome"))
         ]
         right = [sum(a == b for a, b in zip(each.predictions, each.labels, strict=True)) for each in found]
         assert [Rate(number, 15) for number in right] == [score.clean, score.robust]

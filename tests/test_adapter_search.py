@@ -4,7 +4,6 @@ import json
 import runpy
 import shutil
 import sys
-from functools import partial
 from operator import eq
 from pathlib import Path
 
@@ -17,16 +16,18 @@ from optuna.trial import TrialState
 from peft import PeftModel
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from genaf_hf import PixelModel, load_encoder, pgd, with_pixel_values
+from genaf_hf import PixelModel, load_encoder, with_pixel_values
 from genaf_hf.adapter_search import METHODS, AdapterSearchArguments, Genome, evolve, pick
 from genaf_hf.adapter_search.content import encoder_content, images_content
 from genaf_hf.adapter_search.search import STAGE, open_laboratory, settings_of_search, space_of
 from genaf_hf.adapter_search.storage import slot
+from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.data import load_images
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import Threat
 from genaf_hf.sharing.record import TrainingRecord
 
 pytestmark = [
@@ -34,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
 RECIPE = Path(__file__).parents[1] / "recipes" / "evolve_peft.py"
-QUICK = {"population": 4, "generations": 2, "search_steps": 1, "pgd_steps": 2, "dae_steps": 2}
+QUICK = {"population": 4, "generations": 2, "search_steps": 1, "attacks": "l4a,pgd", "attack_settings": {"steps": 2}}
 TRAINING = {"max_steps": 12, "learning_rate": 1e-2, "head_learning_rate": 3e-2, "steps": 1, "genetic_weight": 0.0}
 
 
@@ -143,8 +144,7 @@ def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(proce
     plain = AutoModelForImageClassification.from_pretrained(folder / "picked")
     processor = AutoImageProcessor.from_pretrained(folder / "picked")
     assert type(plain).__name__ == chosen_class(report)
-    steps = QUICK["pgd_steps"]
-    attack = partial(pgd, eps=again.eps, steps=steps, step_size=default_step_size(again.eps, steps))
+    attack = Threat("pgd", ATTACKS["pgd"].configure(eps=again.eps, steps=2)).on("picked")
     found = answer(PixelModel(plain, processor), with_pixel_values(test, processor), attack, seed=again.seed)
     assert sum(map(eq, found.predictions, found.labels)) == chosen.robust.part
     assert 0 < chosen.robust.part < chosen.clean.part
@@ -246,7 +246,7 @@ def test_a_study_of_the_same_name_in_another_storage_does_not_take_the_adapters(
 
 def test_a_layer_that_a_picked_model_could_not_be_attacked_at_is_refused_at_once(searched, again, arguments):
     with pytest.raises(ValueError, match="layer is 99, expected 0 to 2"):
-        evolve(arguments(pick=0, dae_layer=99), again)
+        evolve(arguments(pick=0, attack_settings={"steps": 2, "layer": 99}), again)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,8 @@ def test_a_layer_that_a_picked_model_could_not_be_attacked_at_is_refused_at_once
         ({"max_parameters": 10}, "max_parameters is 10, but the head alone has 51"),
         ({"storage": "study.db"}, "The storage is no URL of a database"),
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
-        ({"pgd_steps": 0}, "steps is 0, expected a whole number"),
+        ({"attack_settings": {"pgd": {"steps": 0}}}, "steps is 0, expected a whole number"),
+        ({"attacks": "l4a"}, "attacks are l4a, but genomes are compared by pgd"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(changes, sentence, arguments, config):

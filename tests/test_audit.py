@@ -21,12 +21,15 @@ from transformers import (
 
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
+from genaf_hf.audit import audit
 from genaf_hf.data import image_digests, load_images, stratified_subset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.loading import load_classifier
-from genaf_hf.pipelines.audit import audit, base_model, class_ids
+from genaf_hf.pipelines.audit import audit as audit_of_values
+from genaf_hf.pipelines.audit import audit_again, base_model, class_ids
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.trained_images import CHOICES, images_of_record
 from genaf_hf.sharing.figures import draw_gallery
@@ -140,7 +143,7 @@ def test_the_report_says_who_knew_what_and_with_which_settings(report, images):
         ("advencoder-pat", "public encoder"),
         ("advencoder-pat-adaptive", "model"),
         ("pgd", "model"),
-        ("square", "model"),
+        ("square", "model's answers"),
     ]
     settings = {each.attack: each.settings for each in report.measurements}
     shown = {name: (each["norm"], each["eps"], each["steps"]) for name, each in settings.items() if name != "clean"}
@@ -169,8 +172,9 @@ def test_counts_are_those_of_its_perturbations_and_attacks(report, whole, model,
         attacks[name] = UniversalPerturbation.from_pretrained(whole / "perturbations" / name)
     for name in ("pgd", "square"):
         attacks[name] = ATTACKS[name].configure(eps=0.15, **QUICK[name])
-    found = {name: answer(classifier, pixels, attack) for name, attack in attacks.items()}
-    correct = {name: sum(map(int.__eq__, each.predictions, each.labels)) for name, each in found.items()}
+    threats = threats_from({name: each for name, each in attacks.items() if each}, {"m": classifier})
+    found = {"clean": answer(classifier, pixels), **{e.name: answer(classifier, pixels, e.on("m")) for e in threats}}
+    correct = {name: sum(each.right) for name, each in found.items()}
     assert {each.attack: each.correct for each in report.measurements} == correct
     assert correct["pgd"] < correct["clean"]
     assert isinstance(attacks["advencoder-pat"], UniversalPatch)
@@ -206,7 +210,7 @@ def test_the_sweep_has_every_factor_of_every_attack_with_an_eps(report):
 
 
 def test_it_is_checked(report):
-    per_image = [each for each in report.measurements if each.knowledge == "model" and "encoder" not in each.settings]
+    per_image = [each for each in report.measurements[1:] if "encoder" not in each.settings]
     adaptive = [each for each in report.measurements if each.attack.endswith("-adaptive")]
     assert len(report.checks) == 2 + 2 * 6 + len(per_image) + len(adaptive) + 5
 
@@ -345,12 +349,47 @@ def test_eps_of_one_attack_and_another_norm(arguments, tmp_path):
     assert report.measurement("model", "l4a-adaptive").settings["seed"] == 5
 
 
+def test_by_values_it_finds_what_flags_find_and_writes_nothing(report, model, dataset, encoders, monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    classifier, encoder = PixelModel(*load_classifier(model)), PixelModel(*load_encoder(encoders["dino"], CLASSES))
+    attacks = [ATTACKS[name].configure(eps=eps, **QUICK[name]) for name, eps in (("l4a", 0.3), ("pgd", 0.15))]
+    found = audit_of_values(classifier, dataset, [*attacks, "fgsm"], encoder=encoder)
+    assert found.attacks == ["clean", "l4a", "l4a-adaptive", "pgd", "fgsm"]
+    assert found.measurement("model", "fgsm").settings["eps"] == 8 / 255
+    for name in ("clean", "l4a", "l4a-adaptive", "pgd"):
+        ours, theirs = (each.measurement("model", name) for each in (found, report))
+        assert (ours.correct, ours.fooled, ours.changed) == (theirs.correct, theirs.fooled, theirs.changed)
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_it_can_be_run_again_from_its_report_alone(report, model, images):
+    again = audit_again(RobustnessReport.from_json(report.to_json()), model=model, dataset=images)
+    assert again.measurements == report.measurements
+    assert again.dataset == report.dataset
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"dataset": {"train": []}}, "expected a name, or a DatasetDict with the splits train and test"),
+        ({"attacks": [0.1]}, r"attacks are \[0.1\], expected such as"),
+        ({"attacks": ["pgd", ATTACKS["pgd"].configure()]}, "expected different ones"),
+        ({"attacks": []}, r"attacks are \[\], expected such as"),
+        ({"attacks": ["l4a"]}, "The model is none by a name, whose card tells its public encoder"),
+    ],
+)
+def test_values_that_are_none_are_refused(vit, dataset, given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        audit_of_values(PixelModel(*vit), **{"dataset": dataset, "attacks": ["fgsm"], **given})
+
+
 def test_a_limit_is_a_stratified_subset(arguments, dataset, model, tmp_path):
     report = audit(arguments(tmp_path / "out", "pgd", limit=7, sweep=[]))
     subset = stratified_subset(dataset["test"], 7, seed=0)
     assert sorted(subset["label"].count(label) for label in range(3)) == [2, 2, 3]
     classifier = PixelModel(*load_classifier(model))
-    found = answer(classifier, with_pixel_values(subset, classifier.processor), None)
+    found = answer(classifier, with_pixel_values(subset, classifier.processor))
     clean = report.measurement("model", "clean")
     assert (clean.count, clean.correct) == (7, sum(map(int.__eq__, found.predictions, found.labels)))
     assert report.dataset["count"] == 7
@@ -489,7 +528,6 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         ({"attacks": "pgd,pgd"}, 'attacks are "pgd,pgd", expected different names,'),
         ({"dae_eps": 10}, r"eps is 10, expected a value in \(0, 1\]"),
         ({"eps": 0}, r"eps is 0, expected a value in \(0, 1\]"),
-        ({"attacks": ["l4a", "pgd"]}, r"attacks are .*, expected different names, separated by"),  # from a YAML file
         *(
             ({"sweep": sweep}, rf"sweep is {re.escape(str(sweep))}, expected positive numbers other than 1, such as")
             for sweep in ([2.0, 1.0], [-2.0], [float("inf")], ["a"], 2.0, None)
@@ -497,21 +535,22 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         ({"limit": 0}, "limit is 0, expected at least 1 image"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1 image"),
         ({"attack_settings": "{"}, "attack_settings are {, expected JSON such as"),
-        ({"attack_settings": "[1]"}, r"attack_settings are \[1\], expected settings by attack"),
-        ({"attack_settings": {"l4a": 3}}, r"attack_settings are \{'l4a': 3\}, expected settings by attack"),
+        ({"attack_settings": "[1]"}, r"attack_settings are \[1\], expected settings by name"),
+        ({"attack_settings": {"l4a": 3}}, r"attack_settings are \{'l4a': 3\}, expected settings by name"),
+        ({"attack_settings": {"layr": 1}}, 'attack_settings have "layr", a setting of none of the attacks l4a, adv'),
         ({"attack_settings": {"std": {}}}, 'attack_settings are for "std", which is not among the attacks l4a,adv'),
         ({"attack_settings": {"l4a": {"layr": 1}}}, 'l4a has no setting "layr"; it has eps, steps,'),
         ({"attack_settings": {"l4a": {"steps": 0}}}, "steps is 0, expected a whole number"),
-        ({"attack_settings": {"l4a": {"steps": "9"}}}, 'give l4a the steps "9", expected int'),
-        ({"attack_settings": {"l4a": {"layer": [1]}}}, r"give l4a the layer \[1\], expected int | str"),
+        ({"attack_settings": {"l4a": {"steps": "9"}}}, 'steps is "9", expected a whole number'),
+        ({"attack_settings": {"l4a": {"layer": [1]}}}, r"layer is \[1\], expected a whole number or a text"),
         ({"attack_settings": {"l4a": {"layer": 9}}}, "layer is 9, expected 0 to 2"),
-        ({"attack_settings": {"l4a": {"data": "mine"}}}, "give l4a data, which the audit gives itself"),
-        ({"attack_settings": {"pgd": {"seeds": [1]}}}, "give pgd seeds, which the audit gives itself"),
+        ({"attack_settings": {"l4a": {"data": "mine"}}}, "give the data of l4a, which is told by itself"),
+        ({"attack_settings": {"pgd": {"seeds": [1]}}}, 'pgd has no setting "seeds"'),
         ({"attack_settings": {"pgd": {"loss": "mse"}}}, 'give pgd the loss "mse", expected'),
         ({"attack_settings": {"pgd": {"norm": "l3"}}}, 'norm is "l3", expected one of linf, l2'),
         ({"attack_settings": {"pgd": {"step_size": -1}}}, "step_size is -1, expected a positive length"),
         ({"attack_settings": {"pgd": {"restarts": 0}}}, "restarts is 0, expected"),
-        ({"attack_settings": {"square": {"share": "half"}}}, 'give square the share "half", expected float'),
+        ({"attack_settings": {"square": {"share": "half"}}}, 'share is "half", expected a number'),
         ({"attack_settings": {"square": {"share": 2}}}, "share is 2, expected a share of the pixels"),
         ({"attack_settings": {"advencoder-pat": {**PATCH, "area": 1.1}}}, "area is 1.1, a patch of 0 pixels a side"),
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
@@ -603,8 +642,8 @@ def test_nothing_is_measured_twice_and_nothing_is_mixed(arguments, mortal, model
     with pytest.raises(KeyboardInterrupt):
         audit(make())
     for changes, sentence in (
-        ({"eps": 0.14}, "eps was 0.15 and is 0.14"),
-        ({"attack_settings": {"pgd": {"steps": 3}}}, "attack_settings was "),
+        ({"eps": 0.14}, "mortal.eps was 0.15 and is 0.14, pgd.eps was 0.15 and is 0.14"),
+        ({"attack_settings": {"pgd": {"steps": 3}}}, "l4a.steps was 2 and is 500, pgd.steps was 2 and is 3"),
     ):
         with pytest.raises(ValueError, match=f"unfinished run with other settings \\({sentence}"):
             audit(make(**changes))
@@ -619,9 +658,9 @@ def test_nothing_is_measured_twice_and_nothing_is_mixed(arguments, mortal, model
 
     mortal.images, mortal.dies_at = 0, None
     resumed = audit(make())
-    assert mortal.images == 1 + 18 + 18 + 6  # tried out, at two other eps, in the gallery
+    assert mortal.images == 1 + 18 + 18  # tried out, at two other eps
     assert resumed == audit(make())
-    assert mortal.images == 1 + 18 + 18 + 6 + 1 + 3 * 18 + 6
+    assert mortal.images == 1 + 18 + 18 + 1 + 3 * 18
 
 
 def test_a_killed_audit_goes_on_to_the_same_report(processes, arguments, whole, place, tmp_path):

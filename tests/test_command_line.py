@@ -6,7 +6,8 @@ import pytest
 from genaf_hf import GenAFConfig
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.demo.arguments import DemoArguments
-from genaf_hf.pipelines.audit_arguments import AuditArguments, configure
+from genaf_hf.pipelines.attack_arguments import named_attacks
+from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.harden import HardeningArguments
 
 TYPES = (HardeningArguments, GenAFConfig)
@@ -332,30 +333,33 @@ def test_a_value_that_a_flag_does_not_take_is_one_sentence(words, sentence, caps
 
 
 def test_every_eps_and_step_size_is_taken_as_a_fraction():
-    words = ["--eps", "4/255", "--step_size=1/255", "--dae-eps", "10/255", "--pgd_eps", "2/255"]
+    words = ["--eps", "4/255", "--step_size=1/255", "--attack-settings", '{"eps": "10/255"}']
     arguments, config = parse_arguments(TYPES, None, [*NAMED, *words])
     assert (config.eps, config.step_size) == (4 / 255, 1 / 255)
-    assert (arguments.dae_eps, arguments.pgd_eps) == (10 / 255, 2 / 255)
+    assert named_attacks("l4a", arguments.attack_settings)["l4a"].settings["eps"] == 10 / 255
     audit = [*NAMED[:4], "--eps", "4/255", "--dae_eps", "10/255", "--sweep", "1/2", "2"]
     settings = json.dumps({"pgd": {"step_size": "2/255", "eps": "6/255"}})
     [arguments] = parse_arguments((AuditArguments,), None, [*audit, "--attack_settings", settings])
     assert (arguments.eps, arguments.dae_eps, arguments.sweep) == (4 / 255, 10 / 255, [0.5, 2])
-    assert configure(arguments)["pgd"].given == {"step_size": 2 / 255, "eps": 6 / 255}
+    found = named_attacks("l4a,pgd", arguments.attack_settings)["pgd"].settings
+    assert (found["step_size"], found["eps"]) == (2 / 255, 6 / 255)
     demo = ["--hardened", "a", "--undefended", "b", "--dataset_name", "c", "--eps", "2/255", "0.1"]
     assert parse_arguments((DemoArguments,), None, demo)[0].eps == [2 / 255, 0.1]
 
 
 def test_attack_settings_that_are_no_numbers_are_refused():
-    arguments = AuditArguments("a", "b", attack_settings={"pgd": {"eps": "8/0"}})
-    with pytest.raises(ValueError, match='attack_settings give pgd the eps "8/0", expected a number'):
-        configure(arguments)
+    with pytest.raises(ValueError, match='attack_settings give the eps of pgd "8/0", expected a number'):
+        named_attacks("pgd", {"pgd": {"eps": "8/0"}})
 
 
-def test_a_layer_is_named_by_index_or_by_name(write):
-    assert parse_arguments(TYPES, None, [*NAMED, "--dae_layer", "2"])[0].dae_layer == 2
-    assert parse_arguments(TYPES, None, [*NAMED, "--dae_layer", "encoder.layer.2"])[0].dae_layer == "encoder.layer.2"
-    assert parse_arguments(TYPES, None, [write("dae_layer: 2\n"), *NAMED])[0].dae_layer == 2
-    assert parse_arguments(TYPES, None, [write("dae_layer: stem\n"), *NAMED])[0].dae_layer == "stem"
+@pytest.mark.parametrize("layer", [2, "encoder.layer.2"])
+def test_a_layer_is_named_by_index_or_by_name(layer, write):
+    file = write(f"attack_settings:\n  layer: {layer}\n  pgd: {{eps: 1/255}}\n")
+    for words in ([file, *NAMED], [*NAMED, "--attack_settings", json.dumps({"layer": layer, "pgd": {"eps": "1/255"}})]):
+        arguments = parse_arguments(TYPES, None, words)[0]
+        found = named_attacks(arguments.attacks, arguments.attack_settings)
+        assert (found["l4a"].settings["layer"], found["ssp"].settings["layer"]) == (layer, layer)
+        assert found["pgd"].settings["eps"] == 1 / 255
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_the_bank_is_crafted_once_on_the_public_encoder(tmp_path, caplog):
 def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dataset, encoders):
     dataset.save_to_disk(tmp_path / "colours")
     arguments = HardeningArguments(
-        model_name_or_path=encoders["mae"], dataset_name=str(tmp_path / "colours"), dae_steps=3, pgd_steps=2
+        encoders["mae"], str(tmp_path / "colours"), attacks="l4a,pgd", attack_settings={"steps": 3}
     )
     config = GenAFConfig(
         output_dir=str(tmp_path / "run"),

@@ -113,6 +113,11 @@ def demo(arguments) -> Demo:
     return Demo(arguments())
 
 
+def perturbation(demo, *asked) -> UniversalPerturbation:
+    """What the demo attacks by."""
+    return demo.crafted_threat(*asked).perturbations["hardened"]
+
+
 def png(size=(SIDE, SIDE), mode="RGB", form="PNG", **settings) -> bytes:
     """A file of noise."""
     generator = np.random.default_rng(0)
@@ -160,7 +165,7 @@ def test_a_strong_attack_fools_and_an_image_that_is_not_moved_does_not(demo):
 
 def test_the_published_perturbation_is_used_where_attack_and_eps_are_its_own(demo, published):
     assert demo.eps == [0.1, PUBLISHED_EPS, 0.4]
-    assert torch.equal(demo.perturbation("l4a", PUBLISHED_EPS).delta, published.delta)
+    assert torch.equal(perturbation(demo, "l4a", PUBLISHED_EPS).delta, published.delta)
     assert demo.crafted.keys() <= {("l4a", 0.1), ("l4a", 0.4)}
     images = demo.view(demo.examples[1]["image"])
     for name, outcome in demo.attack(images, "l4a", PUBLISHED_EPS).items():
@@ -197,7 +202,7 @@ def test_the_first_example_is_one_on_which_the_two_models_differ(demo, published
 
 def test_at_another_eps_one_is_crafted_on_the_public_encoder_with_the_seed_that_was_published(demo, dataset, encoders):
     told = []
-    found = demo.perturbation("l4a", 0.1, told.append)
+    found = perturbation(demo, "l4a", 0.1, told.append)
     encoder = PixelModel(*load_encoder(encoders["dino"], CLASSES)).eval()
     attacker = encoder.to_images(with_pixel_values(dataset["train"], encoder.processor)[:]["pixel_values"])
     expected = l4a(encoder, attacker, eps=0.1, steps=3, layer=0, seed=5)
@@ -212,9 +217,9 @@ def test_at_another_eps_one_is_crafted_on_the_public_encoder_with_the_seed_that_
 
 
 def test_it_is_crafted_once_also_for_another_demo(demo, arguments):
-    found, told = demo.perturbation("uapgd", 0.4), []
-    assert demo.perturbation("uapgd", 0.4, told.append) is found
-    again = Demo(arguments()).perturbation("uapgd", 0.4, told.append)
+    found, told = perturbation(demo, "uapgd", 0.4), []
+    assert perturbation(demo, "uapgd", 0.4, told.append) is found
+    again = perturbation(Demo(arguments()), "uapgd", 0.4, told.append)
     assert torch.equal(again.delta, found.delta)
     assert told == []
     assert found.data == "48 images of colors, split train, with labels"

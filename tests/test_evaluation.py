@@ -17,6 +17,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
 from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, measure
 from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.runs.journal import Journal
 
 pytestmark = pytest.mark.slow(reason="each evaluation runs its self-checks, which search for a second time")
@@ -70,7 +71,8 @@ def by_hand(model, dataset, attacks, seed) -> dict[str, Counter]:
 
 def answered(model, dataset, attack) -> int:
     """Right answers under an attack."""
-    found = answer(model, dataset, attack)
+    [threat] = threats_from({"attack": attack}, {"model": model})
+    found = answer(model, dataset, threat.on("model"))
     return sum(a == b for a, b in zip(found.predictions, found.labels, strict=True))
 
 
@@ -150,7 +152,7 @@ def test_the_report_says_what_was_measured_with_what(model, pixels, attacks, enc
     assert (clean.knowledge, universal.knowledge, per_image.knowledge) == ("nothing", "public encoder", "model")
     assert clean.settings == {}
     assert universal.settings == {"norm": "linf", **attacks["universal"].provenance}
-    assert per_image.settings == {"attack": "pgd", "norm": "linf", **PGD}
+    assert per_image.settings == {"attack": "pgd", "norm": "linf", **PGD, "random_start": True, "restarts": 1}
     assert report.dataset == {**info, "count": 18, "largest_class": 6}
     assert report.models == {
         "model": {
@@ -213,10 +215,10 @@ def test_what_is_counted():
     """Of five images, two stay right, one is fooled, one is set right, and one is wrong in another way."""
     clean = Answers([0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [0, 1, 2, 0, 1], 0.0, True)
     attacked = Answers([0, 1, 2, 0, 1], [0, 1, 0, 0, 2], [0, 2, 2, 0, 0], 0.1, True)
-    found = measure("model", "mine", "model", {}, clean, attacked)
+    found = measure("model", clean, attacked)
     assert (found.correct, found.count, found.clean_correct, found.fooled, found.changed) == (3, 5, 3, 1, 3)
     assert found.neighbors_correct == 3
-    part = measure("model", "mine", "model", {}, clean.of([4, 2]), attacked.of([4, 2]))
+    part = measure("model", clean.of([4, 2]), attacked.of([4, 2]))
     assert (part.correct, part.count, part.clean_correct, part.fooled, part.changed) == (0, 2, 1, 1, 2)
     assert part.neighbors_correct == 1
 
@@ -353,7 +355,7 @@ def test_models_are_checked_at_the_eps_of_an_attack_on_single_images():
         ({"patch": patch, "l2": other_norm}, 8 / 255),
         ({}, 8 / 255),
     ):
-        assert checked_eps(attacks, "model") == eps
+        assert checked_eps(threats_from(attacks, {"model": None}), "model") == eps
 
 
 # ---- journal ----
@@ -376,7 +378,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(model, pixels, attac
     with pytest.raises(KeyboardInterrupt):
         evaluate(Journal(tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(before) == 5  # clean, none, noise of its size, universal and pgd
+    assert len(before) == 6  # clean, none, universal, each with noise of its size, and pgd
     resumed = evaluate(Journal(tmp_path))
     assert calls == [9] * (2 + 2 + 2)  # none, the part of none-2 that was lost, none-2
     assert {path: path.stat().st_mtime_ns for path in before} == before

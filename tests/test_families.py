@@ -69,6 +69,8 @@ from genaf_hf import (
 from genaf_hf.adapter_search import METHODS, Fitness, SearchSpace, merged_model
 from genaf_hf.adapter_search.genome import HEAD_ONLY
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, HEAD_ALONE
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.models.loading import load_classifier
@@ -502,8 +504,8 @@ def search_and_merge(name: str, public_encoder: Path, folder: Path) -> torch.Ten
     assert genome.ranks.keys() == space.targets.keys()
 
     adapter = folder.parent / "adapter"
-    attack = partial(pgd, eps=0.1, steps=1, step_size=0.05)
-    score = Fitness(encoder, processor, train, test, config, attack)(genome, adapter)
+    threat = Threat("pgd", ATTACKS["pgd"].configure(eps=0.1, steps=1, step_size=0.05))
+    score = Fitness(encoder, processor, train, test, config, threat)(genome, adapter)
     assert (score.clean.count, score.robust.count) == (6, 6)
     assert all(torch.equal(weight, before[name]) for name, weight in encoder.state_dict().items())
     pixel_values = test[:4]["pixel_values"]

@@ -5,17 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import colored_images
 from datasets import ClassLabel, DatasetDict
 from safetensors.torch import load_file, save_file
 
-from genaf_hf import GenAFConfig, PixelModel, with_pixel_values
-from genaf_hf.attacks import l4a
+from genaf_hf import GenAFConfig, UniversalPerturbation
 from genaf_hf.cli.command_line import parse_arguments
-from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
-from genaf_hf.pipelines.harden import HardeningArguments, craft_attacks, harden
+from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.values.markup import plain
 
@@ -29,8 +26,8 @@ QUICK = {
     "steps": 2,
     "layer_decay": 1.0,
     "save_steps": 2,
-    "dae_steps": 3,
-    "pgd_steps": 2,
+    "attacks": "l4a,pgd",
+    "attack_settings": '{"steps": 3, "pgd": {"steps": 2}}',
     "use_cpu": True,
 }
 
@@ -128,8 +125,8 @@ def test_a_run_goes_on_with_the_encoder_and_the_images_that_it_began_with_alone(
     [
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
         ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
-        ({"dae_eps": 2}, "eps is 2.0, expected a value in"),
-        ({"dae_layer": 99}, "layer is 99, expected 0 to 2, the hidden states of this encoder"),
+        ({"attack_settings": '{"eps": 2}'}, "eps is 2, expected a value in"),
+        ({"attack_settings": '{"layer": 99}'}, "layer is 99, expected 0 to 2, the hidden states of this encoder"),
     ],
 )
 def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(processes, command, tmp_path, changes, sentence):
@@ -138,22 +135,6 @@ def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(processes, comman
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_perturbations_are_crafted_once(vit, dataset, tmp_path, caplog):
-    caplog.set_level("INFO", "genaf_hf.evaluation.perturbation_cache")
-    encoder = PixelModel(*vit)
-    arguments = HardeningArguments("encoder", "colours", dae_steps=2, pgd_steps=2)
-    config = GenAFConfig(output_dir=str(tmp_path / "run"), report_to="none", use_cpu=True)
-    first, again = (
-        craft_attacks(arguments, config, encoder, {"hardened": encoder}, dataset["train"], vit[1]) for _ in range(2)
-    )
-    assert caplog.messages == ["Crafting l4a", "l4a was crafted before"] * 4 + ["l4a was crafted before"] * 8
-    images = with_pixel_values(stratified_subset(dataset["train"], 2048, seed=0), vit[1])[:]["pixel_values"]
-    for once, twice in zip(first, again, strict=True):
-        expected = l4a(encoder, encoder.to_images(images), eps=once["l4a"].eps, steps=2, seed=config.seed)
-        for found in (once["l4a"], once["l4a-adaptive"]["hardened"], twice["l4a"]):
-            assert torch.equal(found.delta, expected.delta)
 
 
 def test_a_checkpoint_that_is_named_is_refused(tmp_path):
@@ -170,22 +151,31 @@ def test_class_names_are_no_markup(encoders, tmp_path):
     data = DatasetDict({split: colored_images(18, seed) for seed, split in enumerate(("train", "validation", "test"))})
     data = data.cast_column("label", ClassLabel(names=names))
     data.save_to_disk(tmp_path / "odd | names")
-    settings = {name: value for name, value in QUICK.items() if name not in ("dae_steps", "pgd_steps")}
+    settings = {name: value for name, value in QUICK.items() if not name.startswith("attack")}
     config = GenAFConfig(output_dir=str(tmp_path / "run"), report_to="none", disable_tqdm=True, **settings)
-    report = harden(
-        HardeningArguments(encoders["mae"], str(tmp_path / "odd | names"), dae_steps=2, pgd_steps=2), config
-    )
+    quick = {"eps": 0.1, "steps": 2, "advencoder-per": {"width": 8, "batch_size": 4}}
+    report = harden(HardeningArguments(encoders["mae"], str(tmp_path / "odd | names"), attack_settings=quick), config)
     assert report.measurement("hardened", "clean").count == 18
-    assert report.attacks == ["clean", "l4a", "l4a-adaptive", "pgd"]
+    universal = ["l4a", "ssp", "uapgd", "advencoder-per"]
+    twins = [name for attack in universal for name in (attack, f"{attack}-adaptive")]
+    assert report.attacks == ["clean", *twins, "pgd"]
     knowledge = [report.measurement("hardened", attack).knowledge for attack in report.attacks]
-    assert knowledge == ["nothing", "public encoder", "model", "model"]
+    assert knowledge == ["nothing", *["public encoder", "model"] * 4, "model"]
+    swept = {(each.attack, round(each.settings["eps"] / 0.1, 6)) for each in report.sweep if each.attack != "pgd"}
+    assert swept == {(name, factor) for name in twins[:2] for factor in (0.5, 1.0, 1.5, 2.0)}
+    worst = report.worst("hardened", "public encoder")
+    kept = UniversalPerturbation.from_pretrained(tmp_path / "run", subfolder="perturbation")
+    assert kept.provenance.items() <= worst.settings.items()
+    assert f"under the worst perturbation that was crafted on the public encoder alone ({worst.attack}, linf" in (
+        (tmp_path / "run/README.md").read_text()
+    )
     crafted_on = [
         report.measurement(name, attack).settings["encoder"]
         for attack in ("l4a", "l4a-adaptive")
         for name in ("undefended", "hardened")
     ]
     assert crafted_on == ["mae", "mae", "undefended", "hardened"]
-    of_attacks = 3 * 2 + 2  # each has two; pgd is held against noise, l4a-adaptive against l4a
+    of_attacks = 9 * 2 + 1 + 4  # each has two; pgd is held against noise, each adaptive one against its twin
     assert len(report.checks) == 2 * (2 + of_attacks + 5) + 1  # and the hardened model against the undefended one
     card = (tmp_path / "run/README.md").read_text()
     assert "odd \\| names" in card

@@ -118,7 +118,7 @@ def test_what_published_cards_import_is_where_it_was():
     from genaf_hf.audit import audit
     from genaf_hf.audit_arguments import AuditArguments
 
-    assert {audit.__module__, AuditArguments.__module__} == {
+    assert {audit.__wrapped__.__module__, AuditArguments.__module__} == {
         "genaf_hf.pipelines.audit",
         "genaf_hf.pipelines.audit_arguments",
     }

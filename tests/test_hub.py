@@ -38,7 +38,7 @@ QUICK = {
     "report_to": "none",
     "use_cpu": True,
 }
-QUICK_ATTACKS = {"dae_steps": 5, "pgd_steps": 2}
+QUICK_ATTACKS = {"attacks": "l4a,pgd", "attack_settings": '{"steps": 5, "pgd": {"steps": 2}}'}
 
 PUSH_PUBLIC_THINGS = """
 import sys

@@ -5,7 +5,7 @@ import re
 import runpy
 import shutil
 import sys
-from math import isnan, sqrt
+from math import isnan
 
 import evaluate
 import numpy as np
@@ -13,7 +13,10 @@ import pytest
 import torch
 from huggingface_hub import SpaceCard
 
+from genaf_hf.evaluation.answers import Answers
+from genaf_hf.evaluation.evaluate import measure
 from genaf_hf.evaluation.metrics import FOLDER, METRICS, load_metric
+from genaf_hf.evaluation.report import Rate
 
 LABELS = [0, 1, 1, 2, 2, 0]
 CLEAN = [0, 1, 0, 2, 1, 0]
@@ -70,23 +73,6 @@ def inputs_of(name, kind=list):
     return {key: kind(values) for key, values in given[name].items()}
 
 
-def answers(part, count):
-    """Inputs of the three metrics by which each finds `part` of `count`."""
-    right, other = [3] * count, [4] * part + [3] * (count - part)
-    return {
-        "robust_accuracy": {"predictions": [3] * part + [4] * (count - part), "references": right},
-        "attack_success_rate": {"predictions": other, "references": right, "clean_predictions": right},
-        "fooling_rate": {"predictions": other, "references": right},
-    }
-
-
-def wilson(part, count):
-    """E. B. Wilson, Journal of the American Statistical Association 22, 1927."""
-    share, z = part / count, 1.959963984540054
-    middle, half = share + z**2 / (2 * count), z * sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
-
-
 def run(processes, script, *arguments, home, **environment):
     """What a script prints, with fresh caches and no way to connect."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
@@ -108,21 +94,18 @@ def run(processes, script, *arguments, home, **environment):
 )
 def test_values_by_hand(name, part, count, kind):
     found = load_metric(name).compute(**inputs_of(name, kind))
-    low, high = wilson(part[1], count)
-    expected = {name: part[1] / count, part[0]: part[1], "count": count, "low": low, "high": high}
-    assert found == pytest.approx(expected, abs=1e-12)
-    assert list(found) == list(expected)
-    assert [type(value) for value in found.values()] == [float, int, int, float, float]
+    assert found == {name: part[1] / count, part[0]: part[1], "count": count}
+    assert [type(value) for value in found.values()] == [float, int, int]
 
 
-@pytest.mark.parametrize("name", METRICS)
-@pytest.mark.parametrize(("part", "count"), [(0, 10), (10, 10), (8, 10), (0, 1), (81, 263), (1, 100_000)])
-def test_the_interval_is_wilsons(name, part, count):
-    found = load_metric(name).compute(**answers(part, count)[name])
-    assert found[name] == part / count
-    assert (found["low"], found["high"]) == pytest.approx(wilson(part, count), abs=1e-12)
-    if (part, count) == (81, 263):  # the example of Newcombe, Statistics in Medicine 17, 1998
-        assert (found["low"], found["high"]) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+def test_a_report_holds_what_they_count():
+    clean = Answers(LABELS, CLEAN, None, 0.0, True)
+    found = measure("model", clean, Answers(LABELS, ATTACKED, None, 0.1, True))
+    counted = {name: load_metric(name).compute(**inputs_of(name)) for name in METRICS}
+    assert found.accuracy == Rate(counted["robust_accuracy"]["correct"], counted["robust_accuracy"]["count"])
+    success = counted["attack_success_rate"]
+    assert found.attack_success_rate == Rate(success["fooled"], success["count"])
+    assert found.fooling_rate == Rate(counted["fooling_rate"]["changed"], counted["fooling_rate"]["count"])
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -137,10 +120,10 @@ def test_batches_add_up(name, kind):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_without_images_the_rate_is_nan_and_the_interval_is_everything(name):
-    found = load_metric(name).compute(**answers(0, 0)[name])
+def test_without_images_the_rate_is_nan(name):
+    found = load_metric(name).compute(**{key: [] for key in inputs_of(name)})
     assert isnan(found.pop(name))
-    assert list(found.values()) == [0, 0, 0.0, 1.0]
+    assert list(found.values()) == [0, 0]
 
 
 def test_without_images_that_were_right_there_is_no_success_rate():

@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 from genaf_hf import load_encoder
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
+from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.sharing.layout import PICTURES
 from genaf_hf.sharing.model_card import findings, model_card, shell
@@ -113,7 +114,7 @@ def test_unreliable_accuracies_are_marked_in_verdict_and_table():
     text = text_of(checks=[FAILED, replace(FAILED, model="undefended", passed=True)])
     assert "80.0% [49.0%, 94.3%] of clean images (undefended: 90.0%), 70.0% *unreliable* [39.7%" in verdict_of(text)
     assert "50.0% *unreliable* [23.7%, 76.3%] under" in verdict_of(text)
-    assert "| 50.0% [23.7%, 76.3%] (5/10) *unreliable* |" in text
+    assert "| 50.0% [23.7%, 76.3%] (5/10) *worst* *unreliable* |" in text
     assert "80.0% [49.0%, 94.3%] (8/10) *unreliable*" not in text
     assert "**The robust accuracies of hardened are *unreliable*:** FAILED: gradients are not zero (images" in text
     assert "Every check was passed." not in text
@@ -569,7 +570,7 @@ def test_the_command_is_one_of_ours(attacked):
     (arguments,) = HfArgumentParser((AuditArguments,)).parse_args_into_dataclasses(flags)
     assert (arguments.model_name_or_path, arguments.dataset_name) == ("someone/hardened", "someone/colours")
     assert arguments.dataset_revision == IMAGES
-    expected = ("someone/encoder", ENCODER, "l4a,pgd,square") if attacked > 1 else (None, None, "pgd,square")
+    expected = ("someone/encoder", ENCODER, DEFAULT_ATTACKS) if attacked > 1 else (None, None, "pgd,square")
     assert (arguments.encoder, arguments.encoder_revision, arguments.attacks) == expected
 
 

@@ -11,7 +11,8 @@ import yaml
 from transformers import HfArgumentParser
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.pipelines.audit_arguments import AuditArguments, check_arguments
+from genaf_hf.pipelines.attack_arguments import named_attacks
+from genaf_hf.pipelines.audit_arguments import AuditArguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,7 +54,7 @@ def test_the_audit_needs_no_more_than_the_first_installation():
     [words] = [words for command, words in commands() if command == "audit"]
     (arguments,) = HfArgumentParser(AuditArguments).parse_args_into_dataclasses(words)
     assert not EXTRAS & set(arguments.attacks.split(","))
-    assert check_arguments(arguments)[0].keys() == set(arguments.attacks.split(","))
+    assert named_attacks(arguments.attacks).keys() == set(arguments.attacks.split(","))
 
 
 def test_every_attack_is_in_the_table():

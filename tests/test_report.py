@@ -119,7 +119,7 @@ def test_json_gives_the_report_back(report, tmp_path):
     assert RobustnessReport.load(str(tmp_path / "report.json")) == report
     assert report.sha256 == hashlib.sha256((tmp_path / "report.json").read_bytes()).hexdigest()
     values = json.loads((tmp_path / "report.json").read_text())
-    assert values["schema_version"] == 2
+    assert values["schema_version"] == 3
     assert values["measurements"][3] == {
         "model": "hardened",
         "attack": "pgd",
@@ -131,6 +131,8 @@ def test_json_gives_the_report_back(report, tmp_path):
         "fooled": 4,
         "changed": 6,
         "neighbors_correct": 0,
+        "noise_correct": None,
+        "beyond_noise": None,
     }
     assert values["checks"][0] == {
         "model": "undefended",
@@ -147,10 +149,20 @@ def test_names_outside_ascii_survive(report, tmp_path):
     assert RobustnessReport.load(tmp_path / "report.json") == named
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+def test_a_report_of_version_2_is_read_and_stays_what_it_was(report, tmp_path):
+    values = {**json.loads(report.to_json()), "schema_version": 2}
+    for each in (*values["measurements"], *values["sweep"]):
+        del each["noise_correct"], each["beyond_noise"]
+    (tmp_path / "report.json").write_text(json.dumps(values, indent=2) + "\n")
+    found = RobustnessReport.load(tmp_path / "report.json")
+    assert found == dataclasses.replace(report, schema_version=2)
+    assert found.sha256 == hashlib.sha256((tmp_path / "report.json").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("version", [0, 1, 4, "2", None])
 def test_a_report_of_another_version_is_refused(report, version):
     values = {**json.loads(report.to_json()), "schema_version": version}
-    sentence = f"its schema_version is {version}, this version of genaf_hf reads 2"
+    sentence = f"its schema_version is {version}, this version of genaf_hf reads 2 and 3"
     with pytest.raises(ValueError, match=sentence) as refusal:
         RobustnessReport.from_json(json.dumps(values))
     assert "\n" not in str(refusal.value)
@@ -211,6 +223,15 @@ def test_details_have_a_row_for_each_attack_and_a_column_for_each_measure(report
     assert cells(report.details("undefended"))[1] == ["clean", "-", "-", "-", "-"]
 
 
+def test_the_worst_of_those_who_know_the_same_is_named_and_what_is_no_better_than_noise_marked(report):
+    other = measurement(6, 10, "hardened", "square", 8, fooled=3, changed=5, noise_correct=6, beyond_noise=False)
+    shown = dataclasses.replace(report, measurements=[*report.measurements[2:], other], models={"hardened": {}})
+    assert shown.worst("hardened", "model").attack == "pgd"
+    assert shown.worst("hardened", "public encoder") is None
+    marks = {row[0]: row[5].partition(") ")[2] for row in cells(shown.table())[1:]}
+    assert marks == {"clean": "", "pgd": "*worst*", "square": "*no more than noise*"}
+
+
 def test_names_in_tables_can_be_escaped(report):
     assert cells(report.table(str.upper))[2][:2] == ["PGD", "MODEL"]
     assert cells(report.details("hardened", str.upper))[2][0] == "PGD"
@@ -239,6 +260,7 @@ def test_measurements_are_found_by_model_and_attack(report):
         ({"changed": 4}, "4 predictions changed, 4 images were fooled and 1 set right"),
         ({"changed": 7}, "7 predictions changed"),
         ({"neighbors_correct": 12}, "neighbors_correct is 12"),
+        ({"noise_correct": 12}, "noise_correct is 12"),
         ({"clean_correct": 9, "fooled": 4, "correct": 5, "changed": 5}, "9 of 10 images are right when clean"),
         ({"count": 11}, "of 11 images"),
         ({"settings": {"norm": "linf", "eps": 8}}, "eps is 8 in the norm linf"),

@@ -20,6 +20,7 @@ from genaf_hf.adapter_search.merged_weights import AdapterTrainer, merged_weight
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import Rate
+from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.config import GenAFConfig
 
@@ -53,7 +54,7 @@ class Fitness:
         train: `pixel_values` and `labels`.
         validation: the same, to measure on.
         config: of the training; what a genome says comes before it. `max_steps` or `num_train_epochs` is the budget.
-        attack: `functools.partial` of a per-image attack with its settings, by which robust accuracy is measured.
+        threat: by which robust accuracy is measured, on each model itself.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class Fitness:
         train: Dataset,
         validation: Dataset,
         config: GenAFConfig,
-        attack: partial,
+        threat: Threat,
     ):
         self.encoder, self.processor = encoder.to(config.device).requires_grad_(False), processor
         self.train, self.validation = train, validation
-        self.config, self.attack = config, attack
+        self.config, self.threat = config, threat
 
     def __call__(
         self,
@@ -139,12 +140,8 @@ class Fitness:
                 batch_size=self.config.per_device_eval_batch_size,
                 seed=self.config.seed,
             )
-            found = [ask(attack) for attack in (None, self.attack)]
-        clean, robust = (
-            Rate(sum(a == b for a, b in zip(each.predictions, each.labels, strict=True)), len(each.labels))
-            for each in found
-        )
-        return clean, robust
+            clean, attacked = (ask(attack) for attack in (None, self.threat.on("genome")))
+        return tuple(Rate(sum(each.right), len(each.right)) for each in (clean, attacked))
 
 
 def count_trainable(model: PeftModel) -> int:

@@ -5,7 +5,6 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 from optuna import Study
@@ -17,8 +16,9 @@ from transformers import PreTrainedModel
 from genaf_hf.adapter_search.genome import Genome
 from genaf_hf.adapter_search.storage import slot
 from genaf_hf.adapter_search.study import KNOWN, last_tries, was_trained
-from genaf_hf.evaluation.evaluate import evaluate_robustness, settings
+from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.report import CLEAN, Rate, RobustnessReport, markdown, strength
+from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import write_whole
 
@@ -75,19 +75,19 @@ def evaluate_adapter(
     processor,
     adapter: Path,
     test: Dataset,
-    attack: partial,
+    threat: Threat,
     *,
     batch_size: int,
     seed: int,
     dataset_info: dict,
 ) -> RobustnessReport:
     """Measures an adapter, merged, on all test images; `report.json` beside it remembers."""
-    path, asked = adapter / "report.json", settings(PGD, attack, adapter.name)
-    if not path.exists() or RobustnessReport.load(path).measurement(adapter.name, PGD).settings != asked:
-        report = evaluate_robustness(
+    path, asked = adapter / "report.json", threat.settings(adapter.name)
+    if not path.exists() or RobustnessReport.load(path).measurement(adapter.name, threat.name).settings != asked:
+        report = evaluate_threats(
             {adapter.name: PixelModel(merged_model(encoder, adapter), processor).eval()},
             test,
-            {PGD: attack},
+            [threat],
             batch_size=batch_size,
             seed=seed,
             dataset_info=dataset_info,

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -41,16 +40,16 @@ from genaf_hf.adapter_search.study import (
     was_trained,
     work,
 )
-from genaf_hf.attacks import pgd
-from genaf_hf.attacks.pgd import default_step_size
+from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import data_source, image_digests
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.evaluate import evaluate_robustness
+from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import Attacker, Threat
 from genaf_hf.models.loading import load_configuration, parameter_count
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.harden import check_evaluation, craft_attacks, described, load_data, load_encoder_and_pixels
+from genaf_hf.pipelines.harden import SWEEP, asked_attacks, described, load_data, load_encoder_and_pixels
 from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
@@ -71,7 +70,7 @@ STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune`
 OF_THE_WORKER = ("study", "storage", "pick", "attn_implementation")
 FOUND = ("model_revision", "dataset_revision")  # branches and tags move: the commit or the content is compared
 OF_GENOME = ("eps", "steps", "genetic_weight")  # settings of the defence
-OF_THE_REPORT = ("pgd_steps", "dae_eps", "dae_steps", "dae_layer")
+OF_THE_REPORT = ("attacks", "attack_settings")
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,10 @@ class Laboratory:
         """Folder of a trial's adapter."""
         return self.adapters / f"trial-{trial}"
 
-    def attack(self, steps: int) -> partial:
-        """PGD with so many steps."""
-        eps = self.arguments.pgd_eps or self.config.eps
-        return partial(pgd, eps=eps, steps=steps, step_size=default_step_size(eps, steps), norm=self.config.norm)
+    @property
+    def attacks(self) -> dict[str, ConfiguredAttack]:
+        """Those of the final evaluation."""
+        return asked_attacks(self.arguments, self.config)
 
     @property
     def dataset_info(self) -> dict:
@@ -147,7 +146,8 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
     laboratory = open_laboratory(arguments, config)
     if arguments.pick is not None:
-        check_dae_layer(laboratory)
+        public = PixelModel(laboratory.encoder.to(config.device), laboratory.processor)
+        try_out(laboratory.attacks, attacker_of(laboratory, public), public)
     logger.info("\n%s\n", balance_table(described(laboratory.data, laboratory.dataset_info)))
     fitness = fitness_of(laboratory)
     space = space_of(laboratory)
@@ -205,7 +205,8 @@ def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
             f"defence is {config.defence}, but a genome says {unread[0]}, which that does not read: choose one that "
             f"reads {', '.join(OF_GENOME)}, such as gen-af."
         )
-    check_evaluation(arguments, config)
+    if PGD not in asked_attacks(arguments, config):
+        raise UserError(f"attacks are {arguments.attacks}, but genomes are compared by {PGD}: add it.")
 
 
 def check_pick(number: int | None, study: Study) -> None:
@@ -222,15 +223,9 @@ def check_pick(number: int | None, study: Study) -> None:
         )
 
 
-def check_dae_layer(laboratory: Laboratory) -> None:
-    """Refuses, before any training, a layer that the attacks on a picked model could not read.
-
-    Raises:
-        UserError: when the encoder has no such layer.
-    """
-    model = PixelModel(laboratory.encoder, laboratory.processor)
-    example = laboratory.pixels["validation"][:1]["pixel_values"].to(laboratory.encoder.device)
-    model.layer_index(laboratory.arguments.dae_layer, model.to_images(example))
+def attacker_of(laboratory: Laboratory, public: PixelModel) -> Attacker:
+    """Who attacks a picked model: has the public encoder, and images that it was trained on."""
+    return Attacker.of(laboratory.data["train"], laboratory.arguments.dataset_name, public, public)
 
 
 def claim_folder(folder: Path, study: Study) -> None:
@@ -265,9 +260,9 @@ def open_laboratory(arguments: AdapterSearchArguments, config: GenAFConfig) -> L
 def fitness_of(laboratory: Laboratory) -> Fitness:
     """By which genomes are compared: on the validation images."""
     pixels = laboratory.pixels
-    attack = laboratory.attack(laboratory.arguments.search_steps)
+    threat = Threat(PGD, laboratory.attacks[PGD].changed(steps=laboratory.arguments.search_steps))
     return Fitness(
-        laboratory.encoder, laboratory.processor, pixels["train"], pixels["validation"], laboratory.config, attack
+        laboratory.encoder, laboratory.processor, pixels["train"], pixels["validation"], laboratory.config, threat
     )
 
 
@@ -284,6 +279,7 @@ def settings_of_search(laboratory: Laboratory, space: SearchSpace) -> dict:
     found = {
         "encoder": encoder_content(laboratory.encoder, laboratory.processor),
         "images": images_content(laboratory.data),
+        "attack": fitness_of(laboratory).threat.settings("genome"),
         "methods": space.methods,
         "targets": digest(sorted(space.targets), {}),
     }
@@ -374,7 +370,7 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
             laboratory.processor,
             laboratory.adapter(trial.number),
             laboratory.pixels["test"],
-            laboratory.attack(laboratory.arguments.pgd_steps),
+            Threat(PGD, laboratory.attacks[PGD]),
             batch_size=config.per_device_eval_batch_size,
             seed=config.seed,
             dataset_info=laboratory.dataset_info,
@@ -402,13 +398,12 @@ def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[M
     plain = merged_model(laboratory.encoder, laboratory.adapter(arguments.pick)).to(config.device)
     models = {f"trial-{arguments.pick}": PixelModel(plain, processor).eval()}
     encoder = PixelModel(laboratory.encoder.to(config.device), processor)
-    crafted, *sweep = craft_attacks(arguments, config, encoder, models, laboratory.data["train"], processor)
-    crafted[PGD] = laboratory.attack(arguments.pgd_steps)
-    report = evaluate_robustness(
+    report, _ = craft_and_evaluate(
         models,
         laboratory.pixels["test"],
-        crafted,
-        sweep=sweep,
+        laboratory.attacks,
+        attacker_of(laboratory, encoder),
+        factors=SWEEP,
         batch_size=config.per_device_eval_batch_size,
         seed=config.seed,
         dataset_info=laboratory.dataset_info,

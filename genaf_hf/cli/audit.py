@@ -17,8 +17,7 @@ from accelerate import PartialState
 from genaf_hf.cli.command_line import FlagParser, parse_arguments
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
-from genaf_hf.pipelines.audit import audit
-from genaf_hf.pipelines.audit_arguments import AuditArguments
+from genaf_hf.pipelines.audit_arguments import AuditArguments, audit_as_asked
 
 DEFAULT_MODEL = "digits-vit-genaf"
 
@@ -32,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     (arguments,) = parse_arguments((AuditArguments,), CONFIGS / "audit_digits.yaml", argv)
     if arguments.model_name_or_path == DEFAULT_MODEL and not Path(DEFAULT_MODEL).exists():
         raise UserError(f"There is no {DEFAULT_MODEL} here yet: genaf-hf harden makes it.")
-    report = audit(arguments)
+    report = audit_as_asked(arguments)
     if PartialState().is_main_process:
         print(f"\n{report.table()}\n")
         for model in report.models:

@@ -43,7 +43,7 @@ GROUPS = {
         "Images": f"dataset_name dataset_config_name {DRAWN}",
         "Training": f"{TRAINING} head_learning_rate layer_decay gradient_checkpointing {WORKERS}",
         "Defence": "defence defence_settings eps steps genetic_weight clean_share adapt_epochs adapt_learning_rate",
-        "Attacks on the result": "dae_eps dae_steps dae_layer pgd_eps pgd_steps",
+        "Attacks on the result": "attacks attack_settings",
         "Output and Hub": f"output_dir dry_run report_to {HUB} push_anyway",
     },
     "audit": {
@@ -57,7 +57,7 @@ GROUPS = {
         "Images": f"{IMAGES} {DRAWN}",
         "Search": "population generations max_parameters max_seconds inherit pick study storage",
         "Training": f"{TRAINING} head_learning_rate eps steps",
-        "Attacks on the result": "dae_eps dae_steps dae_layer pgd_eps pgd_steps",
+        "Attacks on the result": "attacks attack_settings",
         "Output": "output_dir report_to",
     },
     "pretrain": {

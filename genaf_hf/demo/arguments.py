@@ -4,7 +4,13 @@ from dataclasses import dataclass, field
 
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
 from genaf_hf.errors import UserError
-from genaf_hf.pipelines.audit_arguments import EXAMPLE, AuditArguments, attack_names, configure, other_settings
+from genaf_hf.pipelines.attack_arguments import (
+    ATTACKS_HELP,
+    SETTINGS_HELP,
+    named_attacks,
+    separate,
+    separate_settings,
+)
 
 
 @dataclass
@@ -21,24 +27,11 @@ class DemoArguments:
     )
     attacks: str = field(
         default="l4a,l4a-ugs,ssp,uapgd,fgsm,mi-fgsm,pgd,square",
-        metadata={"help": f"Names, separated by commas, of: {', '.join(ATTACKS)}."},
+        metadata={"help": ATTACKS_HELP},
     )
-    attack_settings: dict | str | None = field(
-        default=None, metadata={"help": f"Other settings by attack, as JSON: {EXAMPLE}."}
-    )
+    attack_settings: dict | str | None = field(default=None, metadata={"help": SETTINGS_HELP})
     eps: list[float] = field(
         default_factory=lambda: [n / 255 for n in (2, 4, 8, 10, 16)], metadata={"help": "Eps to choose from."}
-    )
-
-
-def audit_arguments(arguments: DemoArguments, model_name_or_path: str) -> AuditArguments:
-    """What an audit of one of the two would be asked for."""
-    return AuditArguments(
-        model_name_or_path,
-        arguments.dataset_name,
-        arguments.attacks,
-        encoder=arguments.encoder,
-        attack_settings=arguments.attack_settings,
     )
 
 
@@ -50,12 +43,12 @@ def check_arguments(arguments: DemoArguments) -> None:
     """
     if not isinstance(arguments.eps, list) or not arguments.eps:
         raise UserError(f"eps is {arguments.eps}, expected numbers to choose from, such as [0.1, 0.2].")
-    for name, settings in other_settings(audit_arguments(arguments, arguments.hardened)).items():
-        if "eps" in settings:
-            raise UserError(f"attack_settings give {name} an eps, which is chosen on the page; name it with --eps.")
-    for name in attack_names(audit_arguments(arguments, arguments.hardened)):
-        if "eps" not in ATTACKS[name].settings:
-            raise UserError(f"{name} has no eps to choose, as the other attacks have; leave it out.")
+    attacks = [ATTACKS[name] for name in separate(arguments.attacks)]
+    common, own = separate_settings(arguments.attack_settings, attacks)
+    if given := [name for name, settings in {"all attacks": common, **own}.items() if "eps" in settings]:
+        raise UserError(f"attack_settings give {given[0]} an eps, which is chosen on the page; name it with --eps.")
+    if without := [attack.name for attack in attacks if "eps" not in attack.settings]:
+        raise UserError(f"{without[0]} has no eps to choose, as the other attacks have; leave it out.")
     for eps in arguments.eps:
         configured(arguments, eps)
 
@@ -63,16 +56,13 @@ def check_arguments(arguments: DemoArguments) -> None:
 def configured(
     arguments: DemoArguments, eps: float, published: UniversalPerturbation | None = None
 ) -> dict[str, ConfiguredAttack]:
-    """The attacks at one eps; the attack of a published perturbation with its steps and its seed.
+    """The attacks at one eps; with the seed of a published perturbation, and its own attack with its steps too.
 
     Raises:
         UserError: for an eps or a setting out of range.
     """
-    audit = audit_arguments(arguments, arguments.hardened)
-    settings = dict(other_settings(audit))
-    if published is not None:
-        known = {"steps": published.steps, "seed": published.seed}
-        known = {name: value for name, value in known.items() if value is not None}
-        settings[published.attack] = {**known, **settings.get(published.attack, {})}
-    audit.attack_settings, audit.dae_eps, audit.eps = settings, eps, eps
-    return configure(audit)
+    seed = published.seed if published and published.seed is not None else 0
+    found = named_attacks(arguments.attacks, arguments.attack_settings, dae_eps=eps, eps=eps, seed=seed)
+    if published and published.steps is not None and "steps" not in found[published.attack].given:
+        found[published.attack] = found[published.attack].changed(steps=published.steps)
+    return found

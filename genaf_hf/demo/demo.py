@@ -16,15 +16,15 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
-from genaf_hf.data import stratified_subset, to_rgb, with_pixel_values
-from genaf_hf.demo.arguments import DemoArguments, audit_arguments, check_arguments, configured
+from genaf_hf.data import stratified_subset, to_rgb
+from genaf_hf.demo.arguments import DemoArguments, check_arguments, configured
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.answers import attack_images, distances
-from genaf_hf.evaluation.perturbation_cache import crafted_once
-from genaf_hf.evaluation.report import UNDEFENDED
+from genaf_hf.evaluation.answers import distances
+from genaf_hf.evaluation.report import ANSWERS, UNDEFENDED
+from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat, threats_of
 from genaf_hf.models.pixel_model import PixelModel, evaluating
-from genaf_hf.pipelines.audit import load_data, load_model, load_public_encoder, told, try_out
-from genaf_hf.pipelines.audit_arguments import attack_names
+from genaf_hf.pipelines.attack_arguments import separate
+from genaf_hf.pipelines.audit import load_model, matched_images, public_encoder
 from genaf_hf.pipelines.harden import HARDENED
 from genaf_hf.pipelines.trained_images import read_record
 from genaf_hf.sharing.layout import PERTURBATION
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = 12
 SHOWN_CLASSES = 3
-ANSWERS_ALONE = ("square",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,30 +78,31 @@ class Demo:
     """
 
     def __init__(self, arguments: DemoArguments):
-        audits = {
-            UNDEFENDED: audit_arguments(arguments, arguments.undefended),
-            HARDENED: audit_arguments(arguments, arguments.hardened),
-        }
-        self.arguments = arguments
-        self.sources = {name: audit.model_name_or_path for name, audit in audits.items()}
-        self.attacks = attack_names(audits[HARDENED])
         check_arguments(arguments)
+        self.arguments = arguments
+        self.sources = {UNDEFENDED: arguments.undefended, HARDENED: arguments.hardened}
+        self.attacks = separate(arguments.attacks)
         device = PartialState(cpu=not torch.accelerator.is_available()).device
-        self.models = {name: load_model(audit).to(device) for name, audit in audits.items()}
+        self.models = {name: load_model(path).to(device) for name, path in self.sources.items()}
         check_pair(*self.models.values())
-        labels = class_labels(self.models[HARDENED])
+        hardened, self.encoder = self.models[HARDENED], None
+        if any(ATTACKS[name].universal for name in self.attacks):
+            self.encoder = public_encoder(arguments.encoder, hardened, arguments.hardened)
+        labels = class_labels(hardened)
         self.class_names = different(labels)
-        universal = any(ATTACKS[name].universal for name in self.attacks)
-        self.encoder = load_public_encoder(audits[HARDENED], self.models[HARDENED]) if universal else None
-        data = load_data(audits[HARDENED], labels, read_record(arguments.hardened))
+        data = matched_images(arguments.dataset_name, labels, read_record(arguments.hardened), None, {})
         self.train = data["train"]
         self.published = self.find_published()
         published = [self.published.eps] if self.published else []
         others = {eps for eps in arguments.eps if not any(isclose(eps, each, rel_tol=1e-4) for each in published)}
         self.eps = sorted([*others, *published])
-        self.crafted: dict[tuple[str, float], UniversalPerturbation] = {}
+        self.crafted: dict[tuple[str, float], Threat] = {}
         self.examples = self.telling_first(stratified_subset(data["test"], EXAMPLES, seed=0))
-        try_out(self.configured(self.eps[0]), self.models[HARDENED], self.view(self.examples[0]["image"])[HARDENED])
+        [image] = self.view(self.examples[0]["image"])[HARDENED]
+        one_image = Attacker(None, images=image[None], labels=torch.zeros(1), words="one image")
+        for threat in (self.threat(name, self.eps[0]) for name in self.attacks):
+            if not threat.universal:
+                threat.try_out(one_image, hardened)
 
     def find_published(self) -> UniversalPerturbation | None:
         """The perturbation beside the hardened model, where it is of an attack that is shown, and of this encoder."""
@@ -128,27 +128,17 @@ class Demo:
                 return examples.select([index, *(i for i in range(len(examples)) if i != index)])
         return examples
 
-    def configured(self, eps: float) -> dict[str, ConfiguredAttack]:
-        """The attacks by name, with their settings."""
-        return configured(self.arguments, eps, self.published)
+    def threat(self, name: str, eps: float) -> Threat:
+        """An attack at one eps, against both models or the public encoder, before it is crafted."""
+        if self.published and (self.published.attack, self.published.eps) == (name, eps):
+            return UniversalThreat(name, None, False, dict.fromkeys(self.models, self.published))
+        attack = configured(self.arguments, eps, self.published)[name]
+        return threats_of({name: attack})[0]
 
     @cached_property
-    def attacker(self) -> dict[str, Tensor]:
-        """The attacker's images (n, 3, h, w) in [0, 1] and their labels."""
-        known = with_pixel_values(self.train, self.encoder.processor)[:]
-        device = self.encoder.mean.device
-        return {
-            "images": self.encoder.to_images(known["pixel_values"].to(device)),
-            "labels": known["labels"].to(device),
-        }
-
-    def attackers_data(self, name: str) -> str:
-        """What the attacker has to craft a perturbation from, in words, as an audit says it."""
-        needed = ATTACKS[name].needs[1:]
-        if not needed:
-            return "none"
-        labels = "with" if "labels" in needed else "without"
-        return f"{told(self.train, self.arguments.dataset_name)}, {labels} labels"
+    def attacker(self) -> Attacker:
+        """Who crafts perturbations."""
+        return Attacker.of(self.train, self.arguments.dataset_name, self.encoder, self.encoder)
 
     def view(self, image: PILImage.Image | dict) -> dict[str, Tensor]:
         """An image as each model's own image processor makes it, (1, 3, h, w) in [0, 1].
@@ -162,28 +152,23 @@ class Demo:
             for name, model in self.models.items()
         }
 
-    def perturbation(
-        self, name: str, eps: float, tell: Callable[[int], None] = lambda passes: None
-    ) -> UniversalPerturbation:
-        """The one that came with the hardened model where it fits, else one crafted on the public encoder, once.
+    def crafted_threat(self, name: str, eps: float, tell: Callable[[int], None] = lambda passes: None) -> Threat:
+        """An attack at one eps, ready to run: the perturbation that came with the hardened model where it fits.
 
         Args:
-            name: of a universal attack.
+            name: of the attack.
             eps: one of those to choose from.
             tell: called with the number of forward passes of the encoder so far.
 
         Raises:
             UserError: for a setting that the attack refuses.
         """
-        if self.published and (self.published.attack, self.published.eps) == (name, eps):
-            return self.published
+        threat = self.threat(name, eps)
+        if not threat.universal or threat.perturbations:
+            return threat
         if (name, eps) not in self.crafted:
-            attack = self.configured(eps)[name]
-            if "data" in attack.attack.settings:
-                attack = attack.changed(data=self.attackers_data(name))
-            given = [self.attacker[need] for need in ATTACKS[name].needs[1:]]
             with counted_passes(self.encoder, tell):
-                self.crafted[name, eps] = crafted_once(attack, self.encoder, *given)
+                self.crafted[name, eps] = threat.crafted(self.attacker, self.models)
         return self.crafted[name, eps]
 
     def attack(
@@ -202,14 +187,12 @@ class Demo:
         Raises:
             UserError: for a setting that the attack refuses.
         """
-        universal = ATTACKS[name].universal
-        attack = self.perturbation(name, eps, tell) if universal else self.configured(eps)[name]
-        outcomes = {}
+        threat, outcomes = self.crafted_threat(name, eps, tell), {}
         for model_name, model in self.models.items():
             image = images[model_name]
             before = probabilities(model, image)
             with counted_passes(model, tell):
-                attacked = attack_images(attack, model, image, before.argmax(1), seeds=[0])
+                attacked = threat.on(model_name)(model, image, before.argmax(1), seeds=[0])
             outcomes[model_name] = Outcome(
                 image[0],
                 attacked[0],
@@ -220,7 +203,7 @@ class Demo:
 
     def norm(self, name: str) -> str:
         """The norm that bounds an attack."""
-        return self.configured(self.eps[0])[name].norm
+        return configured(self.arguments, self.eps[0], self.published)[name].norm
 
     def predictions(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
         """Probabilities of the most likely classes by name, from each model, of what `view` made."""
@@ -234,18 +217,23 @@ class Demo:
 
     def knowledge(self, name: str, eps: float) -> str:
         """Who attacks, in a sentence."""
-        if not ATTACKS[name].universal:
-            means = "the answers" if name in ANSWERS_ALONE else "the weights"
+        threat = self.threat(name, eps)
+        if not threat.universal:
+            means = "the answers" if threat.knowledge == ANSWERS else "the weights"
             return f"The attacker has {means} of each model and crafts a perturbation for this image and that model."
         source = public_name(model_source(self.encoder.model.config)[0])
-        published = self.published and (self.published.attack, self.published.eps) == (name, eps)
-        data = self.published.data if published else self.attackers_data(name)
+        published = threat.attack is None
+        data = self.published.data if published else self.attackers_data(threat.attack)
         images = "no images" if data in (None, "none") else data
         sentence = (
             f"The attacker has the public encoder {source} and {images}, and neither model; one perturbation fits "
             "every image."
         )
         return f"{sentence} It is the one published with the hardened model." if published else sentence
+
+    def attackers_data(self, attack: ConfiguredAttack) -> str:
+        """What the attacker has to craft a perturbation from, in words, as an audit says it."""
+        return self.attacker.said(attack) if attack.attack.needs[1:] else "none"
 
 
 def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:

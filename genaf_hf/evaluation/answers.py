@@ -10,10 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.pgd import checked_logits, per_image_l2
-from genaf_hf.attacks.registry import configured
-from genaf_hf.errors import UserError
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import class_ids
@@ -55,7 +52,7 @@ class Answers:
 def answer(
     model: PixelModel,
     dataset: Dataset,
-    attack: UniversalPerturbation | Callable | None = None,
+    attack: Callable[..., Tensor] | None = None,
     *,
     norm: str = "linf",
     neighbors: Neighbors | None = None,
@@ -68,7 +65,7 @@ def answer(
     Args:
         model: in eval mode meanwhile, and left as it was.
         dataset: yields `pixel_values` and `labels`.
-        attack: see `evaluate_robustness`; None for clean images.
+        attack: called as `attack(model, images, labels, seeds=...)`; None for clean images.
         norm: in which the attack is bounded.
         neighbors: classifies the features too.
         batch_size: images at a time.
@@ -84,7 +81,7 @@ def answer(
             images = model.to_images(batch["pixel_values"].to(model.mean.device))
             labels = class_ids(batch["labels"], len(images))
             indices = mine[len(rows) :][: len(labels)]
-            attacked = attack_images(attack, model, images, labels, seeds=[seed + index for index in indices])
+            attacked = images if attack is None else attack(model, images, labels, seeds=[seed + i for i in indices])
             shift = max(shift, distances(attacked, images, norm).max().item())
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
             with torch.no_grad():
@@ -105,40 +102,6 @@ def answer(
 def where_finite(values: Tensor, classes: Tensor) -> Tensor:
     """Class ids (n,) told by values (n, d); of an image whose values are not all finite it is none."""
     return classes.where(values.isfinite().all(dim=1), NOT_FINITE)
-
-
-def attack_images(
-    attack: UniversalPerturbation | Callable | None,
-    model: PixelModel,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    seeds: Sequence[int],
-) -> Tensor:
-    """Images under an attack of any kind, (n, 3, h, w) in [0, 1].
-
-    Raises:
-        UserError: when the attack gives no such images.
-    """
-    if attack is None:
-        return images
-    if isinstance(attack, UniversalPerturbation):
-        return attack(images, seeds=seeds)
-    given = {"model": model, "images": images, "labels": labels.to(images.device)}
-    attack = configured(attack)
-    attacked = attack(*(given[name] for name in attack.attack.needs), seeds=seeds)
-    if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
-        found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
-        raise UserError(
-            f'The attack "{attack.attack.name}" gives {found}, expected the attacked images, a tensor of shape '
-            f"{tuple(images.shape)}."
-        )
-    return attacked
-
-
-def attack_shown(attack: UniversalPerturbation | Callable, model: PixelModel, images: Tensor, labels: Tensor) -> Tensor:
-    """The first images of a dataset under an attack, for a picture."""
-    return attack_images(attack, model, images, labels, seeds=range(len(images)))
 
 
 def distances(attacked: Tensor, images: Tensor, norm: str) -> Tensor:

@@ -4,39 +4,40 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import cache, partial
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
+from types import MappingProxyType
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
+from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
-from genaf_hf.attacks.pgd import check_attack_settings
-from genaf_hf.attacks.registry import ConfiguredAttack, configured
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer, feature_bank
-from genaf_hf.evaluation.metrics import load_metric
+from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport
 from genaf_hf.evaluation.self_checks import (
     ball_check,
     beside_undefended,
     better_than_noise,
+    beyond_noise,
     collapse_checks,
     effect_check,
     no_weaker_than_twin,
-    noise,
     self_checks,
 )
+from genaf_hf.evaluation.threats import Attack, Attacker, Threat, swept, threats_from, threats_of
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
+from genaf_hf.runs.progress import progress
 from genaf_hf.values.numbers import class_ids
 from genaf_hf.values.provenance import model_source
 
@@ -45,10 +46,7 @@ CHECKED_IMAGES = 64
 SWEPT_IMAGES = 256
 DEFAULT_EPS = 8 / 255
 
-Attack = UniversalPerturbation | Callable | Mapping[str, UniversalPerturbation]
 
-
-@callers_modes_left()
 def evaluate_robustness(
     models: Mapping[str, PixelModel],
     dataset: Dataset,
@@ -69,9 +67,10 @@ def evaluate_robustness(
         models: by the names that the report will use. All take the same images.
         dataset: yields `pixel_values` and `labels`, as `with_pixel_values` makes it.
         attacks: by name, each a `UniversalPerturbation` crafted on the public encoder; or a mapping of one for each
-            model by its name, crafted on that model itself; or `functools.partial` of a per-image attack with its
-            settings, as `ATTACKS[name].configure()` makes it, called as `attack(model, images, labels, seeds=...)`,
-            or without labels where the attack is registered not to need them.
+            model by its name, crafted on that model itself; or a per-image attack with its settings, as
+            `ATTACKS[name].configure()` or `functools.partial(function, **settings)` make it, called as
+            `attack(model, images, labels, seeds=...)`, or without labels where the attack is registered not to need
+            them.
         sweep: the same attacks at other eps, measured on a stratified part of the images.
         bank: labelled images, as `dataset`, for the nearest-neighbor accuracy of the features.
         batch_size: images at a time.
@@ -86,20 +85,106 @@ def evaluate_robustness(
         UserError: when there is no image, or an attack does not fit the images, or does not say what it is; when a
             model's answer to a clean image is not finite.
     """
+    check_models(models)
+    threats, *weaker = (threats_from(each, models) for each in (attacks, *sweep))
+    return evaluate_threats(
+        models,
+        dataset,
+        threats,
+        sweep=weaker,
+        bank=bank,
+        batch_size=batch_size,
+        seed=seed,
+        dataset_info=dataset_info,
+        journal=journal,
+    )
+
+
+def try_out(attacks: Mapping[str, ConfiguredAttack], attacker: Attacker, model: PixelModel) -> None:
+    """Tries attacks before any long work, and crafts what is crafted on the public encoder.
+
+    Raises:
+        UserError: for a setting that one refuses.
+    """
+    for threat in sorted(threats_of(attacks), key=lambda each: each.universal):
+        threat.try_out(attacker, model)
+
+
+def craft_and_evaluate(
+    models: Mapping[str, PixelModel],
+    dataset: Dataset,
+    attacks: Mapping[str, ConfiguredAttack],
+    attacker: Attacker,
+    *,
+    factors: Sequence[float] = (),
+    **settings,
+) -> tuple[RobustnessReport, list[Threat]]:
+    """Attacks models by attacks with their settings: crafts what is universal, and evaluates all.
+
+    Args:
+        models: by the names that the report will use.
+        dataset: as for `evaluate_robustness`.
+        attacks: by the names that the report will use.
+        attacker: who crafts.
+        factors: on the eps, for the sweep.
+        settings: of `evaluate_threats`.
+
+    Returns:
+        The report, and the threats as they were crafted.
+
+    Raises:
+        UserError: for a setting that an attack refuses, and as `evaluate_threats`.
+    """
+    rounds = [threats_of(each) for each in (attacks, *(swept(attacks, factor) for factor in factors))]
+    with progress(range(sum(map(len, rounds))), "Crafting perturbations") as bar:
+
+        def crafted(threat: Threat) -> Threat:
+            found = threat.crafted(attacker, models)
+            bar.update()
+            return found
+
+        threats, *weaker = ([crafted(each) for each in part] for part in rounds)
+    return evaluate_threats(models, dataset, threats, sweep=weaker, **settings), threats
+
+
+@callers_modes_left()
+def evaluate_threats(
+    models: Mapping[str, PixelModel],
+    dataset: Dataset,
+    threats: Sequence[Threat],
+    *,
+    sweep: Sequence[Sequence[Threat]] = (),
+    bank: Dataset | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    dataset_info: Mapping | None = None,
+    journal: Journal | None = None,
+) -> RobustnessReport:
+    """What `evaluate_robustness` does, of threats that were crafted.
+
+    Args:
+        threats: against each model.
+        sweep: the same at other eps.
+        models, dataset, bank, batch_size, seed, dataset_info, journal: as for `evaluate_robustness`.
+
+    Raises:
+        UserError: as `evaluate_robustness`.
+    """
     batch_size, seed = checked_setting("batch_size", batch_size, int), checked_setting("seed", seed, int)
-    check_question(models, dataset, (attacks, *sweep), batch_size)
-    for round_of_attacks in (attacks, *sweep):
-        for label, attack in round_of_attacks.items():
-            for name in models:
-                settings(label, attack, name)
-    journal = journal or Journal()
+    check_dataset(dataset, batch_size)
     parts, largest = [], 0
     for name, model in models.items():
-        neighbors = None if bank is None else feature_bank(model, bank, batch_size=batch_size)
-        ask = partial(answer, model, neighbors=neighbors, batch_size=batch_size, seed=seed)
-        run_checks = partial(check, name, model, dataset, eps=checked_eps(attacks, name), batch_size=batch_size)
-        of = identity(model, seed, dataset, bank)
-        *part, clean = evaluate_model(name, ask, run_checks, dataset, attacks, sweep, journal, of)
+        subject = Subject(
+            name,
+            model,
+            dataset,
+            neighbors=None if bank is None else feature_bank(model, bank, batch_size=batch_size),
+            batch_size=batch_size,
+            seed=seed,
+            journal=journal or Journal(),
+            identity=identity(model, seed, dataset, bank),
+        )
+        *part, clean = evaluate_model(subject, threats, sweep)
         parts.append(part)
         largest = max(Counter(clean.labels).values())
     measurements, checks, swept = (list(chain.from_iterable(part)) for part in zip(*parts, strict=True))
@@ -115,20 +200,23 @@ def evaluate_robustness(
     )
 
 
-def check_question(models: Mapping, dataset: Dataset, rounds: Sequence[Mapping], batch_size: int) -> None:
+def check_models(models: Mapping) -> None:
     """Refuses what cannot be evaluated.
 
     Raises:
-        UserError: says what was found and what is expected.
+        UserError: says what is expected.
     """
     by_name = isinstance(models, Mapping) and models
     if not by_name or not all(hasattr(each, "to_images") for each in models.values()):
         raise UserError('models are no PixelModels by name, expected e.g. {"mine": PixelModel(model, processor)}.')
-    for attacks in rounds:
-        if not isinstance(attacks, Mapping):
-            raise UserError('attacks are not by name, expected for example {"pgd": ATTACKS["pgd"].configure()}.')
-        if CLEAN in attacks:
-            raise UserError(f'An attack is called "{CLEAN}", which means no attack: give it another name.')
+
+
+def check_dataset(dataset: Dataset, batch_size: int) -> None:
+    """Refuses images that cannot be evaluated on.
+
+    Raises:
+        UserError: says what was found and what is expected.
+    """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1.")
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -153,154 +241,177 @@ def identity(model: PixelModel, seed: int, *datasets: Dataset | None) -> str:
     return digest(known, found)
 
 
-def evaluate_model(
-    name: str,
-    ask: Callable,
-    run_checks: Callable,
-    dataset: Dataset,
-    attacks: Mapping[str, Attack],
-    sweep: Sequence[Mapping[str, Attack]],
-    journal: Journal,
-    of: str,
-) -> tuple[list[Measurement], list[Check], list[Measurement], Answers]:
-    """Measurements, checks, sweep and clean answers of one model; `ask` is `answer`, `run_checks` is `check`, with it.
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model that is asked about images, and what is remembered of its answers.
 
-    `of` is its `identity`.
+    Attributes:
+        name: of the model in the report.
+        model, dataset, batch_size, seed: as for `evaluate_robustness`.
+        neighbors: classifies its features; None where nobody asks.
+        journal: of the answers.
+        identity: what they depend on beside the attack.
+    """
+
+    name: str
+    model: PixelModel
+    dataset: Dataset
+    neighbors: Neighbors | None
+    batch_size: int
+    seed: int
+    journal: Journal
+    identity: str
+
+    def answers(
+        self,
+        step: str,
+        attack: Callable | None = None,
+        settings: Mapping = MappingProxyType({}),
+        made_of: Mapping[str, Tensor] = MappingProxyType({}),
+        rows: Sequence[int] | None = None,
+    ) -> Answers:
+        """What the model answers.
+
+        Args:
+            step: its name in the journal.
+            attack: as `Threat.on` gives it; None for clean images.
+            settings, made_of: what the attack is.
+            rows: of the images; None for all.
+        """
+        images = self.dataset if rows is None else Subset(self.dataset, rows)
+
+        def ask() -> dict:
+            return asdict(
+                answer(
+                    self.model,
+                    images,
+                    attack,
+                    norm=settings.get("norm", "linf"),
+                    neighbors=self.neighbors,
+                    batch_size=self.batch_size,
+                    seed=self.seed,
+                    title=f"{self.name}: {step}",
+                )
+            )
+
+        of = digest((self.identity, len(images), settings), made_of)
+        return Answers(**self.journal.once(f"answers.{self.name}.{step}", ask, of=of))
+
+    def clean(self) -> Answers:
+        """Its answers to clean images.
+
+        Raises:
+            UserError: when one is not finite.
+        """
+        found = self.answers(CLEAN)
+        if broken := found.predictions.count(NOT_FINITE):
+            raise UserError(
+                f'"{self.name}" gives logits that are not finite for {broken} of {len(self.dataset)} clean images: '
+                "check its weights for NaN, no accuracy of it can be told."
+            )
+        return found
+
+    def under(self, threat: Threat, step: str, rows: Sequence[int] | None = None) -> Answers:
+        """Its answers under a threat."""
+        of_threat = threat.settings(self.name), threat.tensors(self.name)
+        return self.answers(step, threat.on(self.name), *of_threat, rows=rows)
+
+    def under_noise(self, threat: Threat, known: dict[str, Answers]) -> Answers:
+        """Its answers under noise of the norm and the size of a threat.
+
+        Args:
+            threat: that is held against it.
+            known: what was asked before, by step, to which this is added.
+        """
+        size, random = threat.noise(self.name)
+        step = ".".join(map(str, ("noise", *size.values())))
+        if step not in known:
+            known[step] = self.answers(step, random, size)
+        return known[step]
+
+    def checks(self, rows: Sequence[int], eps: float) -> list[Check]:
+        """The self-checks of the model on some of the images; every process gets the main one's."""
+
+        def run() -> list[dict]:
+            examples = [self.dataset[row] for row in rows]
+            pixel_values = torch.stack([torch.as_tensor(each["pixel_values"]) for each in examples])
+            images = self.model.to_images(pixel_values.to(self.model.mean.device))
+            labels = class_ids([each["labels"] for each in examples], len(images)).to(images.device)
+            found = self_checks(self.model, images, labels, eps=eps, name=self.name, batch_size=self.batch_size)
+            [found] = broadcast_object_list([found])
+            return [asdict(each) for each in found]
+
+        found = self.journal.once(f"checks.{self.name}", run, of=digest((self.identity, eps), {}))
+        return [Check(**each) for each in found]
+
+
+def evaluate_model(
+    subject: Subject, threats: Sequence[Threat], sweep: Sequence[Sequence[Threat]]
+) -> tuple[list[Measurement], list[Check], list[Measurement], Answers]:
+    """Measurements, checks, sweep and clean answers of one model.
 
     Raises:
         UserError: when a clean answer is not finite.
     """
-
-    def ask_once(step: str, images: Dataset, attack=None, known: Mapping = {"norm": "linf"}) -> Answers:
-        crafted = {"delta": attack.delta} if isinstance(attack, UniversalPerturbation) else {}
-        found = journal.once(
-            f"answers.{name}.{step}",
-            lambda: asdict(ask(images, attack, norm=known["norm"] if known else "linf", title=f"{name}: {step}")),
-            of=digest((of, len(images), known), crafted),
-        )
-        return Answers(**found)
-
-    @cache
-    def under_noise(eps: float, norm: str) -> Answers:
-        return ask_once(f"noise.{norm}.{eps}", dataset, partial(noise, eps=eps, norm=norm), {"eps": eps, "norm": norm})
-
-    clean = ask_once(CLEAN, dataset)
-    if broken := clean.predictions.count(NOT_FINITE):
-        raise UserError(
-            f'"{name}" gives logits that are not finite for {broken} of {len(dataset)} clean images: check its weights '
-            "for NaN, no accuracy of it can be told."
-        )
-    measurements = [measure(name, CLEAN, "nothing", {}, clean, clean)]
-    checks, swept, found = collapse_checks(name, clean.labels, clean.predictions), [], {}
+    name, clean = subject.name, subject.clean()
     rows = stratified_rows(clean.labels, SWEPT_IMAGES, seed=0).tolist()
-    for label, attack in attacks.items():
-        known = settings(label, attack, name)
-        found[label] = attacked = ask_once(label, dataset, for_model(attack, name), known)
-        measurements.append(measure(name, label, knowledge(attack), known, clean, attacked))
+    measurements, checks = [measure(name, clean, clean)], collapse_checks(name, clean.labels, clean.predictions)
+    swept, found, noise = [], {}, {}
+    for threat in threats:
+        label, known = threat.name, threat.settings(name)
+        found[label] = attacked = subject.under(threat, label)
+        noisy = subject.under_noise(threat, noise)
+        measurements.append(measure(name, clean, attacked, threat, noisy))
         checks += [ball_check(name, label, known, attacked), effect_check(name, label, known, clean, attacked)]
-        if not isinstance(for_model(attack, name), UniversalPerturbation):
-            checks.append(better_than_noise(name, label, clean, attacked, under_noise(known["eps"], known["norm"])))
+        if not threat.universal:
+            checks.append(better_than_noise(name, label, clean, attacked, noisy))
         if (twin := found.get(label.removesuffix(ADAPTIVE))) is not attacked and twin is not None:
             checks.append(no_weaker_than_twin(name, label, attacked, twin))
-        if any(label in others for others in sweep):
-            swept.append(measure(name, label, knowledge(attack), known, clean.of(rows), attacked.of(rows)))
-    radius = run_checks.keywords["eps"]
-    general = journal.once(f"checks.{name}", lambda: run_checks(rows[:CHECKED_IMAGES]), of=digest((of, radius), {}))
-    checks += [Check(**each) for each in general]
+        if any(label == other.name for others in sweep for other in others):
+            swept.append(measure(name, clean.of(rows), attacked.of(rows), threat))
+    checks += subject.checks(rows[:CHECKED_IMAGES], checked_eps(threats, name))
     for number, others in enumerate(sweep):
-        for label, attack in others.items():
-            known = settings(label, attack, name)
-            step = f"{label}.sweep-{number}"
-            attacked = ask_once(step, Subset(dataset, rows), for_model(attack, name), known)
-            swept.append(measure(name, label, knowledge(attack), known, clean.of(rows), attacked))
+        for threat in others:
+            attacked = subject.under(threat, f"{threat.name}.sweep-{number}", rows)
+            swept.append(measure(name, clean.of(rows), attacked, threat))
     return measurements, checks, swept, clean
 
 
-def measure(model: str, attack: str, knowledge: str, settings: dict, clean: Answers, attacked: Answers) -> Measurement:
-    """Counts what an attack did to a model's answers, by the metrics that are shared on the Hub."""
-    of_labels = {"references": clean.labels}
-    accuracy = load_metric("robust_accuracy").compute(predictions=attacked.predictions, **of_labels)
-    success = load_metric("attack_success_rate").compute(
-        predictions=attacked.predictions, clean_predictions=clean.predictions, **of_labels
-    )
-    fooling = load_metric("fooling_rate").compute(predictions=attacked.predictions, references=clean.predictions)
-    neighbors = None
-    if attacked.neighbors is not None:
-        neighbors = load_metric("robust_accuracy").compute(predictions=attacked.neighbors, **of_labels)["correct"]
+def measure(
+    model: str, clean: Answers, attacked: Answers, threat: Threat | None = None, noisy: Answers | None = None
+) -> Measurement:
+    """Counts what a threat did to a model's answers.
+
+    Args:
+        model: its name in the report.
+        clean: its answers without an attack.
+        attacked: those under the threat.
+        threat: None for clean images.
+        noisy: its answers under noise of the threat's size.
+    """
+    rows = list(zip(clean.right, attacked.right, strict=True))
+    votes = attacked.neighbors
     return Measurement(
         model=model,
-        attack=attack,
-        knowledge=knowledge,
-        settings=settings,
-        correct=accuracy["correct"],
-        count=accuracy["count"],
-        clean_correct=success["count"],
-        fooled=success["fooled"],
-        changed=fooling["changed"],
-        neighbors_correct=neighbors,
+        attack=CLEAN if threat is None else threat.name,
+        knowledge="nothing" if threat is None else threat.knowledge,
+        settings={} if threat is None else threat.settings(model),
+        correct=sum(attacked.right),
+        count=len(rows),
+        clean_correct=sum(clean.right),
+        fooled=sum(before and not after for before, after in rows),
+        changed=sum(map(int.__ne__, clean.predictions, attacked.predictions)),
+        neighbors_correct=None if votes is None else sum(map(int.__eq__, votes, attacked.labels)),
+        noise_correct=None if noisy is None else sum(noisy.right),
+        beyond_noise=None if noisy is None else beyond_noise(attacked, noisy),
     )
 
 
-def check(
-    name: str, model: PixelModel, dataset: Dataset, rows: list[int], *, eps: float, batch_size: int
-) -> list[dict]:
-    """The self-checks of a model on some of the images, as JSON holds them; every process gets the main one's."""
-    examples = [dataset[row] for row in rows]
-    pixel_values = torch.stack([torch.as_tensor(each["pixel_values"]) for each in examples])
-    images = model.to_images(pixel_values.to(model.mean.device))
-    labels = class_ids([each["labels"] for each in examples], len(images)).to(images.device)
-    [found] = broadcast_object_list([self_checks(model, images, labels, eps=eps, name=name, batch_size=batch_size)])
-    return [asdict(each) for each in found]
-
-
-def checked_eps(attacks: Mapping[str, Attack], model: str) -> float:
+def checked_eps(threats: Sequence[Threat], model: str) -> float:
     """Radius of the L-inf ball for the self-checks: that of a per-image attack, else of a perturbation."""
-    found = [(for_model(attack, model), settings(label, attack, model)) for label, attack in attacks.items()]
-    linf = [pair for pair in found if pair[1]["norm"] == "linf" and not isinstance(pair[0], UniversalPatch)]
-    first = sorted(linf, key=lambda pair: isinstance(pair[0], UniversalPerturbation))[:1]
-    return first[0][1]["eps"] if first else DEFAULT_EPS
-
-
-def for_model(attack: Attack, model: str) -> UniversalPerturbation | Callable:
-    """An attack, or the one that was crafted on this model.
-
-    Raises:
-        UserError: when none was.
-    """
-    if not isinstance(attack, Mapping):
-        return attack
-    if model not in attack:
-        raise UserError(f'No attack was crafted on "{model}", only on {", ".join(attack) or "nothing"}.')
-    return attack[model]
-
-
-def knowledge(attack: Attack) -> str:
-    """What the attacker knew."""
-    return "public encoder" if isinstance(attack, UniversalPerturbation) else "model"
-
-
-def settings(name: str, attack: Attack, model: str) -> dict:
-    """What an attack on a model is run with, for the report.
-
-    Raises:
-        UserError: when the attack does not tell, or not in plain values, or was not crafted on the model.
-    """
-    crafted_on_model = {"encoder": model} if isinstance(attack, Mapping) else {}
-    attack = for_model(attack, model)
-    if isinstance(attack, UniversalPerturbation):
-        check_attack_settings(eps=attack.eps, steps=1, step_size=1)
-        return {"norm": "linf", **attack.provenance, **crafted_on_model}
-    attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else None
-    if attack is None or "eps" not in attack.settings:
-        raise UserError(
-            f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
-            "eps=..., steps=...), so that the report can say what it was run with."
-        )
-    given = attack.settings
-    if odd := [key for key, value in given.items() if not isinstance(value, str | int | float | None)]:
-        raise UserError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
-    check_attack_settings(eps=given["eps"], steps=given.get("steps") or 1, step_size=1, norm=attack.norm)
-    return {"attack": attack.attack.name, "norm": attack.norm, **given}
+    found = [(threat.universal, threat.settings(model)) for threat in threats]
+    linf = [(universal, known) for universal, known in found if known["norm"] == "linf" and "top" not in known]
+    return min(linf, key=lambda each: each[0])[1]["eps"] if linf else DEFAULT_EPS
 
 
 def describe(model: PixelModel) -> dict:

@@ -11,8 +11,10 @@ from scipy.stats import binomtest
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READ = (2, 3)  # versions; reports of the former do not hold all settings of their attacks
 CLEAN = "clean"
+PUBLIC_ENCODER, MODEL, ANSWERS = "public encoder", "model", "model's answers"  # what attackers know
 UNDEFENDED = "undefended"  # name of the model that others are held against
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
 
@@ -54,8 +56,9 @@ class Measurement:
     Attributes:
         model: the model's name in the report.
         attack: the attack's name in the report, `"clean"` for none.
-        knowledge: what the attacker knew: `"nothing"`, `"public encoder"` or `"model"`.
-        settings: eps (pixel units), norm, steps and whatever else the attack was run with.
+        knowledge: what the attacker knew: `"nothing"`, `"public encoder"`, `"model"` or `"model's answers"`.
+        settings: everything that the attack was run with, as `eps` in pixel units, `norm` and `steps`; of a crafted
+            perturbation also where it comes from.
         correct: correctly classified images under the attack.
         count: all images.
         clean_correct: correctly classified images without any attack.
@@ -63,6 +66,9 @@ class Measurement:
         changed: images whose prediction is another one under the attack.
         neighbors_correct: images that a vote of the nearest neighbors in feature space classifies correctly under the
             attack; None where this was not measured.
+        noise_correct: correctly classified images under random noise of the attack's norm and size; None where this
+            was not measured.
+        beyond_noise: whether the attack fools more of them than that noise by more than luck; None as before.
     """
 
     model: str
@@ -75,6 +81,8 @@ class Measurement:
     fooled: int = 0
     changed: int = 0
     neighbors_correct: int | None = None
+    noise_correct: int | None = None
+    beyond_noise: bool | None = None
 
     @property
     def accuracy(self) -> Rate:
@@ -179,6 +187,11 @@ class RobustnessReport:
                 return each
         raise KeyError(f'the report has no "{attack}" for "{model}"')
 
+    def worst(self, model: str, *knowledge: str) -> Measurement | None:
+        """The attack by attackers of this knowledge that leaves a model the lowest accuracy; None where none ran."""
+        found = [each for each in self.measurements if each.model == model and each.knowledge in knowledge]
+        return min((each for each in found if each.count), key=lambda each: each.accuracy.value, default=None)
+
     def is_reliable(self, measurement: Measurement) -> bool:
         """Whether the model passed every check; clean accuracy is not in doubt."""
         return measurement.attack == CLEAN or self.is_trusted(measurement.model)
@@ -188,8 +201,21 @@ class RobustnessReport:
         found = [check.passed for check in self.checks if check.model == model]
         return bool(found) and all(found)
 
+    def marks(self, measurement: Measurement) -> list[str]:
+        """What a reader has to know beside an accuracy, for a table."""
+        rivals = [each for each in self.measurements if each.knowledge == measurement.knowledge]
+        several = len({each.attack for each in rivals}) > 1
+        found = {
+            "*worst*": several and measurement == self.worst(measurement.model, measurement.knowledge),
+            "*no more than noise*": measurement.beyond_noise is False,
+            "*unreliable*": not self.is_reliable(measurement),
+        }
+        return [mark for mark, holds in found.items() if holds]
+
     def table(self, text: Callable[[str], str] = str) -> str:
         """A Markdown table: a row per attack, a column per model, accuracies with 95 % interval and count.
+
+        The worst of several attacks by attackers who know the same is marked, as what does no more than noise is.
 
         Args:
             text: what names pass through, to be escaped where the table is to be rendered.
@@ -197,7 +223,7 @@ class RobustnessReport:
         rows = [["attack", "attacker knows", "norm", "eps", "steps", *map(text, self.models)]]
         for attack in self.attacks:
             found = [self.measurement(model, attack) for model in self.models]
-            accuracies = [f"{each.accuracy}{'' if self.is_reliable(each) else ' *unreliable*'}" for each in found]
+            accuracies = [" ".join([str(each.accuracy), *self.marks(each)]) for each in found]
             rows.append([*map(text, (attack, found[0].knowledge, *strength(found[0]))), *accuracies])
         return markdown(rows)
 
@@ -223,7 +249,11 @@ class RobustnessReport:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        values = asdict(self)
+        if self.schema_version < SCHEMA_VERSION:  # as it was written, so that its SHA-256 is what it was
+            for each in (*values["measurements"], *values["sweep"]):
+                del each["noise_correct"], each["beyond_noise"]
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "RobustnessReport":
@@ -234,10 +264,10 @@ class RobustnessReport:
         """
         try:
             values = json.loads(text)
-            if values["schema_version"] != SCHEMA_VERSION:
+            if values["schema_version"] not in READ:
                 raise UserError(
                     f"its schema_version is {values['schema_version']}, this version of genaf_hf reads "
-                    f"{SCHEMA_VERSION}; make it again with the command that made it"
+                    f"{' and '.join(map(str, READ))}; make it again with the command that made it"
                 )
             for name, kind in (("measurements", Measurement), ("sweep", Measurement), ("checks", Check)):
                 values[name] = [kind(**each) for each in values[name]]
@@ -294,8 +324,8 @@ def contradictions(report: RobustnessReport) -> Iterator[str]:
 def impossible_counts(each: Measurement) -> Iterator[str]:
     """What of the counts of a measurement cannot be."""
     counts = {name: getattr(each, name) for name in ("count", "correct", "clean_correct", "fooled", "changed")}
-    if each.neighbors_correct is not None:
-        counts["neighbors_correct"] = each.neighbors_correct
+    asked = {name: getattr(each, name) for name in ("neighbors_correct", "noise_correct")}
+    counts |= {name: value for name, value in asked.items() if value is not None}
     for name, value in counts.items():
         if not is_whole(value) or not 0 <= value <= each.count:
             yield f"{name} is {value} of {each.count} images"

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_hf.attacks import pgd, square
-from genaf_hf.attacks.pgd import per_image_l2, random_in_ball
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers
 from genaf_hf.evaluation.report import CLEAN, UNDEFENDED, Check, Measurement, Rate
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -201,13 +200,19 @@ def better_than_noise(model: str, attack: str, clean: Answers, attacked: Answers
     """
     by_noise, set_right = disagreements(noisy.right, clean.right)
     only_noise, only_attack = disagreements(noisy.right, attacked.right)
-    better = significantly_more(only_attack, only_noise) or only_attack >= sum(noisy.right) / 2
+    better = beyond_noise(attacked, noisy) or only_attack >= sum(noisy.right) / 2
     return Check(
         model,
         f"{attack} does more than noise of its size",
         better or not significantly_more(by_noise, set_right),
         {"images that only noise fools": only_noise, f"images that only {attack} fools": only_attack},
     )
+
+
+def beyond_noise(attacked: Answers, noisy: Answers) -> bool:
+    """Whether an attack fools more images than noise of its size by more than luck."""
+    only_noise, only_attack = disagreements(noisy.right, attacked.right)
+    return significantly_more(only_attack, only_noise)
 
 
 def no_weaker_than_twin(model: str, attack: str, attacked: Answers, twin: Answers) -> Check:
@@ -223,15 +228,6 @@ def no_weaker_than_twin(model: str, attack: str, attacked: Answers, twin: Answer
         not weaker,
         {"images that only the public one fools": only_twin, f"images that only {attack} fools": only_attack},
     )
-
-
-def noise(
-    model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf", seeds: Sequence[int]
-) -> Tensor:
-    """Images with random noise on the surface of the ball, called as an attack is; model and labels are not used."""
-    drawn = random_in_ball(images, 1.0, norm, seeds)
-    drawn = drawn.sign() if norm == "linf" else drawn / per_image_l2(drawn)
-    return (images + eps * drawn).clamp(0, 1)
 
 
 # ---- tools ----

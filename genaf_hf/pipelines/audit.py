@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +10,8 @@ import httpx2
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from torch import Tensor
 
-from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
     data_source,
     image_digests,
@@ -23,98 +22,230 @@ from genaf_hf.data import (
     with_pixel_values,
 )
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.evaluation.answers import attack_images, attack_shown
-from genaf_hf.evaluation.evaluate import evaluate_robustness, for_model
-from genaf_hf.evaluation.perturbation_cache import crafted_once, digest, encoder_digest, tensors
-from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
+from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
+from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest, tensors
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import ATTACKER_IMAGES, Attacker, Threat, attacks_of, on_shown, worst_of
 from genaf_hf.models.head import HEAD, find_head
 from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.audit_arguments import AuditArguments, check_arguments
+from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name
 from genaf_hf.pipelines.class_matching import class_ids
-from genaf_hf.pipelines.experiment_arguments import dataset_options
-from genaf_hf.pipelines.trained_images import check_not_trained_on, choices_of_training, read_record
+from genaf_hf.pipelines.trained_images import CHOICES, check_not_trained_on, choices_of_training, read_record
 from genaf_hf.runs.run import Run
-from genaf_hf.sharing.audited_card import check_card, share_findings
 from genaf_hf.sharing.existing_card import card_metadata, read_card
 from genaf_hf.sharing.figures import SHOWN, draw_gallery
 from genaf_hf.sharing.layout import AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
-from genaf_hf.values.provenance import public_name
+from genaf_hf.values.numbers import is_number, is_whole
+from genaf_hf.values.provenance import model_source, public_name
 
 logger = logging.getLogger(__name__)
 
-ATTACKER_IMAGES = 2048
+SWEEP = (0.25, 0.5, 2.0, 4.0)
 OF_A_MODEL = (RECORD, "config.json")
 UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack reads
 
 
-def audit(arguments: AuditArguments) -> RobustnessReport:
-    """Attacks a classifier and writes down what was found.
+def audit(
+    model: str | PixelModel,
+    dataset: str | DatasetDict,
+    attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] = DEFAULT_ATTACKS,
+    *,
+    encoder: str | PixelModel | None = None,
+    sweep: Sequence[float] = (),
+    limit: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    output_dir: str | Path | None = None,
+    model_revision: str | None = None,
+    encoder_revision: str | None = None,
+    **images,
+) -> RobustnessReport:
+    """Attacks a classifier, and says what was found.
 
-    `arguments.output_dir` then holds `report.json`, a card, `accuracy_by_eps.png`, `gallery.png` and the perturbations.
-    With `update_card` the findings stand in the model's own card too, with report and pictures in `audit/` beside it.
-    An audit that was killed goes on where it was when it is started again with the same settings; perturbations are
-    crafted once for the same encoder, settings and images, also by other audits.
+        audit("user/model", "uoft-cs/cifar10", ["l4a", ATTACKS["pgd"].configure(eps=4 / 255, steps=50)])
+
+    With an `output_dir`, that then holds `report.json`, a card, `accuracy_by_eps.png`, `gallery.png` and the
+    perturbations. An audit that was killed goes on where it was when it is started again with the same settings;
+    perturbations are crafted once for the same encoder, settings and images, also by other audits.
+
+    Args:
+        model: classifier, or its Hub id or local folder.
+        dataset: splits train, of which the attacker has some, and test, with the columns `image` and `label`; or Hub
+            id or local folder.
+        attacks: names, attacks with their settings, or the latter by the names that the report is to use.
+        encoder: that the attacker has, or its Hub id or local folder; default the base_model of the model's card.
+        sweep: factors on the eps, see `swept`, at which a part of the images is measured.
+        limit: images at most, a stratified subset.
+        batch_size: images at a time on each process.
+        seed: of the attacks.
+        output_dir: None writes nothing.
+        model_revision, encoder_revision: branch, tag or commit on the Hub.
+        images: of a dataset by its name, as for `load_images`.
 
     Raises:
         UserError: for input that cannot be worked with, before anything is measured or written.
     """
     # Without an accelerator, processes find each other only when they are told that they are on CPU.
-    device = PartialState(cpu=not torch.accelerator.is_available()).device
-    rounds = check_arguments(arguments)
-    name, folder = public_name(arguments.model_name_or_path), Path(arguments.output_dir)
-    run = Run(
+    PartialState(cpu=not torch.accelerator.is_available())
+    configured = attacks_by_name(attacks, seed=seed)
+    check_numbers(sweep, limit, batch_size)
+    path = model if isinstance(model, str) else ""
+    asked = {
+        "model_name_or_path": path,
+        "dataset_name": dataset if isinstance(dataset, str) else "",
+        "encoder": encoder if isinstance(encoder, str) else "",
+        "model_revision": model_revision,
+        "encoder_revision": encoder_revision,
+        **images,
+        "sweep": list(sweep),
+        "limit": limit,
+        "batch_size": batch_size,
+        "seed": seed,
+        **{f"{name}.{setting}": value for name, each in configured.items() for setting, value in each.settings.items()},
+    }
+    run = None if output_dir is None else audit_run(Path(output_dir), asked)
+    if run is not None:
+        run.check()
+    model = load_model(path, model_revision) if path else checked_model(model)
+    model = model.to(PartialState().device)
+    universal = any(each.attack.universal for each in configured.values())
+    encoder = public_encoder(encoder, model, path, model_revision, encoder_revision) if universal else None
+    case = open_case(model, path, model_revision, encoder, dataset, limit, images)
+    try_out(configured, case.attacker, model)
+    evaluate = partial(
+        craft_and_evaluate,
+        {case.name: model},
+        with_pixel_values(case.data["test"], model.processor),
+        configured,
+        case.attacker,
+        factors=sweep,
+        bank=with_pixel_values(case.data["train"], model.processor),
+        batch_size=batch_size,
+        seed=seed,
+        dataset_info=case.source,
+    )
+    if run is None:
+        report, _ = evaluate()
+        return report
+    with run.working(case.content):
+        report, threats = evaluate(journal=run.journal("evaluation"))
+        if PartialState().is_main_process:
+            write_findings(run.folder, report, case, threats)
+    return report
+
+
+def audit_run(folder: Path, asked: Mapping) -> Run:
+    """The run of an audit in a folder, which may replace the findings of an earlier one of the same model."""
+    return Run(
         folder,
-        asdict(arguments),
+        asked,
         leaves=(CARD, REPORT),
         overwrites=AUDITED + OF_A_MODEL,
-        reads={"dataset": arguments.dataset_name},
-        replaceable=partial(is_earlier_audit, folder, name),
+        reads={"dataset": asked["dataset_name"]},
+        replaceable=partial(is_earlier_audit, folder, public_name(asked["model_name_or_path"])),
     )
-    run.check()
-    if arguments.update_card:
-        check_card(arguments.model_name_or_path, create_pr=arguments.create_pr)
-    model = load_model(arguments).to(device)
-    encoder = load_public_encoder(arguments, model) if any(ATTACKS[name].universal for name in rounds[0]) else None
-    class_names = [model.model.config.id2label[i] for i in range(model.model.config.num_labels)]
-    trained_on = read_record(arguments.model_name_or_path, revision=arguments.model_revision)
-    data = load_data(arguments, class_names, trained_on)
-    digests = {split: image_digests(images) for split, images in data.items()}
-    check_not_trained_on(trained_on, digests["test"], name)
 
-    bank, pixels = (with_pixel_values(data[split], model.processor) for split in ("train", "test"))
-    known = bank[:]
-    attacker = {"images": model.to_images(known["pixel_values"].to(device)), "labels": known["labels"].to(device)}
-    try_out(rounds[0], model, attacker["images"][:1])
-    words = told(data["train"], arguments.dataset_name)
-    attacks, *sweep = (craft(each, model, name, encoder, attacker, words) for each in rounds)
-    loaded = {**what_was_loaded(model, encoder), "content of the images": images_content(data, digests)[:16]}
-    with run.working(loaded):
-        report = evaluate_robustness(
-            {name: model},
-            pixels,
-            attacks,
-            sweep=sweep,
-            bank=bank,
-            batch_size=arguments.batch_size,
-            seed=arguments.seed,
-            dataset_info=data_source(
-                data["test"],
-                arguments.dataset_name,
-                config_name=arguments.dataset_config_name,
-                revision=arguments.dataset_revision,
-            ),
-            journal=run.journal("evaluation"),
-        )
-        if PartialState().is_main_process:
-            shown = stratified_subset(data["test"], SHOWN, seed=0)
-            write_findings(folder, report, model, name, attacks, shown, class_names)
-    if arguments.update_card and PartialState().is_main_process:
-        place = share_findings(arguments.model_name_or_path, folder, report, create_pr=arguments.create_pr)
-        logger.info("The findings are in the model's card: %s", place)
-    PartialState().wait_for_everyone()
-    return report
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What an audit is of.
+
+    Attributes:
+        name: of the model in the report.
+        model: that is audited.
+        attacker: who has the public encoder.
+        data: splits train and test, with the model's class ids.
+        source: of the images, for the report.
+        content: what stands behind the names of models and images, which may have changed when an audit goes on.
+    """
+
+    name: str
+    model: PixelModel
+    attacker: Attacker
+    data: DatasetDict
+    source: dict
+    content: dict
+
+
+def open_case(
+    model: PixelModel,
+    path: str,
+    revision: str | None,
+    encoder: PixelModel | None,
+    dataset: str | DatasetDict,
+    limit: int | None,
+    options: Mapping,
+) -> Case:
+    """Loads the images, and sees that the model was not trained on those that it is tested on.
+
+    Args:
+        model: that is audited.
+        path: Hub id or local folder, empty where it has none.
+        revision: of the model.
+        encoder: the public one.
+        dataset, limit: as for `audit`.
+        options: for `load_images`.
+
+    Raises:
+        UserError: for images that do not fit the model, or that it was trained on.
+    """
+    class_names = [model.model.config.id2label[i] for i in range(model.model.config.num_labels)]
+    trained_on = read_record(path, revision=revision) if path else {}
+    name = public_name(path) if path else model_source(model.model.config)[0] or "model"
+    data = matched_images(dataset, class_names, trained_on, limit, options)
+    digests = {split: image_digests(part) for split, part in data.items()}
+    check_not_trained_on(trained_on, digests["test"], name)
+    dataset_name = dataset if isinstance(dataset, str) else ""
+    source = data_source(
+        data["test"], dataset_name, config_name=options.get("config_name"), revision=options.get("revision")
+    )
+    return Case(
+        name,
+        model,
+        attacker=Attacker.of(data["train"], dataset_name, model, encoder),
+        data=data,
+        source={**source, **{choice: options[choice] for choice in CHOICES if options.get(choice) is not None}},
+        content={
+            "weights of the model": digest(None, tensors(model))[:16],
+            "content of the encoder": encoder and encoder_digest(encoder)[:16],
+            "content of the images": images_content(data, digests)[:16],
+        },
+    )
+
+
+def audit_again(
+    report: RobustnessReport, *, model: str | PixelModel, dataset: str | DatasetDict, **settings
+) -> RobustnessReport:
+    """Runs the attacks of a report again, on its last model and as many images, at all the settings that it tells.
+
+    Args:
+        report: of an audit, or of a hardening.
+        model, dataset: as for `audit`; a report tells local folders by their last names only.
+        settings: others of `audit`, as the `encoder`.
+
+    Raises:
+        UserError: as `audit`, and where the report does not hold all settings.
+    """
+    told = report.dataset
+    named = {"config_name": told.get("config"), "revision": told.get("revision")} if isinstance(dataset, str) else {}
+    chosen = {name: told[name] for name in CHOICES if name in told}
+    given = {"limit": told["count"], "seed": report.seed, **named, **chosen, **settings}
+    return audit(model, dataset, attacks_of(report), **given)
+
+
+def check_numbers(sweep: Sequence[float], limit: int | None, batch_size: int) -> None:
+    """Refuses numbers that no audit can be made with.
+
+    Raises:
+        UserError: names what was found.
+    """
+    if not isinstance(sweep, Sequence) or not all(is_number(each) and each > 0 and each != 1 for each in sweep):
+        raise UserError(f"sweep is {sweep}, expected positive numbers other than 1, such as [0.5, 2, 4].")
+    for name, value in (("limit", limit), ("batch_size", batch_size)):
+        if value is not None and not (is_whole(value) and value > 0):
+            raise UserError(f"{name} is {value}, expected at least 1 image.")
 
 
 def is_earlier_audit(folder: Path, name: str) -> bool:
@@ -127,48 +258,66 @@ def is_earlier_audit(folder: Path, name: str) -> bool:
         return False
 
 
-def what_was_loaded(model: PixelModel, encoder: PixelModel | None) -> dict:
-    """What stands behind the models' names, which may have changed when an audit goes on."""
-    return {
-        "weights of the model": digest(None, tensors(model))[:16],
-        "content of the encoder": encoder and encoder_digest(encoder)[:16],
-    }
-
-
-def load_model(arguments: AuditArguments) -> PixelModel:
+def load_model(path: str, revision: str | None = None) -> PixelModel:
     """The classifier that is audited.
 
     Raises:
         UserError: when it is none, or does not tell its features.
     """
-    classifier, processor = load_classifier(arguments.model_name_or_path, revision=arguments.model_revision)
-    if find_head(classifier) is None:
-        raise UserError(
-            f'"{arguments.model_name_or_path}" is a {type(classifier).__name__}, expected one with a head by the name '
-            f'"{HEAD}", which tells the features.'
-        )
-    return PixelModel(classifier, processor)
+    classifier, processor = load_classifier(path, revision=revision)
+    return checked_model(PixelModel(classifier, processor), path)
 
 
-def load_public_encoder(arguments: AuditArguments, model: PixelModel) -> PixelModel:
-    """The encoder that the attacker has.
+def checked_model(model: PixelModel, path: str = "model") -> PixelModel:
+    """A classifier that tells its features.
 
     Raises:
-        UserError: when neither the flag nor the card names one, or it cannot take images of the model's size.
+        UserError: when it does not.
     """
-    name = arguments.encoder or base_model(arguments.model_name_or_path, arguments.model_revision)
-    load = partial(load_encoder, name, UNUSED_LABELS, revision=arguments.encoder_revision)
-    encoder = PixelModel(*load())
-    height, width = model.image_size
-    if encoder.image_size != model.image_size and height == width:
-        encoder = PixelModel(*load(image_size=height))
-    if encoder.image_size != model.image_size:
-        sizes = [" x ".join(map(str, each.image_size)) for each in (encoder, model)]
+    if find_head(model.model) is None:
         raise UserError(
-            f'The encoder "{name}" takes images of {sizes[0]} pixels, the model "{arguments.model_name_or_path}" of '
-            f"{sizes[1]}: a perturbation crafted on the one does not fit the other; name another with --encoder."
+            f'"{path}" is a {type(model.model).__name__}, expected one with a head by the name "{HEAD}", '
+            "which tells the features."
         )
-    return encoder.to(model.mean.device).eval()
+    return model
+
+
+def public_encoder(
+    encoder: str | PixelModel | None,
+    model: PixelModel,
+    path: str,
+    model_revision: str | None = None,
+    revision: str | None = None,
+) -> PixelModel:
+    """The encoder that the attacker has.
+
+    Args:
+        encoder: as for `audit`.
+        model: that is attacked.
+        path: of the model, empty where it has none.
+        model_revision: of the model.
+        revision: of the encoder.
+
+    Raises:
+        UserError: when nobody names one, or it cannot take images of the model's size.
+    """
+    if not (encoder or path):
+        raise UserError("The model is none by a name, whose card tells its public encoder: name that by encoder=...")
+    name = encoder or base_model(path, model_revision)
+    loaded = encoder
+    if isinstance(name, str):
+        load = partial(load_encoder, name, UNUSED_LABELS, revision=revision)
+        loaded, (height, width) = PixelModel(*load()), model.image_size
+        if loaded.image_size != model.image_size and height == width:
+            loaded = PixelModel(*load(image_size=height))
+    if loaded.image_size != model.image_size:
+        sizes = [" x ".join(map(str, each.image_size)) for each in (loaded, model)]
+        raise UserError(
+            f'The encoder "{name if loaded is not encoder else ""}" takes images of {sizes[0]} pixels, the model '
+            f'"{path}" of {sizes[1]}: a perturbation crafted on the one does not fit the other; name another with '
+            "--encoder."
+        )
+    return loaded.to(model.mean.device).eval()
 
 
 def base_model(model_name_or_path: str, revision: str | None = None) -> str:
@@ -193,32 +342,37 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
     return named[0]
 
 
-def load_data(arguments: AuditArguments, class_names: Sequence[str], trained_on: Mapping) -> DatasetDict:
+def matched_images(
+    dataset: str | DatasetDict, class_names: Sequence[str], trained_on: Mapping, limit: int | None, options: Mapping
+) -> DatasetDict:
     """Checked splits, labelled with the model's class ids; train is cut to the attacker's, test to the limit.
 
     Args:
-        trained_on: as `read_record` gives it. What flags do not say is chosen as it was for training.
+        dataset: as for `audit`.
+        class_names: of the model.
+        trained_on: as `read_record` gives it. What `options` do not say is chosen as it was for training.
+        limit: images of test at most.
+        options: for `load_images`.
     """
-    options = {**dataset_options(arguments), "test_split": arguments.test_split}
-    choices = choices_of_training(trained_on, arguments.dataset_name, arguments.dataset_config_name)
-    if arguments.train_split or arguments.test_split:
-        choices = {name: value for name, value in choices.items() if name == "held_out_share"}
-    if choices:
-        words = ", ".join(f"{name} {value}" for name, value in choices.items())
-        logger.info("The images are split as they were for training the model: %s", words)
-    data = load_images(
-        arguments.dataset_name,
-        **{**options, **choices},
-        max_train_samples=ATTACKER_IMAGES,
-        max_eval_samples=arguments.limit,
+    if isinstance(dataset, str):
+        choices = choices_of_training(trained_on, dataset, options.get("config_name"))
+        if options.get("train_split") or options.get("test_split"):
+            choices = {name: value for name, value in choices.items() if name == "held_out_share"}
+        if choices:
+            words = ", ".join(f"{name} {value}" for name, value in choices.items())
+            logger.info("The images are split as they were for training the model: %s", words)
+        limits = {"max_train_samples": ATTACKER_IMAGES, "max_eval_samples": limit}
+        dataset = load_images(dataset, **{**options, **choices}, **limits)
+    elif not isinstance(dataset, DatasetDict) or not {"train", "test"} <= dataset.keys() or options:
+        raise UserError(
+            f"The dataset is {dataset} with the options {options or 'none'}, expected a name, or a DatasetDict with "
+            "the splits train and test as load_images gives it, and no options."
+        )
+    limits = {"train": ATTACKER_IMAGES, "test": limit}
+    ids = class_ids(class_names, dataset["train"].features["label"].names)
+    return DatasetDict(
+        {split: relabelled(stratified_subset(dataset[split], n, seed=0), ids) for split, n in limits.items()}
     )
-    ids = class_ids(class_names, data["train"].features["label"].names)
-    return DatasetDict({split: relabelled(data[split], ids) for split in ("train", "test")})
-
-
-def told(train: Dataset, dataset_name: str) -> str:
-    """The attacker's images in words."""
-    return f"{len(train)} images of {public_name(dataset_name)}, split {train.split or 'train'}"
 
 
 def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
@@ -229,63 +383,16 @@ def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
     return dataset.remove_columns("label").add_column("label", labels)
 
 
-def try_out(attacks: Mapping[str, ConfiguredAttack], model: PixelModel, image: Tensor) -> None:
-    """Runs each per-image attack on one image (1, 3, h, w), so that settings that it refuses are refused early."""
-    with torch.no_grad():
-        wrong = model(image).argmin(1)  # what is wrong already, attacks that search give up at once
-    for name, attack in attacks.items():
-        if not ATTACKS[name].universal:
-            attack_images(attack, model, image, wrong, seeds=[0])
-
-
-def craft(
-    configured: Mapping[str, ConfiguredAttack],
-    model: PixelModel,
-    model_name: str,
-    encoder: PixelModel | None,
-    attacker: Mapping[str, Tensor],
-    words: str,
-) -> dict:
-    """What `evaluate_robustness` takes: the universal attacks crafted on the public encoder and on the model itself.
-
-    Args:
-        configured: attacks by name.
-        model: the audited one.
-        model_name: its name in the report.
-        encoder: the public one; None where no attack needs it.
-        attacker: the attacker's images (n, 3, h, w) in [0, 1] and their labels.
-        words: what these images are.
-    """
-    attacks = {}
-    for name, attack in configured.items():
-        if not ATTACKS[name].universal:
-            attacks[name] = attack
-            continue
-        needed = ATTACKS[name].needs[1:]
-        if needed and "data" in attack.attack.settings:
-            attack = attack.changed(data=f"{words}, {'with' if 'labels' in needed else 'without'} labels")
-        given = [attacker[need] for need in needed]
-        attacks[name] = crafted_once(attack, encoder, *given)
-        attacks[name + ADAPTIVE] = {model_name: crafted_once(attack, model, *given)}
-    return attacks
-
-
-def write_findings(
-    folder: Path,
-    report: RobustnessReport,
-    model: PixelModel,
-    name: str,
-    attacks: Mapping,
-    shown: Dataset,
-    class_names: Sequence[str],
-) -> None:
+def write_findings(folder: Path, report: RobustnessReport, case: Case, threats: Sequence[Threat]) -> None:
     """The report, its pictures, the perturbations and a card."""
+    model, shown = case.model, stratified_subset(case.data["test"], SHOWN, seed=0)
     batch = to_pixel_values(shown[:], model.processor)
     images, labels = model.to_images(batch["pixel_values"].to(model.mean.device)), batch["labels"].to(model.mean.device)
-    on_images = {label: partial(attack_shown, for_model(attack, name), model) for label, attack in attacks.items()}
+    worst = worst_of(report, threats, case.name)
+    on_images = {each.name: partial(on_shown, each, case.name, model) for each in worst}
+    class_names = [model.model.config.id2label[i] for i in range(model.model.config.num_labels)]
     draw_gallery(model, images, labels, class_names, on_images, folder / GALLERY)
-    for label, attack in attacks.items():
-        perturbation = for_model(attack, name)
-        if isinstance(perturbation, UniversalPerturbation):
-            perturbation.save_pretrained(folder / PERTURBATIONS / label)
-    write_results(folder, report, model_name=name)
+    for threat in threats:
+        if threat.universal:
+            threat.perturbations[case.name].save_pretrained(folder / PERTURBATIONS / threat.name)
+    write_results(folder, report, model_name=case.name)

@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from genaf_hf.evaluation.report import UNDEFENDED
 from genaf_hf.pipelines.harden import (
     HardeningArguments,
-    check_evaluation,
+    asked_attacks,
     hardening_run,
     load_data,
     load_encoder_and_pixels,
@@ -98,7 +98,7 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
     Raises:
         UserError: for whatever `harden` refuses before any training.
     """
-    check_evaluation(arguments, config)
+    asked_attacks(arguments, config)
     hardening_run(arguments, config).check()
     data = load_data(arguments, config.hub_token)
     encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)

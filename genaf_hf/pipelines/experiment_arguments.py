@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, SETTINGS_HELP
 from genaf_hf.values.numbers import make_plain
 
 
@@ -49,16 +50,13 @@ class ExperimentArguments:
             "for datasets known to be large."
         },
     )
-    dae_eps: float = field(default=10 / 255, metadata={"help": "Eps of the universal perturbation in the report."})
-    dae_steps: int = field(default=500, metadata={"help": "Steps by which the universal perturbation is crafted."})
-    dae_layer: int | str = field(
-        default=1,
-        metadata={"help": "Hidden state that the perturbation raises, also by name; 0 is the embeddings or the stem."},
+    attacks: str = field(default=DEFAULT_ATTACKS, metadata={"help": ATTACKS_HELP})
+    attack_settings: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": f"{SETTINGS_HELP} Eps is 10/255 on the public encoder, and that of training on the model itself."
+        },
     )
-    pgd_eps: float | None = field(
-        default=None, metadata={"help": "Eps of PGD in the report, default the training eps."}
-    )
-    pgd_steps: int = field(default=20, metadata={"help": "Steps of PGD in the report."})
 
     def __post_init__(self):
         make_plain(self)

@@ -13,8 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
-from genaf_hf.attacks import UniversalPerturbation, l4a, pgd
-from genaf_hf.attacks.pgd import check_attack_settings, default_step_size
+from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
     check_enough_to_train,
     class_balance,
@@ -22,20 +21,19 @@ from genaf_hf.data import (
     image_digests,
     images_content,
     load_images,
-    stratified_subset,
     to_pixel_values,
     with_pixel_values,
 )
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.answers import attack_shown
-from genaf_hf.evaluation.evaluate import Attack, evaluate_robustness, for_model
-from genaf_hf.evaluation.perturbation_cache import crafted_once, encoder_digest
-from genaf_hf.evaluation.report import ADAPTIVE, UNDEFENDED, RobustnessReport
+from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
+from genaf_hf.evaluation.perturbation_cache import encoder_digest
+from genaf_hf.evaluation.report import PUBLIC_ENCODER, UNDEFENDED, RobustnessReport
+from genaf_hf.evaluation.threats import Attacker, Threat, on_shown, worst_of
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
 from genaf_hf.pipelines.trained_images import images_of_record, warn_of_twins
-from genaf_hf.runs.progress import progress
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
@@ -61,16 +59,12 @@ from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.training.trainer import ADAPT, ADVERSARIAL_FINETUNE, STANDARD_FINETUNE, GenAFTrainer
-from genaf_hf.values.numbers import LARGEST_EPS
-from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
 # What the command line has defaults of its own for, by the encoder's family, so that a card must state it.
 SET_BY_FAMILY = ("weight_decay", "layer_decay", "eval_strategy", "load_best_model_at_end")
-L4A, PGD = "l4a", "pgd"
 SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
-SURROGATE_IMAGES = 2048
 
 
 @dataclass
@@ -120,7 +114,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     Raises:
         UserError: for input that cannot be worked with, before any training.
     """
-    check_evaluation(arguments, config)
+    attacks = asked_attacks(arguments, config)
     run = hardening_run(arguments, config)
     run.check()
     load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
@@ -137,9 +131,10 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         logger.info("\n%s\n", balance_table(images))
         warn_of_twins(digests)
     encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
-    public_encoder = PixelModel(encoder, processor)
-    example = public_encoder.to_images(pixels["validation"][:1]["pixel_values"])
-    public_encoder.layer_index(arguments.dae_layer, example)  # refused now, not when all is trained
+    public_encoder = PixelModel(encoder, processor).to(config.device)
+    attacker = Attacker.of(data["train"], arguments.dataset_name, public_encoder, public_encoder)
+    try_out(attacks, attacker, public_encoder)
+    public_encoder.cpu()  # while others are trained
     model_name = run.folder.resolve().name
     if config.push_to_hub and PartialState().is_main_process:
         sharing = {"token": config.hub_token, "private": config.hub_private_repo}
@@ -149,22 +144,22 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             draw_samples(data["train"], run.folder / SAMPLES)
 
         models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, run)
-        attacks, *sweep = craft_attacks(
-            arguments, config, public_encoder.to(config.device), models, data["train"], processor
-        )
-        report = evaluate_robustness(
+        public_encoder.to(config.device)
+        report, threats = craft_and_evaluate(
             models,
             pixels["test"],
             attacks,
-            sweep=sweep,
+            attacker,
+            factors=SWEEP,
             batch_size=config.per_device_eval_batch_size,
             seed=config.seed,
             dataset_info=source,
             journal=run.journal("evaluation"),
         )
         if PartialState().is_main_process:
-            save_models(run, models, processor, attacks[L4A])
-            draw_attacked(run.folder, report, models, attacks, processor, data["test"])
+            save_models(run, models, processor)
+            worst = worst_of(report, threats, HARDENED)
+            write_attacked(run.folder, report, models, worst, processor, data["test"])
             record = replace(
                 record,
                 data=images,
@@ -205,20 +200,15 @@ def what_was_loaded(encoder: PixelModel, data: DatasetDict, digests: Mapping[str
     }
 
 
-def check_evaluation(arguments: ExperimentArguments, config: GenAFConfig) -> None:
-    """Refuses settings of the final attacks that these could not be run with.
+def asked_attacks(arguments: ExperimentArguments, config: GenAFConfig) -> dict[str, ConfiguredAttack]:
+    """The attacks of the final evaluation, with their settings.
 
     Raises:
-        UserError: names the setting.
+        UserError: for settings that these could not be run with; names the setting.
     """
     refuse_resume_flag(config)
-    for eps, steps, norm in (
-        (arguments.dae_eps, arguments.dae_steps, "linf"),
-        (arguments.pgd_eps, arguments.pgd_steps, config.norm),
-    ):
-        check_attack_settings(
-            eps=(config.eps or TRAINING_EPS) if eps is None else eps, steps=steps, step_size=1, norm=norm
-        )
+    asked = arguments.attacks, arguments.attack_settings
+    return named_attacks(*asked, eps=config.eps or TRAINING_EPS, norm=config.norm, seed=config.seed)
 
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
@@ -307,55 +297,11 @@ def fine_tune(
     return models, hardened.training_record()
 
 
-def craft_attacks(
-    arguments: ExperimentArguments,
-    config: GenAFConfig,
-    encoder: PixelModel,
-    models: dict[str, PixelModel],
-    train: Dataset,
-    processor,
-) -> list[dict[str, Attack]]:
-    """The attacks at their eps, then at each factor of the sweep.
-
-    L4A is crafted on the public encoder, and adaptively on each model, from training images without labels; once for
-    the same ones, so that a run that was killed meanwhile crafts what it lacks.
-    """
-    surrogate = stratified_subset(train, SURROGATE_IMAGES, seed=0)
-    images = encoder.to_images(with_pixel_values(surrogate, processor)[:]["pixel_values"].to(config.device))
-    settings = {
-        "steps": arguments.dae_steps,
-        "layer": arguments.dae_layer,
-        "seed": config.seed,
-        "data": f"{len(surrogate)} images of {public_name(arguments.dataset_name)}, split train, without labels",
-    }
-    dae_eps, steps = arguments.dae_eps, arguments.pgd_steps
-    pgd_eps = arguments.pgd_eps or config.eps or TRAINING_EPS
-    factors = (1.0, *SWEEP)
-    bar = progress(range(len(factors) * (1 + len(models))), "Crafting perturbations")
-
-    def craft(crafted_on: PixelModel, eps: float) -> UniversalPerturbation:
-        found = crafted_once(partial(l4a, eps=eps, **settings), crafted_on, images)
-        bar.update()
-        return found
-
-    def at(factor: float) -> dict[str, Attack]:
-        dae, eps = min(factor * dae_eps, LARGEST_EPS["linf"]), min(factor * pgd_eps, LARGEST_EPS[config.norm])
-        return {
-            L4A: craft(encoder, eps=dae),
-            L4A + ADAPTIVE: {name: craft(model, eps=dae) for name, model in models.items()},
-            PGD: partial(pgd, eps=eps, steps=steps, step_size=default_step_size(eps, steps), norm=config.norm),
-        }
-
-    with bar:
-        return [at(factor) for factor in factors]
-
-
-def save_models(run: Run, models: dict[str, PixelModel], processor, perturbation: UniversalPerturbation) -> None:
-    """Both models, the perturbations, and what the assessment of the layers found."""
+def save_models(run: Run, models: dict[str, PixelModel], processor) -> None:
+    """Both models, and what the assessment of the layers found."""
     for name, place in ((UNDEFENDED, run.folder / UNDEFENDED), (HARDENED, run.folder)):
         models[name].model.save_pretrained(place)
         processor.save_pretrained(place)
-    perturbation.save_pretrained(run.folder / PERTURBATION)
     if (record := run.unfinished / LAYERS).exists():
         shutil.copy(record, run.folder)
     if (tracked := run.unfinished / "runs").exists():  # TensorBoard's
@@ -364,20 +310,26 @@ def save_models(run: Run, models: dict[str, PixelModel], processor, perturbation
         shutil.copytree(trained_on, run.folder / TRAINED_ON, dirs_exist_ok=True)
 
 
-def draw_attacked(
+def write_attacked(
     folder: Path,
     report: RobustnessReport,
     models: dict[str, PixelModel],
-    attacks: Mapping[str, Attack],
+    worst: Sequence[Threat],
     processor,
     test: Dataset,
 ) -> None:
-    """What the attacks make of the first test images: both models under one perturbation, the hardened under all."""
+    """The perturbation from the public encoder that is worst for the hardened model, and pictures.
+
+    They show what it makes of the first test images for both models, and what the worst of each kind makes of them for
+    the hardened one.
+    """
     shown, names, model = to_pixel_values(test[:SHOWN], processor), test.features["label"].names, models[HARDENED]
     images, labels = (value.to(model.mean.device) for value in (shown["pixel_values"], shown["labels"]))
     images = model.to_images(images)
-    draw_overview(report, models, images, labels, names, attacks[L4A], folder / OVERVIEW)
-    on_images = {name: partial(attack_shown, for_model(attack, HARDENED), model) for name, attack in attacks.items()}
+    for perturbation in (each.perturbations[HARDENED] for each in worst if each.knowledge == PUBLIC_ENCODER):
+        perturbation.save_pretrained(folder / PERTURBATION)
+        draw_overview(report, models, images, labels, names, perturbation, folder / OVERVIEW)
+    on_images = {each.name: partial(on_shown, each, HARDENED, model) for each in worst}
     draw_gallery(model, images, labels, names, on_images, folder / GALLERY)
 
 

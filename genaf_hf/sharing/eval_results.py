@@ -2,7 +2,7 @@
 
 from huggingface_hub import EvalResult
 
-from genaf_hf.evaluation.report import CLEAN, Measurement, RobustnessReport
+from genaf_hf.evaluation.report import CLEAN, PUBLIC_ENCODER, Measurement, RobustnessReport
 from genaf_hf.sharing.hub_metadata import dataset_type
 from genaf_hf.sharing.layout import REPORT
 
@@ -58,7 +58,7 @@ def conditions(report: RobustnessReport, measurement: Measurement) -> dict:
     """What an accuracy was measured under, and how sure it is, in plain values."""
     known = measurement.settings
     low, high = measurement.accuracy.interval
-    on_encoder = measurement.knowledge == "public encoder"
+    on_encoder = measurement.knowledge == PUBLIC_ENCODER
     found = {
         "attack": measurement.attack,
         "knowledge": measurement.knowledge,

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.evaluation.report import ADAPTIVE, Rate, RobustnessReport, eps_text
+from genaf_hf.evaluation.report import ADAPTIVE, PUBLIC_ENCODER, Rate, RobustnessReport, eps_text
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.names import shortened
 
@@ -69,10 +69,15 @@ def draw_overview(
 
 
 def draw_accuracies(axes, report: RobustnessReport) -> None:
-    """Grouped bars: a group per attack, a bar per model, with 95 % intervals."""
-    width = 0.8 / len(report.models)
+    """Grouped bars: a group per attack, a bar per model, with 95 % intervals.
+
+    Of attacks by attackers who know the same, it is the worst for the last model.
+    """
+    width, subject = 0.8 / len(report.models), list(report.models)[-1]
+    kinds = dict.fromkeys(each.knowledge for each in report.measurements)
+    attacks = [worst.attack for knowledge in kinds if (worst := report.worst(subject, knowledge))]
     for index, name in enumerate(report.models):
-        found = [report.measurement(name, attack) for attack in report.attacks]
+        found = [report.measurement(name, attack) for attack in attacks]
         places = [group + (index - (len(report.models) - 1) / 2) * width for group in range(len(found))]
         heights, below, above = percentages([each.accuracy for each in found])
         bars = axes.bar(places, heights, 0.92 * width, yerr=[below, above], capsize=3, color=COLORS[index], label=name)
@@ -80,7 +85,7 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
         above = ["" if text else f"{height:.0f}" for text, height in zip(inside, heights, strict=True)]
         axes.bar_label(bars, inside, label_type="center", color="white", fontsize=9)
         axes.bar_label(bars, above, padding=2, color=COLORS[index], fontsize=9)
-    axes.set_xticks(range(len(report.attacks)), [attack_label(report, attack) for attack in report.attacks], fontsize=9)
+    axes.set_xticks(range(len(attacks)), [attack_label(report, attack) for attack in attacks], fontsize=9)
     axes.set_ylim(0, 105)
     axes.set_ylabel(f"accuracy in % of {report.dataset['count']} images")
     axes.spines[["top", "right"]].set_visible(False)
@@ -144,7 +149,7 @@ def sweep_panel(axes, report: RobustnessReport, model: str) -> None:
         rates = [Rate(points[0].clean_correct, points[0].count), *(each.accuracy for each in points)]
         heights, below, above = percentages(rates)
         color = f"C{families.index(attack.removesuffix(ADAPTIVE)) % 10}"
-        style = "--" if points[0].knowledge == "model" else "-"
+        style = "-" if points[0].knowledge == PUBLIC_ENCODER else "--"
         eps, norm = [0, *(each.settings["eps"] for each in points)], points[0].settings["norm"]
         label = attack if norm == "linf" else f"{attack} ({norm})"
         axes.errorbar(

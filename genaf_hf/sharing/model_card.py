@@ -205,9 +205,7 @@ def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -
     """
     parts = []
     for knowledge, words in ((("nothing",), "of clean images"), *KINDS.items()):
-        found = [each for each in report.measurements if each.model == subject and each.knowledge in knowledge]
-        if found := [each for each in found if each.count]:
-            worst = min(found, key=lambda each: each.accuracy.value)
+        if worst := report.worst(subject, *knowledge):
             beside = [] if worst.attack == CLEAN else [strength(worst)]
             beside += [f"{plain(name)}: {kept(report, report.measurement(name, worst.attack))}" for name in references]
             low, high = worst.accuracy.interval

@@ -2,11 +2,9 @@
 
 import datasets
 import evaluate
-from scipy.stats import binomtest
 
 DESCRIPTION = """
-The share of images that a classifier gets wrong while they are attacked, among those it gets right when they are clean,
-with its 95 % Wilson interval.
+The share of images that a classifier gets wrong while they are attacked, among those it gets right when they are clean.
 """
 INPUTS = """
 Args:
@@ -18,7 +16,6 @@ Returns:
     attack_success_rate: float in [0, 1]; NaN when no clean image was classified correctly.
     fooled: int, how many images were classified correctly clean and wrongly attacked.
     count: int, how many images were classified correctly clean.
-    low, high: floats in [0, 1], the 95 % Wilson interval; 0 and 1 when no clean image was classified correctly.
 
 Examples:
     >>> metric = evaluate.load("./attack_success_rate")
@@ -60,13 +57,5 @@ class AttackSuccessRate(evaluate.Metric):
     ) -> dict[str, float | int]:
         rows = zip(predictions, references, clean_predictions, strict=True)
         wrong = [given != right for given, right, clean in rows if clean == right]
-        return share("attack_success_rate", "fooled", sum(wrong), len(wrong))
-
-
-def share(name: str, hits_name: str, hits: int, count: int) -> dict[str, float | int]:
-    """hits / count with its 95 % Wilson interval; without a count nothing is known."""
-    value, low, high = float("nan"), 0.0, 1.0
-    if count:
-        value = hits / count
-        low, high = map(float, binomtest(hits, count).proportion_ci(0.95, method="wilson"))
-    return {name: value, hits_name: hits, "count": count, "low": low, "high": high}
+        fooled, count = sum(wrong), len(wrong)
+        return {"attack_success_rate": fooled / count if count else float("nan"), "fooled": fooled, "count": count}

@@ -2,11 +2,10 @@
 
 import datasets
 import evaluate
-from scipy.stats import binomtest
 
 DESCRIPTION = """
-The share of images that a classifier predicts otherwise when they are attacked than when they are clean, with its 95 %
-Wilson interval. It needs no labels.
+The share of images that a classifier predicts otherwise when they are attacked than when they are clean. It needs no
+labels.
 """
 INPUTS = """
 Args:
@@ -17,7 +16,6 @@ Returns:
     fooling_rate: float in [0, 1]; NaN without images.
     changed: int, how many predictions changed.
     count: int, how many images there were.
-    low, high: floats in [0, 1], the 95 % Wilson interval; 0 and 1 without images.
 
 Examples:
     >>> metric = evaluate.load("./fooling_rate")
@@ -49,13 +47,5 @@ class FoolingRate(evaluate.Metric):
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float | int]:
         changed = sum(attacked != clean for attacked, clean in zip(predictions, references, strict=True))
-        return share("fooling_rate", "changed", changed, len(references))
-
-
-def share(name: str, hits_name: str, hits: int, count: int) -> dict[str, float | int]:
-    """hits / count with its 95 % Wilson interval; without a count nothing is known."""
-    value, low, high = float("nan"), 0.0, 1.0
-    if count:
-        value = hits / count
-        low, high = map(float, binomtest(hits, count).proportion_ci(0.95, method="wilson"))
-    return {name: value, hits_name: hits, "count": count, "low": low, "high": high}
+        count = len(references)
+        return {"fooling_rate": changed / count if count else float("nan"), "changed": changed, "count": count}

@@ -1,0 +1,340 @@
+"""Threats: attacks at all their settings, each against somebody. What is evaluated is crafted and run through them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks.pgd import check_attack_settings, per_image_l2, random_in_ball
+from genaf_hf.attacks.registry import configured
+from genaf_hf.data import stratified_subset, with_pixel_values
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.perturbation_cache import crafted_once
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, MODEL, PUBLIC_ENCODER, RobustnessReport
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.values.numbers import LARGEST_EPS
+from genaf_hf.values.provenance import public_name
+
+ATTACKER_IMAGES = 2048
+
+Attack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
+
+
+@dataclass(frozen=True, eq=False)
+class Attacker:
+    """What somebody has who crafts a perturbation for all images.
+
+    Attributes:
+        encoder: the public one; None where no attack needs it.
+        images: (n, 3, h, w) in [0, 1].
+        labels: (n,) class ids, for attacks that need them.
+        words: what these images are, e.g. `"1167 images of digits, split train"`.
+    """
+
+    encoder: PixelModel | None
+    images: Tensor
+    labels: Tensor
+    words: str
+
+    @classmethod
+    def of(cls, train: Dataset, dataset_name: str, model: PixelModel, encoder: PixelModel | None) -> "Attacker":
+        """Somebody who has images that a model is trained on, or such as those.
+
+        Args:
+            train: with the columns `image` and `label`; of many images a stratified subset is taken.
+            dataset_name: Hub id or local folder.
+            model: whose image processor makes them.
+            encoder: the public one; None where no attack needs it.
+        """
+        some = stratified_subset(train, ATTACKER_IMAGES, seed=0)
+        known, device = with_pixel_values(some, model.processor)[:], model.mean.device
+        return cls(
+            encoder,
+            images=model.to_images(known["pixel_values"].to(device)),
+            labels=known["labels"].to(device),
+            words=f"{len(some)} images of {public_name(dataset_name)}, split {train.split or 'train'}",
+        )
+
+    def craft(self, attack: ConfiguredAttack, target: PixelModel) -> UniversalPerturbation:
+        """The perturbation that an attack crafts on a model, from the cache where it was crafted before.
+
+        Raises:
+            UserError: for a setting that the attack refuses.
+        """
+        needed = attack.attack.needs[1:]
+        if needed and "data" in attack.attack.settings:
+            attack = attack.changed(data=self.said(attack))
+        return crafted_once(attack, target, *(getattr(self, need) for need in needed))
+
+    def said(self, attack: ConfiguredAttack) -> str:
+        """What an attack is crafted from, in words."""
+        return f"{self.words}, {'with' if 'labels' in attack.attack.needs else 'without'} labels"
+
+
+@dataclass(frozen=True, eq=False)
+class Threat:
+    """An attack at all its settings against each model itself, on every image for itself.
+
+    Attributes:
+        name: in the report.
+        attack: with its settings.
+    """
+
+    name: str
+    attack: ConfiguredAttack
+    universal: ClassVar[bool] = False
+
+    @property
+    def knowledge(self) -> str:
+        """What the attacker knows: `"model"`, or `"model's answers"`."""
+        return self.attack.attack.knowledge
+
+    def try_out(self, attacker: Attacker, model: PixelModel) -> None:
+        """Runs what can be run before a model is trained, so that settings are refused before any long work.
+
+        Args:
+            attacker: who crafts it.
+            model: any of those classes.
+
+        Raises:
+            UserError: for a setting that the attack refuses.
+        """
+        image = attacker.images[:1]
+        with evaluating(model), torch.no_grad():
+            wrong = model(image).argmin(1)  # what is wrong already, attacks that search give up at once
+        self.attack_images(model, image, wrong, seeds=[0])
+
+    def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "Threat":
+        """The same, with all that it needs before it runs.
+
+        Args:
+            attacker: who crafts it.
+            models: all that it is for, by the names that the report uses.
+
+        Raises:
+            UserError: for a setting that the attack refuses.
+        """
+        return self
+
+    def settings(self, model: str) -> dict:
+        """Everything that the attack on a model is run with, as JSON holds it."""
+        known = {name: list(value) if type(value) is tuple else value for name, value in self.attack.settings.items()}
+        return {"attack": self.attack.attack.name, "norm": self.attack.norm, **known}
+
+    def tensors(self, model: str) -> dict[str, Tensor]:
+        """What the attack on a model is made of beside its settings."""
+        return {}
+
+    def on(self, model: str) -> Callable[..., Tensor]:
+        """The attack on a model, called as `attack(model, images, labels, seeds=...)`.
+
+        Images are (n, 3, h, w) in [0, 1], as what it gives, labels class ids, seeds one for each image.
+
+        Raises:
+            UserError: when called, if the attack gives no such images.
+        """
+        return self.attack_images
+
+    def attack_images(self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Tensor:
+        given = {"model": model, "images": images, "labels": labels.to(images.device)}
+        attacked = self.attack(*(given[need] for need in self.attack.attack.needs), seeds=seeds)
+        if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
+            found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
+            raise UserError(
+                f'The attack "{self.attack.attack.name}" gives {found}, expected the attacked images, a tensor of '
+                f"shape {tuple(images.shape)}."
+            )
+        return attacked
+
+    def noise(self, model: str) -> tuple[dict, Callable[..., Tensor]]:
+        """What the attack on a model is held against: noise of its norm and size, and what tells it from other."""
+        known = self.settings(model)
+        size = {name: known[name] for name in ("norm", "eps")}
+        return size, partial(noise, **size)
+
+
+@dataclass(frozen=True, eq=False)
+class UniversalThreat(Threat):
+    """One perturbation for all images, crafted on the public encoder, or adaptively on each model.
+
+    Attributes:
+        attack: None of a perturbation that was given ready.
+        adaptive: whether it is crafted on each model.
+        perturbations: by the name of the model that they are for; none before they are crafted.
+    """
+
+    attack: ConfiguredAttack | None
+    adaptive: bool
+    perturbations: Mapping[str, UniversalPerturbation] = field(default_factory=dict)
+    universal: ClassVar[bool] = True
+
+    @property
+    def knowledge(self) -> str:
+        """What the attacker knows: `"public encoder"`, or `"model"`."""
+        return MODEL if self.adaptive else PUBLIC_ENCODER
+
+    def try_out(self, attacker: Attacker, model: PixelModel) -> None:
+        if not self.adaptive:
+            attacker.craft(self.attack, attacker.encoder)
+
+    def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "UniversalThreat":
+        if self.adaptive:
+            found = {name: attacker.craft(self.attack, model) for name, model in models.items()}
+        else:
+            found = dict.fromkeys(models, attacker.craft(self.attack, attacker.encoder))
+        return replace(self, perturbations=found)
+
+    def settings(self, model: str) -> dict:
+        known = {} if self.attack is None else super().settings(model)
+        found = {"norm": "linf", **known, **self.perturbations[model].provenance}
+        return {**found, "encoder": model} if self.adaptive else found
+
+    def tensors(self, model: str) -> dict[str, Tensor]:
+        return {"delta": self.perturbations[model].delta}
+
+    def on(self, model: str) -> Callable[..., Tensor]:
+        perturbation = self.perturbations[model]
+        return lambda _, images, __, *, seeds: perturbation(images, seeds=seeds)
+
+    def noise(self, model: str) -> tuple[dict, Callable[..., Tensor]]:
+        known = self.settings(model)
+        if "top" not in known:
+            return super().noise(model)
+        patch = self.perturbations[model]
+        drawn = torch.rand(patch.delta.shape, generator=torch.Generator().manual_seed(0))
+        size = {"patch": list(patch.delta.shape), "top": known["top"], "left": known["left"]}
+        random = replace(patch, delta=drawn.to(patch.delta))
+        return size, lambda _, images, __, *, seeds: random(images, seeds=seeds)
+
+
+def noise(
+    model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf", seeds: Sequence[int]
+) -> Tensor:
+    """Images with random noise on the surface of the ball, called as an attack is; model and labels are not used."""
+    drawn = random_in_ball(images, 1.0, norm, seeds)
+    drawn = drawn.sign() if norm == "linf" else drawn / per_image_l2(drawn)
+    return (images + eps * drawn).clamp(0, 1)
+
+
+# ---- which there are ----
+
+
+def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
+    """The threats that attacks by name are: a universal one on the public encoder, and adaptively on each model."""
+    found: list[Threat] = []
+    for name, attack in attacks.items():
+        if attack.attack.universal:
+            found += [UniversalThreat(name, attack, adaptive=False), UniversalThreat(name + ADAPTIVE, attack, True)]
+        else:
+            found.append(Threat(name, attack))
+    return found
+
+
+def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, ConfiguredAttack]:
+    """The attacks at `factor` times their eps: the first universal one that has an eps, and all on single images."""
+    with_eps = {name: attack for name, attack in attacks.items() if "eps" in attack.settings}
+    left_out = [name for name, attack in with_eps.items() if attack.attack.universal][1:]
+    return {
+        name: attack.changed(eps=min(factor * attack.settings["eps"], LARGEST_EPS[attack.norm]))
+        for name, attack in with_eps.items()
+        if name not in left_out
+    }
+
+
+def worst_of(report: RobustnessReport, threats: Sequence[Threat], model: str) -> list[Threat]:
+    """Of the threats of each knowledge the one that leaves a model the lowest accuracy."""
+    worst = [report.worst(model, knowledge) for knowledge in dict.fromkeys(each.knowledge for each in threats)]
+    return [threat for each in worst for threat in threats if threat.name == each.attack]
+
+
+def on_shown(threat: Threat, name: str, model: PixelModel, images: Tensor, labels: Tensor) -> Tensor:
+    """The first images of a dataset under a threat, for a picture.
+
+    Args:
+        threat: that was crafted.
+        name: of the model, in the report.
+        model: that is attacked.
+        images: (n, 3, h, w) in [0, 1].
+        labels: (n,) class ids.
+    """
+    return threat.on(name)(model, images, labels, seeds=range(len(images)))
+
+
+def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
+    """The attacks of a report by name, at all settings that they were run with.
+
+    Raises:
+        UserError: when there is no such attack here, or the report does not hold all its settings, as those of older
+            versions, or where a perturbation was given ready.
+    """
+    found = {}
+    for each in report.measurements:
+        name = each.attack.removesuffix(ADAPTIVE)
+        if each.attack == CLEAN or name in found:
+            continue
+        attack = ATTACKS[each.settings["attack"]]
+        if lacking := [setting for setting in attack.defaults if setting not in each.settings]:
+            raise UserError(
+                f'The report does not tell the {lacking[0]} of "{each.attack}", so that it cannot be run again from '
+                "the report alone: measure the model anew."
+            )
+        known = {setting: value for setting, value in each.settings.items() if setting in attack.settings}
+        found[name] = attack.configure(**known)
+    return found
+
+
+# ---- what users give ----
+
+
+def threats_from(attacks: Mapping[str, Attack], models: Mapping[str, PixelModel]) -> list[Threat]:
+    """The threats that users name: perturbations, mappings of them by model, and attacks with their settings.
+
+    Raises:
+        UserError: for what is none, or does not tell all that a report holds, or was not crafted on a model.
+    """
+    if not isinstance(attacks, Mapping):
+        raise UserError('attacks are not by name, expected for example {"pgd": ATTACKS["pgd"].configure()}.')
+    if CLEAN in attacks:
+        raise UserError(f'An attack is called "{CLEAN}", which means no attack: give it another name.')
+    return [threat_from(name, attack, models) for name, attack in attacks.items()]
+
+
+def threat_from(name: str, attack: Attack, models: Mapping[str, PixelModel]) -> Threat:
+    """What `threats_from` makes of one of them."""
+    if isinstance(attack, UniversalPerturbation):
+        attack = dict.fromkeys(models, attack)
+        return UniversalThreat(name, None, adaptive=False, perturbations=checked(name, attack, models))
+    if isinstance(attack, Mapping):
+        return UniversalThreat(name, None, adaptive=True, perturbations=checked(name, attack, models))
+    attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else attack
+    given = attack.settings if isinstance(attack, ConfiguredAttack) else {}
+    if "eps" not in given:
+        raise UserError(
+            f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
+            "eps=..., steps=...), so that the report can say what it was run with."
+        )
+    if odd := [key for key, value in given.items() if not isinstance(value, str | int | float | list | tuple | None)]:
+        raise UserError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
+    check_attack_settings(eps=given["eps"], steps=given.get("steps") or 1, step_size=1, norm=attack.norm)
+    return Threat(name, attack)
+
+
+def checked(
+    name: str, perturbations: Mapping[str, UniversalPerturbation], models: Mapping[str, PixelModel]
+) -> Mapping[str, UniversalPerturbation]:
+    """Perturbations, one for each model.
+
+    Raises:
+        UserError: when one lacks, or has an eps that none can have.
+    """
+    for model in models:
+        if model not in perturbations:
+            crafted_on = ", ".join(perturbations) or "nothing"
+            raise UserError(f'No attack was crafted on "{model}", only on {crafted_on}.')
+        check_attack_settings(eps=perturbations[model].eps, steps=1, step_size=1)
+    return perturbations

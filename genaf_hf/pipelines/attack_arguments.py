@@ -1,0 +1,175 @@
+"""Attacks as users name them: what hardening, audits, the search for adapters and the demo are asked to attack with."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import get_origin, get_type_hints
+
+from genaf_hf.attacks import ATTACKS, Attack, ConfiguredAttack
+from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.errors import UserError
+from genaf_hf.values.numbers import number
+
+DEFAULT_ATTACKS = "l4a,ssp,uapgd,advencoder-per,pgd"
+DAE_EPS, EPS = 10 / 255, 8 / 255  # of attacks on the public encoder, and of those on the model itself
+LENGTHS = ("eps", "step_size")
+OURS = "data"  # a setting that those who craft give
+EXAMPLE = '{"steps": 200, "l4a": {"layer": 3}}'
+ATTACKS_HELP = f"Names, separated by commas, of: {', '.join(ATTACKS)}."
+SETTINGS_HELP = f"Settings of all attacks that have them, and by attack its own, as JSON: {EXAMPLE}."
+
+
+def named_attacks(
+    names: str | Sequence[str],
+    settings: str | Mapping | None = None,
+    *,
+    dae_eps: float = DAE_EPS,
+    eps: float = EPS,
+    norm: str = "linf",
+    seed: int = 0,
+) -> dict[str, ConfiguredAttack]:
+    """The attacks that are asked for, with all their settings.
+
+    Args:
+        names: of the attacks, separated by commas where they are one text.
+        settings: see `SETTINGS_HELP`; an attack's own win.
+        dae_eps: of attacks on the public encoder, where `settings` do not tell.
+        eps, norm: of those on the model itself that know the norm.
+        seed: of what is crafted.
+
+    Raises:
+        UserError: for an unknown attack or setting, or a setting of another kind or out of range.
+    """
+    chosen = [ATTACKS[name] for name in separate(names)]
+    common, own = separate_settings(settings, chosen)
+    found = {}
+    for attack in chosen:
+        shared = {name: value for name, value in common.items() if name in attack.settings}
+        given = {**shared, **own.get(attack.name, {})}
+        refuse_functions(attack, given)
+        given = {**defaults(attack, dae_eps, eps, norm, seed), **given}
+        found[attack.name] = checked(attack.configure(**given))
+    return found
+
+
+def attacks_by_name(
+    attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack], *, seed: int = 0
+) -> dict[str, ConfiguredAttack]:
+    """The attacks that a caller gives: by name at the defaults, or with their settings, or the latter by other names.
+
+    Args:
+        attacks: as for `audit`.
+        seed: of what is crafted by attacks at the defaults.
+
+    Raises:
+        UserError: for what is no attack, and for a name that is there twice.
+    """
+    given = separate(attacks) if isinstance(attacks, str) else attacks
+    values = [*given.values()] if isinstance(given, Mapping) else [*given]
+    if not values or not all(isinstance(each, str | ConfiguredAttack) for each in values):
+        raise UserError(f'attacks are {attacks}, expected such as ["l4a", ATTACKS["pgd"].configure(eps=4 / 255)].')
+    attacks = [named_attacks([each], seed=seed)[each] if isinstance(each, str) else checked(each) for each in values]
+    names = [*given] if isinstance(given, Mapping) else [each.attack.name for each in attacks]
+    if len(set(names)) < len(names):
+        raise UserError(f"attacks are {', '.join(names)}, expected different ones: give those of one by other names.")
+    return dict(zip(names, attacks, strict=True))
+
+
+def separate(names: str | Sequence[str]) -> list[str]:
+    """The names, one by one.
+
+    Raises:
+        UserError: when there is none, or one twice.
+    """
+    given = names.split(",") if isinstance(names, str) else list(names)
+    found = [name.strip() for name in given if name.strip()]
+    if not found or len(set(found)) < len(found):
+        raise UserError(
+            f'attacks are "{names}", expected different names, separated by commas, of {", ".join(ATTACKS)}.'
+        )
+    return found
+
+
+def separate_settings(
+    settings: str | Mapping | None, attacks: Sequence[Attack]
+) -> tuple[dict[str, object], dict[str, dict]]:
+    """Settings of all attacks that have them, and by attack its own; lengths such as "8/255" as numbers.
+
+    Raises:
+        UserError: when they are no such JSON, or there is nothing that they are for.
+    """
+    try:
+        given = json.loads(settings) if isinstance(settings, str) else settings or {}
+    except json.JSONDecodeError as error:
+        raise UserError(f"attack_settings are {settings}, expected JSON such as {EXAMPLE}.") from error
+    odd = not isinstance(given, Mapping) or [name for name in given if name in ATTACKS and not is_mapping(given[name])]
+    if odd:
+        raise UserError(f"attack_settings are {given}, expected settings by name, such as {EXAMPLE}.")
+    own = {name: with_numbers(value, f" of {name}") for name, value in given.items() if is_mapping(value)}
+    common = with_numbers({name: value for name, value in given.items() if not is_mapping(value)}, "")
+    names = [attack.name for attack in attacks]
+    if unknown := [name for name in own if name not in names]:
+        raise UserError(f'attack_settings are for "{unknown[0]}", which is not among the attacks {", ".join(names)}.')
+    settable = {name for attack in attacks for name in attack.settings}
+    if unknown := [name for name in common if name not in settable]:
+        raise UserError(
+            f'attack_settings have "{unknown[0]}", a setting of none of the attacks {", ".join(names)}; they have '
+            f"{', '.join(sorted(settable))}."
+        )
+    return common, own
+
+
+def is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def with_numbers(settings: Mapping, of: str) -> dict:
+    """Settings with the lengths as numbers that are words such as "8/255".
+
+    Raises:
+        UserError: names the setting; also for one that is not the user's to give.
+    """
+    if OURS in settings:
+        raise UserError(f"attack_settings give the {OURS}{of}, which is told by itself: leave it out.")
+    found = dict(settings)
+    for name in LENGTHS:
+        if isinstance(found.get(name), str):
+            try:
+                found[name] = number(found[name])
+            except UserError as error:
+                raise UserError(f"attack_settings give the {name}{of} {error}") from error
+    return found
+
+
+def refuse_functions(attack: Attack, settings: Mapping) -> None:
+    """Refuses settings that are functions, such as the loss of `pgd`.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for name, hint in get_type_hints(attack.function).items():
+        if name in settings and get_origin(hint) is Callable:
+            raise UserError(
+                f"attack_settings give {attack.name} the {name} {json.dumps(settings[name])}, expected a function, "
+                "which only Python can give: leave it out."
+            )
+
+
+def defaults(attack: Attack, dae_eps: float, eps: float, norm: str, seed: int) -> dict:
+    """What an attack is run with where nothing else is said."""
+    if attack.universal:
+        known = {"eps": dae_eps, "seed": seed}
+    else:
+        known = {"eps": eps, "norm": norm} if norm in attack.norms else {}
+    return {name: value for name, value in known.items() if name in attack.settings}
+
+
+def checked(attack: ConfiguredAttack) -> ConfiguredAttack:
+    """An attack with its settings.
+
+    Raises:
+        UserError: when one of those that every attack has is out of range.
+    """
+    known = attack.settings
+    if "eps" in known:
+        check_attack_settings(eps=known["eps"], steps=known.get("steps", 1), step_size=1, norm=attack.norm)
+    return attack

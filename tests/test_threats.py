@@ -1,0 +1,164 @@
+from functools import partial
+
+import pytest
+import torch
+
+from genaf_hf import PixelModel, evaluate_robustness, with_pixel_values
+from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation
+from genaf_hf.data import stratified_subset
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.evaluate import craft_and_evaluate
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import Attacker, UniversalThreat, attacks_of, noise, swept, threats_from, threats_of
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The user's cache of perturbations is not touched."""
+    monkeypatch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", tmp_path / "perturbations")
+
+
+@pytest.fixture
+def encoder(vit):
+    return PixelModel(*vit)
+
+
+@pytest.fixture
+def attacker(encoder, dataset):
+    return Attacker.of(dataset["train"], "someone/colours", encoder, encoder)
+
+
+def test_a_universal_attack_is_two_threats_and_another_one():
+    attacks = {name: ATTACKS[name].configure(eps=0.1) for name in ("l4a", "pgd", "square")}
+    assert [(each.name, each.knowledge) for each in threats_of(attacks)] == [
+        ("l4a", "public encoder"),
+        ("l4a-adaptive", "model"),
+        ("pgd", "model"),
+        ("square", "model's answers"),
+    ]
+
+
+def test_the_attacker_has_some_images_that_are_named(attacker, encoder, dataset, monkeypatch):
+    monkeypatch.setattr("genaf_hf.evaluation.threats.ATTACKER_IMAGES", 7)
+    few = Attacker.of(dataset["train"], "someone/colours", encoder, None)
+    expected = with_pixel_values(stratified_subset(dataset["train"], 7, seed=0), encoder.processor)[:]
+    torch.testing.assert_close(few.images, encoder.to_images(expected["pixel_values"]))
+    assert torch.equal(few.labels, expected["labels"])
+    assert few.words == "7 images of someone/colours, split train"
+    assert attacker.said(ATTACKS["uapgd"].configure()).endswith("split train, with labels")
+    assert len(attacker.images) == len(dataset["train"])
+
+
+def test_what_is_crafted_is_crafted_once_on_the_encoder_and_once_on_each_model(attacker, encoder, resnet, caplog):
+    caplog.set_level("INFO", "genaf_hf.evaluation.perturbation_cache")
+    models = {"one": encoder, "other": PixelModel(*resnet).eval()}
+    attacks = {"mine": ATTACKS["l4a"].configure(eps=0.1, steps=2, layer=0)}
+    public, adaptive = (each.crafted(attacker, models) for each in threats_of(attacks))
+    assert caplog.messages == ["Crafting l4a", "l4a was crafted before", "Crafting l4a"]
+    expected = {name: attacks["mine"](model, attacker.images).delta for name, model in models.items()}
+    for name in models:
+        assert torch.equal(public.perturbations[name].delta, expected["one"])
+        assert torch.equal(adaptive.perturbations[name].delta, expected[name])
+        assert adaptive.settings(name)["encoder"] == name
+    words = "48 images of someone/colours, split train, without labels"
+    assert public.settings("one")["data"] == adaptive.settings("other")["data"] == words
+
+
+@pytest.mark.parametrize("name", ["l4a-fuse", "uapgd", "advencoder-per", "advencoder-pat", "pgd", "square", "fgsm"])
+def test_a_report_tells_all_settings_so_that_an_attack_can_be_run_again(name, attacker, encoder, pixels):
+    quick = {"steps": 2, "seed": 3, "width": 8, "batch_size": 4, "area": 0.1, "momentum": 0.5, "random_start": False}
+    known = ATTACKS[name].settings
+    attack = ATTACKS[name].configure(**{setting: value for setting, value in quick.items() if setting in known})
+    measure = partial(craft_and_evaluate, {"m": encoder}, pixels["test"], attacker=attacker)
+    report, _ = measure(attacks={"mine": attack})
+    told = RobustnessReport.from_json(report.to_json())
+    assert told == report
+    assert set(attack.settings) <= set(report.measurement("m", "mine").settings)
+    again, _ = measure(attacks=attacks_of(told))
+    assert again.measurements == report.measurements
+
+
+def test_a_report_that_does_not_tell_all_settings_cannot_be_run_again(encoder, pixels):
+    ready = UniversalPerturbation(torch.full((3, 8, 8), 0.1), attack="l4a", eps=0.1, steps=2, seed=0)
+    report = evaluate_robustness({"m": encoder}, pixels["test"], {"ready": ready})
+    with pytest.raises(UserError, match=r'The report does not tell the \w+ of "ready"'):
+        attacks_of(report)
+
+
+def test_the_sweep_has_one_universal_attack_and_all_on_single_images():
+    names = ("advencoder-pat", "l4a", "ssp", "pgd", "square")
+    attacks = {name: ATTACKS[name].configure(**({} if name == "advencoder-pat" else {"eps": 0.4})) for name in names}
+    for factor, eps in ((0.5, 0.2), (4.0, 1.0)):
+        found = swept(attacks, factor)
+        assert {name: attack.settings["eps"] for name, attack in found.items()} == dict.fromkeys(
+            ("l4a", "pgd", "square"), eps
+        )
+        assert found["pgd"].settings["step_size"] == 2.5 * eps / 20
+
+
+# ---- beside noise ----
+
+
+def test_noise_lies_on_the_surface_of_the_ball_and_is_drawn_by_the_seeds():
+    images = torch.full((3, 3, 4, 4), 0.5)
+    found = noise(None, images, None, eps=0.1, seeds=[5, 6, 5])
+    torch.testing.assert_close((found - images).abs(), torch.full_like(images, 0.1))
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+    longest = (noise(None, images, None, eps=0.1, norm="l2", seeds=[5, 6, 7]) - images).flatten(1).norm(dim=1)
+    torch.testing.assert_close(longest, torch.full((3,), 0.1))
+
+
+def test_a_patch_is_held_against_a_patch_of_noise_in_its_place():
+    patch = UniversalPatch(torch.zeros(3, 2, 2), attack="advencoder-pat", eps=1.0, top=1, left=0)
+    threat = UniversalThreat("patch", None, adaptive=False, perturbations={"m": patch})
+    size, random = threat.noise("m")
+    images = torch.full((4, 3, 5, 5), 0.5)
+    changed = (random(None, images, None, seeds=range(4)) != images).any(dim=1)
+    assert size == {"patch": [3, 2, 2], "top": 1, "left": 0}
+    assert changed.sum() == 4 * 2 * 2
+    assert changed[:, 1:3, :2].all()
+
+
+class FirstPixel(PixelModel):
+    """Tells images apart by the color of their first pixel."""
+
+    def forward(self, images):
+        return images[:, :, 0, 0] + 0 * self.model.classifier.bias.sum()
+
+
+def test_what_fools_no_more_than_noise_is_marked(vit):
+    """One perturbation changes the pixel that the model looks at, the other all others."""
+    model = FirstPixel(*vit)
+    colors = (0.3 + 0.4 * torch.eye(3))[:, :, None, None].expand(3, 3, 8, 8)
+    rows = [{"pixel_values": row, "labels": i} for i, row in enumerate(model.to_pixel_values(colors))] * 24
+    telling, beside = torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.3)
+    telling[:, 0, 0], beside[:, 0, 0] = torch.tensor([0.3, -0.3, -0.3]), 0
+    attacks = {name: UniversalPerturbation(delta, attack="l4a", eps=0.3) for name, delta in
+               (("beside", beside), ("telling", telling))}  # fmt: skip
+    report = evaluate_robustness({"m": model}, rows, attacks)
+    found = {each.attack: (each.correct, each.beyond_noise) for each in report.measurements}
+    noisy = {each.noise_correct for each in report.measurements[1:]}
+    assert found == {"clean": (72, None), "beside": (72, False), "telling": (24, True)}
+    assert len(noisy) == 1
+    assert 24 < noisy.pop() < 72
+    marks = {line.split("|")[1].strip(): line.partition(") ")[2] for line in report.table().splitlines()[2:]}
+    assert "*no more than noise*" in marks["beside"]
+    assert "*worst*" in marks["telling"]
+    assert "noise" not in marks["telling"]
+
+
+# ---- what users give ----
+
+
+def test_a_threat_comes_from_whatever_a_user_has(encoder):
+    ready = UniversalPerturbation(torch.zeros(3, 8, 8), attack="uap", eps=0.1)
+    asked = {"a": ready, "b": {"m": ready}, "c": partial(ATTACKS["pgd"].function, eps=0.1, steps=2)}
+    found = threats_from(asked, {"m": encoder})
+    assert [(each.name, each.knowledge, each.universal) for each in found] == [
+        ("a", "public encoder", True),
+        ("b", "model", True),
+        ("c", "model", False),
+    ]
+    assert found[1].settings("m") == {"norm": "linf", **ready.provenance, "encoder": "m"}
+    assert found[2].settings("m")["step_size"] == 2.5 * 0.1 / 2
