@@ -18,6 +18,7 @@ from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
 from genaf_hf.training.adversaries.universal import Universal, drawn
+from genaf_hf.training.checkpoint import newest_complete_checkpoint
 
 pytestmark = pytest.mark.slow(reason="trains by every defence")
 
@@ -337,6 +338,15 @@ def test_a_run_of_another_defence_is_not_gone_on_with(tmp_path):
         tiny_trainer(tmp_path, **settings, defence="trades").train(resume_from_checkpoint=True)
     with pytest.raises(UserError, match=r"checkpoint-5 is of the defence pgd-at .*'eps': 0.0156.* expected pgd-at"):
         tiny_trainer(tmp_path, **settings, defence="pgd-at", eps=0.1).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_its_perturbations_is_passed_over(tmp_path):
+    settings = {**QUICK, "save_strategy": "steps", "save_steps": 2}
+    tiny_trainer(tmp_path, **settings).train()
+    (tmp_path / "adversarial_finetune/checkpoint-5/beside_model.safetensors").unlink()
+    assert newest_complete_checkpoint(tmp_path / "adversarial_finetune").name == "checkpoint-4"
+    with pytest.raises(UserError, match=r"no complete checkpoint.*its beside_model\.safetensors is missing"):
+        tiny_trainer(tmp_path, **settings).train(resume_from_checkpoint=tmp_path / "adversarial_finetune/checkpoint-5")
 
 
 def test_a_defence_is_registered_once_and_takes_its_settings_by_name():

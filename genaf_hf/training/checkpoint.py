@@ -19,6 +19,7 @@ from genaf_hf.runs.journal import write_whole
 
 logger = logging.getLogger(__name__)
 
+BESIDE_MODEL = "beside_model.safetensors"  # what was trained beside the model, where there is any
 LOG_HISTORY_FILE = "log_history.json"
 
 
@@ -44,9 +45,11 @@ def is_complete(checkpoint: Path, world_size: int = 1) -> bool:
 def damage(checkpoint: Path, world_size: int = 1) -> str | None:
     """What keeps a run of so many processes from going on from a checkpoint, in words; None where nothing does."""
     try:
-        read_state(checkpoint)
+        state = read_state(checkpoint)
     except (OSError, RecursionError, TypeError, ValueError):
         return f"{TRAINER_STATE_NAME} is missing or cut off"
+    if BESIDE_MODEL in state.stateful_callbacks and not (checkpoint / BESIDE_MODEL).exists():
+        return f"{BESIDE_MODEL} is missing or cut off"
     random_states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
     for name in (OPTIMIZER_NAME, SCHEDULER_NAME, *random_states):
         if not is_zipfile(checkpoint / name):  # its table of contents is at the end

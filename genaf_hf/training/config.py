@@ -57,7 +57,8 @@ class GenAFConfig(CheckedArguments):
 
     `learning_rate`, `num_train_epochs`, `max_steps`, the schedule and the batch size are those of stage 1, adversarial
     fine-tuning; stage 2 has its own where the name begins with `adapt_`, and shares the rest. Lengths of perturbations
-    are in pixel units of images in [0, 1].
+    are in pixel units of images in [0, 1]. What `defence` reads and is None takes its default; what it does not read
+    stays None, and is told if it was given.
 
     Raises:
         UserError: when a field is outside its range; the sentence names it.

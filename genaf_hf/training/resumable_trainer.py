@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, 
 
 from genaf_hf.errors import UserError
 from genaf_hf.training.checkpoint import (
+    BESIDE_MODEL,
     check_disk_space,
     come_along,
     damage,
@@ -37,7 +38,6 @@ from genaf_hf.training.options import (
 
 BEST_WEIGHTS = "best"
 LOG_SUMS = "LogSums"
-BESIDE_MODEL = "beside_model.safetensors"
 
 
 class ResumableTrainer(Trainer):
@@ -207,10 +207,13 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         check_finite_weights(self.model, self.state.global_step, self.advice)
         self.state.stateful_callbacks[LOG_SUMS] = self._sums()
+        tensors = self.tensors_beside_model()
+        if tensors:
+            self.state.stateful_callbacks[BESIDE_MODEL] = sorted(tensors)
         if self.args.should_save:
             folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             forget_finished_stage(folder)
-            if tensors := self.tensors_beside_model():  # before the Trainer's state, which marks a checkpoint complete
+            if tensors:  # before the Trainer's state, which marks a checkpoint complete
                 folder.mkdir(parents=True, exist_ok=True)
                 save_file({name: each.detach().cpu() for name, each in tensors.items()}, folder / BESIDE_MODEL)
         super()._save_checkpoint(model, trial)
