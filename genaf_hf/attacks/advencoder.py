@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from genaf_hf.attacks.patch import UniversalPatch, paste, random_corners
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, finite
+from genaf_hf.attacks.universal import attacked, check_universal_settings, finite, provenance
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
@@ -65,9 +65,8 @@ def advencoder_per(
     random = torch.Generator().manual_seed(seed)
     train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
     delta = generator().detach().clamp(-eps, eps)
-    return crafted(
-        UniversalPerturbation, encoder, delta, "advencoder-per", OBJECTIVE, eps=eps, steps=steps, seed=seed, data=data
-    )
+    known = provenance(encoder, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
+    return UniversalPerturbation(delta, "advencoder-per", eps, **known)
 
 
 @register_attack("encoder", "images", citation=CITATION)
@@ -119,8 +118,8 @@ def advencoder_pat(
 
     train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
     top, left = corner if place == "fixed" else (None, None)
-    known = {"eps": 1.0, "steps": steps, "seed": seed, "data": data, "top": top, "left": left}
-    return crafted(UniversalPatch, encoder, pixels().detach(), "advencoder-pat", OBJECTIVE, **known)
+    known = provenance(encoder, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
+    return UniversalPatch(pixels().detach(), "advencoder-pat", 1.0, top=top, left=left, **known)
 
 
 class Generator(nn.Module):
@@ -136,7 +135,7 @@ class Generator(nn.Module):
         noises: how many are mixed.
     """
 
-    def __init__(self, size: tuple[int, int], width: int = 1024, noises: int = 16):
+    def __init__(self, size: Sequence[int], width: int = 1024, noises: int = 16):
         super().__init__()
         self.size = size
         doublings = max(1, (max(size) - 1).bit_length() - 2)
@@ -164,7 +163,7 @@ def seeded_generator(size: Sequence[int], width: int, seed: int) -> Generator:
     """A generator whose weights and noise depend on the seed alone; the caller's random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return Generator((size[0], size[1]), width)
+        return Generator(size, width)
 
 
 def train(

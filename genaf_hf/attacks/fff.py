@@ -1,11 +1,9 @@
 """Fast feature fool (Mopuri et al., BMVC 2017, https://arxiv.org/abs/1707.05572)."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.universal import Objective, attacked, universal_attack
+from genaf_hf.attacks.universal import Objective, Step, attacked, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 WORDS = "sum over all hidden states of the logarithm of half the mean squared activation"
@@ -18,9 +16,15 @@ CITATION = """@inproceedings{mopuri2017fff,
 }"""
 
 
-def adam_steps(delta: Tensor, step_size: float) -> Callable[[], None]:
+def adam_steps(delta: Tensor, step_size: float) -> Step:
     """Steps of Adam; `step_size` is its learning rate, in pixel units."""
-    return torch.optim.Adam([delta], lr=step_size, maximize=True).step
+    optimizer = torch.optim.Adam([delta], lr=step_size, maximize=True)
+
+    def step(gradient: Tensor) -> None:
+        delta.grad = gradient
+        optimizer.step()
+
+    return step
 
 
 @universal_attack(words=WORDS, stepping=adam_steps, step_size=0.1, citation=CITATION)
@@ -41,4 +45,4 @@ def fff(encoder: PixelModel) -> Objective:
 
 def log_energy(states: tuple[Tensor, ...]) -> Tensor:
     """Sum over layers of log(mean(h^2) / 2)."""
-    return sum(((state.square().mean() / 2).log() for state in states), states[0].new_zeros(()))
+    return sum(((state.square().mean() / 2).log() for state in states), start=states[0].new_zeros(()))

@@ -9,7 +9,7 @@ from torch import Tensor
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import attacked, check_universal_settings, crafted, random_batches
+from genaf_hf.attacks.universal import attacked, check_universal_settings, provenance, random_batches
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
@@ -72,7 +72,9 @@ def uap(
                 if fooled > highest:
                     best, highest = delta, fooled
     words = "share of images whose prediction by a linear probe changes"
-    return crafted(UniversalPerturbation, encoder, best, "uap", words, eps=eps, steps=steps, seed=seed, data=data)
+    return UniversalPerturbation(
+        best, "uap", eps, **provenance(encoder, objective=words, steps=steps, seed=seed, data=data)
+    )
 
 
 def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor, batch_size: int = 64) -> Tensor:

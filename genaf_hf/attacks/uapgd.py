@@ -1,13 +1,11 @@
 """UAPGD (Deng & Karam, ICIP 2020) over a linear probe."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf.attacks.linear_probe import LinearProbe
-from genaf_hf.attacks.universal import Objective, attacked, universal_attack
+from genaf_hf.attacks.universal import Objective, Step, attacked, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{deng2020uapgd,
@@ -18,7 +16,7 @@ CITATION = """@inproceedings{deng2020uapgd,
 }"""
 
 
-def momentum_steps(delta: Tensor, step_size: float, *, momentum: float = 0.9) -> Callable[[], None]:
+def momentum_steps(delta: Tensor, step_size: float, *, momentum: float = 0.9) -> Step:
     """Steps by the sign of the accumulated gradient, each gradient divided by its L1 norm; by its own for momentum 0.
 
     Args:
@@ -27,9 +25,9 @@ def momentum_steps(delta: Tensor, step_size: float, *, momentum: float = 0.9) ->
     """
     velocity = torch.zeros_like(delta)
 
-    def step() -> None:
-        length = delta.grad.abs().sum().clamp(min=1e-12) if momentum else 1
-        velocity.mul_(momentum).add_(delta.grad / length)
+    def step(gradient: Tensor) -> None:
+        length = gradient.abs().sum().clamp(min=1e-12) if momentum else 1
+        velocity.mul_(momentum).add_(gradient / length)
         delta.data += step_size * velocity.sign()
 
     return step

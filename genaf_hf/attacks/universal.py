@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from itertools import islice, repeat
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
 from genaf_hf.values.provenance import model_source
 
-Kind = TypeVar("Kind", bound=UniversalPerturbation)
 Objective = Callable[..., Tensor]  # of the perturbation (3, h, w) and of what is drawn for a step, a scalar
+Step = Callable[[Tensor], None]  # moves the perturbation, by its gradient
 
 
 def universal_attack(
@@ -26,7 +26,7 @@ def universal_attack(
     words: str,
     citation: str | None = None,
     batches: Callable[..., Iterator[tuple[Tensor, ...]]] | None = None,
-    stepping: Callable[..., Callable[[], None]] | None = None,
+    stepping: Callable[..., Step] | None = None,
     **defaults,
 ) -> Callable[[Callable[..., Objective]], Callable[..., UniversalPerturbation]]:
     """Adds an attack to `ATTACKS` that is told by its objective alone.
@@ -74,8 +74,7 @@ def universal_attack(
             objective, told = partial(function, encoder, *needed, **chosen), (attack, words.format(**chosen))
             return raised(encoder, needed, objective, told, batches, stepping, **found)
 
-        craft.__signature__ = Signature([*positional, *settings])  # type: ignore[attr-defined]  # `signature` reads it
-        craft.__annotations__ = hints
+        craft.__dict__["__signature__"], craft.__annotations__ = Signature([*positional, *settings]), hints
         return register_attack("encoder", *needs, derived={"step_size": share_of_eps}, citation=citation)(craft)
 
     return register
@@ -131,29 +130,21 @@ def raised(
     step, moved = stepping(delta, step_size, **of_stepping), False
     with evaluating(encoder):
         for batch in progress(drawn, "Crafting", total=steps):
-            delta.grad = finite(gradient_of(finite(objective(delta, *batch)), delta))
-            moved |= bool(delta.grad.any())
-            step()
+            gradient = finite(gradient_of(finite(objective(delta, *batch)), delta))
+            moved |= bool(gradient.any())
+            step(gradient)
             delta.data.clamp_(-eps, eps)
     check_moved(moved)
-    return crafted(
-        UniversalPerturbation,
-        encoder,
-        delta.detach(),
-        *told,
-        eps=eps,
-        steps=steps,
-        step_size=step_size,
-        seed=seed,
-        data=data,
-    )
+    attack, words = told
+    known = provenance(encoder, objective=words, steps=steps, step_size=step_size, seed=seed, data=data)
+    return UniversalPerturbation(delta.detach(), attack, eps, **known)
 
 
-def sign_steps(delta: Tensor, step_size: float) -> Callable[[], None]:
+def sign_steps(delta: Tensor, step_size: float) -> Step:
     """Steps of a perturbation by the sign of its gradient, each pixel as far as any other."""
 
-    def step() -> None:
-        delta.data += step_size * delta.grad.sign()
+    def step(gradient: Tensor) -> None:
+        delta.data += step_size * gradient.sign()
 
     return step
 
@@ -205,10 +196,10 @@ def check_moved(moved: bool) -> None:
         )
 
 
-def crafted(kind: type[Kind], encoder: PixelModel, delta: Tensor, attack: str, objective: str, **settings) -> Kind:
-    """A perturbation, or a patch, with its provenance."""
+def provenance(encoder: PixelModel, **known) -> dict[str, Any]:
+    """What is known of how a perturbation was crafted, and of the encoder that it was crafted on."""
     source, revision = model_source(encoder.model.config)
-    return kind(delta=delta, attack=attack, encoder=source, encoder_revision=revision, objective=objective, **settings)
+    return {"encoder": source, "encoder_revision": revision, **known}
 
 
 def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_size: int) -> None:
