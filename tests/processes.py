@@ -25,7 +25,7 @@ def start_and_kill(command: list, sign: Path, **settings) -> None:
 
 
 def run_on_two_processes(*command, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a script, and its arguments, by two processes that know of each other."""
+    """Runs a script or a module, and its arguments, by two processes that know of each other."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     done = run(
         [*launcher, "--master_port", str(free_port()), *command],

@@ -694,7 +694,8 @@ def test_two_processes_count_what_one_does(processes, arguments, place, tmp_path
     """Of 13 images one process has 7, the other 6."""
     one = audit(arguments(tmp_path / "one", limit=13))
     given = arguments(tmp_path / "two", attack_settings=json.dumps(QUICK), limit=13)
-    processes.run_on_two_processes(RECIPE, *flags(given), HF_HOME=str(tmp_path / "home"))
+    command = ["-m", "genaf_hf.cli", "audit", *flags(given)]
+    processes.run_on_two_processes(*command, HF_HOME=str(tmp_path / "home"))
     two = RobustnessReport.load(tmp_path / "two/report.json")
     assert counts(two) == counts(one)
     assert [(each.name, each.passed) for each in two.checks] == [(each.name, each.passed) for each in one.checks]

@@ -1,6 +1,5 @@
 """What `genaf-hf` says of itself, and how fast."""
 
-import subprocess
 import sys
 
 import pytest
@@ -8,8 +7,7 @@ import pytest
 from genaf_hf.cli import help_pages
 from genaf_hf.cli.command_line import HIDDEN
 from genaf_hf.cli.main import main
-
-PAGES = help_pages.pages()
+from genaf_hf.cli.process_tree import command_line, program
 
 
 def said(monkeypatch, capsys, *words: str) -> str:
@@ -18,17 +16,17 @@ def said(monkeypatch, capsys, *words: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", help_pages.NAMES)
 def test_each_page_is_what_the_flags_say(name):
     found = help_pages.read_page(name)
-    assert found == PAGES[name], "python -m genaf_hf.cli.help_pages writes the pages anew"
+    assert found == help_pages.make(name), "python -m genaf_hf.cli.help_pages writes the pages anew"
     assert len(found.splitlines()) <= 80
     assert max(map(len, found.splitlines())) <= 120
 
 
 def test_help_is_said_without_importing_torch(processes):
     code = "import sys; from genaf_hf.cli.main import main; main(); print({'torch', 'transformers'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code, "harden", "--help"], capture_output=True, text=True, timeout=60)
+    done = processes.run([sys.executable, "-c", code, "harden", "--help"], timeout=60)
     assert done.stdout == help_pages.read_page("harden") + "\nset()\n", done.stderr
 
 
@@ -72,3 +70,29 @@ def test_our_own_faults_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("sys.argv", ["genaf-hf", "push", "folder", "someone/thing"])
     with pytest.raises(TypeError):
         main()
+
+
+def test_under_a_launcher_the_sentence_is_the_last_word(processes):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "-m", "genaf_hf.cli"]
+    done = processes.run([*launcher, "push", "nowhere", "someone/thing"], timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == "nowhere holds nothing to publish, expected a folder with a model."
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [
+        ("/venv/bin/genaf-hf", ["-m", "genaf_hf.cli"]),
+        ("/package/genaf_hf/cli/__main__.py", ["-m", "genaf_hf.cli"]),
+        ("recipes/genaf_vit.py", ["recipes/genaf_vit.py"]),
+    ],
+)
+def test_a_launcher_starts_what_was_started(started, words, monkeypatch):
+    monkeypatch.setattr("sys.argv", [started, "harden", "--seed", "1"])
+    assert program() == words
+
+
+def test_the_command_that_goes_on_is_the_installed_one(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/venv/bin/genaf-hf", "harden", "--dataset_name", "my images"])
+    assert command_line() == "genaf-hf harden --dataset_name 'my images'"

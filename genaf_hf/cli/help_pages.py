@@ -16,6 +16,7 @@ PAGES = Path(__file__).parent / "pages"
 WIDTH, COLUMN = 118, 34
 LONG = 6  # characters of a number
 COMMANDS = ("harden", "audit", "evolve", "pretrain", "demo", "leaderboard", "push", "convert")
+NAMES = ("genaf-hf", *COMMANDS)
 HELP = {"-h", "--help"}
 LONGEST_COMMAND = 12
 USAGE = """\
@@ -82,9 +83,9 @@ WORDS = {  # where transformers says more than a line, or what does not hold her
 }
 
 
-def read_page(command: str) -> str:
-    """The short help of a command, or of `genaf-hf` itself."""
-    return (PAGES / f"{command}.txt").read_text(encoding="utf-8")
+def read_page(name: str) -> str:
+    """One of the pages, of `NAMES`."""
+    return (PAGES / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def make_page(command: str, here: Mapping[str, Any] | None = None) -> str:
@@ -152,11 +153,11 @@ def value_words(value: Any) -> str:
     return f"{value:.2g}" if isinstance(value, float) and len(repr(value)) > LONG else str(value)
 
 
-def pages() -> dict[str, str]:
-    """All pages by their name."""
-    return {"genaf-hf": make_overview(), **{command: make_page(command) for command in COMMANDS}}
+def make(name: str) -> str:
+    """One of the pages, of `NAMES`, from what it tells of."""
+    return make_page(name) if name in COMMANDS else make_overview()
 
 
 if __name__ == "__main__":
-    for each, text in pages().items():
-        (PAGES / f"{each}.txt").write_text(text, encoding="utf-8")
+    for each in NAMES:
+        (PAGES / f"{each}.txt").write_text(make(each), encoding="utf-8")

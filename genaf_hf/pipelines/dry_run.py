@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from genaf_hf.evaluation.report import UNDEFENDED
@@ -70,8 +70,8 @@ class DryRun:
         minutes = sum(each.steps * each.seconds for each in self.stages.values()) / 60
         return (
             f"Images: {images}.\n\n" + "\n".join(lines) + f"\n\nTraining takes about {minutes:.1f} minutes and "
-            f"{self.memory / 2**30:.1f} GiB. Evaluations on the validation images, and crafting and measuring the "
-            "attacks on the result, come on top. Nothing was trained or written."
+            f"{self.memory / 2**30:.1f} GiB. Evaluations on the validation images come on top, and the attacks on the\n"
+            "result. Nothing was trained or written."
         )
 
 
@@ -109,9 +109,10 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
         args = copy.copy(config)
         for name, value in {**QUIET, **changes, "output_dir": folder}.items():
             setattr(args, name, value)
-        return GenAFTrainer(
-            copy.deepcopy(encoder), args, train_dataset=pixels["train"], processing_class=processor, callbacks=[times]
-        )
+        images = {"train_dataset": pixels["train"], "processing_class": processor}
+        made = GenAFTrainer(copy.deepcopy(encoder), args, **images, callbacks=[times])
+        made.remove_callback(PrinterCallback)
+        return made
 
     with TemporaryDirectory() as folder:
         times = StepTimes()
