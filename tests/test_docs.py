@@ -1,13 +1,20 @@
-"""What docs/ and CONTRIBUTING tell their readers: that it is there, and that it runs."""
+"""What docs/, CONTRIBUTING and the notebook tell their readers: that it is there, and that it runs."""
 
+import ast
+import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from test_house import FLOORS
+from test_readme import commands
+from train_tiny import copied_weights, tiny_trainer
 
 import genaf_hf
-from genaf_hf.attacks import ATTACKS, registry
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.training.defences import DEFENCES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -41,17 +48,84 @@ def test_the_picture_of_the_house_is_the_one_that_holds():
     assert names == [*FLOORS]
 
 
-def test_the_attacks_of_the_page_can_be_used_as_it_says(encoders, monkeypatch):
-    monkeypatch.setattr(registry, "ATTACKS", ATTACKS.__class__(ATTACKS))
-    monkeypatch.setattr("genaf_hf.attacks.ATTACKS", registry.ATTACKS)
-    used, names = {}, {}
-    for block in blocks("docs/add-an-attack.md", "python"):
-        exec(compile(block.replace("facebook/dino-vits16", encoders["dino"]), "add-an-attack.md", "exec"), names)
-        used |= names
-    images = used["images"]
-    assert 0 < used["perturbation"].delta.abs().max() <= 10 / 255
-    assert 0 < (used["attacked_images"] - images).abs().max() <= 0.05 + 1e-6
-    assert registry.ATTACKS["random-search"].knowledge == "model's answers"
+def said() -> str:
+    """All sentences of the package, without what is filled in."""
+    files = (path.read_text(encoding="utf-8") for path in Path(genaf_hf.__file__).parent.rglob("*.py"))
+    nodes = (node for file in files for node in ast.walk(ast.parse(file)))
+    return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def test_what_is_said_to_be_said_is():
+    sentences = said()
+    quoted = re.findall(r'^\| "([^"]+)" \|', PAGES["docs/troubleshooting.md"], re.MULTILINE)
+    assert len(quoted) > 10
+    assert [words for words in quoted if words not in sentences] == []
+
+
+@pytest.fixture
+def own_registries():
+    """What a page registers is gone afterwards."""
+    before = [(registry, dict(registry)) for registry in (ATTACKS, DEFENCES)]
+    yield
+    for registry, known in before:
+        registry.clear()
+        registry.update(known)
+
+
+def run(page: str, encoder: str = "") -> dict:
+    """All names after the Python of a page was run."""
+    names = {}
+    for block in blocks(page, "python"):
+        exec(compile(block.replace("facebook/dino-vits16", encoder), page, "exec"), names)
+    return names
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_the_attacks_of_the_page_can_be_used_as_it_says(encoders):
+    names = run("docs/add-an-attack.md", encoders["dino"])
+    assert 0 < names["perturbation"].delta.abs().max() <= torch.tensor(10 / 255)
+    assert 0 < (names["attacked_images"] - names["images"]).abs().max() <= 0.05 + 1e-6
+    assert ATTACKS["random-search"].knowledge == "model's answers"
+
+
+@pytest.mark.slow  # trains
+@pytest.mark.usefixtures("own_registries")
+def test_the_defence_of_the_page_trains(tmp_path):
+    names = run("docs/add-a-defence.md")
+    assert names["config"].eps == 2 / 255
+    settings = {"defence": "logit-pairing", "defence_settings": {"weight": 2.0}, "logging_steps": 1, "max_steps": 1}
+    trainer = tiny_trainer(tmp_path, **settings)
+    before = copied_weights(trainer.model)
+    trainer.adversarial_finetune()
+    [logged] = [log for log in trainer.state.log_history if "pairing" in log]
+    assert logged["loss"] == pytest.approx(logged["adversarial_loss"] + logged["pairing"], abs=1e-4)
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")])
+def test_every_flag_of_a_command_is_one_of_its_own(page):
+    for command, words in commands("\n".join(blocks(page, "bash"))):
+        known = import_module(f"genaf_hf.cli.{command}").parser().named
+        flags = [word.removeprefix("--") for word in words if word.startswith("--")]
+        assert [flag for flag in flags if flag not in known] == []
+
+
+@pytest.mark.slow  # trains two models and measures them
+def test_the_notebook_runs_as_it_is_written(encoders, tmp_path, monkeypatch):
+    import matplotlib as mpl
+
+    cells = json.loads((ROOT / "docs/digits.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    with mpl.rc_context({"backend": "agg"}):
+        for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+            code = "".join(cell["source"]).replace("digits-supervised", encoders["dino"])
+            code = re.sub(r"STEPS = \d+", "STEPS = 2", re.sub(r"\bsteps=\d\d+", "steps=2", code))
+            exec(compile(code, cell["id"], "exec"), names)
+    assert [*names["report"].models] == ["undefended", "hardened"]
+    assert 0 < names["perturbation"].delta.abs().max() <= torch.tensor(0.3)
+    assert (tmp_path / "digits-notebook/model/model.safetensors").exists()
 
 
 @pytest.mark.slow  # imports all that is documented, and renders some fifty pages
