@@ -54,7 +54,13 @@ def attacked(name: str, model: PixelModel, images: torch.Tensor) -> torch.Tensor
     return found.delta if attack.universal else found
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+def patient(name: str):
+    """A name for a test, which is slow where it says so."""
+    slow = pytest.mark.slow(reason="runs the authors' package")
+    return pytest.param(name, marks=slow) if name == "autoattack" else name
+
+
+@pytest.mark.parametrize("name", map(patient, ATTACKS))
 def test_no_attack_sees_the_modes_of_its_caller(name, made):
     expected = made(name, IMAGES)
     for mode, enter in MODES.items():
@@ -63,7 +69,7 @@ def test_no_attack_sees_the_modes_of_its_caller(name, made):
         assert (mode, found.dtype, torch.equal(found, expected)) == (mode, torch.float32, True)
 
 
-@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if "images" in attack.needs])
+@pytest.mark.parametrize("name", [patient(name) for name, attack in ATTACKS.items() if "images" in attack.needs])
 def test_no_attack_sees_how_its_images_lie_in_memory(name, made):
     expected = made(name, IMAGES)
     assert [layout for layout, change in LAYOUTS.items() if not torch.equal(made(name, change(IMAGES)), expected)] == []
