@@ -4,13 +4,12 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from torch import nn
 from transformers.trainer_utils import has_length
 
-from genaf_hf.attacks.pgd import pgd
+from genaf_hf.attacks import ATTACKS
 from genaf_hf.data import commit
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import evaluate_robustness
@@ -51,7 +50,7 @@ class SharingTrainer(ResumableTrainer):
             return evaluate_robustness(
                 {HARDENED: model},
                 self.eval_dataset,
-                self.defence.attacks() or {"pgd": partial(pgd, **REPORTED)},
+                self.defence.attacks() or {"pgd": ATTACKS["pgd"].configure(**REPORTED)},
                 batch_size=self.args.per_device_eval_batch_size,
                 seed=self.args.seed,
                 dataset_info=dataset_source(self.eval_dataset, "validation"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.models.pixel_model import PixelModel
 
 
@@ -55,7 +56,7 @@ class Adversary:
     def learn(self) -> None:
         """Goes on after the backward pass of an update, which has left gradients in the state that took part in it."""
 
-    def attacks(self) -> Mapping[str, Callable]:
+    def attacks(self) -> Mapping[str, ConfiguredAttack | UniversalPerturbation]:
         """Attacks by name, at full eps, that a report on the trained model measures."""
         raise NotImplementedError
 

@@ -1,12 +1,13 @@
 """One step from large noise (de Jorge et al., NeurIPS 2022, https://arxiv.org/abs/2202.01181)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.n_fgsm import n_fgsm
 from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
 
@@ -31,5 +32,5 @@ class NFGSM(Adversary):
     ) -> Tensor:
         return n_fgsm(model, images, labels, **{**self.settings, "eps": self.settings["eps"] * eps_share}, seeds=seeds)
 
-    def attacks(self) -> Mapping[str, Callable]:
-        return {"n-fgsm": partial(n_fgsm, **self.settings, within_eps=True)}
+    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+        return {"n-fgsm": ATTACKS["n-fgsm"].configure(**self.settings, within_eps=True)}

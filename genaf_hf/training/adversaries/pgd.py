@@ -1,11 +1,12 @@
 """Projected gradient descent on the labels (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import Norm, check_attack_settings, default_step_size, pgd
+from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
 
@@ -42,5 +43,5 @@ class PGD(Adversary):
     ) -> Tensor:
         return pgd(model, images, labels, **self.at(eps_share), seeds=seeds)
 
-    def attacks(self) -> Mapping[str, Callable]:
-        return {"pgd": partial(pgd, **self.settings)}
+    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+        return {"pgd": ATTACKS["pgd"].configure(**self.settings)}

@@ -97,7 +97,7 @@ class Universal(Adversary):
             live += self.settings["step_size"] * gradient.nan_to_num(0).sign()
             live.clamp_(-self.settings["eps"], self.settings["eps"])
 
-    def attacks(self) -> Mapping[str, Callable]:
+    def attacks(self) -> Mapping[str, UniversalPerturbation]:
         return self.perturbations()
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:

@@ -8,6 +8,7 @@ from typing import get_type_hints
 
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.inputs import checked_setting
+from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.objectives.objective import Objective
@@ -34,7 +35,7 @@ class Defence:
         """What is known of the defence whatever its settings."""
         return DEFENCES[self.name]
 
-    def attacks(self) -> Mapping[str, Callable]:
+    def attacks(self) -> Mapping[str, ConfiguredAttack | UniversalPerturbation]:
         """Attacks by name that a report on the trained model measures; none without an adversary."""
         return {} if self.adversary is None else self.adversary.attacks()
 
