@@ -14,6 +14,7 @@ from train_tiny import copied_weights, tiny_trainer
 
 import genaf_hf
 from genaf_hf.attacks import ATTACKS
+from genaf_hf.cli.help_pages import COMMANDS
 from genaf_hf.training.defences import DEFENCES
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +109,16 @@ def test_every_flag_of_a_command_is_one_of_its_own(page):
         known = import_module(f"genaf_hf.cli.{command}").parser().named
         flags = [word.removeprefix("--") for word in words if word.startswith("--")]
         assert [flag for flag in flags if flag not in known] == []
+
+
+OF_OTHERS = {"debug", "help", "help-all", "fix", "num_processes", "nproc_per_node"}  # of all commands, and of launchers
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page == "README.md" or page.startswith("docs/")])
+def test_every_flag_that_is_told_is_there(page):
+    known = {name for command in COMMANDS for name in import_module(f"genaf_hf.cli.{command}").parser().named}
+    text = re.sub(r"`python benchmarks/[^`]*`", "", PAGES[page])
+    assert set(re.findall(r"(?<![-\w])--([a-z][a-z0-9_-]+)", text)) - known - OF_OTHERS == set()
 
 
 @pytest.mark.slow  # trains two models and measures them
