@@ -255,6 +255,12 @@ def test_chance_and_failed_checks_are_those_of_the_report():
 # ---- checks beside the report ----
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_cards_agree_with_reports_of_either_version(version):
+    report = replace(make_report(), schema_version=version)
+    assert problems(model_index(report), report) == {"clean": [], "l4a": [], "pgd": []}
+
+
 def test_another_report_than_the_one_that_is_cited():
     found = problems(model_index(make_report()), make_report(pgd=49))
     assert found["pgd"] == ["the report has another SHA-256", "the report does not hold this result"]
