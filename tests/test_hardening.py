@@ -77,8 +77,11 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processe
 
     shutil.rmtree(killed)
     processes.start_and_kill(command(killed), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
-    processes.start_and_kill(command(killed), stages / "evaluation/answers.undefended.l4a-adaptive.json")
-    processes.run(command(killed), check=True)
+    killed = killed.rename(tmp_path / "moved")
+    stages = killed / "unfinished_run"
+    answered = stages / "evaluation/answers.undefended.l4a-adaptive.json"
+    processes.start_and_kill(command("moved", disable_tqdm=True), answered, cwd=tmp_path)
+    processes.run(command(killed, save_total_limit=2), check=True)
     assert not stages.exists()
     stated = shlex.split(TrainingRecord.load(whole / "training.json").command)
     _, config = parse_arguments((HardeningArguments, GenAFConfig), None, [*stated[5:], "--use_cpu"])
