@@ -47,7 +47,7 @@ class ResumableTrainer(Trainer):
     `tensors_beside_model` and `take_tensors_beside_model`.
 
     Raises:
-        UserError: when a loss or a weight is not finite, or no weight changes.
+        UserError: under FSDP or DeepSpeed; when a loss or a weight is not finite, or no weight changes.
     """
 
     loss_is_scaled_for_ga = False
@@ -55,6 +55,8 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UserError("FSDP or DeepSpeed is configured, but the whole model is needed: launch without them.")
         if self.args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = self.args.seed
         self._log_sums: dict[str, Any] = defaultdict(float)

@@ -91,8 +91,6 @@ class GenAFTrainer(SharingTrainer):
         if kwargs.get("eval_dataset") is None and not others[2:]:
             check_evaluation_images(args, None, any_metric=True)
         super().__init__(model, args, *others, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise UserError("FSDP or DeepSpeed is configured, but attacks need the whole model: launch without them.")
         if self.label_names != ["labels"]:
             raise UserError(f'label_names is {self.label_names}, expected ["labels"]: leave it out.')
         check_evaluation_images(args, self.eval_dataset, any_metric=self.compute_metrics is not None)
