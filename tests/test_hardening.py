@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processe
     processes.run(command(killed, save_total_limit=2), check=True)
     assert not stages.exists()
     stated = shlex.split(TrainingRecord.load(whole / "training.json").command)
-    _, config = parse_arguments((HardeningArguments, GenAFConfig), None, [*stated[5:], "--use_cpu"])
+    _, config = parse_arguments((HardeningArguments, GenAFConfig), None, [*stated[2:], "--use_cpu"])
     assert (config.learning_rate, config.weight_decay, config.steps) == (1.25e-4, 0.05, 2)
     assert "--layer_decay" in stated  # though it is the default of GenAFConfig, for it is not the recipe's
     models = ("model.safetensors", "undefended/model.safetensors")

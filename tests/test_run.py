@@ -65,7 +65,7 @@ def test_other_settings_are_named_and_nothing_is_lost(tmp_path):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"logging_steps": 10, "report_to": ["tensorboard"], "run_name": "again", "disable_tqdm": True},
+        {"logging_steps": 10, "report_to": ["tensorboard"], "run_name": "again", "disable_tqdm": True, "do_eval": True},
         {"dataloader_num_workers": 4, "dataloader_pin_memory": False, "dataloader_persistent_workers": True},
         {"per_device_eval_batch_size": 4, "eval_accumulation_steps": 2, "batch_size": 4},
         {"save_steps": 50, "save_total_limit": 3, "save_strategy": "epoch"},

@@ -23,7 +23,7 @@ NEW, UNFINISHED, FINISHED, TAKEN = "new", "unfinished", "finished", "somebody el
 NAMED = 6  # settings at most
 # How the names begin of settings that leave a result what it is: where it lies, how it is told, how fast it comes.
 HARMLESS = (
-    *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_"),
+    *("output_dir", "run_name", "report_to", "project", "trackio_", "disable_tqdm", "logging_", "log_", "do_"),
     *("save_", "resume_from_checkpoint", "restore_callback_states", "push_", "hub_", "update_card", "create_pr"),
     *("use_cpu", "local_rank", "per_device_eval_batch_size", "eval_accumulation_steps", "batch_size"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
