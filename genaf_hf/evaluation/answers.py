@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from genaf_hf.attacks.pgd import checked_logits, per_image_l2
@@ -75,7 +76,8 @@ def answer(
     state = PartialState()
     mine = range(state.process_index, len(dataset), state.num_processes)
     loader = DataLoader(Subset(dataset, mine), batch_size=batch_size)
-    rows, shift, in_range = [], 0.0, True
+    rows: list[tuple] = []
+    shift, in_range = 0.0, True
     with evaluating(model):
         for batch in tqdm(loader, desc=title, leave=False, disable=not state.is_local_main_process):
             images = model.to_images(batch["pixel_values"].to(model.mean.device))
@@ -85,18 +87,17 @@ def answer(
             shift = max(shift, distances(attacked, images, norm).max().item())
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
             with torch.no_grad():
-                logits = checked_logits(model(attacked), labels.amax().item())
+                logits = checked_logits(model(attacked), int(labels.amax()))
                 columns = [labels, where_finite(logits, logits.argmax(1))]
                 if neighbors is not None:
                     features = model.features(attacked)
                     columns.append(where_finite(features, neighbors(features)))
             rows += zip(indices, *(column.tolist() for column in columns), strict=True)
     rows = sorted(gather_object(rows))
-    _, labels, predictions, *votes = (list(column) for column in zip(*rows, strict=True))
+    _, given, predictions, *votes = (list(column) for column in zip(*rows, strict=True))
     found = gather_object([(shift, in_range)])
-    return Answers(
-        labels, predictions, *(votes or [None]), max(far for far, _ in found), all(fine for _, fine in found)
-    )
+    far, fine = max(far for far, _ in found), all(fine for _, fine in found)
+    return Answers(given, predictions, votes[0] if votes else None, far, fine)
 
 
 def where_finite(values: Tensor, classes: Tensor) -> Tensor:

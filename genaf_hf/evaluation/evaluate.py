@@ -12,8 +12,9 @@ from types import MappingProxyType
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
@@ -233,7 +234,8 @@ def check_dataset(dataset: Dataset, batch_size: int) -> None:
 
 def identity(model: PixelModel, seed: int, *datasets: Dataset | None) -> str:
     """SHA-256 of what answers depend on beside the attack: the weights, the seed, and of the images some."""
-    known, found = [seed], {f"model.{name}": tensor for name, tensor in tensors(model).items()}
+    known: list[int | str] = [seed]
+    found = {f"model.{name}": tensor for name, tensor in tensors(model).items()}
     for number, dataset in enumerate(each for each in datasets if each is not None):
         for row in (0, len(dataset) // 2, len(dataset) - 1):
             found[f"{number}.{row}"] = torch.as_tensor(dataset[row]["pixel_values"])
@@ -356,7 +358,8 @@ def evaluate_model(
     name, clean = subject.name, subject.clean()
     rows = stratified_rows(clean.labels, SWEPT_IMAGES, seed=0).tolist()
     measurements, checks = [measure(name, clean, clean)], collapse_checks(name, clean.labels, clean.predictions)
-    swept, found, noise = [], {}, {}
+    swept, found = [], {}
+    noise: dict = {}
     for threat in threats:
         label, known = threat.name, threat.settings(name)
         found[label] = attacked = subject.under(threat, label)

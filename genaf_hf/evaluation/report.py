@@ -303,9 +303,9 @@ def contradictions(report: RobustnessReport) -> Iterator[str]:
         yield f"the images are {count}"
     if largest is not None and not (is_whole(largest) and count and 0 < largest <= count):
         yield f"{largest} of {count} images are of the most frequent class"
-    for each in report.checks:
-        if each.model not in report.models or not isinstance(each.passed, bool):
-            yield f'the check "{each.name}" of "{each.model}" is passed: {each.passed}'
+    for check in report.checks:
+        if check.model not in report.models or not isinstance(check.passed, bool):
+            yield f'the check "{check.name}" of "{check.model}" is passed: {check.passed}'
     clean = {each.model: each for each in report.measurements if each.attack == CLEAN}
     for each in (*report.measurements, *report.sweep):
         where = f'under "{each.attack}" of "{each.model}"'

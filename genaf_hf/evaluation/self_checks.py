@@ -79,7 +79,7 @@ def self_checks(
     only_once, only_more = disagreements(once, white)
     only_black, only_white = disagreements(black, white)
     far_rate = Rate(sum(far), len(images))
-    results = {
+    results: dict[str, tuple[bool, dict]] = {
         "the output is deterministic": (
             difference <= ROUNDING * max(1.0, first.abs().max().item()),
             {"largest difference of two evaluations": difference},

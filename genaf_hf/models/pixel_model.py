@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from inspect import Parameter, signature
+from typing import Any
 
 import torch
 from PIL import Image as PILImage
@@ -33,6 +34,7 @@ class PixelModel(nn.Module):
             [0, 1].
     """
 
+    model: Any  # an nn.Module with the configuration of `transformers`
     mean: Tensor
     std: Tensor
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -33,12 +33,12 @@ def make_plain(settings) -> None:
         object.__setattr__(settings, each.name, plain(getattr(settings, each.name)))  # also of a frozen one
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether this is a finite number; True and False are none."""
     return (is_whole(value) and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Whether this is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
