@@ -249,7 +249,7 @@ def test_a_file_says_what_a_flag_would(write, text, name, value):
         ("eps: .nan", 'eps is ".nan", expected a number'),
         ("eps: [0.1]", r'eps is \["0.1"\], expected a single value'),
         ("eps: {a: 1}", "eps is .*, expected a single value"),
-        ("eps:", "eps is empty, expected a value"),
+        ("head_learning_rate:", "head_learning_rate is empty, expected a value"),
         ("steps: 2.5", 'steps is "2.5", expected a whole number'),
         ("steps: true", 'steps is "true", expected a whole number'),
         ("random_start: maybe", 'random_start is "maybe", expected true or false'),

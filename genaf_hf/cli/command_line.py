@@ -88,7 +88,10 @@ def parse_arguments(
     for name, reason in WITHOUT_EFFECT.items():
         if settings.get(name):
             logger.warning("%s has no effect: %s.", name, reason)
-    return tuple(made(kind, settings) for kind in dataclass_types)
+    return tuple(
+        kind(**{each.name: settings[each.name] for each in fields(kind) if each.init and each.name in settings})
+        for kind in dataclass_types
+    )
 
 
 def is_settings_file(word: str) -> bool:
@@ -111,21 +114,6 @@ def check_writable(output_dir: Path) -> None:
         raise UserError(f"{there} is a file, expected a folder or a new name: choose another output_dir.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{there} is not yours to write to: choose another output_dir.")
-
-
-def made(kind: type, settings: Mapping[str, Any]) -> Any:
-    """The dataclass with those of the settings that are its own.
-
-    Raises:
-        UserError: when it refuses them.
-    """
-    own = {each.name: settings[each.name] for each in fields(kind) if each.init and each.name in settings}
-    try:
-        return kind(**own)
-    except UserError:
-        raise
-    except (ValueError, ImportError, OSError) as error:  # of TrainingArguments
-        raise UserError(f"{first_line(error)}.") from error
 
 
 class FlagParser(HfArgumentParser):

@@ -7,6 +7,7 @@ from PIL import Image as PILImage
 
 from genaf_hf.demo.demo import Demo, Outcome, amplified, eps_words
 from genaf_hf.demo.pictures import enlarged, read_image
+from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HARDENED
 from genaf_hf.values.provenance import public_name
 
@@ -143,7 +144,7 @@ class Page:
         """The image as the models see it, a sentence, and what is shown before any attack; a bad file clears all."""
         try:
             return self.choose(read_image(path))
-        except ValueError as error:
+        except UserError as error:
             gr.Warning(html.escape(str(error)))
             return [None, NOTHING_CHOSEN, *[None] * (SHOWN_BY_MODEL * len(self.demo.models))]
 
@@ -164,7 +165,7 @@ class Page:
 
         try:
             outcomes = self.demo.attack(images, attack, eps, tell)
-        except ValueError as error:
+        except UserError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from error
         shown = []
         for outcome in outcomes.values():

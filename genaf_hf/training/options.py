@@ -54,7 +54,7 @@ class CheckedArguments(TrainingArguments):
         check_unsupported(self)
         try:
             super().__post_init__()
-        except (ImportError, TypeError, ValueError) as error:
+        except (ImportError, OSError, TypeError, ValueError) as error:
             raise UserError(f"{first_line(error)}.") from error
         check_options(self)
 
