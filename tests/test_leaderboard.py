@@ -452,6 +452,7 @@ def test_ids_and_reports_cost_one_request_each_and_a_report_only_once(hub, place
     assert sorted(requests(hub, "GET /[so]")) == sorted(fetched)
 
 
+@pytest.mark.hub
 def test_thousands_of_models_cost_one_listing(place):
     count, kinds = 5000, [make_report(pgd=50 + kind) for kind in range(5)]
     with LocalHub({}) as hub:

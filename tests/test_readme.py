@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 import yaml
 from transformers import HfArgumentParser
 
@@ -58,6 +59,7 @@ def test_the_python_example_trains_as_the_recipe_of_its_family_does():
     assert {name: value for name, value in given.items() if name != "output_dir"} == recipe
 
 
+@pytest.mark.slow(reason="trains")
 def test_the_python_example_runs_as_written(dataset, encoders, tmp_path, monkeypatch):
     [example] = [block for block in blocks("python") if "GenAFTrainer(" in block]
     dataset.save_to_disk(tmp_path / "colours")

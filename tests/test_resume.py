@@ -16,6 +16,8 @@ from genaf_hf.errors import UserError
 from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
 from genaf_hf.training.trainer import ADAPT, STAGES
 
+pytestmark = pytest.mark.slow(reason="trains")
+
 PLAIN = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3}
 ACCUMULATED = {**PLAIN, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 SETTINGS = {"plain": PLAIN, "accumulated": ACCUMULATED}
