@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
 RECIPE = Path(__file__).parents[1] / "recipes" / "evolve_peft.py"
-QUICK = {"population": 4, "generations": 2, "search_steps": 1, "attacks": "l4a,pgd", "attack_settings": {"steps": 2}}
+QUICK = {"population": 4, "generations": 2, "search_steps": 1, "attacks": "l4a,pgd", "attack_settings": '{"steps": 2}'}
 TRAINING = {"max_steps": 12, "learning_rate": 1e-2, "head_learning_rate": 3e-2, "steps": 1, "genetic_weight": 0.0}
 
 
