@@ -140,8 +140,9 @@ def test_the_notebook_runs_as_it_is_written(encoders, tmp_path, monkeypatch):
             code = re.sub(r"STEPS = \d+", "STEPS = 2", re.sub(r"\bsteps=\d\d+", "steps=2", code))
             exec(compile(code, cell["id"], "exec"), names)
     assert [*names["report"].models] == ["undefended", "hardened"]
+    assert [*names["findings"].models] == ["hardened-model"]
     assert 0 < names["perturbation"].delta.abs().max() <= torch.tensor(0.3)
-    assert (tmp_path / "digits-notebook/model/model.safetensors").exists()
+    assert (tmp_path / "digits-notebook/hardened-model/model.safetensors").exists()
 
 
 @pytest.mark.slow  # imports all that is documented, and renders some fifty pages
