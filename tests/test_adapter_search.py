@@ -286,7 +286,7 @@ def test_an_objective_that_never_varies_is_told(arguments, config, tmp_path, cap
 
 def test_the_recipe_says_that_a_pick_was_not_made(given, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", command(given, tmp_path, pick=3)[1:])
-    monkeypatch.setattr("genaf_hf.adapter_search.evolve", lambda arguments, config: None)
+    monkeypatch.setattr("genaf_hf.cli.evolve.evolve", lambda arguments, config: None)
     runpy.run_path(str(RECIPE), run_name="__main__")
     assert "Trial 3 was not picked" in capsys.readouterr().out
 

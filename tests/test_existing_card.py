@@ -1,4 +1,5 @@
 import random
+import re
 
 import pytest
 import yaml
@@ -206,8 +207,8 @@ def test_a_worse_audit_stands_above_the_verdict_of_the_training_and_leaves_with_
     once = shared(tmp_path, card, worse)
     [first, second] = [line for line in once.splitlines() if "This model is right about" in line][:2]
     assert first.startswith("**An audit found less than is told below.** **Only 10 images")
-    assert "0.0% of images under the worst attack on the model itself" in first
-    assert "50.0% of images under the worst attack on the model itself" in second
+    for line, accuracy in ((first, "0.0%"), (second, "50.0%")):
+        assert re.search(rf" {accuracy} [^,;]*(, [\d.]+%\])? under the worst attack on the model itself", line)
     assert card.split(f"{newline}---{newline}", 1)[1] in once
     assert shared(tmp_path, once, worse) == once
     assert shared(tmp_path, once, better) == shared(tmp_path, card, better)

@@ -241,9 +241,9 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(counting_attack, enco
 
 def test_two_audits_may_craft_the_same_at_the_same_time(counting_attack, encoder, images, tmp_path):
     @wraps(counting_attack)
-    def overtaken(encoder, images, labels, *, eps):
+    def overtaken(encoder, images, labels, *, eps, seed=0):
         crafted_once(attack, encoder, images, labels, cache=tmp_path)  # saved before this one is
-        return counting_attack(encoder, images, labels, eps=eps)
+        return counting_attack(encoder, images, labels, eps=eps, seed=seed)
 
     attack = partial(counting_attack, eps=0.1)
     found = crafted_once(partial(overtaken, eps=0.1), encoder, images, LABELS, cache=tmp_path)
