@@ -262,10 +262,7 @@ class GenAFTrainer(SharingTrainer):
         first = micro_batch.first_row * self.args.world_size + self.args.process_index * len(labels)
         step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
         seeds = range(step_seed + first, step_seed + first + len(labels))
-        with self.accelerator.autocast():
-            attacked = self.defence.adversary.craft(
-                pixel_model, images, labels, seeds=seeds, eps_share=self._eps_share()
-            )
+        attacked = self.defence.adversary.craft(pixel_model, images, labels, seeds=seeds, eps_share=self._eps_share())
         return pixel_model.to_pixel_values(attacked)
 
     def _eps_share(self) -> float:
@@ -290,7 +287,7 @@ class GenAFTrainer(SharingTrainer):
     def _attack_first(self, inputs: dict, micro_batch: MicroBatch) -> MicroBatch:
         """A micro-batch with its attacked pixel values; their logits and the clean ones' are written down."""
         attacked, model = self._craft(self.model, inputs, micro_batch), self._pixel_model(self.model)
-        with evaluating(model), torch.no_grad(), self.accelerator.autocast():
+        with evaluating(model), torch.no_grad():
             own = self._logits(model.model(self._beside_clean(inputs, attacked)), inputs["labels"])
         self._accumulated.append(gather_logits(own))
         return replace(micro_batch, attacked=attacked)
@@ -316,12 +313,11 @@ class GenAFTrainer(SharingTrainer):
         pixel_model = self._pixel_model(model)
         batch = len(self._correct.get("clean", [])) * self.args.world_size + self.args.process_index
         first = batch * self.args.eval_batch_size
-        with self.accelerator.autocast():
-            attacked = self.defence.adversary.craft(
-                pixel_model, pixel_model.to_images(pixel_values), labels, seeds=range(first, first + len(labels))
-            )
-            with torch.no_grad():
-                return pixel_model(attacked)
+        attacked = self.defence.adversary.craft(
+            pixel_model, pixel_model.to_images(pixel_values), labels, seeds=range(first, first + len(labels))
+        )
+        with torch.no_grad():
+            return pixel_model(attacked)
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
         """Leaves no image out of an evaluation, as `dataloader_drop_last` would."""
