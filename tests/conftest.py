@@ -34,6 +34,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(need)
         if MARKS.isdisjoint(mark.name for mark in item.iter_markers()):
             item.add_marker("fast")
+    # First what takes long and waits: a file is one process's, and the last one keeps others waiting.
+    waiting = {item.path for item in items for need in NEEDS.values() if item.get_closest_marker(need)}
+    items.sort(key=lambda item: item.path not in waiting)
 
 
 running = None

@@ -57,11 +57,14 @@ class Paired(Objective):
         return Loss(clean_loss, self.pull * distance, {"clean_loss": clean_loss, "distance": distance})
 
 
-@register_defence(title="Paired (Tests, 2026)", citation=CITATION)
 def paired(*, eps: float = 0.1, pull: float = 0.5) -> tuple[Drift, Paired]:
     if not 0 < eps <= 1:
         raise UserError(f"eps is {eps}, expected a value in (0, 1].")
     return Drift(eps=eps), Paired(pull)
+
+
+def register() -> None:
+    register_defence(title="Paired (Tests, 2026)", citation=CITATION)(paired)
 
 
 BATCHES = {
@@ -88,6 +91,7 @@ def trained(folder: Path, defence: str, batch: str) -> dict[str, torch.Tensor]:
 
 
 def main(folder: Path) -> None:
+    register()
     found = {(name, batch): trained(folder / name, name, batch) for name in DEFENCES for batch in ("half", "quarter")}
     torch.save(found, folder / f"found-{torch.distributed.get_rank()}.pt")
 

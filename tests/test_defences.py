@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_defence import DEFENCES, trained
+from own_defence import DEFENCES, register, trained
 from test_genaf_trainer import CHECKPOINTING, Recorder, changed, lora_model
 from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
@@ -34,6 +34,14 @@ ONE_STEP = {
 }
 STEP_SEEDS = range((42 * 1_000_003) << 12, ((42 * 1_000_003) << 12) + 24)  # of the images of the first step
 QUICK = {"defence": "universal", "defence_settings": {"bank": ["l4a"], "bank_steps": 2}, "adapt_max_steps": -1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_defence():
+    """Is known while these tests run, and to no others."""
+    register()
+    yield
+    del defences.DEFENCES["paired"]
 
 
 def one_step(folder, **settings):

@@ -7,6 +7,7 @@ import pytest
 from cards import make_report
 from hub_user import TOKEN, USER, run_as_user
 from huggingface_hub import ModelCard
+from local_hub import LocalHub
 from test_hub import PUSH_PUBLIC_THINGS
 
 from genaf_hf import GenAFTrainer
@@ -202,8 +203,8 @@ def test_nothing_shared_tells_the_token_or_the_machine(pushed):
 
 
 @pytest.fixture(scope="module")
-def adapter_users(hub, tmp_path_factory, dataset, encoders):
-    """A local Hub with images and an encoder, and a function that runs Python as its user, and gives what it prints."""
+def adapter_users(tmp_path_factory, dataset, encoders):
+    """A Hub of their own with images and an encoder, and a function that runs Python as its user: what it prints."""
     place = tmp_path_factory.mktemp("adapters")
     dataset.save_to_disk(place / "images")
 
@@ -212,8 +213,9 @@ def adapter_users(hub, tmp_path_factory, dataset, encoders):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run(PUSH_PUBLIC_THINGS, place / "images", encoders["dino"])
-    return hub, run
+    with LocalHub({TOKEN: "someone"}) as hub:
+        run(PUSH_PUBLIC_THINGS, place / "images", encoders["dino"])
+        yield hub, run
 
 
 def test_a_stranger_loads_a_shared_adapter_as_its_card_says(adapter_users):
