@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import ROUNDING, PixelModel
-from genaf_hf.values.numbers import KINDS, check_kind, class_ids, is_whole, plain
+from genaf_hf.values.numbers import KINDS, alternatives, check_kind, class_ids, is_whole, plain
 
-UNIONS = (Union, UnionType)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST_SEED = 2**62
 
@@ -49,7 +47,7 @@ def checked_setting(name: str, value: Any, hint: object):
     Raises:
         UserError: when it is of another kind than the attack takes, or a seed that is none.
     """
-    value, kinds = plain(value), kinds_of(hint)
+    value, kinds = plain(value), alternatives(hint)
     if get_origin(hint) is Literal:
         if value not in (words := get_args(hint)):
             raise UserError(f'{name} is "{value}", expected one of {", ".join(words)}.')
@@ -58,11 +56,6 @@ def checked_setting(name: str, value: Any, hint: object):
     if name == "seed" and value is not None and abs(value) > LARGEST_SEED:
         raise UserError(f"seed is {value}, expected a whole number of at most 62 bits.")
     return value
-
-
-def kinds_of(hint: object) -> tuple:
-    """The kinds that an annotation allows."""
-    return get_args(hint) if get_origin(hint) in UNIONS else (hint,)
 
 
 def check_images(images: Tensor) -> None:

@@ -77,9 +77,14 @@ def class_ids(labels: Tensor | Sequence[int], count: int) -> Tensor:
     return labels
 
 
+def alternatives(hint: Any) -> tuple:
+    """The types that a union allows; of any other type itself."""
+    return get_args(hint) if get_origin(hint) in UNIONS else (hint,)
+
+
 def kinds_of(hint: Any) -> set[type]:
     """The classes that values of a type may have: of `list[int] | None` a list and None's, of a Literal its words'."""
-    each_of = get_args(hint) if get_origin(hint) in UNIONS else (hint,)
+    each_of = alternatives(hint)
     words = {type(word) for each in each_of if get_origin(each) is Literal for word in get_args(each)}
     return words | {get_origin(each) or each for each in each_of if get_origin(each) is not Literal}
 
