@@ -35,3 +35,8 @@ def test_a_result_points_to_its_report(results, tmp_path):
 def test_surrogates_are_named_where_the_attacker_had_one(results):
     named = [(each.metric_args.get("surrogate"), each.metric_args.get("surrogate_revision")) for each in results]
     assert named == [(None, None), ("someone/encoder", ENCODER), (None, None), (None, None)]
+
+
+def test_the_worst_of_each_knowledge_is_said_to_be(results):
+    found = {each.metric_args["attack"]: each.metric_args.get("worst") for each in results}
+    assert found == {"clean": None, "l4a": True, "l4a-adaptive": None, "pgd": True}

@@ -102,12 +102,20 @@ def test_whoever_sees_the_models_answers_alone_attacks_it_too():
     clean, *_, pgd = make_report("hardened").measurements
     square = replace(pgd, attack="square", knowledge="model's answers", correct=4, fooled=4, changed=4)
     text = text_of("hardened", measurements=[clean, pgd, square])
-    assert "40.0% [16.8%, 68.7%] under the worst attack on the model itself (square, linf, eps 8/255)" in verdict_of(
-        text
+    assert verdict_of(text) == (
+        "This model is right about 80.0% [49.0%, 94.3%] of clean images, 40.0% [16.8%, 68.7%] under the worst attack "
+        "that asks the model for its answers alone (square, linf, eps 8/255), and 50.0% [23.7%, 76.3%] under the worst "
+        "attack on the model itself (pgd, linf, eps 8/255); guessing is right about 33.3%."
     )
-    answers = text.split("**Whoever gets the answers of this model**")[1].split("A perturbation is bounded")[0]
+    answers = text.split("**Whoever gets the answers of this model**")[1].split("- **Whoever")[0]
     assert "  - square: norm linf, eps 8/255.\n" in answers
     assert "- pgd" not in answers
+
+
+def test_what_attackers_know_in_words_of_their_own_is_told_too():
+    clean, *_, pgd = make_report("hardened").measurements
+    text = text_of("hardened", measurements=[clean, replace(pgd, knowledge="*the* logs")])
+    assert "under the worst attack by whoever knows \\*the\\* logs (pgd, linf, eps 8/255)" in verdict_of(text)
 
 
 def test_unreliable_accuracies_are_marked_in_verdict_and_table():
@@ -377,6 +385,7 @@ def test_metadata_survives_the_hubs_own_reader(tmp_path):
             "count": 10,
             "interval": [0.396778, 0.892209],
             "reliable": False,
+            "worst": True,
             **common,
         },
     )

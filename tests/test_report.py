@@ -228,6 +228,7 @@ def test_the_worst_of_those_who_know_the_same_is_named_and_what_is_no_better_tha
     shown = dataclasses.replace(report, measurements=[*report.measurements[2:], other], models={"hardened": {}})
     assert shown.worst("hardened", "model").attack == "pgd"
     assert shown.worst("hardened", "public encoder") is None
+    assert shown.verdict("hardened") == [shown.measurement("hardened", name) for name in ("clean", "pgd")]
     marks = {row[0]: row[5].partition(") ")[2] for row in cells(shown.table())[1:]}
     assert marks == {"clean": "", "pgd": "*worst*", "square": "*no more than noise*"}
 

@@ -18,6 +18,7 @@ from genaf_hf.cli.command_line import FlagParser, parse_arguments
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.audit_arguments import AuditArguments, audit_as_asked
+from genaf_hf.sharing.model_card import verdict
 
 DEFAULT_MODEL = "digits-vit-genaf"
 
@@ -35,6 +36,6 @@ def main(argv: Sequence[str]) -> None:
     if PartialState().is_main_process:
         print(f"\n{report.table()}\n")
         for model in report.models:
-            print(f"{report.details(model)}\n")
+            print(f"{verdict(report, model)}\n\n{report.details(model)}\n")
         print("\n".join(map(str, report.checks)))
         print(f"\nReport, pictures and perturbations are in {arguments.output_dir}.")

@@ -14,7 +14,14 @@ from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole
 SCHEMA_VERSION = 3
 READ = (2, 3)  # versions; reports of the former do not hold all settings of their attacks
 CLEAN = "clean"
-PUBLIC_ENCODER, MODEL, ANSWERS = "public encoder", "model", "model's answers"  # what attackers know
+PERTURBATION, PUBLIC_ENCODER, ANSWERS, MODEL = "perturbation at hand", "public encoder", "model's answers", "model"
+# What attackers know, from the least on, and what a model stands under where the worst of them is meant.
+KINDS = {
+    PERTURBATION: "under the worst perturbation that was at hand",
+    PUBLIC_ENCODER: "under the worst perturbation that was crafted on the public encoder alone",
+    ANSWERS: "under the worst attack that asks the model for its answers alone",
+    MODEL: "under the worst attack on the model itself",
+}
 UNDEFENDED = "undefended"  # name of the model that others are held against
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
 
@@ -187,10 +194,24 @@ class RobustnessReport:
                 return each
         raise KeyError(f'the report has no "{attack}" for "{model}"')
 
-    def worst(self, model: str, *knowledge: str) -> Measurement | None:
+    def attacked(self, model: str) -> list[Measurement]:
+        """What was found of a model under the attacks, where there were images."""
+        return [each for each in self.measurements if each.model == model and each.attack != CLEAN and each.count]
+
+    def worst(self, model: str, knowledge: str) -> Measurement | None:
         """The attack by attackers of this knowledge that leaves a model the lowest accuracy; None where none ran."""
-        found = [each for each in self.measurements if each.model == model and each.knowledge in knowledge]
-        return min((each for each in found if each.count), key=lambda each: each.accuracy.value, default=None)
+        found = (each for each in self.attacked(model) if each.knowledge == knowledge)
+        return min(found, key=lambda each: each.accuracy.value, default=None)
+
+    def verdict(self, model: str) -> list[Measurement]:
+        """A model without an attack, and under the worst attack of attackers of each knowledge, from the least on."""
+        clean = [each for each in self.measurements if (each.model, each.attack) == (model, CLEAN) and each.count]
+        kinds = dict.fromkeys((*KINDS, *(each.knowledge for each in self.attacked(model))))
+        return [*clean, *filter(None, (self.worst(model, knowledge) for knowledge in kinds))]
+
+    def is_worst(self, measurement: Measurement) -> bool:
+        """Whether it is of the worst attack of attackers who know the same."""
+        return measurement == self.worst(measurement.model, measurement.knowledge)
 
     def is_reliable(self, measurement: Measurement) -> bool:
         """Whether the model passed every check; clean accuracy is not in doubt."""
@@ -206,7 +227,7 @@ class RobustnessReport:
         rivals = [each for each in self.measurements if each.knowledge == measurement.knowledge]
         several = len({each.attack for each in rivals}) > 1
         found = {
-            "*worst*": several and measurement == self.worst(measurement.model, measurement.knowledge),
+            "*worst*": several and self.is_worst(measurement),
             "*no more than noise*": measurement.beyond_noise is False,
             "*unreliable*": not self.is_reliable(measurement),
         }

@@ -247,9 +247,8 @@ def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, C
 
 
 def worst_of(report: RobustnessReport, threats: Sequence[Threat], model: str) -> list[Threat]:
-    """Of the threats of each knowledge the one that leaves a model the lowest accuracy."""
-    worst = [report.worst(model, knowledge) for knowledge in dict.fromkeys(each.knowledge for each in threats)]
-    return [threat for each in worst for threat in threats if threat.name == each.attack]
+    """The threats of the verdict on a model."""
+    return [threat for each in report.verdict(model) for threat in threats if threat.name == each.attack]
 
 
 def on_shown(threat: Threat, name: str, model: PixelModel, images: Tensor, labels: Tensor) -> Tensor:

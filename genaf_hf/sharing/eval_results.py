@@ -23,7 +23,7 @@ def eval_results(report: RobustnessReport, model: str, *, report_path: str = REP
     The value is an accuracy in [0, 1]. `metric_args` holds what the accuracy means nothing without: `attack`,
     `knowledge` of the attacker, `norm`, `eps` in pixel units, `steps`, `seed`, `surrogate` and its revision; `correct`
     and `count` images, the 95 % Wilson `interval`, whether the number is `reliable`; the model's class, and path and
-    SHA-256 of the report.
+    SHA-256 of the report; `worst` where no other attack of attackers who know the same leaves less.
 
     Args:
         report: what was measured.
@@ -72,5 +72,6 @@ def conditions(report: RobustnessReport, measurement: Measurement) -> dict:
         "count": measurement.count,
         "interval": [round(low, 6), round(high, 6)],
         "reliable": report.is_reliable(measurement),
+        "worst": report.is_worst(measurement) or None,
     }
     return {name: value for name, value in found.items() if value is not None}

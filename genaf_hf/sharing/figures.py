@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.evaluation.report import ADAPTIVE, PUBLIC_ENCODER, Rate, RobustnessReport, eps_text
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, PUBLIC_ENCODER, Rate, RobustnessReport, eps_text
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.names import shortened
 
@@ -71,11 +71,10 @@ def draw_overview(
 def draw_accuracies(axes, report: RobustnessReport) -> None:
     """Grouped bars: a group per attack, a bar per model, with 95 % intervals.
 
-    Of attacks by attackers who know the same, it is the worst for the last model.
+    The attacks are those of the verdict on the last model.
     """
     width, subject = 0.8 / len(report.models), list(report.models)[-1]
-    kinds = dict.fromkeys(each.knowledge for each in report.measurements)
-    attacks = [worst.attack for knowledge in kinds if (worst := report.worst(subject, knowledge))]
+    attacks = [each.attack for each in report.verdict(subject)]
     for index, name in enumerate(report.models):
         found = [report.measurement(name, attack) for attack in attacks]
         places = [group + (index - (len(report.models) - 1) / 2) * width for group in range(len(found))]
@@ -105,7 +104,7 @@ def percentages(rates: Sequence[Rate]) -> tuple[list[float], list[float], list[f
 def attack_label(report: RobustnessReport, attack: str) -> str:
     """An attack, its eps and what the attacker knew, in a few words for an axis."""
     found = report.measurement(next(iter(report.models)), attack)
-    if found.knowledge == "nothing":
+    if attack == CLEAN:
         return f"{attack}\n(no attack)"
     return f"{attack}\neps {eps_text(found.settings['eps'])}\n(knows the\n{found.knowledge})"
 

@@ -16,7 +16,7 @@ OVERVIEW, SWEEP, GALLERY = "overview.png", "accuracy_by_eps.png", "gallery.png"
 SAMPLES, LAYERS_DRAWN, CURVES = "samples.png", "layer_robustness.png", "training_curves.png"
 # What the pictures show, in the order in which a card shows them.
 RESULT_PICTURES = {
-    OVERVIEW: "Attacked images, what the models make of them, and accuracies",
+    OVERVIEW: "Attacked images, what the models make of them, and accuracies under the worst attack of each kind",
     SWEEP: "Accuracy against eps under every attack",
     GALLERY: "Images, perturbations and attacked images with predictions",
 }

@@ -10,7 +10,16 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Measurement, RobustnessReport, eps_text
+from genaf_hf.evaluation.report import (
+    ADAPTIVE,
+    CLEAN,
+    KINDS,
+    MODEL,
+    PUBLIC_ENCODER,
+    Measurement,
+    RobustnessReport,
+    eps_text,
+)
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
@@ -24,11 +33,6 @@ SHOWN_CLASSES = 20
 DEFAULT_EPS = 8 / 255
 FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
 OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
-# The attackers whose worst attack the verdict tells, by what they know, and what is said of it.
-KINDS = {
-    ("public encoder",): "under the worst perturbation that was crafted on the public encoder alone",
-    ("model", "model's answers"): "under the worst attack on the model itself",
-}
 
 
 def model_card(
@@ -121,6 +125,7 @@ def render(
             doubts=doubts(report, subject),
             verdict=verdict(report, subject, references),
             attacked=[each for each in found if each.attack != CLEAN],
+            kinds=KINDS,
             crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
             pgd_eps=checked_eps(found),
             table=report.table(plain),
@@ -162,14 +167,14 @@ def is_hardened(record: TrainingRecord | None) -> bool:
 
 def checked_eps(measurements: Sequence[Measurement]) -> float:
     """L-inf radius at which a reader may try PGD: that of the first attack on the model itself, else of any."""
-    known = sorted(measurements, key=lambda each: each.knowledge != "model" or each.attack.endswith(ADAPTIVE))
+    known = sorted(measurements, key=lambda each: each.knowledge != MODEL or each.attack.endswith(ADAPTIVE))
     linf = (each.settings for each in known if each.settings.get("norm") == "linf" and not is_patch(each))
     return next((each["eps"] for each in linf), DEFAULT_EPS)
 
 
 def is_crafted_on_encoder(measurement: Measurement) -> bool:
     """Whether the attacker knew a public encoder, and the report knows which."""
-    return measurement.knowledge == "public encoder" and bool(measurement.settings.get("encoder"))
+    return measurement.knowledge == PUBLIC_ENCODER and bool(measurement.settings.get("encoder"))
 
 
 def is_patch(measurement: Measurement) -> bool:
@@ -198,19 +203,20 @@ def doubts(report: RobustnessReport, subject: str) -> list[str]:
     return found
 
 
-def verdict(report: RobustnessReport, subject: str, references: Sequence[str]) -> str:
+def verdict(report: RobustnessReport, subject: str, references: Sequence[str] = ()) -> str:
     """One sentence: what the model keeps, clean and under the worst attack of each kind, beside the others and chance.
 
     An accuracy is followed by its interval, and in brackets by the attack and by what the others keep under the same.
     """
     parts = []
-    for knowledge, words in ((("nothing",), "of clean images"), *KINDS.items()):
-        if worst := report.worst(subject, *knowledge):
-            beside = [] if worst.attack == CLEAN else [strength(worst)]
-            beside += [f"{plain(name)}: {kept(report, report.measurement(name, worst.attack))}" for name in references]
-            low, high = worst.accuracy.interval
-            told = f"{kept(report, worst)} [{low:.1%}, {high:.1%}] {words}"
-            parts.append(f"{told} ({'; '.join(beside)})" if beside else told)
+    for each in report.verdict(subject):
+        beside = [] if each.attack == CLEAN else [strength(each)]
+        beside += [f"{plain(name)}: {kept(report, report.measurement(name, each.attack))}" for name in references]
+        low, high = each.accuracy.interval
+        unknown = f"under the worst attack by whoever knows {plain(each.knowledge)}"
+        words = "of clean images" if each.attack == CLEAN else KINDS.get(each.knowledge, unknown)
+        told = f"{kept(report, each)} [{low:.1%}, {high:.1%}] {words}"
+        parts.append(f"{told} ({'; '.join(beside)})" if beside else told)
     if not parts:
         return "Nothing was measured of this model."
     *first, last = parts
