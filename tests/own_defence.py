@@ -72,9 +72,12 @@ BATCHES = {
     "half": {"per_device_train_batch_size": 4},
     "quarter": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
 }
+BANK = {"bank": ["l4a"], "bank_steps": 2}
 DEFENCES = {
     "paired": {"defence": "paired"},
-    "universal": {"defence": "universal", "defence_settings": {"bank": ["l4a"], "bank_steps": 2}},
+    "universal": {"defence": "universal", "defence_settings": BANK},
+    "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, "single_pass": True}},
+    "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": BANK},
 }
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
 from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
+from genaf_hf.training.genetic_regularization import genetic_regularization
 
 pytestmark = pytest.mark.slow(reason="trains by every defence")
 
@@ -116,7 +118,7 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
 
     live = before["live"].requires_grad_()
     chosen = drawn(STEP_SEEDS, 2, 1)
-    assert {*chosen} == {0, 1, 2}
+    assert {*chosen.tolist()} == {0, 1, 2}
     attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
     loss = (F.cross_entropy(model(images), labels) + F.cross_entropy(model(attacked), labels)) / 2
     check_gradients(gradients, model, loss)
@@ -129,10 +131,44 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
 
 def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
     chosen = drawn(range(40_000), 2, 4)
-    counts = torch.bincount(torch.tensor(chosen)) / 40_000
+    counts = torch.bincount(torch.from_numpy(chosen)) / 40_000
     assert counts.tolist() == pytest.approx([0.25, 0.25, *[0.125] * 4], abs=0.01)
-    assert drawn(range(10, 15), 2, 4) == chosen[10:15]
-    assert {*drawn(range(100), 3, 0)} == {0, 1, 2}
+    assert drawn(range(10, 15), 2, 4).tolist() == chosen[10:15].tolist()
+    assert {*drawn(range(100), 3, 0).tolist()} == {0, 1, 2}
+
+
+def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean(tmp_path):
+    settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**QUICK["defence_settings"], "single_pass": True}}
+    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
+    begun.evaluate()
+    before = state_of(begun)
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
+
+    live, clean = before["live"].requires_grad_(), [3, 7, 11, 15, 19, 23]
+    passed = (images + torch.cat([live, before["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    passed[clean] = images[clean]
+    logits = model(passed)
+    check_gradients(gradients, model, F.cross_entropy(logits, labels))
+    assert torch.equal(state_of(trainer)["live"], (live + 2 / 255 * live.grad.sign()).clamp(-10 / 255, 10 / 255))
+    log, attacked = trainer.state.log_history[0], [row for row in range(24) if row not in clean]
+    for kind, rows in (("clean", clean), ("robust", attacked)):
+        right = (logits[rows].argmax(1) == labels[rows]).double().mean().item()
+        assert log[f"{kind}_accuracy"] == pytest.approx(right, abs=1e-4)
+        loss = F.cross_entropy(logits[rows], labels[rows]).item()
+        assert log["clean_loss" if kind == "clean" else "adversarial_loss"] == pytest.approx(loss, abs=1e-4)
+
+
+def test_gen_af_universal_is_gen_afs_objective_on_universal_perturbations(tmp_path):
+    settings = {"genetic_weight": 0.5, "genetic_share": math.inf, "defence_settings": QUICK["defence_settings"]}
+    _, gradients, model, images, labels = one_step(tmp_path / "run", defence="gen-af-universal", **settings)
+    begun = tiny_trainer(tmp_path / "begun", defence="gen-af-universal", **ONE_STEP, **settings)
+    begun.evaluate()
+    state = state_of(begun)
+    attacked = (images + torch.cat([state["live"], state["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    clean_logits, attacked_logits = model(images), model(attacked)
+    each = F.cross_entropy(clean_logits, labels, reduction="none")
+    loss = (each.mean() + F.cross_entropy(attacked_logits, labels)) / 2
+    check_gradients(gradients, model, loss + 0.5 * genetic_regularization(clean_logits, attacked_logits, labels, each))
 
 
 def test_perturbations_grow_over_the_warm_up_and_stay_within_eps(tmp_path):
@@ -161,10 +197,11 @@ def test_defence_none_is_the_undefended_baseline(tmp_path):
     assert "eval_robust_accuracy" not in tiny_trainer(tmp_path, defence="none").evaluate()
 
 
-@pytest.mark.parametrize("name", ["pgd-at", "trades", "universal", "none"])
+@pytest.mark.parametrize("name", ["pgd-at", "universal", "none", "gen-af-universal"])
 def test_stage_2_is_a_part_of_gen_af_and_can_follow_others(tmp_path, name):
-    settings = {"defence": name, **({"defence_settings": QUICK["defence_settings"]} if name == "universal" else {})}
-    assert tiny_trainer(tmp_path, adapt_max_steps=-1, **settings).train().global_step == 5
+    settings = {"defence": name, **({"defence_settings": QUICK["defence_settings"]} if "universal" in name else {})}
+    assert tiny_trainer(tmp_path, adapt_max_steps=-1, adapt_epochs=0, **settings).train().global_step == 5
+    assert (tiny_trainer(tmp_path, **settings).args.adapt_epochs > 0) == (name == "gen-af-universal")
     trainer = tiny_trainer(tmp_path, **settings)
     assert trainer.train().global_step == 10
     assert [log["stage"] for log in trainer.state.log_history if "train_loss" in log][1] == "adapt"

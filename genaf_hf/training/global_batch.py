@@ -58,12 +58,36 @@ def micro_batches(rows: Sequence[int]) -> list[MicroBatch]:
 class Logits:
     """What a model makes of images, clean and attacked, each (n, classes), float32 or wider, and their labels (n,).
 
-    The clean ones are None for a loss that does not read them.
+    The clean ones are None for a loss that does not read them, and for one that passes each image once. That one is
+    told by `stays_clean` (n,), 1 or 0 as floats, which of the attacked ones are not attacked.
     """
 
     clean: Tensor | None
     attacked: Tensor
     labels: Tensor
+    stays_clean: Tensor | None = None
+
+    def accuracies(self) -> dict[str, Tensor]:
+        """Shares of right answers to clean and to attacked images."""
+        right = (self.attacked.argmax(1) == self.labels).float()
+        if self.stays_clean is not None:
+            of_clean, of_attacked = means_by(self.stays_clean, right)
+            return {"clean_accuracy": of_clean, "robust_accuracy": of_attacked}
+        if self.clean is None:
+            return {"robust_accuracy": right.mean()}
+        of_clean = (self.clean.argmax(1) == self.labels).float().mean()
+        return {"clean_accuracy": of_clean, "robust_accuracy": right.mean()}
+
+
+def means_by(chosen: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of the chosen values, for which the first argument is 1, and of the others; 0 where there are none."""
+    first, second = ((weights * values).sum() / weights.sum().clamp(min=1) for weights in (chosen, 1 - chosen))
+    return first, second
+
+
+def spread(first: int, count: int, share: float) -> list[bool]:
+    """Which rows belong to a share of all of them, as evenly as can be: those from a row on, so many."""
+    return [int((row + 1) * share) > int(row * share) for row in range(first, first + count)]
 
 
 def gather_logits(own: Logits) -> Logits:

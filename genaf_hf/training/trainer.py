@@ -24,7 +24,7 @@ from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.checkpoint import finished_stage, newest_complete_checkpoint, read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
-from genaf_hf.training.global_batch import Logits, MicroBatch, gather_logits, micro_batches, with_own
+from genaf_hf.training.global_batch import Logits, MicroBatch, gather_logits, micro_batches, spread, with_own
 from genaf_hf.training.layers import freeze_modules, layer_robustness, layer_weights, most_redundant
 from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, parameter_groups
 from genaf_hf.training.options import (
@@ -215,21 +215,16 @@ class GenAFTrainer(SharingTrainer):
         attacked, objective = micro_batch.attacked, self.defence.objective
         if attacked is None:
             attacked = self._craft(model, inputs, micro_batch)
-        outputs = model(pixel_values=self._beside_clean(inputs, attacked))
-        own = self._logits(outputs, inputs["labels"])
+        stays_clean = self._stays_clean(inputs, micro_batch)
+        outputs = model(pixel_values=self._passed(inputs, attacked, stays_clean))
+        own = self._logits(outputs, inputs["labels"], stays_clean)
         loss = objective(
             own,
             lambda: self._whole_update(own, micro_batch.index),
             eps_share=self._eps_share(),
             label_smoothing=self.args.label_smoothing_factor,
         )
-        answers = {"clean_accuracy": own.clean, "robust_accuracy": own.attacked}
-        accuracies = {
-            name: (logits.argmax(1) == own.labels).float().mean()
-            for name, logits in answers.items()
-            if logits is not None
-        }
-        self.add_to_log(**loss.terms, **accuracies)
+        self.add_to_log(**loss.terms, **own.accuracies())
         self._log_count += 1
         # The Trainer divides by the number of micro-batches; what is of all of them already is the same in each.
         total = loss.of_rows * micro_batch.share + loss.of_update * self.current_gradient_accumulation_steps
@@ -240,15 +235,26 @@ class GenAFTrainer(SharingTrainer):
         """Whether this stage is trained by the defence, and not on clean images by the model's own loss."""
         return self.stage == ADVERSARIAL_FINETUNE and self.defence.objective is not None
 
-    def _beside_clean(self, inputs: dict, attacked: Tensor) -> Tensor:
-        """Pixel values that go through the model together."""
-        return torch.cat([inputs["pixel_values"], attacked]) if self.defence.objective.reads_clean else attacked
+    def _stays_clean(self, inputs: dict, micro_batch: MicroBatch) -> Tensor | None:
+        """Which images (n,) are passed clean and not attacked, 1 or 0; None where it is not one or the other."""
+        share, labels = self.defence.objective.stay_clean, inputs["labels"]
+        if share == 0:
+            return None
+        rows = spread(self._first_row(inputs, micro_batch), len(labels), share)
+        return torch.tensor(rows, dtype=torch.float32).to(labels.device, non_blocking=True)
 
-    def _logits(self, outputs, labels: Tensor) -> Logits:
+    def _passed(self, inputs: dict, attacked: Tensor, stays_clean: Tensor | None = None) -> Tensor:
+        """Pixel values that go through the model together."""
+        clean = inputs["pixel_values"]
+        if stays_clean is not None:
+            return torch.where(stays_clean.view(-1, 1, 1, 1) == 1, clean, attacked)
+        return torch.cat([clean, attacked]) if self.defence.objective.reads_clean else attacked
+
+    def _logits(self, outputs, labels: Tensor, stays_clean: Tensor | None = None) -> Logits:
         """What the model makes of clean and attacked images, in float32 or wider."""
         logits = at_least_float32(outputs.logits)
         clean, attacked = logits.chunk(2) if self.defence.objective.reads_clean else (None, logits)
-        return Logits(clean, attacked, labels)
+        return Logits(clean, attacked, labels, stays_clean)
 
     def _whole_update(self, own: Logits, index: int) -> Logits:
         """The rows of all processes and, under accumulation, of all micro-batches, of which the own have gradients."""
@@ -259,11 +265,15 @@ class GenAFTrainer(SharingTrainer):
         """Attacked pixel values of a micro-batch, crafted through the unwrapped model."""
         pixel_model = self._pixel_model(model)
         images, labels = pixel_model.to_images(inputs["pixel_values"]), inputs["labels"]
-        first = micro_batch.first_row * self.args.world_size + self.args.process_index * len(labels)
+        first = self._first_row(inputs, micro_batch)
         step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
         seeds = range(step_seed + first, step_seed + first + len(labels))
         attacked = self.defence.adversary.craft(pixel_model, images, labels, seeds=seeds, eps_share=self._eps_share())
         return pixel_model.to_pixel_values(attacked)
+
+    def _first_row(self, inputs: dict, micro_batch: MicroBatch) -> int:
+        """Place of a micro-batch's first image in the update over all processes."""
+        return micro_batch.first_row * self.args.world_size + self.args.process_index * len(inputs["labels"])
 
     def _eps_share(self) -> float:
         """What eps and step size are multiplied by at this step: they grow over the first part of stage 1."""
@@ -288,7 +298,7 @@ class GenAFTrainer(SharingTrainer):
         """A micro-batch with its attacked pixel values; their logits and the clean ones' are written down."""
         attacked, model = self._craft(self.model, inputs, micro_batch), self._pixel_model(self.model)
         with evaluating(model), torch.no_grad():
-            own = self._logits(model.model(self._beside_clean(inputs, attacked)), inputs["labels"])
+            own = self._logits(model.model(self._passed(inputs, attacked)), inputs["labels"])
         self._accumulated.append(gather_logits(own))
         return replace(micro_batch, attacked=attacked)
 

@@ -30,6 +30,7 @@ class Objective:
         losses: names of the terms that are cross-entropies and the like, which one picture shows together.
         penalties: names of those of other sizes.
         reads_clean: whether clean images are passed through the model beside the attacked ones.
+        stay_clean: share of the images that are passed clean instead, where it does not read them beside.
         relates_rows: whether it needs all rows of an update, those of other micro-batches without gradients. These are
             the logits of eval mode then: exact without dropout, drop path and BatchNorm.
     """
@@ -37,6 +38,7 @@ class Objective:
     losses: tuple[str, ...] = ()
     penalties: tuple[str, ...] = ()
     reads_clean = True
+    stay_clean = 0.0
     relates_rows = False
 
     def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:

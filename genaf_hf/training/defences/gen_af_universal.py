@@ -1,0 +1,31 @@
+"""Gen-AF against universal perturbations (Zhou et al., IEEE S&P 2024; Shafahi et al., AAAI 2020)."""
+
+from collections.abc import Sequence
+
+from genaf_hf.training.adversaries.universal import Universal
+from genaf_hf.training.defences import gen_af, universal
+from genaf_hf.training.defences.registry import register_defence
+from genaf_hf.training.objectives.genetic import Genetic
+
+CITATION = f"{gen_af.CITATION}\n\n{universal.CITATION}"
+
+
+@register_defence(
+    title="Gen-AF (Zhou et al., IEEE S&P 2024) against universal perturbations (Shafahi et al., AAAI 2020)",
+    citation=CITATION,
+    adapts=True,
+)
+def gen_af_universal(
+    *,
+    eps: float = 10 / 255,
+    step_size: float | None = None,
+    clean_share: float = 0.5,
+    genetic_weight: float = 200.0,
+    genetic_share: float = 0.2,
+    live: int = 2,
+    bank: Sequence[str] = ("l4a", "ssp", "uapgd", "fff"),
+    bank_steps: int = 300,
+) -> tuple[Universal, Genetic]:
+    """Gen-AF with its dual tracks, its regularization and its second stage, and the adversary of `universal`."""
+    adversary = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
+    return adversary, Genetic(clean_share, genetic_weight, genetic_share)
