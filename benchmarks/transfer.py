@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset_name", required=True)
-    parser.add_argument("--attacks", default=",".join(name for name, attack in ATTACKS.items() if attack.universal))
+    parser.add_argument("--attacks", default=",".join(name for name, attack in ATTACKS.items() if attack.on_encoder))
     parser.add_argument("--attack_settings", help=SETTINGS_HELP)
     parser.add_argument("--attacker_images", type=int, default=2048)
     parser.add_argument("--test_images", type=int, default=2000)

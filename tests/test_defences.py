@@ -338,7 +338,7 @@ def make(tmp_path):
         ({"defence": "trades", "defence_settings": "[1]"}, "defence_settings are .*, expected settings by name"),
         ({"defence": "universal", "defence_settings": {"live": 0}}, "live is 0, expected"),
         (
-            {"defence": "universal", "defence_settings": {"bank": ["pgd"]}},
+            {"defence": "universal", "defence_settings": {"bank": ["l4a", "upgd"]}},
             "bank is .*, expected a list of universal",
         ),
     ],

@@ -354,6 +354,7 @@ def test_words():
         ({"eps": [0.1, 8]}, r"eps is 8, expected a value in \(0, 1\]"),
         ({"attacks": "pgd,nonsense"}, 'There is no attack "nonsense"'),
         ({"attacks": "advencoder-pat"}, "advencoder-pat has no eps to choose"),
+        ({"attacks": "l4a,upgd"}, "upgd is crafted on each model for all images, which is not shown here"),
         ({"attacks": "pgd", "attack_settings": {"pgd": {"eps": 0.1}}}, "attack_settings give pgd an eps"),
         ({"attacks": "pgd", "attack_settings": {"pgd": {"stepz": 1}}}, 'pgd has no setting "stepz"'),
         ({"undefended": "nowhere/none"}, "nowhere/none"),

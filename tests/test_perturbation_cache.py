@@ -253,6 +253,19 @@ def test_two_audits_may_craft_the_same_at_the_same_time(counting_attack, encoder
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_for_an_attack_on_the_classifier_the_head_counts(encoder, images, tmp_path):
+    crafted = []
+    for _ in range(2):
+        with torch.no_grad():
+            encoder.model.classifier.weight.neg_()
+        for attack in (ATTACKS["uapgd"], ATTACKS["upgd"]):
+            crafted.append(crafted_once(attack.configure(steps=2), encoder, images, LABELS, cache=tmp_path).delta)
+    of_encoder, of_classifier = crafted[::2], crafted[1::2]
+    assert torch.equal(*of_encoder)
+    assert not torch.equal(*of_classifier)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_the_default_cache_is_beside_those_of_hugging_face(counting_attack, encoder, images, tmp_path, monkeypatch):
     assert CACHE.parts[-2:] == ("genaf_hf", "perturbations")
     monkeypatch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", tmp_path / "default")

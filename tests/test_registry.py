@@ -32,6 +32,7 @@ PUBLISHED = {
     "fff": ENCODER[:1],
     **dict.fromkeys(("fgsm", "n-fgsm", "mi-fgsm", "pgd", "square", "autoattack"), MODEL),
     "feature-pgd": MODEL[:2],
+    "upgd": MODEL,
 }
 
 
@@ -39,7 +40,7 @@ def test_the_attacks_by_their_names():
     assert {name: ATTACKS[name].needs for name in PUBLISHED} == PUBLISHED
     assert ATTACKS["l4a-fuse"].function is l4a_fuse
     assert {name for name, attack in ATTACKS.items() if attack.universal} >= {
-        name for name, needs in PUBLISHED.items() if needs[0] == "encoder"
+        name for name, needs in PUBLISHED.items() if needs[0] == "encoder" or name == "upgd"
     }
 
 
@@ -84,10 +85,10 @@ def test_a_decorator_adds_one(monkeypatch):
 
 
 def test_what_an_attacker_must_know_is_said_in_words():
-    by_knowledge = {name: attack.knowledge for name, attack in ATTACKS.items() if not attack.universal}
+    by_knowledge = {name: attack.knowledge for name, attack in ATTACKS.items() if not attack.on_encoder}
     assert by_knowledge.pop("square") == "model's answers"
     assert {*by_knowledge.values()} == {"model"}
-    assert {attack.knowledge for attack in ATTACKS.values() if attack.universal} == {"public encoder"}
+    assert {attack.knowledge for attack in ATTACKS.values() if attack.on_encoder} == {"public encoder"}
 
 
 @pytest.mark.parametrize("name", ATTACKS)

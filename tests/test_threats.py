@@ -28,11 +28,12 @@ def attacker(encoder, dataset):
     return Attacker.of(dataset["train"], "someone/colours", encoder, encoder)
 
 
-def test_a_universal_attack_is_two_threats_and_another_one():
-    attacks = {name: ATTACKS[name].configure(eps=0.1) for name in ("l4a", "pgd", "square")}
+def test_an_attack_on_the_encoder_is_two_threats_and_another_one():
+    attacks = {name: ATTACKS[name].configure(eps=0.1) for name in ("l4a", "upgd", "pgd", "square")}
     assert [(each.name, each.knowledge) for each in threats_of(attacks)] == [
         ("l4a", "public encoder"),
         ("l4a-adaptive", "model"),
+        ("upgd", "model"),
         ("pgd", "model"),
         ("square", "model's answers"),
     ]
@@ -64,7 +65,9 @@ def test_what_is_crafted_is_crafted_once_on_the_encoder_and_once_on_each_model(a
     assert public.settings("one")["data"] == adaptive.settings("other")["data"] == words
 
 
-@pytest.mark.parametrize("name", ["l4a-fuse", "uapgd", "advencoder-per", "advencoder-pat", "pgd", "square", "fgsm"])
+@pytest.mark.parametrize(
+    "name", ["l4a-fuse", "uapgd", "upgd", "advencoder-per", "advencoder-pat", "pgd", "square", "fgsm"]
+)
 def test_a_report_tells_all_settings_so_that_an_attack_can_be_run_again(name, attacker, encoder, pixels):
     quick = {"steps": 2, "seed": 3, "width": 8, "batch_size": 4, "area": 0.1, "momentum": 0.5, "random_start": False}
     known = ATTACKS[name].settings

@@ -1,4 +1,4 @@
-"""What holds for every attack on the public encoder, and what is particular to each."""
+"""What holds for every attack by one perturbation for all images, and what is particular to each."""
 
 import math
 from functools import partial
@@ -23,6 +23,7 @@ from genaf_hf.attacks import (
     std,
     uap,
     uapgd,
+    upgd,
 )
 from genaf_hf.attacks.advencoder import Generator, advencoder_per, high_pass, info_nce, seeded_generator
 from genaf_hf.attacks.fff import log_energy
@@ -34,6 +35,7 @@ from genaf_hf.errors import UserError
 
 EPS = 0.1
 UNIVERSAL = [name for name, attack in ATTACKS.items() if attack.universal]
+ON_ENCODER = [name for name in UNIVERSAL if ATTACKS[name].on_encoder]
 BOUNDED = [name for name in UNIVERSAL if name != "advencoder-pat"]
 
 
@@ -49,7 +51,7 @@ def labels():
 
 def craft(name, encoder, images, labels, **settings):
     """An attack with small settings."""
-    given = {"encoder": encoder, "images": images, "labels": labels}
+    given = {"encoder": encoder, "model": encoder, "images": images, "labels": labels}
     attack = ATTACKS[name]
     small = {"steps": 3, **({} if name == "advencoder-pat" else {"eps": EPS})}
     small |= {"width": 16} if name.startswith("advencoder") else {}
@@ -88,7 +90,7 @@ def test_it_stays_inside_eps_and_says_what_it_is(name, vit, images, labels):
     assert crafted.objective
 
 
-@pytest.mark.parametrize("name", UNIVERSAL)
+@pytest.mark.parametrize("name", ON_ENCODER)
 def test_no_head_is_needed(name, vit, images, labels):
     encoder = PixelModel(*vit)
     with_head = craft(name, encoder, images, labels).delta
@@ -177,6 +179,7 @@ OBJECTIVES = {
     "advencoder-per": lambda encoder, images, labels, delta: info_nce(
         features(encoder, images, 0), features(encoder, images, delta)
     ),
+    "upgd": lambda model, images, labels, delta: F.cross_entropy(model((images + delta).clamp(0, 1)), labels),
 }
 
 
@@ -241,6 +244,40 @@ def test_a_layer_can_be_named(vit, images):
     by_name, by_index = (l4a(encoder, images, eps=EPS, steps=3, layer=layer) for layer in ("vit.layers.0", 1))
     assert torch.equal(by_name.delta, by_index.delta)
     assert by_name.objective == "mean squared activation of hidden state vit.layers.0"
+
+
+# ---- universal PGD ----
+
+
+def test_its_steps_fall_to_nothing_along_a_cosine(vit, monkeypatch):
+    model, images, labels = PixelModel(*vit), torch.full((4, 3, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64)
+    monkeypatch.setattr(model, "forward", lambda batch: batch.mean((1, 2, 3))[:, None] * torch.tensor([1.0, 0, 0]))
+    settings = {"eps": 0.2, "batch_size": 4, "restarts": 1}
+    found = upgd(model, images, labels, **settings, steps=4, step_size=0.01)
+    start = upgd(model, images, labels, **settings, steps=1, step_size=1e-9)
+    taken = 0.01 * sum((1 + math.cos(math.pi * number / 4)) / 2 for number in range(4))
+    assert taken == pytest.approx(0.025)
+    torch.testing.assert_close(found.delta, (start.delta - taken).clamp(min=-0.2))
+
+
+def test_the_start_is_kept_that_leaves_fewest_images_right(vit, labels, monkeypatch):
+    """Of images around a boundary: those below a mean of one half are of class 0."""
+    model, labels = PixelModel(*vit), torch.zeros_like(labels)
+    images = torch.linspace(0.49, 0.51, 12)[:, None, None, None].expand(-1, 3, 8, 8)
+    above = torch.tensor([0.0, 100.0])
+    monkeypatch.setattr(model, "forward", lambda batch: (batch.mean((1, 2, 3)) - 0.5)[:, None] * above)
+
+    def right(found):
+        return (model(images + found.delta).argmax(1) == labels).sum().item()
+
+    settings = {"eps": EPS, "steps": 2, "batch_size": 4, "step_size": 1e-6}
+    alone = [upgd(model, images, labels, **settings, restarts=1, seed=seed) for seed in range(5)]
+    kept = upgd(model, images, labels, **settings, restarts=5)
+    assert len({right(each) for each in alone}) > 1
+    assert right(kept) == min(map(right, alone))
+    assert (kept.seed, kept.attack, kept.objective) == (0, "upgd", "cross-entropy of the model")
+    with pytest.raises(UserError, match="restarts is 0, expected at least 1"):
+        upgd(model, images, labels, restarts=0)
 
 
 # ---- an attack told by its objective ----

@@ -22,7 +22,7 @@ It returns adversarial images (n, 3, h, w) in [0, 1], at most `eps` away. Its se
 annotations, by which values of another kind are refused. It finds its arguments checked, gradients enabled and no
 autocast, and leaves the model as it was (`evaluating`, `gradient_of`). `seeds` has one seed for each image: what is
 random in an image depends on its own alone. `knowledge`, `norms` and `derived` are said to the decorator where they are
-others than usual, see `Attack`.
+others than usual, see `Attack`. With `universal=True` it returns one perturbation for all images, as `upgd` does.
 
 The test is that the attack does what its paper says: for a universal one an entry in `OBJECTIVES` of
 `tests/test_universal_attacks.py`, by which it is compared with its start and with noise; for others a result that can
@@ -49,6 +49,7 @@ from genaf_hf.attacks.std import std
 from genaf_hf.attacks.uap import uap
 from genaf_hf.attacks.uapgd import uapgd
 from genaf_hf.attacks.universal import universal_attack
+from genaf_hf.attacks.upgd import upgd
 
 __all__ = [
     "ATTACKS",
@@ -75,4 +76,5 @@ __all__ = [
     "uap",
     "uapgd",
     "universal_attack",
+    "upgd",
 ]

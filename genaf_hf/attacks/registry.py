@@ -32,6 +32,7 @@ class Attack:
             `"model's answers"`.
         norms: that its `eps` can be meant in, `"linf"` and `"l2"`; the first is its default.
         citation: of its paper, in BibTeX.
+        universal: whether it returns one perturbation for all images.
     """
 
     name: str
@@ -42,10 +43,11 @@ class Attack:
     knowledge: str = KNOWLEDGE["model"]
     norms: tuple[str, ...] = ("linf",)
     citation: str | None = None
+    universal: bool = False
 
     @property
-    def universal(self) -> bool:
-        """Whether it knows only the public encoder, and returns one perturbation for all images."""
+    def on_encoder(self) -> bool:
+        """Whether it knows only the public encoder."""
         return self.needs[0] == "encoder"
 
     @property
@@ -173,6 +175,7 @@ def register_attack(
     norms: Sequence[str] = ("linf",),
     citation: str | None = None,
     derived: Mapping[str, Callable] = MappingProxyType({}),
+    universal: bool = False,
     **defaults,
 ) -> Callable[[Callable], Callable]:
     """Adds a function to `ATTACKS`, under its own name with hyphens.
@@ -184,6 +187,7 @@ def register_attack(
         needs: what its positional arguments are, whatever their names, see `Attack.needs`. With `"encoder"` first it
             returns a `UniversalPerturbation`, with `"model"` first adversarial images; if anything in it is random, it
             takes `seeds`, one per image.
+        universal: with `"model"` first, returns a `UniversalPerturbation` all the same.
         knowledge, norms, citation, derived: as in `Attack`; knowledge by default that of the encoder or the model.
         defaults: settings, where they are others than the function's own.
 
@@ -210,7 +214,7 @@ def register_attack(
         called = in_own_modes(function, needs)
         ATTACKS[name] = Attack(
             *(name, called, needs, {**own_defaults(called, needs), **defaults}, derived),
-            *(knowledge or KNOWLEDGE[needs[0]], tuple(norms), citation),
+            *(knowledge or KNOWLEDGE[needs[0]], tuple(norms), citation, universal or needs[0] == "encoder"),
         )
         return called
 

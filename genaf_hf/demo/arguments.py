@@ -49,6 +49,10 @@ def check_arguments(arguments: DemoArguments) -> None:
         raise UserError(f"attack_settings give {given[0]} an eps, which is chosen on the page; name it with --eps.")
     if without := [attack.name for attack in attacks if "eps" not in attack.settings]:
         raise UserError(f"{without[0]} has no eps to choose, as the other attacks have; leave it out.")
+    if on_models := [each.name for each in attacks if each.universal and not each.on_encoder]:
+        raise UserError(
+            f"{on_models[0]} is crafted on each model for all images, which is not shown here; leave it out."
+        )
     for eps in arguments.eps:
         configured(arguments, eps)
 

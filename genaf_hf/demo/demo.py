@@ -86,7 +86,7 @@ class Demo:
         self.models = {name: load_model(path).to(device) for name, path in self.sources.items()}
         check_pair(*self.models.values())
         hardened, self.encoder = self.models[HARDENED], None
-        if any(ATTACKS[name].universal for name in self.attacks):
+        if any(ATTACKS[name].on_encoder for name in self.attacks):
             self.encoder = public_encoder(arguments.encoder, hardened, arguments.hardened)
         labels = class_labels(hardened)
         self.class_names = different(labels)

@@ -95,13 +95,14 @@ def seal(found: UniversalPerturbation, key: str) -> str:
 
 
 def content(attack: ConfiguredAttack, encoder: PixelModel, *data: Tensor) -> str:
-    """SHA-256 of everything that a perturbation depends on; the encoder's head is nothing of it."""
+    """SHA-256 of everything that a perturbation depends on; of a public encoder the head is nothing of it."""
+    known = encoder_tensors(encoder) if attack.attack.on_encoder else tensors(encoder)
     config = encoder.model.config
     words = (
         *(version("genaf_hf"), version("transformers"), attack.attack.name, attack.settings),
         *(model_source(config), architecture(encoder)),
     )
-    return digest(words, {**encoder_tensors(encoder), **{f"data {i}": tensor for i, tensor in enumerate(data)}})
+    return digest(words, {**known, **{f"data {i}": tensor for i, tensor in enumerate(data)}})
 
 
 def architecture(model: PixelModel) -> dict:

@@ -225,10 +225,12 @@ def noise(
 
 
 def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
-    """The threats that attacks by name are: a universal one on the public encoder, and adaptively on each model."""
+    """The threats that attacks by name are: one on the public encoder also adaptively, on each model."""
     found: list[Threat] = []
     for name, attack in attacks.items():
-        if attack.attack.universal:
+        if attack.attack.universal and not attack.attack.on_encoder:
+            found.append(UniversalThreat(name, attack, adaptive=True))
+        elif attack.attack.universal:
             found += [UniversalThreat(name, attack, adaptive=False), UniversalThreat(name + ADAPTIVE, attack, True)]
         else:
             found.append(Threat(name, attack))

@@ -110,8 +110,8 @@ def audit(
         run.check()
     model = load_model(path, model_revision) if path else checked_model(model)
     model = model.to(PartialState().device)
-    universal = any(each.attack.universal for each in configured.values())
-    encoder = public_encoder(encoder, model, path, model_revision, encoder_revision) if universal else None
+    on_encoder = any(each.attack.on_encoder for each in configured.values())
+    encoder = public_encoder(encoder, model, path, model_revision, encoder_revision) if on_encoder else None
     case = open_case(model, path, model_revision, encoder, dataset, limit, images)
     try_out(configured, case.attacker, model)
     evaluate = partial(

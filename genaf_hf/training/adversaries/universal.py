@@ -53,8 +53,8 @@ class Universal(Adversary):
         check_attack_settings(eps=eps, steps=bank_steps, step_size=step_size)
         if not is_whole(live) or live < 1:
             raise UserError(f"live is {live}, expected a whole number of perturbations, at least 1.")
-        if isinstance(bank, str) or not all(name in ATTACKS and ATTACKS[name].universal for name in bank):
-            known = ", ".join(name for name, attack in ATTACKS.items() if attack.universal)
+        if isinstance(bank, str) or not all(name in ATTACKS and ATTACKS[name].on_encoder for name in bank):
+            known = ", ".join(name for name, attack in ATTACKS.items() if attack.on_encoder)
             raise UserError(f"bank is {bank}, expected a list of universal attacks out of {known}.")
         super().__init__(eps=eps, step_size=step_size, live=live, bank=list(bank), bank_steps=bank_steps)
 
