@@ -44,7 +44,7 @@ def test_the_adversary_on_merged_weights_crafts_the_same_images(method, config, 
     rows = tensors(12, 0, torch.float64)
     batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in ("pixel_values", "labels")}
     crafted = [
-        kind(model=model, args=config(steps=5, eps=0.1), processing_class=PROCESSOR)._craft(model, batch, MicroBatch())
+        kind(model=model, args=config(steps=5, eps=0.1), processing_class=PROCESSOR).craft(model, batch, MicroBatch())
         for kind in (GenAFTrainer, AdapterTrainer)
     ]
     torch.testing.assert_close(*crafted, rtol=0, atol=1e-6)

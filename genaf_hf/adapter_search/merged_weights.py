@@ -39,6 +39,6 @@ def merged_weights(model: PeftModel) -> Iterator[None]:
 class AdapterTrainer(GenAFTrainer):
     """`GenAFTrainer` of a `PeftModel`, whose adversary attacks the merged weights."""
 
-    def _craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
+    def craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
         with merged_weights(self.accelerator.unwrap_model(model, keep_torch_compile=False)):
-            return super()._craft(model, inputs, micro_batch)
+            return super().craft(model, inputs, micro_batch)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainingArguments, get_scheduler
 
@@ -13,6 +13,7 @@ from genaf_hf.models.blocks import encoder_blocks
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.values.numbers import is_number
 
+COUPLED = "decoupled_weight_decay=false"  # in optim_args
 SMALL, SMALL_RATE = 3e6, 5e-4  # parameters up to which an encoder has this rate
 
 
@@ -92,6 +93,13 @@ def layer_decay_powers(model: nn.Module) -> dict[str, int]:
             above = parameter not in depths and reached == len(blocks)
             powers[name] = 0 if above else len(blocks) + 1 - reached
     return powers
+
+
+def of_arguments(optimizer: type[Optimizer], args: TrainingArguments) -> type[Optimizer]:
+    """The optimizer, and Adam instead of AdamW where `optim_args` couple the weight decay to the gradients."""
+    coupled = COUPLED in (args.optim_args or "")
+    # AdamW with an argument of its own sets its groups to decoupled whenever a state is loaded.
+    return Adam if coupled and optimizer is AdamW else optimizer
 
 
 def make_schedule(args: TrainingArguments, optimizer: Optimizer, steps: int, steps_per_epoch: int) -> LRScheduler:

@@ -78,6 +78,10 @@ class ResumableTrainer(Trainer):
     def take_tensors_beside_model(self, tensors: dict[str, Tensor]) -> None:
         """Goes on with what a checkpoint holds beside the model; the tensors are on the CPU."""
 
+    def kept_beside_model(self) -> dict:
+        """What checkpoints hold in the Trainer's state, by names that no callback has, as JSON gives it back."""
+        return {}
+
     def advice(self) -> str:
         """What is to be done when a training diverges, in a sentence."""
         checkpoint = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
@@ -208,7 +212,7 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         check_finite_weights(self.model, self.state.global_step, self.advice)
-        self.state.stateful_callbacks[LOG_SUMS] = self._sums()
+        self.state.stateful_callbacks |= {LOG_SUMS: self._sums(), **self.kept_beside_model()}
         tensors = self.tensors_beside_model()
         if tensors:
             self.state.stateful_callbacks[BESIDE_MODEL] = sorted(tensors)

@@ -1,9 +1,8 @@
 """A Trainer that tells how its model was trained and how robust it is, and shares that on the Hub."""
 
-import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import nn
@@ -17,10 +16,11 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import license_of
-from genaf_hf.sharing.layout import LAYERS, TRAINED_ON
+from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import TrainingRecord, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.training.assessment import Assessment
 from genaf_hf.training.defences import Defence
 from genaf_hf.training.resumable_trainer import ResumableTrainer
 from genaf_hf.values.provenance import model_source, public_name
@@ -82,9 +82,8 @@ class SharingTrainer(ResumableTrainer):
 
     def _assessed_layers(self) -> dict | None:
         """What was written down of the layers, if the stage 2 of this model has these."""
-        path = Path(self.args.output_dir, LAYERS)
-        layers = json.loads(path.read_text()) if path.exists() else {}
-        return layers if layers and layers["redundant_layers"] == self._redundant_layers else None
+        found = Assessment.load(self.args.output_dir)
+        return asdict(found) if found and found.redundant_layers == self._redundant_layers else None
 
     def create_model_card(
         self,

@@ -1,7 +1,6 @@
 """Gen-AF as a `transformers.Trainer` (Zhou et al., IEEE S&P 2024, https://arxiv.org/abs/2403.10801)."""
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Iterator
@@ -12,25 +11,23 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import EarlyStoppingCallback, TrainerCallback
+from torch.utils.data import IterableDataset
+from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
 
-from genaf_hf.attacks.pgd import pgd
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable
-from genaf_hf.runs.progress import progress
 from genaf_hf.sharing.layout import LAYERS
-from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.assessment import Assessment
+from genaf_hf.training.attacking_trainer import AttackingTrainer
 from genaf_hf.training.checkpoint import finished_stage, newest_complete_checkpoint, read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.training.global_batch import Logits, MicroBatch, gather_logits, micro_batches, spread, with_own
-from genaf_hf.training.layers import freeze_modules, layer_robustness, layer_weights, most_redundant
-from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, parameter_groups
+from genaf_hf.training.layers import freeze_modules, layer_weights
+from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, of_arguments, parameter_groups
 from genaf_hf.training.options import (
     check_early_stopping,
     check_evaluation_images,
-    check_labels,
     check_options,
     check_rows,
     check_schedule,
@@ -38,7 +35,6 @@ from genaf_hf.training.options import (
     keep_precision,
     warn_of_half_precision,
 )
-from genaf_hf.training.sharing_trainer import SharingTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +42,10 @@ STANDARD_FINETUNE = "standard_finetune"
 ADVERSARIAL_FINETUNE = "adversarial_finetune"
 ADAPT = "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
-COUPLED = "decoupled_weight_decay=false"  # in optim_args: Adam instead of AdamW
-DEFENCE = "Defence"  # in the Trainer's state
-ASSESSMENT_STEPS, ASSESSMENT_EPS = 10, 4 / 255
 LEAST_EPOCHS, LEAST_STEPS = 3, 300  # of a stage whose length nobody named
-ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
 
 
-class GenAFTrainer(SharingTrainer):
+class GenAFTrainer(AttackingTrainer):
     """Hardens an image classifier made from a public encoder, by the defence that its configuration names.
 
     `train()` is the method: `adversarial_finetune()` and, where the defence has a second stage or one is asked for,
@@ -61,9 +53,6 @@ class GenAFTrainer(SharingTrainer):
     image processor that made the datasets' `pixel_values`. Checkpoints of the two stages lie in `adversarial_finetune/`
     and `adapt/` of the output folder; each stage can be resumed from one of its own, or with
     `resume_from_checkpoint=True` from its newest complete one.
-
-    Evaluation reports `eval_clean_accuracy` and, unless the defence has no adversary, `eval_robust_accuracy`, the
-    latter under that adversary at its full eps, as it is at this step.
 
     Raises:
         UserError: for settings that Gen-AF cannot honour, before any work.
@@ -102,14 +91,9 @@ class GenAFTrainer(SharingTrainer):
             )
         self._given_optimizer_and_scheduler = self.optimizer, self.lr_scheduler
         self.stage: str | None = None
-        self.defence = args.make_defence()
-        if self.defence.adversary is not None:
-            self.add_callback(Learning(self.defence.adversary))
         self._redundant_layers: list[str] | None = None
         self._waiting: list[MicroBatch] = []
         self._accumulated: list[Logits] = []
-        self._correct: dict[str, list[Tensor]] = {}
-        self._answers: list[Tensor] = []
 
     # ---- the method ----
 
@@ -158,28 +142,19 @@ class GenAFTrainer(SharingTrainer):
 
         The result is written to `layer_robustness.json`.
         """
-        model = self._pixel_model(self.model)
-        images: list[Tensor] = []
-        labels: list[Tensor] = []
-        for batch in self._samples(self.args.assessment_samples, "Attacking images for assessment"):
-            clean = model.to_images(batch["pixel_values"])
-            seeds = range(sum(map(len, images)), sum(map(len, images)) + len(clean))
-            images.append(pgd(model, clean, batch["labels"], **self._assessment_adversary(), seeds=seeds))
-            labels.append(batch["labels"])
-        contributions = layer_robustness(model, torch.cat(images), torch.cat(labels), method=self.args.layer_assessment)
-        [contributions] = broadcast_object_list([contributions])
-        self._redundant_layers = most_redundant(contributions, self.args.redundant_share)
+        assessment = Assessment.of(
+            self._pixel_model(self.model),
+            self.samples(self.args.assessment_samples, "Attacking images for assessment"),
+            eps=self.args.eps,
+            norm=self.args.norm,
+            method=self.args.layer_assessment,
+            redundant_share=self.args.redundant_share,
+        )
+        [assessment] = broadcast_object_list([assessment])
+        self._redundant_layers = assessment.redundant_layers
         if self.is_world_process_zero():
-            self._write_layer_robustness(contributions, sum(map(len, labels)))
-        return contributions
-
-    def _samples(self, count: int, words: str) -> Iterator[dict]:
-        """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""
-        generator = torch.Generator().manual_seed(self.args.seed)
-        indices = torch.randperm(len(self.train_dataset), generator=generator)[:count].tolist()
-        for start in progress(range(0, len(indices), self.args.per_device_eval_batch_size), words):
-            chosen = indices[start : start + self.args.per_device_eval_batch_size]
-            yield self._prepare_inputs(self.data_collator([self.train_dataset[i] for i in chosen]))
+            assessment.save(self.args.output_dir)
+        return assessment.contributions
 
     def adapt(
         self,
@@ -195,7 +170,10 @@ class GenAFTrainer(SharingTrainer):
         if redundant_layers is not None:
             self._redundant_layers = list(redundant_layers)
         if self._redundant_layers is None:
-            self._redundant_layers = self._read_redundant_layers()
+            if (assessment := Assessment.load(self.args.output_dir)) is None:
+                path = Path(self.args.output_dir) / LAYERS
+                raise UserError(f"{path} is missing: call assess_layers() first, or name the redundant_layers.")
+            self._redundant_layers = assessment.redundant_layers
         with only_trainable(self.model, self._redundant_layers):
             return self._train_stage(ADAPT, resume_from_checkpoint, **kwargs)
 
@@ -214,14 +192,14 @@ class GenAFTrainer(SharingTrainer):
 
         attacked, objective = micro_batch.attacked, self.defence.objective
         if attacked is None:
-            attacked = self._craft(model, inputs, micro_batch)
+            attacked = self.craft(model, inputs, micro_batch)
         stays_clean = self._stays_clean(inputs, micro_batch)
         outputs = model(pixel_values=self._passed(inputs, attacked, stays_clean))
         own = self._logits(outputs, inputs["labels"], stays_clean)
         loss = objective(
             own,
             lambda: self._whole_update(own, micro_batch.index),
-            eps_share=self._eps_share(),
+            eps_share=self.eps_share(),
             label_smoothing=self.args.label_smoothing_factor,
         )
         self.add_to_log(**loss.terms, **own.accuracies())
@@ -240,7 +218,7 @@ class GenAFTrainer(SharingTrainer):
         share, labels = self.defence.objective.stay_clean, inputs["labels"]
         if share == 0:
             return None
-        rows = spread(self._first_row(inputs, micro_batch), len(labels), share)
+        rows = spread(self.first_row(inputs, micro_batch), len(labels), share)
         return torch.tensor(rows, dtype=torch.float32).to(labels.device, non_blocking=True)
 
     def _passed(self, inputs: dict, attacked: Tensor, stays_clean: Tensor | None = None) -> Tensor:
@@ -261,30 +239,6 @@ class GenAFTrainer(SharingTrainer):
         gathered = gather_logits(own)
         return with_own(self._accumulated, index, gathered) if self._accumulated else gathered
 
-    def _craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
-        """Attacked pixel values of a micro-batch, crafted through the unwrapped model."""
-        pixel_model = self._pixel_model(model)
-        images, labels = pixel_model.to_images(inputs["pixel_values"]), inputs["labels"]
-        first = self._first_row(inputs, micro_batch)
-        step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
-        seeds = range(step_seed + first, step_seed + first + len(labels))
-        attacked = self.defence.adversary.craft(pixel_model, images, labels, seeds=seeds, eps_share=self._eps_share())
-        return pixel_model.to_pixel_values(attacked)
-
-    def _first_row(self, inputs: dict, micro_batch: MicroBatch) -> int:
-        """Place of a micro-batch's first image in the update over all processes."""
-        return micro_batch.first_row * self.args.world_size + self.args.process_index * len(inputs["labels"])
-
-    def _eps_share(self) -> float:
-        """What eps and step size are multiplied by at this step: they grow over the first part of stage 1."""
-        ramp = self.args.eps_warmup_ratio * self.state.max_steps
-        return min(1.0, (self.state.global_step + 1) / ramp) if ramp > 0 else 1.0
-
-    def _assessment_adversary(self) -> dict:
-        """The paper's PGD-10 with random start, at the eps of training (theirs: 8/255, in steps of 2/255)."""
-        eps = self.args.eps or ASSESSMENT_EPS
-        return {"eps": eps, "steps": ASSESSMENT_STEPS, "step_size": eps / 4, "norm": self.args.norm}
-
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Under gradient accumulation, attacks all micro-batches first where the objective relates their rows."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -296,70 +250,11 @@ class GenAFTrainer(SharingTrainer):
 
     def _attack_first(self, inputs: dict, micro_batch: MicroBatch) -> MicroBatch:
         """A micro-batch with its attacked pixel values; their logits and the clean ones' are written down."""
-        attacked, model = self._craft(self.model, inputs, micro_batch), self._pixel_model(self.model)
+        attacked, model = self.craft(self.model, inputs, micro_batch), self._pixel_model(self.model)
         with evaluating(model), torch.no_grad():
             own = self._logits(model.model(self._passed(inputs, attacked)), inputs["labels"])
         self._accumulated.append(gather_logits(own))
         return replace(micro_batch, attacked=attacked)
-
-    # ---- evaluation ----
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
-        if labels is not None:
-            inputs = self._prepare_inputs(inputs)
-            clean_logits = logits[0] if isinstance(logits, tuple) else logits
-            answers = {"clean": clean_logits}
-            if self.defence.adversary is not None:
-                answers["robust"] = self._attacked_logits(model, inputs["pixel_values"], labels)
-            for name, values in answers.items():
-                correct = self.accelerator.gather_for_metrics(values.argmax(1) == labels)
-                self._correct.setdefault(name, []).append(correct)
-            self._answers.append(self.accelerator.gather_for_metrics(clean_logits.argmax(1)))
-        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
-
-    def _attacked_logits(self, model, pixel_values: Tensor, labels: Tensor) -> Tensor:
-        """What the model answers to images of an evaluation under the adversary at its full eps."""
-        pixel_model = self._pixel_model(model)
-        batch = len(self._correct.get("clean", [])) * self.args.world_size + self.args.process_index
-        first = batch * self.args.eval_batch_size
-        attacked = self.defence.adversary.craft(
-            pixel_model, pixel_model.to_images(pixel_values), labels, seeds=range(first, first + len(labels))
-        )
-        with torch.no_grad():
-            return pixel_model(attacked)
-
-    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        """Leaves no image out of an evaluation, as `dataloader_drop_last` would."""
-        drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training
-        try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
-        self._begin_adversary()
-        self._correct, self._answers = {}, []
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        for name, parts in self._correct.items():
-            output.metrics[f"{metric_key_prefix}_{name}_accuracy"] = torch.cat(parts).double().mean().item()
-        if self._answers and self.state.global_step > 0 and self._eps_share() == 1:
-            self._warn_of_collapse(torch.cat(self._answers), output.metrics[f"{metric_key_prefix}_clean_accuracy"])
-        return output
-
-    def _warn_of_collapse(self, answers: Tensor, accuracy: float) -> None:
-        """Says so where a model gives one answer to nearly all images, and that is wrong for many."""
-        answer = answers.mode().values.item()
-        share = (answers == answer).double().mean().item()
-        if share >= ONE_ANSWER and accuracy < RIGHT:
-            logger.warning(
-                'The model has collapsed: it answers "%s" to %.0f%% of the images, and %.0f%% are right. Lower '
-                "learning_rate, eps or genetic_weight.",
-                *(self.model.config.id2label[answer], 100 * share, 100 * accuracy),
-            )
 
     # ---- optimization ----
 
@@ -380,9 +275,7 @@ class GenAFTrainer(SharingTrainer):
             layer_decay=1.0 if self.stage == ADAPT else self.args.layer_decay,
         )
         optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
-        if optimizer_class is torch.optim.AdamW and COUPLED in (self.args.optim_args or ""):
-            optimizer_class = torch.optim.Adam  # AdamW sets its groups to decoupled whenever a state is loaded
-        self.optimizer = optimizer_class(groups, **settings)
+        self.optimizer = of_arguments(optimizer_class, self.args)(groups, **settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
@@ -447,36 +340,9 @@ class GenAFTrainer(SharingTrainer):
         self._check_training(stage)
         checkpoint = self._find_checkpoint(resume_from_checkpoint, stage)  # while output_dir is the whole run's
         if checkpoint is None:
-            self._begin_adversary()
+            self.begin_adversary()
         with self._stage(stage):
             return self.train_or_load(checkpoint, **kwargs)
-
-    def _begin_adversary(self) -> None:
-        """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
-        adversary = self.defence.adversary
-        if adversary is not None and not adversary.state:
-            adversary.begin(self._pixel_model(self.model), self._sampled_images, self.args.seed)
-
-    def _sampled_images(self, count: int) -> tuple[Tensor, Tensor]:
-        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and their labels (n,).
-
-        Raises:
-            UserError: when there are none by number.
-        """
-        if not has_length(self.train_dataset) or isinstance(self.train_dataset, IterableDataset):
-            raise UserError(
-                f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
-                "length or no rows by number: use one that has them."
-            )
-        model, batches = self._pixel_model(self.model), [*self._samples(count, "Reading images to craft on")]
-        images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
-        return images, torch.cat([batch["labels"] for batch in batches])
-
-    def tensors_beside_model(self) -> dict[str, Tensor]:
-        return {} if self.defence.adversary is None else self.defence.adversary.state
-
-    def take_tensors_beside_model(self, tensors: dict[str, Tensor]) -> None:
-        self.defence.adversary.state = {name: tensor.to(self.args.device) for name, tensor in tensors.items()}
 
     def _check_training(self, stage: str) -> None:
         """Refuses a stage that cannot be trained.
@@ -526,48 +392,13 @@ class GenAFTrainer(SharingTrainer):
                 f"{checkpoint} is of the stage {checkpoint.parent.name}, expected one of {' or '.join(stages)}: "
                 "weights, optimizer and step of another stage are not gone on with."
             )
-        own = self._defence_in_checkpoints()
-        found = read_state(checkpoint).stateful_callbacks.get(DEFENCE, own)
-        if checkpoint.parent.name != STANDARD_FINETUNE and found != own:
-            raise UserError(
-                f"{checkpoint} is of the defence {found['name']} with {found['settings']}, expected {own['name']} with "
-                f"{own['settings']}: go on with the defence that it was begun with, or start without resuming."
-            )
+        if checkpoint.parent.name != STANDARD_FINETUNE:
+            self.check_defence_of(checkpoint)
         return checkpoint
-
-    def _defence_in_checkpoints(self) -> dict:
-        """By what a checkpoint is known again, as JSON gives it back."""
-        return json.loads(json.dumps({name: self.defence.record()[name] for name in ("name", "settings")}))
-
-    def _save_checkpoint(self, model, trial) -> None:
-        self.state.stateful_callbacks[DEFENCE] = self._defence_in_checkpoints()
-        super()._save_checkpoint(model, trial)
-
-    def _prepare_inputs(self, inputs: dict) -> dict:
-        inputs = super()._prepare_inputs(inputs)
-        if inputs.get("labels") is not None:
-            check_labels(inputs["labels"], self.model.config.num_labels)
-        return inputs
 
     @property
     def words(self) -> str:
         return f"stage {self.stage}"
-
-    def _read_redundant_layers(self) -> list[str]:
-        path = Path(self.args.output_dir) / LAYERS
-        if not path.exists():
-            raise UserError(f"{path} is missing: call assess_layers() first, or name the redundant_layers.")
-        return json.loads(path.read_text())["redundant_layers"]
-
-    def _write_layer_robustness(self, contributions: dict[str, float], samples: int) -> None:
-        record = {
-            "method": self.args.layer_assessment,
-            "adversary": self._assessment_adversary(),
-            "samples": samples,
-            "redundant_layers": self._redundant_layers,
-            "contributions": contributions,
-        }
-        (Path(self.args.output_dir) / LAYERS).write_text(json.dumps(record, indent=2))
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
         """Adds the stage, and says what the logged terms of the loss tell to change."""
@@ -577,13 +408,3 @@ class GenAFTrainer(SharingTrainer):
         super().log(logs, start_time)
         if "adversarial_loss" in logs and (advice := self.defence.objective.advice(logs)):
             logger.warning("Step %d: %s", self.state.global_step, advice)
-
-
-class Learning(TrainerCallback):
-    """Has an adversary go on with the gradients that the training pass left it."""
-
-    def __init__(self, adversary: Adversary):
-        self.adversary = adversary
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.adversary.learn()

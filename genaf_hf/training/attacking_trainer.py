@@ -1,0 +1,194 @@
+"""A Trainer with a defence, whose adversary it prepares, crafts by, evaluates under and carries in its checkpoints."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import TrainerCallback
+from transformers.trainer_utils import has_length
+
+from genaf_hf.errors import UserError
+from genaf_hf.runs.progress import progress
+from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.checkpoint import read_state
+from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
+from genaf_hf.training.global_batch import MicroBatch
+from genaf_hf.training.options import check_labels
+from genaf_hf.training.sharing_trainer import SharingTrainer
+
+logger = logging.getLogger(__name__)
+
+DEFENCE = "Defence"  # in the Trainer's state
+ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
+
+
+class AttackingTrainer(SharingTrainer):
+    """The part of `GenAFTrainer` that its defence's adversary takes part in, beside the loss.
+
+    Evaluation reports `eval_clean_accuracy` and, unless the defence has no adversary, `eval_robust_accuracy`, the
+    latter under that adversary at its full eps, as it is at this step.
+    """
+
+    args: GenAFConfig
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.defence = self.args.make_defence()
+        if self.defence.adversary is not None:
+            self.add_callback(Learning(self.defence.adversary))
+        self._right: dict[str, list[Tensor]] = {}
+        self._answers: list[Tensor] = []
+
+    # ---- crafting ----
+
+    def begin_adversary(self) -> None:
+        """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
+        adversary = self.defence.adversary
+        if adversary is not None and not adversary.state:
+            adversary.begin(self._pixel_model(self.model), self._sampled_images, self.args.seed)
+
+    def _sampled_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and their labels (n,).
+
+        Raises:
+            UserError: when there are none by number.
+        """
+        if not has_length(self.train_dataset) or isinstance(self.train_dataset, IterableDataset):
+            raise UserError(
+                f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
+                "length or no rows by number: use one that has them."
+            )
+        model, batches = self._pixel_model(self.model), [*self.samples(count, "Reading images to craft on")]
+        images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
+        return images, torch.cat([batch["labels"] for batch in batches])
+
+    def samples(self, count: int, words: str) -> Iterator[dict]:
+        """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""
+        generator = torch.Generator().manual_seed(self.args.seed)
+        indices = torch.randperm(len(self.train_dataset), generator=generator)[:count].tolist()
+        for start in progress(range(0, len(indices), self.args.per_device_eval_batch_size), words):
+            chosen = indices[start : start + self.args.per_device_eval_batch_size]
+            yield self._prepare_inputs(self.data_collator([self.train_dataset[i] for i in chosen]))
+
+    def craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
+        """Attacked pixel values of a micro-batch, crafted through the unwrapped model."""
+        pixel_model = self._pixel_model(model)
+        images, labels = pixel_model.to_images(inputs["pixel_values"]), inputs["labels"]
+        first = self.first_row(inputs, micro_batch)
+        step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
+        seeds = range(step_seed + first, step_seed + first + len(labels))
+        attacked = self.defence.adversary.craft(pixel_model, images, labels, seeds=seeds, eps_share=self.eps_share())
+        return pixel_model.to_pixel_values(attacked)
+
+    def first_row(self, inputs: dict, micro_batch: MicroBatch) -> int:
+        """Place of a micro-batch's first image in the update over all processes."""
+        return micro_batch.first_row * self.args.world_size + self.args.process_index * len(inputs["labels"])
+
+    def eps_share(self) -> float:
+        """What eps and step size are multiplied by at this step: they grow over the first part of stage 1."""
+        ramp = self.args.eps_warmup_ratio * self.state.max_steps
+        return min(1.0, (self.state.global_step + 1) / ramp) if ramp > 0 else 1.0
+
+    # ---- evaluation ----
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        if labels is not None:
+            inputs = self._prepare_inputs(inputs)
+            clean_logits = logits[0] if isinstance(logits, tuple) else logits
+            answers = {CLEAN_ACCURACY: clean_logits}
+            if self.defence.adversary is not None:
+                answers[ROBUST_ACCURACY] = self._attacked_logits(model, inputs["pixel_values"], labels)
+            for name, values in answers.items():
+                right = self.accelerator.gather_for_metrics(values.argmax(1) == labels)
+                self._right.setdefault(name, []).append(right)
+            self._answers.append(self.accelerator.gather_for_metrics(clean_logits.argmax(1)))
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def _attacked_logits(self, model, pixel_values: Tensor, labels: Tensor) -> Tensor:
+        """What the model answers to images of an evaluation under the adversary at its full eps."""
+        pixel_model = self._pixel_model(model)
+        first = (len(self._answers) * self.args.world_size + self.args.process_index) * self.args.eval_batch_size
+        attacked = self.defence.adversary.craft(
+            pixel_model, pixel_model.to_images(pixel_values), labels, seeds=range(first, first + len(labels))
+        )
+        with torch.no_grad():
+            return pixel_model(attacked)
+
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        """Leaves no image out of an evaluation, as `dataloader_drop_last` would."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        self.begin_adversary()
+        self._right, self._answers = {}, []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        accuracies = {name: torch.cat(parts).double().mean().item() for name, parts in self._right.items()}
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in accuracies.items()})
+        if self._answers and self.state.global_step > 0 and self.eps_share() == 1:
+            self._warn_of_collapse(torch.cat(self._answers), accuracies[CLEAN_ACCURACY])
+        return output
+
+    def _warn_of_collapse(self, answers: Tensor, accuracy: float) -> None:
+        """Says so where a model gives one answer to nearly all images, and that is wrong for many."""
+        answer = answers.mode().values.item()
+        share = (answers == answer).double().mean().item()
+        if share >= ONE_ANSWER and accuracy < RIGHT:
+            logger.warning(
+                'The model has collapsed: it answers "%s" to %.0f%% of the images, and %.0f%% are right. Lower '
+                "learning_rate, eps or genetic_weight.",
+                *(self.model.config.id2label[answer], 100 * share, 100 * accuracy),
+            )
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        inputs = super()._prepare_inputs(inputs)
+        if inputs.get("labels") is not None:
+            check_labels(inputs["labels"], self.model.config.num_labels)
+        return inputs
+
+    # ---- checkpoints ----
+
+    def tensors_beside_model(self) -> dict[str, Tensor]:
+        return {} if self.defence.adversary is None else self.defence.adversary.state
+
+    def take_tensors_beside_model(self, tensors: dict[str, Tensor]) -> None:
+        self.defence.adversary.state = {name: tensor.to(self.args.device) for name, tensor in tensors.items()}
+
+    def kept_beside_model(self) -> dict:
+        told = {name: self.defence.record()[name] for name in ("name", "settings")}
+        return {DEFENCE: json.loads(json.dumps(told))}
+
+    def check_defence_of(self, checkpoint: Path) -> None:
+        """Refuses a checkpoint of another defence, or of other settings of it.
+
+        Raises:
+            UserError: names both.
+        """
+        own = self.kept_beside_model()[DEFENCE]
+        found = read_state(checkpoint).stateful_callbacks.get(DEFENCE, own)
+        if found != own:
+            raise UserError(
+                f"{checkpoint} is of the defence {found['name']} with {found['settings']}, expected {own['name']} with "
+                f"{own['settings']}: go on with the defence that it was begun with, or start without resuming."
+            )
+
+
+class Learning(TrainerCallback):
+    """Has an adversary go on with the gradients that the training pass left it."""
+
+    def __init__(self, adversary: Adversary):
+        self.adversary = adversary
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.adversary.learn()
