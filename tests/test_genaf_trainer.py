@@ -395,11 +395,14 @@ def test_random_starts_differ_between_steps_rows_and_seeds(tmp_path):
         assert (other - first).abs().mean() > 0.02
 
 
-def test_normalisation_that_is_not_the_processors_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("pixel_values", 2.0, "after the processor's normalisation is undone"), ("labels", 3, "A label is 3, expected")],
+)
+def test_each_batch_is_looked_at(tmp_path, name, value, message):
     trainer = tiny_trainer(tmp_path)
-    for row in trainer.train_dataset:
-        row["pixel_values"] = row["pixel_values"] * 2
-    with pytest.raises(ValueError, match="after the processor's normalisation is undone"):
+    trainer.train_dataset[-1][name] = torch.full_like(torch.as_tensor(trainer.train_dataset[-1][name]), value)
+    with pytest.raises(UserError, match=message):
         trainer.train()
 
 
@@ -634,11 +637,15 @@ class Poison(TrainerCallback):
 @pytest.mark.parametrize(
     ("event", "step", "message"),
     [
-        ("on_step_begin", 3, "The loss is nan at step 3 of the stage adversarial_finetune.*resume from .*checkpoint-2"),
+        (
+            "on_step_begin",
+            3,
+            "loss is not finite at step 3 of the stage adversarial_finetune.*resume from .*checkpoint-2",
+        ),
         (
             "on_step_begin",
             0,
-            "The loss is nan at step 0 of the stage adversarial_finetune.*no checkpoint was written yet",
+            "loss is not finite at step 0 of the stage adversarial_finetune.*no checkpoint was written yet",
         ),
         ("on_step_end", 4, "is not finite after step 4, nothing was saved.*resume from .*checkpoint-2"),
     ],

@@ -397,7 +397,7 @@ def test_the_token_is_in_no_file(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_pre_training_that_diverges_saves_nothing_that_is_not_finite(tmp_path, method):
     settings = {"learning_rate": 1e30, "optim": "sgd", "max_grad_norm": 0.0, "save_strategy": "steps", "save_steps": 1}
-    with pytest.raises(UserError, match=r"(The loss is (nan|inf)|is not finite after step).*Lower the learning rate"):
+    with pytest.raises(UserError, match=r"is not finite (at|after) step.*Lower the learning rate"):
         pretrain_tiny(method, tmp_path / "encoder", max_steps=8, **settings)
     assert not (tmp_path / "encoder/config.json").exists()
     for path in tmp_path.rglob("*.safetensors"):

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from genaf_hf.attacks.patch import UniversalPatch, paste, random_corners
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import attacked, check_universal_settings, finite, provenance
+from genaf_hf.attacks.universal import all_finite, attacked, check_finite, check_universal_settings, provenance
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
+from genaf_hf.values.device import sent
 
 NOISE = 100
 OBJECTIVE = "InfoNCE of clean and attacked features, high frequencies, small distance"
@@ -183,17 +184,23 @@ def train(
     """
     weights = list(generator.parameters())
     optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
+    finite = torch.ones((), dtype=torch.bool, device=encoder.mean.device)
     with evaluating(encoder):
-        for _ in progress(range(steps), "Crafting"):
+        for number in progress(range(steps), "Crafting"):
             chosen = torch.randperm(len(images), generator=random)[:batch_size]  # none twice: it would be a negative
-            batch = images[chosen.to(images.device)].to(encoder.mean.device)
+            batch = sent(images[sent(chosen, images.device)], encoder.mean.device)
             with torch.no_grad():
                 clean = encoder.features(batch)
             changed = perturb(batch)
-            loss = finite(advencoder_loss(batch, changed, clean, encoder.features(changed)))
-            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-                weight.grad = finite(gradient)
+            loss = advencoder_loss(batch, changed, clean, encoder.features(changed))
+            gradients = torch.autograd.grad(loss, weights)
+            finite &= all_finite(loss, *gradients)
+            if number == 0:  # as for other universal attacks
+                check_finite(finite)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient
             optimizer.step()
+    check_finite(finite)
 
 
 def advencoder_loss(images: Tensor, changed: Tensor, clean_features: Tensor, features: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating
+from genaf_hf.values.device import are_trusted, sent
 from genaf_hf.values.numbers import is_number, is_whole, plain
 
 Norm = Literal["linf", "l2"]
@@ -133,7 +134,7 @@ def loss_of(model: nn.Module, labels: Tensor, loss: Callable[[Tensor, Tensor], T
     Raises:
         UserError: when the model gives no logits, or too few for the labels, or the loss is no number.
     """
-    largest = int(labels.amax())
+    largest = 0 if are_trusted() else int(labels.amax())
 
     def objective(images: Tensor) -> Tensor:
         value = loss(checked_logits(model(images), largest), labels)
@@ -209,18 +210,18 @@ def project(candidates: Tensor, images: Tensor, eps: float, norm: str, lower: Te
 
 
 def random_in_ball(images: Tensor, eps: float, norm: str, seeds: Sequence[int]) -> Tensor:
-    """A point of the ball for each image, uniform, drawn from that image's seed alone."""
-    generator = torch.Generator(device=images.device)
-    noise = torch.empty(images.shape, dtype=images.dtype, device=images.device)  # drawn in the order of memory
+    """A point of the ball for each image, uniform, drawn from that image's seed alone: on every device the same."""
+    generator = torch.Generator()
+    noise = torch.empty(images.shape, dtype=images.dtype)  # drawn in the order of memory
     for row, seed in zip(noise, seeds, strict=True):
         generator.manual_seed(seed)
         if norm == "linf":
             row.uniform_(-eps, eps, generator=generator)
         else:
             row.normal_(generator=generator)
-            radius = torch.rand((), device=row.device, generator=generator) ** (1 / row.numel())
+            radius = torch.rand((), generator=generator) ** (1 / row.numel())
             row.mul_(eps * radius / row.norm())
-    return noise
+    return sent(noise, images.device)
 
 
 def per_image_l2(values: Tensor) -> Tensor:

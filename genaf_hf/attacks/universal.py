@@ -15,6 +15,7 @@ from genaf_hf.attacks.registry import attack_name, known_hints, register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
+from genaf_hf.values.device import sent
 from genaf_hf.values.provenance import model_source
 
 Objective = Callable[..., Tensor]  # of the perturbation (3, h, w) and of what is drawn for a step, a scalar
@@ -127,13 +128,19 @@ def raised(
     size = needed[0].shape[1:] if needed else (3, *encoder.image_size)
     delta = torch.empty(size).uniform_(-eps, eps, generator=generator).to(encoder.mean.device).requires_grad_()
     drawn = islice(batches(encoder, needed, batch_size, generator), steps)
-    step, moved = stepping(delta, step_size, **of_stepping), False
+    step = stepping(delta, step_size, **of_stepping)
+    finite, moved = (torch.full((), truth, device=delta.device) for truth in (True, False))
     with evaluating(encoder):
-        for batch in progress(drawn, "Crafting", total=steps):
-            gradient = finite(gradient_of(finite(objective(delta, *batch)), delta))
-            moved |= bool(gradient.any())
+        for number, batch in enumerate(progress(drawn, "Crafting", total=steps)):
+            value = objective(delta, *batch)
+            gradient = gradient_of(value, delta)
+            finite &= all_finite(value, gradient)
+            moved |= gradient.any()
+            if number == 0:  # later ones are not looked at: it would have the CPU wait for an accelerator
+                check_finite(finite)
             step(gradient)
             delta.data.clamp_(-eps, eps)
+    check_finite(finite)
     check_moved(moved)
     attack, words = told
     known = provenance(encoder, objective=words, steps=steps, step_size=step_size, seed=seed, data=data)
@@ -160,7 +167,7 @@ def random_batches(
     """Endless batches of rows drawn at random, the same ones of each tensor, on the encoder's device; empty of none."""
     while tensors:
         rows = torch.randint(len(tensors[0]), (batch_size,), generator=generator)
-        yield tuple(tensor[rows.to(tensor.device)].to(encoder.mean.device) for tensor in tensors)
+        yield tuple(sent(tensor[sent(rows, tensor.device)], encoder.mean.device) for tensor in tensors)
     yield from repeat(())
 
 
@@ -169,21 +176,25 @@ def attacked(images: Tensor, delta: Tensor) -> Tensor:
     return (images + delta).clamp(0, 1)
 
 
-def finite(values: Tensor) -> Tensor:
-    """Values that an attack goes by, such as its objective.
+def all_finite(*values: Tensor) -> Tensor:
+    """Whether all values are, as a tensor of no dimension."""
+    return torch.stack([each.isfinite().all() for each in values]).all()
+
+
+def check_finite(finite: Tensor) -> None:
+    """Refuses an attack that went by values that are not finite, such as its objective.
 
     Raises:
-        UserError: when one of them is not finite: the attack would be noise, and its target would look robust.
+        UserError: when they were not: the attack would be noise, and its target would look robust.
     """
-    if not values.isfinite().all():
+    if not finite:
         raise UserError(
             "An attack cannot be crafted: what the encoder makes of the images, or the gradient of it, is not finite. "
             "Check its weights for NaN, and load it in float32."
         )
-    return values
 
 
-def check_moved(moved: bool) -> None:
+def check_moved(moved: Tensor) -> None:
     """Refuses what is left of an attack that never had a gradient: noise.
 
     Raises:

@@ -182,7 +182,7 @@ def is_undone(processor, made: Tensor) -> bool:
     """
     if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-3:
         return False
-    mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in pixel_statistics(processor))
+    mean, std = pixel_statistics(processor)
     images = made * std + mean
     plain = torch.tensor([(0, 0, 0), (255, 255, 255), COLOR]).view(3, 3, 1, 1) / 255
     if (images[:3] - plain).abs().max() > ONE_LEVEL:

@@ -13,6 +13,7 @@ from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.blocks import stem_and_blocks
 from genaf_hf.models.head import head_of, timm_part
 from genaf_hf.models.partial_forward import called, input_of, outputs_of, producers_of
+from genaf_hf.values.device import are_trusted
 
 ROUNDING = 1e-3
 LARGEST = 1e4  # of the numbers that images are normalised by
@@ -44,12 +45,10 @@ class PixelModel(nn.Module):
         self.model = model
         self.processor = processor
         self._layer_names: list[str] = []
-        statistics = zip(("mean", "std"), pixel_statistics(processor), strict=True)
         device = next(model.parameters()).device
         with torch.inference_mode(False):  # what is made in it cannot take part in gradients
-            for name, values in statistics:
-                by_channel = torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-                self.register_buffer(name, by_channel, persistent=False)
+            for name, values in zip(("mean", "std"), pixel_statistics(processor), strict=True):
+                self.register_buffer(name, values.to(device), persistent=False)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -73,12 +72,8 @@ class PixelModel(nn.Module):
             UserError: when the result is not finite or outside [0, 1] by more than rounding.
         """
         images = pixel_values * self.std + self.mean
-        low, high = images.amin().item(), images.amax().item()
-        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-            raise UserError(
-                f"The images span [{low:.4g}, {high:.4g}] after the processor's normalisation is undone, expected "
-                "[0, 1]: prepare them with the image processor that was given, and with no other normalisation."
-            )
+        if not are_trusted():
+            check_range(images)
         return images.clamp(0, 1)
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -182,10 +177,24 @@ def check_classifier(model: object, processor: object) -> None:
         raise UserError(f"The processor is a {type(processor).__name__}, expected an image processor of transformers.")
 
 
-def pixel_statistics(processor) -> tuple[list[float], list[float]]:
+def check_range(images: Tensor) -> None:
+    """Refuses what the processor's normalisation was undone of and is not in [0, 1], but for rounding.
+
+    Raises:
+        UserError: names what was found.
+    """
+    low, high = images.amin().item(), images.amax().item()
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise UserError(
+            f"The images span [{low:.4g}, {high:.4g}] after the processor's normalisation is undone, expected "
+            "[0, 1]: prepare them with the image processor that was given, and with no other normalisation."
+        )
+
+
+def pixel_statistics(processor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation by which an image processor normalises images in [0, 1].
 
-    Each has one value for all channels, or one for each.
+    Each is a (1, c, 1, 1) in float32, of one value for all channels, or one for each.
 
     Raises:
         UserError: when it rescales 8-bit pixels to something else than [0, 1], or the two are no such numbers.
@@ -196,12 +205,12 @@ def pixel_statistics(processor) -> tuple[list[float], list[float]]:
             f"{processor.rescale_factor}, expected 1/255, which maps 8-bit pixels to [0, 1]."
         )
     if not processor.do_normalize:
-        return [0.0], [1.0]
+        return torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
     return per_channel(processor, "image_mean", -LARGEST), per_channel(processor, "image_std", 1 / LARGEST)
 
 
-def per_channel(processor, name: str, least: float) -> list[float]:
-    """A setting of an image processor that has one number or three, as a list.
+def per_channel(processor, name: str, least: float) -> Tensor:
+    """A setting of an image processor that has one number or three, (1, c, 1, 1).
 
     Raises:
         UserError: when one is no number that a statistic of images in [0, 1] can have.
@@ -213,7 +222,7 @@ def per_channel(processor, name: str, least: float) -> list[float]:
         raise UserError(
             f"The image processor has {name}={given}, expected one or three numbers from {least:g} to {LARGEST:g}."
         )
-    return [float(each) for each in numbers]
+    return torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1)
 
 
 def image_sizes(processor) -> tuple[tuple[int, int], tuple[int, int]]:

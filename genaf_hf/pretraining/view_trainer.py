@@ -56,8 +56,7 @@ class ViewTrainer(ResumableTrainer):
         check_schedule(args)
         self.augmentations = list(views)
         self.needs_labels = labels
-        mean, std = pixel_statistics(processor)
-        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        self.mean, self.std = pixel_statistics(processor)
         indexed = Indexed(with_pixel_values(dataset, processor))
         super().__init__(model, args, train_dataset=indexed, data_collator=default_collate, processing_class=processor)
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,13 +12,15 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from genaf_hf.errors import UserError
+from genaf_hf.models.pixel_model import pixel_statistics
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.checkpoint import read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.training.global_batch import MicroBatch
-from genaf_hf.training.options import check_labels
 from genaf_hf.training.sharing_trainer import SharingTrainer
+from genaf_hf.values.device import trusted
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class AttackingTrainer(SharingTrainer):
     """
 
     args: GenAFConfig
+    data_collator: Callable[[list], dict]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -76,12 +79,15 @@ class AttackingTrainer(SharingTrainer):
 
     def craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
         """Attacked pixel values of a micro-batch, crafted through the unwrapped model."""
-        pixel_model = self._pixel_model(model)
-        images, labels = pixel_model.to_images(inputs["pixel_values"]), inputs["labels"]
+        pixel_model, labels = self._pixel_model(model), inputs["labels"]
         first = self.first_row(inputs, micro_batch)
         step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
         seeds = range(step_seed + first, step_seed + first + len(labels))
-        attacked = self.defence.adversary.craft(pixel_model, images, labels, seeds=seeds, eps_share=self.eps_share())
+        with trusted():
+            images = pixel_model.to_images(inputs["pixel_values"])
+            attacked = self.defence.adversary.craft(
+                pixel_model, images, labels, seeds=seeds, eps_share=self.eps_share()
+            )
         return pixel_model.to_pixel_values(attacked)
 
     def first_row(self, inputs: dict, micro_batch: MicroBatch) -> int:
@@ -120,13 +126,15 @@ class AttackingTrainer(SharingTrainer):
             return pixel_model(attacked)
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        """Leaves no image out of an evaluation, as `dataloader_drop_last` would."""
-        drop_last = self.args.dataloader_drop_last
+        """Checks all batches, and leaves no image out of an evaluation, as `dataloader_drop_last` would."""
+        drop_last, collate = self.args.dataloader_drop_last, self.data_collator
+        statistics = pixel_statistics(self.processing_class)
         self.args.dataloader_drop_last = drop_last and is_training
+        self.data_collator = CheckedBatches(collate, self.model.config.num_labels, *statistics)
         try:
             return super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
-            self.args.dataloader_drop_last = drop_last
+            self.args.dataloader_drop_last, self.data_collator = drop_last, collate
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -150,12 +158,6 @@ class AttackingTrainer(SharingTrainer):
                 "learning_rate, eps or genetic_weight.",
                 *(self.model.config.id2label[answer], 100 * share, 100 * accuracy),
             )
-
-    def _prepare_inputs(self, inputs: dict) -> dict:
-        inputs = super()._prepare_inputs(inputs)
-        if inputs.get("labels") is not None:
-            check_labels(inputs["labels"], self.model.config.num_labels)
-        return inputs
 
     # ---- checkpoints ----
 

@@ -412,16 +412,6 @@ def check_labels(labels: Tensor, classes: int) -> None:
         raise UserError(f"A label is {wrong}, expected a class id from 0 to {classes - 1}, as the model has them.")
 
 
-def check_finite(loss: Tensor, where: str, advice: Callable[[], str]) -> None:
-    """Stops a training that diverges.
-
-    Raises:
-        UserError: says where, and the advice.
-    """
-    if not loss.isfinite():
-        raise UserError(f"The loss is {loss.item()} at {where}. {advice()}")
-
-
 def check_finite_weights(model: nn.Module, step: int, advice: Callable[[], str]) -> None:
     """Refuses to save weights that are not finite.
 

@@ -1,5 +1,6 @@
 """A Trainer whose killed runs go on where they were, and end with the weights and logs of one that was not killed."""
 
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,7 +30,6 @@ from genaf_hf.training.checkpoint import (
     write_finished_stage,
 )
 from genaf_hf.training.options import (
-    check_finite,
     check_finite_weights,
     leave_out_batch_of_one,
     must_train,
@@ -61,6 +61,7 @@ class ResumableTrainer(Trainer):
             self.accelerator.dataloader_config.data_seed = self.args.seed
         self._log_sums: dict[str, Any] = defaultdict(float)
         self._log_count = 0
+        self._diverged: Tensor | None = None  # the first step whose loss was not finite, or inf
         self._look_at_weights: Callable[[], None] = lambda: None
         self._sums_of_checkpoint: dict | None = None
 
@@ -159,12 +160,25 @@ class ResumableTrainer(Trainer):
             self.log({"total_flos": state.total_flos, "train_loss": loss})
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """As the Trainer's; whether a loss was finite is read with the next log, so that no step waits for a device."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        check_finite(loss, f"step {self.state.global_step} of the {self.words}", self.advice)
+        diverged = loss.new_full((), self.state.global_step).where(~loss.isfinite(), torch.inf)
+        self._diverged = diverged if self._diverged is None else torch.minimum(self._diverged, diverged)
         return loss
+
+    def _check_losses(self) -> None:
+        """Stops a training that diverges.
+
+        Raises:
+            UserError: names the step, and what is to be done.
+        """
+        first = math.inf if self._diverged is None else self._diverged.item()
+        if first < math.inf:
+            raise UserError(f"The loss is not finite at step {first:.0f} of the {self.words}. {self.advice()}")
 
     def _run_epoch(self, **kwargs) -> None:
         """Goes on with the sums of the checkpoint, which the Trainer begins anew."""
+        self.args.logging_nan_inf_filter = False  # which looks at each loss, for what stops this training anyway
         if self._sums_of_checkpoint is not None:
             sums, self._sums_of_checkpoint = self._sums_of_checkpoint, None
             self._tr_loss = self._tr_loss.new_tensor(sums["loss"])
@@ -175,6 +189,7 @@ class ResumableTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to training logs the mean of each term since the last one."""
+        self._check_losses()
         if "train_runtime" in logs:  # of the whole training, where the Trainer's is of what came after a checkpoint
             logs["train_loss"] = self._total_loss_scalar / self.state.global_step
         if "loss" in logs and self._log_count:
@@ -211,6 +226,7 @@ class ResumableTrainer(Trainer):
         return checkpoint
 
     def _save_checkpoint(self, model, trial) -> None:
+        self._check_losses()
         check_finite_weights(self.model, self.state.global_step, self.advice)
         self.state.stateful_callbacks |= {LOG_SUMS: self._sums(), **self.kept_beside_model()}
         tensors = self.tensors_beside_model()

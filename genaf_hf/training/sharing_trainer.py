@@ -34,6 +34,7 @@ class SharingTrainer(ResumableTrainer):
     """The part of `GenAFTrainer` that comes after training: report, record, card and push."""
 
     defence: Defence
+    _attacked: PixelModel | None = None
 
     def robustness_report(self) -> RobustnessReport:
         """Accuracy on `eval_dataset`, clean and under the training adversary at its full eps, and the self-checks.
@@ -167,7 +168,12 @@ class SharingTrainer(ResumableTrainer):
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""
 
     def _pixel_model(self, model: nn.Module) -> PixelModel:
-        return PixelModel(self.accelerator.unwrap_model(model, keep_torch_compile=False), self.processing_class)
+        """What attacks see of a model, made once for each."""
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        device = next(model.parameters()).device
+        if self._attacked is None or self._attacked.model is not model or self._attacked.mean.device != device:
+            self._attacked = PixelModel(model, self.processing_class)
+        return self._attacked
 
 
 def dataset_source(dataset, split: str) -> dict[str, str | None]:

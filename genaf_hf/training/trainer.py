@@ -35,6 +35,7 @@ from genaf_hf.training.options import (
     keep_precision,
     warn_of_half_precision,
 )
+from genaf_hf.values.device import sent
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ class GenAFTrainer(AttackingTrainer):
         if share == 0:
             return None
         rows = spread(self.first_row(inputs, micro_batch), len(labels), share)
-        return torch.tensor(rows, dtype=torch.float32).to(labels.device, non_blocking=True)
+        return sent(torch.tensor(rows, dtype=torch.float32), labels.device)
 
     def _passed(self, inputs: dict, attacked: Tensor, stays_clean: Tensor | None = None) -> Tensor:
         """Pixel values that go through the model together."""

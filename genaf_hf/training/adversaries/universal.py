@@ -13,6 +13,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.values.device import sent
 from genaf_hf.values.numbers import is_whole
 
 IMAGES = 1024  # that the bank is crafted from
@@ -86,7 +87,7 @@ class Universal(Adversary):
                 f"The images have shape {tuple(images.shape[1:])}, the perturbations {tuple(live.shape[1:])}: "
                 "train on images of one size."
             )
-        chosen = torch.from_numpy(drawn(seeds, len(live), len(bank))).to(images.device, non_blocking=True)
+        chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
         return (images + eps_share * torch.cat([live, bank]).to(images)[chosen]).clamp(0, 1)
 
     def learn(self) -> None:
