@@ -4,9 +4,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import gc
 import sys
 
 import pytest
+
+gc.disable()  # until all is imported: what stays for good is not looked through again and again
 
 # Libraries are imported where they are used: the process that hands out tests to others needs none of them.
 
@@ -37,6 +40,11 @@ def pytest_collection_modifyitems(items):
     # First what takes long and waits: a file is one process's, and the last one keeps others waiting.
     waiting = {item.path for item in items for need in NEEDS.values() if item.get_closest_marker(need)}
     items.sort(key=lambda item: item.path not in waiting)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 running = None
@@ -149,26 +157,38 @@ def encoders(tmp_path_factory) -> dict[str, str]:
     return folders
 
 
+@pytest.fixture(scope="session")
+def fresh(encoders):
+    """A function that loads a tiny encoder once, and copies it; it leaves the random state of having loaded it."""
+    import copy
+
+    import torch
+
+    from genaf_hf import load_encoder
+
+    known = {}
+
+    def fresh(family):
+        if family not in known:
+            torch.manual_seed(0)
+            known[family] = load_encoder(encoders[family], CLASSES), torch.get_rng_state()
+        model_and_processor, random_state = known[family]
+        torch.set_rng_state(random_state)
+        return copy.deepcopy(model_and_processor)
+
+    return fresh
+
+
 @pytest.fixture
-def vit(encoders):
+def vit(fresh):
     """A fresh tiny ViT classifier with its processor."""
-    import torch
-
-    from genaf_hf import load_encoder
-
-    torch.manual_seed(0)
-    return load_encoder(encoders["dino"], CLASSES)
+    return fresh("dino")
 
 
 @pytest.fixture
-def resnet(encoders):
+def resnet(fresh):
     """A fresh tiny ResNet classifier (with BatchNorm) with its processor."""
-    import torch
-
-    from genaf_hf import load_encoder
-
-    torch.manual_seed(0)
-    return load_encoder(encoders["resnet"], CLASSES)
+    return fresh("resnet")
 
 
 @pytest.fixture

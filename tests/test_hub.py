@@ -260,6 +260,7 @@ def test_an_audit_by_somebody_else_is_a_pull_request(hub, audited, place):
     assert RobustnessReport.from_json(proposed["audit/report.json"].decode()).attacks == ["clean", "fgsm"]
 
 
+@pytest.mark.slow(reason="hardens")
 def test_a_run_on_local_folders_tells_their_names_only(dataset, encoders, tmp_path):
     dataset.save_to_disk(tmp_path / "colours")
     config = GenAFConfig(output_dir=str(tmp_path / "run"), hub_token=TOKEN, disable_tqdm=True, **QUICK)

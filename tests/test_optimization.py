@@ -122,11 +122,9 @@ def test_layer_decay_is_refused_for_an_encoder_without_blocks():
     assert len(parameter_groups(model, [], **RATES, layer_decay=1.0)) == 2
 
 
-@pytest.mark.parametrize("optim_args", [None, COUPLED])
-def test_stage_1_trains_by_the_decayed_rates_and_stage_2_by_its_own(optim_args, tmp_path):
+def test_stage_1_trains_by_the_decayed_rates_and_stage_2_by_its_own(tmp_path):
     trainer = tiny_trainer(
         tmp_path,
-        optim_args=optim_args,
         layer_decay=0.5,
         learning_rate=8e-3,
         head_learning_rate=2e-3,

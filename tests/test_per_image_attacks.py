@@ -225,14 +225,6 @@ def test_feature_pgd_goes_further_than_noise_and_needs_no_head(norm, vit, images
     assert torch.equal(feature_pgd(model, images, eps=EPS, steps=10, norm=norm), adversarial)
 
 
-def test_they_can_be_evaluated_by_name(vit, pixels):
-    attacks = {name: ATTACKS[name].configure(eps=EPS, **FEW.get(name, {})) for name in PER_IMAGE}
-    report = evaluate_robustness({"model": PixelModel(*vit)}, pixels["test"], attacks, batch_size=7)
-    assert report.attacks == ["clean", *PER_IMAGE]
-    assert [each.settings["attack"] for each in report.measurements[1:]] == PER_IMAGE
-    assert "| fgsm" in report.table()
-
-
 # ---- AutoAttack ----
 
 NO_AUTOATTACK = "pyautoattack is not installed: pip install -c constraints.txt '.[autoattack]'"

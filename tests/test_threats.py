@@ -65,25 +65,25 @@ def test_what_is_crafted_is_crafted_once_on_the_encoder_and_once_on_each_model(a
     assert public.settings("one")["data"] == adaptive.settings("other")["data"] == words
 
 
-@pytest.mark.parametrize(
-    "name", ["l4a-fuse", "uapgd", "upgd", "advencoder-per", "advencoder-pat", "pgd", "square", "fgsm"]
-)
-def test_a_report_tells_all_settings_so_that_an_attack_can_be_run_again(name, attacker, encoder, pixels):
+def test_a_report_tells_all_settings_so_that_its_attacks_can_be_run_again(attacker, encoder, pixels):
     quick = {"steps": 2, "seed": 3, "width": 8, "batch_size": 4, "area": 0.1, "momentum": 0.5, "random_start": False}
-    known = ATTACKS[name].settings
-    attack = ATTACKS[name].configure(**{setting: value for setting, value in quick.items() if setting in known})
-    measure = partial(craft_and_evaluate, {"m": encoder}, pixels["test"], attacker=attacker)
-    report, _ = measure(attacks={"mine": attack})
+    attacks = {}
+    for name in ("l4a-fuse", "uapgd", "upgd", "advencoder-per", "advencoder-pat", "pgd", "square", "fgsm"):
+        known = {setting: value for setting, value in quick.items() if setting in ATTACKS[name].settings}
+        attacks[f"my-{name}"] = ATTACKS[name].configure(**known)
+    measure = partial(craft_and_evaluate, {"m": encoder}, pixels["validation"], attacker=attacker)
+    report, _ = measure(attacks=attacks)
     told = RobustnessReport.from_json(report.to_json())
     assert told == report
-    assert set(attack.settings) <= set(report.measurement("m", "mine").settings)
+    for name, attack in attacks.items():
+        assert set(attack.settings) <= set(report.measurement("m", name).settings)
     again, _ = measure(attacks=attacks_of(told))
     assert again.measurements == report.measurements
 
 
 def test_a_report_that_does_not_tell_all_settings_cannot_be_run_again(encoder, pixels):
     ready = UniversalPerturbation(torch.full((3, 8, 8), 0.1), attack="l4a", eps=0.1, steps=2, seed=0)
-    report = evaluate_robustness({"m": encoder}, pixels["test"], {"ready": ready})
+    report = evaluate_robustness({"m": encoder}, pixels["validation"], {"ready": ready})
     with pytest.raises(UserError, match=r'The report does not tell the \w+ of "ready"'):
         attacks_of(report)
 

@@ -1,7 +1,7 @@
 """What holds for every attack by one perturbation for all images, and what is particular to each."""
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pytest
@@ -155,8 +155,13 @@ def features(encoder, images, delta):
     return encoder.features((images + delta).clamp(0, 1))
 
 
+@lru_cache(maxsize=1)
+def probe_on(encoder, images, labels):
+    return LinearProbe(encoder, images, labels)
+
+
 def probed(encoder, images, labels, delta):
-    return LinearProbe(encoder, images, labels)((images + delta).clamp(0, 1)).argmax(1)
+    return probe_on(encoder, images, labels)((images + delta).clamp(0, 1)).argmax(1)
 
 
 OBJECTIVES = {
@@ -171,7 +176,7 @@ OBJECTIVES = {
     ),
     "fff": lambda encoder, images, labels, delta: log_energy(encoder.hidden_states(encoder.mean + delta)),
     "uapgd": lambda encoder, images, labels, delta: F.cross_entropy(
-        LinearProbe(encoder, images, labels)((images + delta).clamp(0, 1)), labels
+        probe_on(encoder, images, labels)((images + delta).clamp(0, 1)), labels
     ),
     "uap": lambda encoder, images, labels, delta: (
         (probed(encoder, images, labels, delta) != probed(encoder, images, labels, 0)).float().mean()
