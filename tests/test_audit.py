@@ -4,6 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
@@ -24,7 +25,7 @@ from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.audit import audit
 from genaf_hf.data import image_digests, load_images, stratified_subset
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.answers import answer, right_answers
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.loading import load_classifier
@@ -97,7 +98,7 @@ def arguments(model, images):
 @pytest.fixture(scope="module")
 def whole(arguments, place) -> Path:
     """The folder of an audit with every kind of attack."""
-    audit(arguments(place / "whole"))
+    audit(arguments(place / "whole", answers=True))
     return place / "whole"
 
 
@@ -128,11 +129,27 @@ def test_it_leaves_a_report_pictures_and_perturbations(whole):
     found = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
     universal = ("l4a", "l4a-adaptive", "advencoder-pat", "advencoder-pat-adaptive")
     assert found == {
-        *("report.json", "README.md", "accuracy_by_eps.png", "gallery.png"),
+        *("report.json", "report.csv", "answers.parquet", "README.md", "accuracy_by_eps.png", "gallery.png"),
         *(f"perturbations/{name}/perturbation.safetensors" for name in universal),
     }
     for picture in ("accuracy_by_eps.png", "gallery.png"):
         assert (whole / picture).stat().st_size > 10_000
+
+
+def test_the_answers_are_those_that_the_report_counts(whole, report):
+    right = right_answers(whole / "answers.parquet", report_sha256=report.sha256)
+    assert {key: sum(images) for key, images in right.items()} == {
+        (each.model, each.attack): each.correct for each in report.measurements
+    }
+    everything = sum(map(all, zip(*right.values(), strict=True)))
+    assert report.worst_case("model").correct == everything <= min(each.correct for each in report.measurements)
+    table = pq.read_table(whole / "answers.parquet").to_pydict()
+    assert table["image"] == [*range(18)] * len(right)
+    assert all(1 / 3 <= confidence <= 1 for confidence in table["confidence"])
+    with pytest.raises(UserError, match="is not of the report beside it"):
+        right_answers(whole / "answers.parquet", report_sha256="0" * 64)
+    with pytest.raises(UserError, match="holds no answers that genaf_hf can read"):
+        right_answers(whole / "report.json", report_sha256=report.sha256)
 
 
 def test_the_report_says_who_knew_what_and_with_which_settings(report, images):
@@ -159,7 +176,9 @@ def test_the_report_says_who_knew_what_and_with_which_settings(report, images):
     }
     assert settings["l4a"]["data"] == "48 images of colours, split train, without labels"
     split = {"name": "colours", "config": None, "revision": None, "split": "test"}
-    assert report.dataset == {**split, "count": 18, "largest_class": 6}
+    content = report.dataset["content"]
+    assert len(content) == 16
+    assert report.dataset == {**split, "content": content, "count": 18, "largest_class": 6}
     assert report.models["model"]["source"] == "model"
     assert report.models["model"]["classes"] == 3
 

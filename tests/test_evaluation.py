@@ -15,8 +15,8 @@ from genaf_hf.attacks import ATTACKS, UniversalPatch
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
-from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, measure
-from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, measure, worst_cases
+from genaf_hf.evaluation.report import RobustnessReport, WorstCase
 from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.runs.journal import Journal
 
@@ -209,6 +209,46 @@ def test_an_attack_crafted_on_each_model_is_used_on_it(model, resnet, pixels):
         assert found.correct == answered(each, pixels["test"], own[name])
         assert found.knowledge == "model"
         assert found.settings == {"norm": "linf", **own[name].provenance, "encoder": name}
+
+
+def test_the_worst_case_of_each_image_is_counted_by_knowledge_and_over_all(model, pixels, attacks):
+    report = evaluate_robustness({"model": model}, pixels["test"], {**attacks, "again": partial(pgd, **PGD)})
+    right = {name: found.right for name, found in report.answers["model"].items()}
+    assert [*right] == ["clean", "universal", "pgd", "again"]
+    assert {name: sum(found) for name, found in right.items()} == {
+        each.attack: each.correct for each in report.measurements
+    }
+
+    def left(*names) -> int:
+        return sum(map(all, zip(*(right[name] for name in names), strict=True)))
+
+    assert report.worst_cases == [
+        WorstCase("model", "public encoder", left("clean", "universal"), 18),
+        WorstCase("model", "model", left("clean", "pgd", "again"), 18),
+        WorstCase("model", None, left(*right), 18),
+    ]
+    assert RobustnessReport.from_json(report.to_json()) == report
+
+
+def test_the_worst_case_is_below_every_attack():
+    """Of the three images that are right when clean, each attack fools another one."""
+    predictions = {"clean": [0, 0, 0, 1], "universal": [1, 0, 0, 0], "pgd": [0, 1, 0, 0]}
+    answers = {name: Answers([0] * 4, found, None, 0.1, True) for name, found in predictions.items()}
+    threats = threats_from({"universal": perturbation(0), "pgd": partial(pgd, **PGD)}, {"model": None})
+    assert worst_cases("model", threats, answers) == [
+        WorstCase("model", "public encoder", 2, 4),
+        WorstCase("model", "model", 2, 4),
+        WorstCase("model", None, 1, 4),
+    ]
+    assert worst_cases("model", [], answers) == []
+
+
+def test_confidences_are_probabilities_of_the_predictions(model, pixels):
+    found = answer(model, pixels["test"])
+    with torch.no_grad():
+        expected = model(model.to_images(pixels["test"][:]["pixel_values"])).softmax(1).amax(1)
+    assert found.confidences == pytest.approx(expected.tolist(), abs=1e-5)
+    assert found.of([3, 1]).confidences == [found.confidences[3], found.confidences[1]]
 
 
 def test_what_is_counted():

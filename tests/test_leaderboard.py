@@ -255,8 +255,8 @@ def test_chance_and_failed_checks_are_those_of_the_report():
 # ---- checks beside the report ----
 
 
-@pytest.mark.parametrize("version", [2, 3])
-def test_cards_agree_with_reports_of_either_version(version):
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_cards_agree_with_reports_of_every_version(version):
     report = replace(make_report(), schema_version=version)
     assert problems(model_index(report), report) == {"clean": [], "l4a": [], "pgd": []}
 

@@ -1,12 +1,14 @@
+import csv
 import dataclasses
 import hashlib
+import io
 import json
 import math
 
 import pytest
 
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.report import Check, Measurement, Rate, RobustnessReport, eps_text
+from genaf_hf.evaluation.report import Check, Measurement, Rate, RobustnessReport, WorstCase, eps_text
 
 PGD = {"eps": 8 / 255, "steps": 20, "norm": "linf"}
 
@@ -119,7 +121,7 @@ def test_json_gives_the_report_back(report, tmp_path):
     assert RobustnessReport.load(str(tmp_path / "report.json")) == report
     assert report.sha256 == hashlib.sha256((tmp_path / "report.json").read_bytes()).hexdigest()
     values = json.loads((tmp_path / "report.json").read_text())
-    assert values["schema_version"] == 3
+    assert values["schema_version"] == 4
     assert values["measurements"][3] == {
         "model": "hardened",
         "attack": "pgd",
@@ -153,16 +155,26 @@ def test_a_report_of_version_2_is_read_and_stays_what_it_was(report, tmp_path):
     values = {**json.loads(report.to_json()), "schema_version": 2}
     for each in (*values["measurements"], *values["sweep"]):
         del each["noise_correct"], each["beyond_noise"]
+    del values["worst_cases"]
     (tmp_path / "report.json").write_text(json.dumps(values, indent=2) + "\n")
     found = RobustnessReport.load(tmp_path / "report.json")
     assert found == dataclasses.replace(report, schema_version=2)
     assert found.sha256 == hashlib.sha256((tmp_path / "report.json").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("version", [0, 1, 4, "2", None])
+def test_a_report_of_version_3_is_read_and_stays_what_it_was(report, tmp_path):
+    values = {**json.loads(report.to_json()), "schema_version": 3}
+    del values["worst_cases"]
+    (tmp_path / "report.json").write_text(json.dumps(values, indent=2) + "\n")
+    found = RobustnessReport.load(tmp_path / "report.json")
+    assert found == dataclasses.replace(report, schema_version=3)
+    assert found.sha256 == hashlib.sha256((tmp_path / "report.json").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("version", [0, 1, 5, "2", None])
 def test_a_report_of_another_version_is_refused(report, version):
     values = {**json.loads(report.to_json()), "schema_version": version}
-    sentence = f"its schema_version is {version}, this version of genaf_hf reads 2 and 3"
+    sentence = f"its schema_version is {version}, this version of genaf_hf reads 2 to 4"
     with pytest.raises(ValueError, match=sentence) as refusal:
         RobustnessReport.from_json(json.dumps(values))
     assert "\n" not in str(refusal.value)
@@ -210,17 +222,24 @@ def test_the_table_has_a_row_for_each_attack_and_a_column_for_each_model(report)
 
 def test_details_have_a_row_for_each_attack_and_a_column_for_each_measure(report):
     assert cells(report.details("hardened")) == [
-        ["attack", "attack success rate", "decline", "fooling rate", "kNN accuracy"],
-        ["clean", "-", "-", "-", "70.0% [39.7%, 89.2%] (7/10)"],
+        ["attack", "attack success rate", "decline", "fooling rate", "kNN accuracy", "expected robustness"],
+        ["clean", "-", "-", "-", "70.0% [39.7%, 89.2%] (7/10)", "-"],
         [
             "pgd",
             "50.0% [21.5%, 78.5%] (4/8)",
             "37.5% [13.7%, 69.4%] (3/8)",
             "60.0% [31.3%, 83.2%] (6/10)",
             "0.0% [0.0%, 27.8%] (0/10)",
+            "90.0% up to eps 8/255",
         ],
     ]
     assert cells(report.details("undefended"))[1] == ["clean", "-", "-", "-", "-"]
+    noisy = [dataclasses.replace(each, neighbors_correct=None, noise_correct=6) for each in report.measurements[2:]]
+    bare = dataclasses.replace(report, measurements=noisy, sweep=[])
+    assert [row[4:] for row in cells(bare.details("hardened"))] == [
+        ["under noise"],
+        *[["60.0% [31.3%, 83.2%] (6/10)"]] * 2,
+    ]
 
 
 def test_the_worst_of_those_who_know_the_same_is_named_and_what_is_no_better_than_noise_marked(report):
@@ -231,6 +250,94 @@ def test_the_worst_of_those_who_know_the_same_is_named_and_what_is_no_better_tha
     assert shown.verdict("hardened") == [shown.measurement("hardened", name) for name in ("clean", "pgd")]
     marks = {row[0]: row[5].partition(") ")[2] for row in cells(shown.table())[1:]}
     assert marks == {"clean": "", "pgd": "*worst*", "square": "*no more than noise*"}
+
+
+@pytest.fixture
+def thorough(report):
+    """The same under square too: of the 8 images that hardened is right about, pgd fools 4 and square 3 others."""
+    return dataclasses.replace(
+        report,
+        models={"hardened": report.models["hardened"]},
+        measurements=[
+            *report.measurements[2:],
+            dataclasses.replace(
+                measurement(6, 10, "hardened", "square", 8, fooled=3, changed=5), knowledge="model's answers"
+            ),
+        ],
+        checks=report.checks[1:],
+        sweep=[
+            dataclasses.replace(each, settings={**PGD, "eps": eps})
+            for eps, each in (
+                (0.2, measurement(0, 5, "hardened", "pgd", 5, fooled=5, changed=5)),
+                (0.1, measurement(3, 5, "hardened", "pgd", 5, fooled=2, changed=2)),
+            )
+        ],
+        worst_cases=[
+            WorstCase("hardened", "model", 4, 10),
+            WorstCase("hardened", "model's answers", 5, 10),
+            WorstCase("hardened", None, 1, 10),
+        ],
+    )
+
+
+def test_the_table_ends_with_what_every_attack_together_leaves(thorough):
+    *_, last = cells(thorough.table())
+    assert last == ["every attack", "any of these", "-", "-", "-", "10.0% [1.8%, 40.4%] (1/10)"]
+    assert len(cells(thorough.table())) == 5
+    same = dataclasses.replace(thorough.measurements[2], knowledge="model")
+    alone = dataclasses.replace(
+        thorough, measurements=[*thorough.measurements[:2], same], worst_cases=[WorstCase("hardened", "model", 1, 10)]
+    )
+    assert cells(alone.table())[-1][:2] == ["every attack", "model"]
+    assert cells(dataclasses.replace(alone, worst_cases=[]).table())[-1][0] == "square"
+
+
+def test_json_gives_the_worst_cases_back(thorough):
+    assert RobustnessReport.from_json(thorough.to_json()) == thorough
+    assert thorough.worst_case("hardened", "model").accuracy == Rate(4, 10)
+    assert thorough.worst_case("hardened").correct == 1
+    assert thorough.worst_case("undefended") is None
+
+
+@pytest.mark.parametrize(
+    "case",
+    [("hardened", "model", 5, 10), ("hardened", "model", 3, 10), ("hardened", None, 5, 10), ("hardened", None, 0, 10),
+     ("hardened", None, 1, 11), ("hardened", None, True, 10), ("another", None, 1, 10), ("hardened", "nothing", 1, 10)],
+)  # fmt: skip
+def test_what_all_attacks_cannot_leave_is_refused(thorough, case):
+    forged = dataclasses.replace(thorough, worst_cases=[WorstCase(*case)])
+    with pytest.raises(UserError, match=f'{case[2]} of {case[3]} images of "{case[0]}" are right under every attack'):
+        RobustnessReport.from_json(forged.to_json())
+
+
+def test_expected_robustness_is_the_area_under_accuracy_over_eps(thorough):
+    # 5, 3 and 0 of 5 images at eps 0, 0.1 and 0.2: (1 + 0.6) / 2 * 0.1 + (0.6 + 0) / 2 * 0.1, of 0.2.
+    area, largest = thorough.expected_robustness("hardened", "pgd")
+    assert (area, largest) == (pytest.approx(0.55), 0.2)
+    assert thorough.expected_robustness("hardened", "square") is None
+    column = {row[0]: row[-1] for row in cells(thorough.details("hardened"))}
+    assert column == {"attack": "expected robustness", "clean": "-", "pgd": "55.0% up to eps 51/255", "square": "-"}
+
+
+def test_a_spreadsheet_has_a_row_for_each_attack_and_runs_nothing(thorough):
+    named = dataclasses.replace(
+        thorough,
+        models={"=1+1": {}},
+        measurements=[dataclasses.replace(each, model="=1+1") for each in thorough.measurements],
+        worst_cases=[dataclasses.replace(each, model="=1+1") for each in thorough.worst_cases],
+    )
+    clean, pgd, square, *every = csv.DictReader(io.StringIO(named.to_csv()))
+    assert {each["model"] for each in (clean, pgd, square, *every)} == {"'=1+1"}
+    assert (pgd["attack"], pgd["knowledge"], pgd["norm"], pgd["steps"]) == ("pgd", "model", "linf", "20")
+    assert (float(pgd["eps"]), float(pgd["accuracy"])) == (8 / 255, 0.5)
+    assert [float(pgd[name]) for name in ("low", "high")] == pytest.approx([0.2366, 0.7634], abs=5e-5)
+    assert (pgd["correct"], pgd["count"], pgd["neighbors_correct"], pgd["reliable"]) == ("5", "10", "0", "False")
+    assert (clean["attack_success_rate"], clean["worst"], clean["reliable"]) == ("", "", "True")
+    assert [(each["attack"], each["knowledge"], each["correct"]) for each in every] == [
+        ("every attack", "model", "4"),
+        ("every attack", "model's answers", "5"),
+        ("every attack", "any of these", "1"),
+    ]
 
 
 def test_names_in_tables_can_be_escaped(report):

@@ -51,7 +51,7 @@ GROUPS = {
         "Model": f"{MODEL} encoder encoder_revision",
         "Images": f"{IMAGES} test_split limit skip_broken_images",
         "Attacks": "attacks attack_settings dae_eps eps sweep seed batch_size",
-        "Output and Hub": "output_dir update_card create_pr",
+        "Output and Hub": "output_dir answers update_card create_pr",
     },
     "evolve": {
         "Model": MODEL,

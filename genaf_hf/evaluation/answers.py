@@ -1,8 +1,11 @@
 """What a model answers on clean and on attacked images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -12,11 +15,16 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from genaf_hf.attacks.pgd import checked_logits, per_image_l2
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import class_ids
 
 NOT_FINITE = -1  # no class
+NAMES = pa.dictionary(pa.int32(), pa.string())
+COLUMNS = {"model": NAMES, "attack": NAMES, "image": pa.int64(), "label": pa.int64(), "prediction": pa.int64(),
+           "confidence": pa.float32()}  # fmt: skip
+REPORT_SHA256 = "report_sha256"
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class Answers:
             `NOT_FINITE` where the features are not.
         shift: the farthest that an image was moved, in the attack's norm; 0 without an attack.
         in_range: whether all pixels are in [0, 1].
+        confidences: probability that the model gives to each prediction, nan where its logits are not finite; none of
+            what an older version remembered.
     """
 
     labels: list[int]
@@ -37,6 +47,7 @@ class Answers:
     neighbors: list[int] | None
     shift: float
     in_range: bool
+    confidences: list[float] = field(default_factory=list)
 
     @property
     def right(self) -> list[bool]:
@@ -47,7 +58,51 @@ class Answers:
         """Those on some of the images."""
         labels, predictions = ([column[row] for row in rows] for column in (self.labels, self.predictions))
         neighbors = self.neighbors and [self.neighbors[row] for row in rows]
-        return Answers(labels, predictions, neighbors, self.shift, self.in_range)
+        confidences = self.confidences and [self.confidences[row] for row in rows]
+        return Answers(labels, predictions, neighbors, self.shift, self.in_range, confidences)
+
+
+def save_answers(answers: Mapping[str, Mapping[str, Answers]], path: str | Path, *, report_sha256: str) -> None:
+    """Writes a Parquet file: a row for each model, attack and image, with label, prediction and confidence.
+
+    Args:
+        answers: by model and attack.
+        path: of the file.
+        report_sha256: of the report that counts them, which stands in the metadata of the file.
+    """
+    columns: dict[str, list] = {name: [] for name in COLUMNS}
+    for model, by_attack in answers.items():
+        for attack, found in by_attack.items():
+            count = len(found.labels)
+            confidences: list = found.confidences or [None] * count
+            rows = ([model] * count, [attack] * count, range(count), found.labels, found.predictions, confidences)
+            for name, values in zip(COLUMNS, rows, strict=True):
+                columns[name] += values
+    table = pa.table(columns, schema=pa.schema(COLUMNS, metadata={REPORT_SHA256: report_sha256}))
+    pq.write_table(table, path)
+
+
+def right_answers(path: str | Path, *, report_sha256: str) -> dict[tuple[str, str], list[bool]]:
+    """Which images a model is right about, by model and attack, as `save_answers` wrote them.
+
+    Args:
+        path: of the file.
+        report_sha256: of the report that it has to belong to.
+
+    Raises:
+        UserError: when it cannot be read, or is of another report.
+    """
+    try:
+        table = pq.read_table(path)
+        columns = [table[name].to_pylist() for name in ("model", "attack", "label", "prediction")]
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{path} holds no answers that genaf_hf can read: {first_line(error)}.") from error
+    if (table.schema.metadata or {}).get(REPORT_SHA256.encode()) != report_sha256.encode():
+        raise UserError(f"{path} is not of the report beside it: make both by one audit, or take it away.")
+    found: dict[tuple[str, str], list[bool]] = {}
+    for model, attack, label, prediction in zip(*columns, strict=True):
+        found.setdefault((model, attack), []).append(label == prediction)
+    return found
 
 
 def answer(
@@ -88,16 +143,16 @@ def answer(
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
             with torch.no_grad():
                 logits = checked_logits(model(attacked), int(labels.amax()))
-                columns = [labels, where_finite(logits, logits.argmax(1))]
+                columns = [labels, where_finite(logits, logits.argmax(1)), logits.float().softmax(1).amax(1)]
                 if neighbors is not None:
                     features = model.features(attacked)
                     columns.append(where_finite(features, neighbors(features)))
             rows += zip(indices, *(column.tolist() for column in columns), strict=True)
     rows = sorted(gather_object(rows))
-    _, given, predictions, *votes = (list(column) for column in zip(*rows, strict=True))
+    _, given, predictions, confidences, *votes = (list(column) for column in zip(*rows, strict=True))
     found = gather_object([(shift, in_range)])
     far, fine = max(far for far, _ in found), all(fine for _, fine in found)
-    return Answers(given, predictions, votes[0] if votes else None, far, fine)
+    return Answers(given, predictions, votes[0] if votes else None, far, fine, confidences)
 
 
 def where_finite(values: Tensor, classes: Tensor) -> Tensor:

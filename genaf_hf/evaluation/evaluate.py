@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import chain
 from types import MappingProxyType
 
 import torch
@@ -23,7 +22,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer, feature_bank
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport, WorstCase
 from genaf_hf.evaluation.self_checks import (
     ball_check,
     beside_undefended,
@@ -173,7 +172,7 @@ def evaluate_threats(
     """
     batch_size, seed = checked_setting("batch_size", batch_size, int), checked_setting("seed", seed, int)
     check_dataset(dataset, batch_size)
-    parts, largest = [], 0
+    parts: list[Findings] = []
     for name, model in models.items():
         subject = Subject(
             name,
@@ -185,19 +184,19 @@ def evaluate_threats(
             journal=journal or Journal(),
             identity=identity(model, seed, dataset, bank),
         )
-        *part, clean = evaluate_model(subject, threats, sweep)
-        parts.append(part)
-        largest = max(Counter(clean.labels).values())
-    measurements, checks, swept = (list(chain.from_iterable(part)) for part in zip(*parts, strict=True))
-    checks += beside_undefended(measurements)
+        parts.append(evaluate_model(subject, threats, sweep))
+    measurements = [each for part in parts for each in part.measurements]
+    largest = max(Counter(parts[0].answers[CLEAN].labels).values())
     return RobustnessReport(
         dataset={**(dataset_info or {}), "count": len(dataset), "largest_class": largest},
         models={name: describe(model) for name, model in models.items()},
         measurements=measurements,
-        checks=checks,
-        sweep=swept,
+        checks=[*(each for part in parts for each in part.checks), *beside_undefended(measurements)],
+        sweep=[each for part in parts for each in part.sweep],
+        worst_cases=[each for part in parts for each in part.worst_cases],
         seed=seed,
         environment=environment(),
+        answers={name: part.answers for name, part in zip(models, parts, strict=True)},
     )
 
 
@@ -347,10 +346,19 @@ class Subject:
         return [Check(**each) for each in found]
 
 
-def evaluate_model(
-    subject: Subject, threats: Sequence[Threat], sweep: Sequence[Sequence[Threat]]
-) -> tuple[list[Measurement], list[Check], list[Measurement], Answers]:
-    """Measurements, checks, sweep and clean answers of one model.
+@dataclass(frozen=True)
+class Findings:
+    """What was found of one model, as in `RobustnessReport`; answers by attack, clean first."""
+
+    measurements: list[Measurement]
+    checks: list[Check]
+    sweep: list[Measurement]
+    worst_cases: list[WorstCase]
+    answers: dict[str, Answers]
+
+
+def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[Sequence[Threat]]) -> Findings:
+    """Asks one model under every threat.
 
     Raises:
         UserError: when a clean answer is not finite.
@@ -358,7 +366,7 @@ def evaluate_model(
     name, clean = subject.name, subject.clean()
     rows = stratified_rows(clean.labels, SWEPT_IMAGES, seed=0).tolist()
     measurements, checks = [measure(name, clean, clean)], collapse_checks(name, clean.labels, clean.predictions)
-    swept, found = [], {}
+    swept, found = [], {CLEAN: clean}
     noise: dict = {}
     for threat in threats:
         label, known = threat.name, threat.settings(name)
@@ -377,7 +385,24 @@ def evaluate_model(
         for threat in others:
             attacked = subject.under(threat, f"{threat.name}.sweep-{number}", rows)
             swept.append(measure(name, clean.of(rows), attacked, threat))
-    return measurements, checks, swept, clean
+    return Findings(measurements, checks, swept, worst_cases(name, threats, found), found)
+
+
+def worst_cases(model: str, threats: Sequence[Threat], answers: Mapping[str, Answers]) -> list[WorstCase]:
+    """What all threats of attackers of each knowledge leave a model, and all threats.
+
+    Args:
+        model: its name in the report.
+        threats: that it was attacked by.
+        answers: by threat, and without one.
+    """
+    kinds = [*dict.fromkeys(each.knowledge for each in threats), *[None] * bool(threats)]
+    found = []
+    for kind in kinds:
+        names = [CLEAN, *(each.name for each in threats if kind in (None, each.knowledge))]
+        right = [all(image) for image in zip(*(answers[name].right for name in names), strict=True)]
+        found.append(WorstCase(model, kind, sum(right), len(right)))
+    return found
 
 
 def measure(

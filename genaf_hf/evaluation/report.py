@@ -1,18 +1,28 @@
 """What an evaluation found, as a value that tables, pictures and cards read."""
 
+import csv
 import hashlib
+import io
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
+from scipy.integrate import trapezoid
 from scipy.stats import binomtest
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.values.markup import cell
 from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole
 
-SCHEMA_VERSION = 3
-READ = (2, 3)  # versions; reports of the former do not hold all settings of their attacks
+if TYPE_CHECKING:  # which needs torch
+    from genaf_hf.evaluation.answers import Answers
+
+SCHEMA_VERSION = 4
+READ = (2, 3, 4)  # versions; reports of the first do not hold all settings of their attacks
 CLEAN = "clean"
 PERTURBATION, PUBLIC_ENCODER, ANSWERS, MODEL = "perturbation at hand", "public encoder", "model's answers", "model"
 # What attackers know, from the least on, and what a model stands under where the worst of them is meant.
@@ -22,6 +32,12 @@ KINDS = {
     ANSWERS: "under the worst attack that asks the model for its answers alone",
     MODEL: "under the worst attack on the model itself",
 }
+COLUMNS = (
+    *("model", "attack", "knowledge", "norm", "eps", "steps", "correct", "count", "accuracy", "low", "high", "worst"),
+    *("reliable", "attack_success_rate", "decline", "fooling_rate", "neighbors_correct", "noise_correct"),
+    *("beyond_noise", "expected_robustness", "expected_up_to_eps"),
+)
+EVERY_ATTACK = "every attack"  # in a table, that of the worst case for each image
 UNDEFENDED = "undefended"  # name of the model that others are held against
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
 
@@ -112,9 +128,36 @@ class Measurement:
         return Rate(self.changed, self.count)
 
     @property
+    def noise_accuracy(self) -> Rate | None:
+        """Accuracy under random noise of the attack's norm and size."""
+        return None if self.noise_correct is None else Rate(self.noise_correct, self.count)
+
+    @property
     def neighbor_accuracy(self) -> Rate | None:
         """Accuracy of a vote of the nearest neighbors in feature space."""
         return None if self.neighbors_correct is None else Rate(self.neighbors_correct, self.count)
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """The images that a model is right about whatever the attack: the worst case for each image by itself.
+
+    Attributes:
+        model: the model's name in the report.
+        knowledge: of the attackers, as in `Measurement`; None for all attacks, whatever they have to know.
+        correct: images that are correctly classified without an attack and under every one.
+        count: all images.
+    """
+
+    model: str
+    knowledge: str | None
+    correct: int
+    count: int
+    attack: ClassVar[str] = EVERY_ATTACK
+
+    @property
+    def accuracy(self) -> Rate:
+        return Rate(self.correct, self.count)
 
 
 @dataclass(frozen=True)
@@ -149,9 +192,12 @@ class RobustnessReport:
         measurements: one per model and attack.
         checks: of whether they can be trusted; a model that fails one, or has none, has *unreliable* robust accuracies.
         sweep: measurements of the same attacks at other eps, on a part of the images.
+        worst_cases: for each model what all attacks of attackers of each knowledge leave, and all attacks; none in
+            reports of older versions.
         seed: of random starts; image i starts from seed + i.
         environment: versions of the packages, and the hardware.
         schema_version: of this format.
+        answers: what was answered image by image, by model and attack, clean first; not in the file.
     """
 
     dataset: dict
@@ -162,6 +208,8 @@ class RobustnessReport:
     sweep: list[Measurement] = field(default_factory=list)
     environment: dict = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    worst_cases: list[WorstCase] = field(default_factory=list)
+    answers: Mapping[str, Mapping[str, "Answers"]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def attacks(self) -> list[str]:
@@ -194,6 +242,11 @@ class RobustnessReport:
                 return each
         raise KeyError(f'the report has no "{attack}" for "{model}"')
 
+    def worst_case(self, model: str, knowledge: str | None = None) -> WorstCase | None:
+        """What all attacks of attackers of a knowledge leave a model, or all attacks; None where that is not known."""
+        found = (each for each in self.worst_cases if (each.model, each.knowledge) == (model, knowledge))
+        return next(found, None)
+
     def attacked(self, model: str) -> list[Measurement]:
         """What was found of a model under the attacks, where there were images."""
         return [each for each in self.measurements if each.model == model and each.attack != CLEAN and each.count]
@@ -213,7 +266,7 @@ class RobustnessReport:
         """Whether it is of the worst attack of attackers who know the same."""
         return measurement == self.worst(measurement.model, measurement.knowledge)
 
-    def is_reliable(self, measurement: Measurement) -> bool:
+    def is_reliable(self, measurement: "Measurement | WorstCase") -> bool:
         """Whether the model passed every check; clean accuracy is not in doubt."""
         return measurement.attack == CLEAN or self.is_trusted(measurement.model)
 
@@ -236,7 +289,8 @@ class RobustnessReport:
     def table(self, text: Callable[[str], str] = str) -> str:
         """A Markdown table: a row per attack, a column per model, accuracies with 95 % interval and count.
 
-        The worst of several attacks by attackers who know the same is marked, as what does no more than noise is.
+        The worst of several attacks by attackers who know the same is marked, as what does no more than noise is; below
+        them stands what several attacks leave when each image meets the worst of them.
 
         Args:
             text: what names pass through, to be escaped where the table is to be rendered.
@@ -246,23 +300,88 @@ class RobustnessReport:
             found = [self.measurement(model, attack) for model in self.models]
             accuracies = [" ".join([str(each.accuracy), *self.marks(each)]) for each in found]
             rows.append([*map(text, (attack, found[0].knowledge, *strength(found[0]))), *accuracies])
+        for knowledge in self.kinds_of_several():
+            cases = filter(None, (self.worst_case(model, knowledge) for model in self.models))
+            accuracies = [f"{each.accuracy}{'' if self.is_reliable(each) else ' *unreliable*'}" for each in cases]
+            rows.append([EVERY_ATTACK, text(knowledge or "any of these"), "-", "-", "-", *accuracies])
         return markdown(rows)
 
+    def kinds_of_several(self) -> list[str | None]:
+        """What attackers of several attacks know, and None for all attacks, where what these leave is known."""
+        kinds = Counter({each.attack: each.knowledge for each in self.measurements if each.attack != CLEAN}.values())
+        several = [*(kind for kind, attacks in kinds.items() if attacks > 1), *[None] * (len(kinds) > 1)]
+        return [kind for kind in several if all(self.worst_case(model, kind) for model in self.models)]
+
     def details(self, model: str, text: Callable[[str], str] = str) -> str:
-        """A Markdown table of one model: a row per attack, a column per measure, each with 95 % interval and count.
+        """A Markdown table of one model: a row per attack, a column per measure, with 95 % interval and count.
+
+        What was not measured under any attack has no column.
 
         Args:
             model: its name in the report.
             text: as for `table`.
         """
-        rows = [["attack", "attack success rate", "decline", "fooling rate", "kNN accuracy"]]
+        measures = ("attack success rate", "decline", "fooling rate", "under noise", "kNN accuracy")
+        rows = [["attack", *measures, "expected robustness"]]
         for each in self.measurements:
             if each.model == model:
                 attacked = [each.attack_success_rate, each.decline, each.fooling_rate]
                 doubt = "" if self.is_reliable(each) else " *unreliable*"
                 rates = ["-"] * 3 if each.attack == CLEAN else [f"{rate}{doubt}" for rate in attacked]
-                rows.append([text(each.attack), *rates, str(each.neighbor_accuracy or "-")])
-        return markdown(rows)
+                area = self.expected_robustness(model, each.attack)
+                expected = f"{area[0]:.1%} up to eps {eps_text(area[1])}{doubt}" if area else "-"
+                others = (str(rate or "-") for rate in (each.noise_accuracy, each.neighbor_accuracy))
+                rows.append([text(each.attack), *rates, *others, expected])
+        measured = [len({*column[1:]} - {"-"}) > 0 for column in zip(*rows, strict=True)]
+        return markdown([[*compress(row, measured)] for row in rows])
+
+    def expected_robustness(self, model: str, attack: str) -> tuple[float, float] | None:
+        """Mean accuracy under an attack whose eps is anything from 0 to the largest of the sweep alike, and that eps.
+
+        It is the area under accuracy over eps by the trapezoidal rule, as a share of the whole; None without a sweep.
+        """
+        swept = [each for each in self.sweep if (each.model, each.attack) == (model, attack)]
+        if not swept:
+            return None
+        points = sorted((each.settings["eps"], each.accuracy.value) for each in swept)
+        eps, accuracies = zip((0.0, Rate(swept[0].clean_correct, swept[0].count).value), *points, strict=True)
+        return float(trapezoid(accuracies, eps)) / eps[-1], eps[-1]
+
+    def to_csv(self) -> str:
+        """A row per model and attack with all that the tables tell, for spreadsheets, which run nothing of it."""
+        lines = io.StringIO()
+        table = csv.DictWriter(lines, COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
+        for each in self.measurements:
+            table.writerow({name: cell(value) for name, value in self.columns(each).items()})
+        for case in self.worst_cases:
+            known = {"model": case.model, "attack": case.attack, "knowledge": case.knowledge or "any of these"}
+            known |= rate_columns(case.accuracy) | {"reliable": self.is_reliable(case)}
+            table.writerow({name: cell(value) for name, value in known.items()})
+        return lines.getvalue()
+
+    def columns(self, each: Measurement) -> dict:
+        """A row of `to_csv`, without what was not measured."""
+        settings = {name: each.settings.get(name) for name in ("norm", "eps", "steps")}
+        rates = {name: getattr(each, name) for name in ("attack_success_rate", "decline", "fooling_rate")}
+        area, largest = self.expected_robustness(each.model, each.attack) or (None, None)
+        attacked = {
+            **{name: rate.value for name, rate in rates.items() if rate.count},
+            "worst": self.is_worst(each),
+            "noise_correct": each.noise_correct,
+            "beyond_noise": each.beyond_noise,
+            "expected_robustness": area,
+            "expected_up_to_eps": largest,
+        }
+        found = {
+            **{name: getattr(each, name) for name in ("model", "attack", "knowledge")},
+            **settings,
+            **rate_columns(each.accuracy),
+            **(attacked if each.attack != CLEAN else {}),
+            "neighbors_correct": each.neighbors_correct,
+            "reliable": self.is_reliable(each),
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def sha256(self) -> str:
@@ -270,8 +389,11 @@ class RobustnessReport:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        values = asdict(self)
-        if self.schema_version < SCHEMA_VERSION:  # as it was written, so that its SHA-256 is what it was
+        values = asdict(replace(self, answers={}))
+        del values["answers"]
+        if self.schema_version < 4:  # as it was written, so that its SHA-256 is what it was
+            del values["worst_cases"]
+        if self.schema_version < 3:
             for each in (*values["measurements"], *values["sweep"]):
                 del each["noise_correct"], each["beyond_noise"]
         return json.dumps(values, indent=2) + "\n"
@@ -288,10 +410,11 @@ class RobustnessReport:
             if values["schema_version"] not in READ:
                 raise UserError(
                     f"its schema_version is {values['schema_version']}, this version of genaf_hf reads "
-                    f"{' and '.join(map(str, READ))}; make it again with the command that made it"
+                    f"{READ[0]} to {READ[-1]}; make it again with the command that made it"
                 )
-            for name, kind in (("measurements", Measurement), ("sweep", Measurement), ("checks", Check)):
-                values[name] = [kind(**each) for each in values[name]]
+            lists = {"measurements": Measurement, "sweep": Measurement, "checks": Check, "worst_cases": WorstCase}
+            for name, kind in lists.items():
+                values[name] = [kind(**each) for each in values.get(name, [])]
             report = cls(**values)
             contradiction = next(contradictions(report), None)
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -340,6 +463,19 @@ def contradictions(report: RobustnessReport) -> Iterator[str]:
             yield f"{each.clean_correct} of {each.count} images are right when clean {where}, not {alone.accuracy}"
         if count not in (None, each.count):
             yield f"{each.count} of {count} images were measured {where}"
+    for case in report.worst_cases:
+        if not is_possible(report, case):
+            yield f'{case.correct} of {case.count} images of "{case.model}" are right under every attack'
+
+
+def is_possible(report: RobustnessReport, each: WorstCase) -> bool:
+    """Whether the attacks, each with the images that it fools, can leave what is said that all of them do."""
+    attacked = [other for other in report.attacked(each.model) if each.knowledge in (None, other.knowledge)]
+    known = {(other.clean_correct, other.count) for other in attacked}
+    if not is_whole(each.correct) or len(known) != 1:
+        return False
+    [(clean, count)], fooled = known, [other.fooled for other in attacked]
+    return each.count == count and clean - sum(fooled) <= each.correct <= clean - max(fooled) and each.correct >= 0
 
 
 def impossible_counts(each: Measurement) -> Iterator[str]:
@@ -373,6 +509,12 @@ def impossible_settings(each: Measurement) -> Iterator[str]:
     for name, value in each.settings.items():
         if isinstance(value, float) and not is_number(value):
             yield f"{name} is {value}"
+
+
+def rate_columns(rate: Rate) -> dict:
+    """A rate in a row of `RobustnessReport.to_csv`."""
+    low, high = rate.interval
+    return {"correct": rate.part, "count": rate.count, "accuracy": rate.value, "low": low, "high": high}
 
 
 def strength(measurement: Measurement) -> tuple[str, str, str]:

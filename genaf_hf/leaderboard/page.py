@@ -12,11 +12,11 @@ from string import Template
 from genaf_hf.errors import UserError
 from genaf_hf.leaderboard.entries import Entry, Leaderboard
 from genaf_hf.runs.journal import write_whole
+from genaf_hf.values.markup import cell
 
 SOURCES = Path(__file__).parent
 FILES = ("index.html", "leaderboard.csv", "leaderboard.json", "README.md")
 NOT_ON_THE_PAGE = ("claimed_interval", "last_modified", "report_sha256", "surrogate", "seed")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets run when a cell begins with it
 README = """---
 title: Robustness leaderboard
 emoji: 🛡️
@@ -71,13 +71,6 @@ def to_csv(entries: list[Entry]) -> str:
     table.writerow(names)
     table.writerows([cell(getattr(entry, name)) for name in names] for entry in entries)
     return lines.getvalue()
-
-
-def cell(value):
-    """A value for a spreadsheet."""
-    if isinstance(value, tuple):
-        value = "; ".join(map(str, value))
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def to_html(leaderboard: Leaderboard) -> str:

@@ -17,11 +17,13 @@ from genaf_hf.data import (
     image_digests,
     images_content,
     load_images,
+    measured_images,
     stratified_subset,
     to_pixel_values,
     with_pixel_values,
 )
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.evaluation.answers import save_answers
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest, tensors
 from genaf_hf.evaluation.report import RobustnessReport
@@ -35,7 +37,7 @@ from genaf_hf.pipelines.trained_images import CHOICES, check_not_trained_on, cho
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.existing_card import card_metadata, read_card
 from genaf_hf.sharing.figures import SHOWN, draw_gallery
-from genaf_hf.sharing.layout import AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
+from genaf_hf.sharing.layout import ANSWERS, AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.values.numbers import is_number, is_whole
 from genaf_hf.values.provenance import model_source, public_name
@@ -58,6 +60,7 @@ def audit(
     batch_size: int = 64,
     seed: int = 0,
     output_dir: str | Path | None = None,
+    answers: bool = False,
     model_revision: str | None = None,
     encoder_revision: str | None = None,
     **images,
@@ -66,8 +69,8 @@ def audit(
 
         audit("user/model", "uoft-cs/cifar10", ["l4a", ATTACKS["pgd"].configure(eps=4 / 255, steps=50)])
 
-    With an `output_dir`, that then holds `report.json`, a card, `accuracy_by_eps.png`, `gallery.png` and the
-    perturbations. An audit that was killed goes on where it was when it is started again with the same settings;
+    With an `output_dir`, that then holds `report.json`, `report.csv`, a card, `accuracy_by_eps.png`, `gallery.png` and
+    the perturbations. An audit that was killed goes on where it was when it is started again with the same settings;
     perturbations are crafted once for the same encoder, settings and images, also by other audits.
 
     Args:
@@ -81,6 +84,7 @@ def audit(
         batch_size: images at a time on each process.
         seed: of the attacks.
         output_dir: None writes nothing.
+        answers: whether `answers.parquet` is written too, with what was answered to each image.
         model_revision, encoder_revision: branch, tag or commit on the Hub.
         images: of a dataset by its name, as for `load_images`.
 
@@ -133,6 +137,8 @@ def audit(
         report, threats = evaluate(journal=run.journal("evaluation"))
         if PartialState().is_main_process:
             write_findings(run.folder, report, case, threats)
+            if answers:
+                save_answers(report.answers, run.folder / ANSWERS, report_sha256=report.sha256)
     return report
 
 
@@ -206,7 +212,11 @@ def open_case(
         model,
         attacker=Attacker.of(data["train"], dataset_name, model, encoder),
         data=data,
-        source={**source, **{choice: options[choice] for choice in CHOICES if options.get(choice) is not None}},
+        source={
+            **source,
+            **{choice: options[choice] for choice in CHOICES if options.get(choice) is not None},
+            "content": measured_images(data["test"], digests["test"]),
+        },
         content={
             "weights of the model": digest(None, tensors(model))[:16],
             "content of the encoder": encoder and encoder_digest(encoder)[:16],
@@ -385,6 +395,7 @@ def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
 
 def write_findings(folder: Path, report: RobustnessReport, case: Case, threats: Sequence[Threat]) -> None:
     """The report, its pictures, the perturbations and a card."""
+    (folder / ANSWERS).unlink(missing_ok=True)  # of an earlier audit
     model, shown = case.model, stratified_subset(case.data["test"], SHOWN, seed=0)
     batch = to_pixel_values(shown[:], model.processor)
     images, labels = model.to_images(batch["pixel_values"].to(model.mean.device)), batch["labels"].to(model.mean.device)

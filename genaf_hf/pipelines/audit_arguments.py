@@ -35,6 +35,10 @@ class AuditArguments:
         default=None, metadata={"help": "Public encoder, default the base_model of the model's card."}
     )
     output_dir: str = field(default="audit", metadata={"help": "Folder of the report and the pictures."})
+    answers: bool = field(
+        default=False,
+        metadata={"help": "Write answers.parquet: label, prediction and confidence of each image under each attack."},
+    )
     dae_eps: float = field(default=DAE_EPS, metadata={"help": "Eps of the attacks on the public encoder."})
     eps: float = field(default=EPS, metadata={"help": "Eps of the task-aware attacks."})
     attack_settings: dict | str | None = field(default=None, metadata={"help": SETTINGS_HELP})
@@ -93,6 +97,7 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         output_dir=arguments.output_dir,
+        answers=arguments.answers,
         model_revision=arguments.model_revision,
         encoder_revision=arguments.encoder_revision,
         **dataset_options(arguments),

@@ -21,6 +21,7 @@ from genaf_hf.data import (
     image_digests,
     images_content,
     load_images,
+    measured_images,
     to_pixel_values,
     with_pixel_values,
 )
@@ -153,7 +154,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             factors=SWEEP,
             batch_size=config.per_device_eval_batch_size,
             seed=config.seed,
-            dataset_info=source,
+            dataset_info={**source, "content": measured_images(data["test"], digests["test"])},
             journal=run.journal("evaluation"),
         )
         if PartialState().is_main_process:

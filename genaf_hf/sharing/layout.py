@@ -4,6 +4,8 @@ from genaf_hf.evaluation.report import UNDEFENDED
 
 CARD = "README.md"
 REPORT = "report.json"
+SPREADSHEET = "report.csv"
+ANSWERS = "answers.parquet"
 RECORD = "training.json"
 LAYERS = "layer_robustness.json"
 EXAMPLE = "example.png"  # an image whose answer the record tells
@@ -28,10 +30,10 @@ TRAINING_PICTURES = {
 PICTURES = {**RESULT_PICTURES, **TRAINING_PICTURES}
 
 HARDENED_MODEL = (
-    *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, UNDEFENDED, PERTURBATION, TRAINED_ON, "config.json", "model.safetensors"),
-    *PICTURES,
+    *(CARD, REPORT, SPREADSHEET, RECORD, LAYERS, EXAMPLE, UNDEFENDED, PERTURBATION, TRAINED_ON, *PICTURES),
+    *("config.json", "model.safetensors"),
 )
-AUDITED = (CARD, REPORT, SWEEP, GALLERY, PERTURBATIONS)
+AUDITED = (CARD, REPORT, SPREADSHEET, ANSWERS, SWEEP, GALLERY, PERTURBATIONS)
 PUBLISHED = (
     *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, *PICTURES),
     *(f"{PERTURBATION}/perturbation.safetensors", f"{TRAINED_ON}/*/perturbation.safetensors"),

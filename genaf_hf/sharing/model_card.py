@@ -18,6 +18,7 @@ from genaf_hf.evaluation.report import (
     PUBLIC_ENCODER,
     Measurement,
     RobustnessReport,
+    WorstCase,
     eps_text,
 )
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
@@ -210,13 +211,14 @@ def verdict(report: RobustnessReport, subject: str, references: Sequence[str] = 
     """
     parts = []
     for each in report.verdict(subject):
-        beside = [] if each.attack == CLEAN else [strength(each)]
-        beside += [f"{plain(name)}: {kept(report, report.measurement(name, each.attack))}" for name in references]
-        low, high = each.accuracy.interval
         unknown = f"under the worst attack by whoever knows {plain(each.knowledge)}"
         words = "of clean images" if each.attack == CLEAN else KINDS.get(each.knowledge, unknown)
-        told = f"{kept(report, each)} [{low:.1%}, {high:.1%}] {words}"
-        parts.append(f"{told} ({'; '.join(beside)})" if beside else told)
+        beside = [] if each.attack == CLEAN else [strength(each)]
+        others = [report.measurement(name, each.attack) for name in references]
+        parts.append(part_of_verdict(report, [each, *others], words, beside))
+    if None in report.kinds_of_several():
+        cases = [report.worst_case(name) for name in (subject, *references)]
+        parts.append(part_of_verdict(report, cases, "under every attack, each image under its worst", []))
     if not parts:
         return "Nothing was measured of this model."
     *first, last = parts
@@ -225,7 +227,18 @@ def verdict(report: RobustnessReport, subject: str, references: Sequence[str] = 
     return f"This model is right about {found}{'' if level is None else f'; guessing is right about {level:.1%}'}."
 
 
-def kept(report: RobustnessReport, measurement: Measurement) -> str:
+def part_of_verdict(
+    report: RobustnessReport, found: Sequence[Measurement | WorstCase], words: str, beside: Sequence[str]
+) -> str:
+    """What the first of several models keeps, and of what; in brackets what is known beside, and what others keep."""
+    subject, *others = found
+    low, high = subject.accuracy.interval
+    beside = [*beside, *(f"{plain(each.model)}: {kept(report, each)}" for each in others)]
+    told = f"{kept(report, subject)} [{low:.1%}, {high:.1%}] {words}"
+    return f"{told} ({'; '.join(beside)})" if beside else told
+
+
+def kept(report: RobustnessReport, measurement: Measurement | WorstCase) -> str:
     """An accuracy, marked where it cannot be trusted."""
     return f"{measurement.accuracy.value:.1%}{'' if report.is_reliable(measurement) else ' *unreliable*'}"
 

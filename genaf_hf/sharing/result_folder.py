@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.figures import draw_sweep
-from genaf_hf.sharing.layout import CARD, CURVES, LAYERS_DRAWN, RECORD, REPORT, SWEEP
+from genaf_hf.sharing.layout import CARD, CURVES, LAYERS_DRAWN, RECORD, REPORT, SPREADSHEET, SWEEP
 from genaf_hf.sharing.model_card import model_card, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.training_figures import draw_layers, draw_training
@@ -13,7 +14,7 @@ from genaf_hf.sharing.training_figures import draw_layers, draw_training
 def write_results(
     folder: str | Path, report: RobustnessReport, record: TrainingRecord | None = None, *, model_name: str
 ) -> None:
-    """Report, record, their pictures and the card.
+    """Report, also as a spreadsheet, record, their pictures and the card.
 
     What an earlier run left of these in the folder is replaced or removed.
 
@@ -26,6 +27,7 @@ def write_results(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     report.save(folder / REPORT)
+    write_whole(folder / SPREADSHEET, report.to_csv())
     (folder / SWEEP).unlink(missing_ok=True)
     if report.sweep:
         draw_sweep(report, folder / SWEEP)

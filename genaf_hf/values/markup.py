@@ -1,10 +1,11 @@
-"""Texts of others within Markdown."""
+"""Texts of others within Markdown and spreadsheets."""
 
 import html
 import re
 from collections.abc import Mapping
 
 LIST_MARK = re.compile(r"^(\d*)([-+=.)])(?=[\s=-])")  # headings and rules can begin a line like it
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets run when a cell begins with it
 MARKUP = "\\`*_[]|#~$"
 
 
@@ -15,6 +16,13 @@ def plain(value) -> str:
     text = html.escape(one_line(value), quote=False)
     text = "".join(f"\\{character}" if character in MARKUP else character for character in text)
     return LIST_MARK.sub(r"\1\\\2", text)
+
+
+def cell(value):
+    """A value for a spreadsheet, without anything that it would run."""
+    if isinstance(value, tuple):
+        value = "; ".join(map(str, value))
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def one_line(value) -> str:
