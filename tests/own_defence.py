@@ -78,6 +78,7 @@ DEFENCES = {
     "universal": {"defence": "universal", "defence_settings": BANK},
     "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, "single_pass": True}},
     "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": BANK},
+    "anchor": {"defence": "anchor", "defence_settings": BANK},
 }
 
 

@@ -4,13 +4,14 @@ from genaf_hf.data.balance import class_balance
 from genaf_hf.data.digits import DIGITS, digits
 from genaf_hf.data.identity import image_digests, images_content, measured_images
 from genaf_hf.data.images import load_images, load_unlabelled_images
-from genaf_hf.data.labels import check_enough_to_train
+from genaf_hf.data.labels import LabelsError, check_enough_to_train
 from genaf_hf.data.pixel_values import to_pixel_values, to_rgb, with_pixel_values
 from genaf_hf.data.source import commit, data_source
 from genaf_hf.data.splits import stratified_rows, stratified_subset
 
 __all__ = [
     "DIGITS",
+    "LabelsError",
     "check_enough_to_train",
     "class_balance",
     "commit",

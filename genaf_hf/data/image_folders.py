@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, NamedSplit
 
-from genaf_hf.data.labels import check_told_apart
+from genaf_hf.data.labels import LabelsError, check_told_apart
 from genaf_hf.data.own_files import is_in, own_folders
 from genaf_hf.errors import UserError
 from genaf_hf.values.names import some_of
@@ -74,8 +74,8 @@ def read_image_folder(name: str, found: Contents, *, labelled: bool, named_split
         named_splits: names of folders that are splits too.
 
     Raises:
-        UserError: for images whose place does not say what they are, a class without an image, and links that lead out
-            of the folder.
+        UserError: for links that lead out of the folder, and where it holds no image; `LabelsError` for images whose
+            place does not say what they are, and a class without an image.
     """
     check_links(name, found.links)
     if not found.images:
@@ -177,14 +177,14 @@ def place(name: str, found: Contents, named_splits: Collection[str]) -> Placed:
     """The files by split and class.
 
     Raises:
-        UserError: as `read_image_folder`.
+        LabelsError: for images whose place does not say what they are.
     """
     base = innermost(found)
     below = grouped((file.relative_to(base) for file in found.images), 1)
     deep = {top: [file for file in files if len(file.parts) > 2] for top, files in below.items()}
     where = f'The folder "{Path(name) / base}"'
     if not below:
-        raise UserError(
+        raise LabelsError(
             f"{where} has images but no class folders: {EXPECTED}, or a metadata.csv beside the images with the "
             "columns file_name and label."
         )
@@ -195,10 +195,10 @@ def place(name: str, found: Contents, named_splits: Collection[str]) -> Placed:
         check_not_empty(where, [each for split in splits for each in in_folder(found.folders, split)], found, "class")
         check_known_classes(where, placed)
     elif all(split_of(top, named_splits) for top in below):
-        raise UserError(f"{where} has images in {some_of(list(below))} but no class folders in there: {EXPECTED}.")
+        raise LabelsError(f"{where} has images in {some_of(list(below))} but no class folders in there: {EXPECTED}.")
     elif all(len(deep[top]) == len(files) for top, files in below.items()):
         nearest = [f'"{top}" like "{near[0]}"' for top in below if (near := get_close_matches(top, SPLIT_FOLDERS, 1))]
-        raise UserError(
+        raise LabelsError(
             f"{where} has folders within {some_of(list(below))}, of which none is a split: {EXPECTED}"
             f"{'; ' + ' and '.join(nearest) + ' may be misspelt' if nearest else ''}."
         )
@@ -221,22 +221,22 @@ def place_in_splits(
     """The files by split and class, where folders of splits hold those of classes.
 
     Raises:
-        UserError: for folders beside that are no splits, without class folders, or two for one split.
+        LabelsError: for folders beside that are no splits, without class folders, or two for one split.
     """
     placed = {}
     for top in below:
         split = split_of(top, named_splits)
         if split is None:
             near = get_close_matches(top, SPLIT_FOLDERS, 1)
-            raise UserError(
+            raise LabelsError(
                 f'{where} has images in "{top}" beside the folders of splits, which would not be used: '
                 f"{f'did you mean {near[0]}? ' if near else ''}Rename it, name it with --train_split, "
                 "--validation_split or --test_split, or move it elsewhere."
             )
         if not deep[top]:
-            raise UserError(f'{where} has images in "{top}" but no class folders in there: {EXPECTED}.')
+            raise LabelsError(f'{where} has images in "{top}" but no class folders in there: {EXPECTED}.')
         if split in placed:
-            raise UserError(f'{where} has two folders for the split "{split}": expected one.')
+            raise LabelsError(f'{where} has two folders for the split "{split}": expected one.')
         placed[split] = grouped(deep[top], 2)
     return placed
 
@@ -288,13 +288,13 @@ def check_not_empty(where: str, folders: Iterable[Path], found: Contents, what: 
     """Refuses folders of classes or splits without an image.
 
     Raises:
-        UserError: names the folder and what it holds.
+        LabelsError: names the folder and what it holds.
     """
     filled = {parent for image in found.images for parent in image.parents}
     for folder in folders:
         if folder not in filled:
             held = kinds(file for file in found.files if folder in file.parents)
-            raise UserError(
+            raise LabelsError(
                 f'{where} has the {what} folder "{folder}" without an image that can be read; it holds {held}: put '
                 f"images into it ({', '.join(EXTENSIONS)}), or move it elsewhere."
             )
@@ -304,14 +304,14 @@ def check_known_classes(where: str, placed: Placed) -> None:
     """Refuses classes that there is no image to train on of.
 
     Raises:
-        UserError: names the class.
+        LabelsError: names the class.
     """
     check_told_apart(sorted({name for classes in placed.values() for name in classes}))
     known = placed.get("train")
     for split, classes in placed.items() if known else ():
         if strange := [name for name in classes if name not in known]:
             near = get_close_matches(strange[0], known, 1)
-            raise UserError(
+            raise LabelsError(
                 f"{where} has the class {some_of(strange)} in {split} but not in train"
                 f"{f', did you mean {some_of(near)}' if near else ''}: expected the classes of train."
             )

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from genaf_hf.data.known_datasets import known_dataset
 from genaf_hf.data.labels import (
+    LabelsError,
     check_class_names,
     check_labels,
     has_no_label,
@@ -78,7 +79,7 @@ def load_images(
     Raises:
         UserError: for an unknown dataset, missing or ambiguous columns, an empty split, a single class, labels that
             are missing or outside the class names, images that cannot be read as 8-bit RGB, and a streamed dataset
-            without the numbers of images.
+            without the numbers of images. What is wrong with labels alone is a `LabelsError`.
     """
     known = known_dataset(name_or_path)
     streaming = known.large if streaming is None else streaming
@@ -242,7 +243,7 @@ def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: 
     """The one column of images or labels: as the user says, as it is known, or the only one that fits.
 
     Raises:
-        UserError: when the named column is missing, or none or several fit.
+        UserError: when the named column is missing, or none or several fit; of labels, `LabelsError` for the latter.
     """
     columns = dataset.column_names
     if columns is None:  # as of tables of text, which tell it only when they are read
@@ -258,7 +259,7 @@ def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: 
     if not fitting and kind == "label":
         fitting = [name for name in columns if name in ("label", "labels", "class", "target")]
     if len(fitting) != 1:
-        raise UserError(
+        raise {"image": UserError, "label": LabelsError}[kind](
             f"{len(fitting)} columns could be the {kind}: found {told(', '.join(fitting)) or 'none'} among "
             f"{told(', '.join(columns))}; name one with --{kind}_column."
         )

@@ -17,6 +17,10 @@ NO_LABEL = ("", "nan", "NaN", "<NA>", "NaT")
 LATIN = str.maketrans("аеорсухіјѕАВЕКМНОРСТХІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "aeopcyxijsABEKMHOPCTXIJSABEZHIKMNOPTYXo")  # noqa: RUF001
 
 
+class LabelsError(UserError):
+    """Refuses labels, or that there are none; the images may serve where no labels are read."""
+
+
 def with_class_labels(splits: DatasetDict, class_names: Sequence[str] | None = None) -> DatasetDict:
     """Turns plain strings or integers in the column `label` into class ids with names, the same in every split.
 
@@ -25,16 +29,16 @@ def with_class_labels(splits: DatasetDict, class_names: Sequence[str] | None = N
         class_names: of integers that are class ids already; default, they name themselves.
 
     Raises:
-        UserError: when the column holds something else, or an image has no label.
+        LabelsError: when the column holds something else, or an image has no label.
     """
     feature = splits["train"].features["label"]
     if isinstance(feature, ClassLabel):
         return splits
     if not isinstance(feature, Value):
-        raise UserError(f"The label column holds {feature}, expected one class per image.")
+        raise LabelsError(f"The label column holds {feature}, expected one class per image.")
     values = {role: dataset["label"][:] for role, dataset in splits.items()}
     if missing := sum(is_missing(value) for column in values.values() for value in column):
-        raise UserError(
+        raise LabelsError(
             f"Some images have no label ({missing} of them); expected one class per image, other than the words None, "
             "NA, null and nan, which tables have for none."
         )
@@ -71,7 +75,7 @@ def check_class_names(names: Sequence[str]) -> None:
     """Refuses classes that a reader cannot tell apart, and tells of those that differ by little.
 
     Raises:
-        UserError: names two of them.
+        LabelsError: names two of them.
     """
     check_told_apart(names)
     if alike := first_alike(names, as_meant):
@@ -82,10 +86,10 @@ def check_told_apart(names: Sequence[str]) -> None:
     """Refuses classes that a reader cannot tell apart.
 
     Raises:
-        UserError: names two of them.
+        LabelsError: names two of them.
     """
     if alike := first_alike(names, as_seen):
-        raise UserError(
+        raise LabelsError(
             f"The classes {alike} look the same: give each class one name, or its images are divided between two."
         )
 
@@ -113,20 +117,21 @@ def check_labels(dataset: Dataset, where: str) -> None:
     """Refuses labels that no classifier can be trained on.
 
     Raises:
-        UserError: names what was found.
+        LabelsError: names what was found.
     """
     counts = Counter(dataset["label"])
     names = dataset.features["label"].names
     outside = sorted(str(label) for label in counts if label is None or not 0 <= label < len(names))
     if outside:
-        raise UserError(f"The {where} has labels {', '.join(outside)}, expected 0 to {len(names) - 1}.")
+        raise LabelsError(f"The {where} has labels {', '.join(outside)}, expected 0 to {len(names) - 1}.")
     if unnamed := [label for label in counts if is_missing(names[label])]:
-        raise UserError(
+        raise LabelsError(
             f'The {where} has {counts[unnamed[0]]} images of the class "{names[unnamed[0]]}", as if they had no label: '
             "leave them out, or give the class a name."
         )
     if len(counts) < 2:
-        raise UserError(f"The {where} has the one class {some_of([names[next(iter(counts))]])}, expected at least two.")
+        one = some_of([names[next(iter(counts))]])
+        raise LabelsError(f"The {where} has the one class {one}, expected at least two.")
 
 
 def warn_of_untrained_classes(splits: Mapping[str, Dataset]) -> None:
@@ -142,11 +147,11 @@ def check_enough_to_train(splits: Mapping[str, Dataset]) -> None:
     """Refuses fewer images to train on than there are classes.
 
     Raises:
-        UserError: names both numbers.
+        LabelsError: names both numbers.
     """
     classes = len({label for dataset in splits.values() for label in dataset["label"]})
     if len(splits["train"]) < classes:
-        raise UserError(
+        raise LabelsError(
             f"There are {len(splits['train'])} images to train on but {classes} classes, expected at least one "
             "image of each: add images, or raise --max_train_samples."
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset, DatasetDict, NamedSplit, concatenate_datasets
 
+from genaf_hf.data.labels import LabelsError
 from genaf_hf.errors import UserError
 from genaf_hf.values.names import some_of
 
@@ -47,7 +48,7 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
     """Holds validation and test out of train where they are missing, stratified, by a fixed seed.
 
     Raises:
-        UserError: when train is too small for that, or the share no share.
+        UserError: when the share is no share; `LabelsError` when train is too small for all of its classes.
     """
     splits = DatasetDict(splits)
     for role in ("test", "validation"):
@@ -59,12 +60,12 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
         size, classes = round(share * len(splits["train"])), len(counts)
         names = splits["train"].features["label"].names
         if single := [names[label] for label, count in sorted(counts.items()) if count < 2]:
-            raise UserError(
+            raise LabelsError(
                 f"There are too few images of the class {some_of(single)} to hold a {role} split out of train: add "
                 f"some, leave the class out, or name a split with --{role}_split."
             )
         if size < classes or len(splits["train"]) - size < classes:
-            raise UserError(
+            raise LabelsError(
                 f"{len(splits['train'])} images of {classes} classes are too few to hold a {role} split out of; "
                 f"name one with --{role}_split, or raise --held_out_share from {share}."
             )

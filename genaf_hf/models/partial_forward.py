@@ -25,6 +25,14 @@ def input_of(module: nn.Module, forward: Callable) -> Tensor:
     return found[0]
 
 
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What `module` is given meanwhile, call by call, where it and what follows are run too."""
+    found: list[Tensor] = []
+    with removing([module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))]):
+        yield found
+
+
 def outputs_of(modules: Sequence[nn.Module], forward: Callable) -> tuple[Tensor, ...]:
     """What `modules`, given in their order in `forward()`, put out; what follows the last one is not run."""
     found = []

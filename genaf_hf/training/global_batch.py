@@ -55,20 +55,36 @@ def micro_batches(rows: Sequence[int]) -> list[MicroBatch]:
 
 
 @dataclass(frozen=True)
-class Logits:
-    """What a model makes of images, clean and attacked, each (n, classes), float32 or wider, and their labels (n,).
+class Features:
+    """What a model's head reads of images, clean and attacked as `Logits` has them, and the public encoder's of them.
 
-    The clean ones are None for a loss that does not read them, and for one that passes each image once. That one is
-    told by `stays_clean` (n,), 1 or 0 as floats, which of the attacked ones are not attacked.
+    Each is (n, d), float32 or wider; `public` is of the clean images.
     """
 
     clean: Tensor | None
     attacked: Tensor
-    labels: Tensor
+    public: Tensor
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a model makes of images, clean and attacked, each (n, classes), float32 or wider, and their labels (n,).
+
+    The clean ones are None for a loss that does not read them, and for one that passes each image once. That one is
+    told by `stays_clean` (n,), 1 or 0 as floats, which of the attacked ones are not attacked. One that reads features
+    has those of the own rows, and one that reads no labels may have None.
+    """
+
+    clean: Tensor | None
+    attacked: Tensor
+    labels: Tensor | None
     stays_clean: Tensor | None = None
+    features: Features | None = None
 
     def accuracies(self) -> dict[str, Tensor]:
-        """Shares of right answers to clean and to attacked images."""
+        """Shares of right answers to clean and to attacked images; none without labels."""
+        if self.labels is None:
+            return {}
         right = (self.attacked.argmax(1) == self.labels).float()
         if self.stays_clean is not None:
             of_clean, of_attacked = means_by(self.stays_clean, right)
@@ -104,4 +120,7 @@ def with_own(parts: Sequence[Logits], index: int, own: Logits) -> Logits:
         own: of that one.
     """
     parts = [*parts[:index], own, *parts[index + 1 :]]
-    return Logits(*(torch.cat([getattr(each, name) for each in parts]) for name in ("clean", "attacked", "labels")))
+    clean, attacked, labels = (
+        torch.cat([getattr(each, name) for each in parts]) for name in ("clean", "attacked", "labels")
+    )
+    return Logits(clean, attacked, labels)

@@ -260,7 +260,13 @@ def check_training_images(args: TrainingArguments, dataset, *, epochs: float, ma
 
 
 def check_rows(
-    args: TrainingArguments, name: str, dataset, collate: Callable[[list], dict], model: PreTrainedModel
+    args: TrainingArguments,
+    name: str,
+    dataset,
+    collate: Callable[[list], dict],
+    model: PreTrainedModel,
+    *,
+    labelled: bool = True,
 ) -> None:
     """Refuses images without pixel values that the model takes, or without class ids as labels.
 
@@ -270,6 +276,7 @@ def check_rows(
         dataset: to train or evaluate on.
         collate: makes a batch of rows.
         model: that is trained, a classifier.
+        labelled: whether there have to be labels.
 
     Raises:
         UserError: names what is missing, or the label.
@@ -289,11 +296,13 @@ def check_rows(
         if "pixel_values" not in row:
             raise UserError(f"{name} has no pixel_values, only {', '.join(map(str, row))}: see with_pixel_values.")
     batch = collate([row])
-    for needed in ("pixel_values", "labels"):
+    for needed in ("pixel_values", *(["labels"] if labelled else [])):
         if needed not in batch:
             raise UserError(f"{name} has no {needed}, only {', '.join(batch)}: see with_pixel_values.")
-    check_labels(torch.as_tensor(batch["labels"]), classes)
     check_taken(model, name, torch.as_tensor(batch["pixel_values"]))
+    if not labelled:
+        return
+    check_labels(torch.as_tensor(batch["labels"]), classes)
     if getattr(dataset, "format", {}).get("type") != "custom":  # which may make labels of anything
         for column in {"label", "labels"} & {*columns}:
             check_labels(torch.as_tensor(dataset.with_format(None)[column][:]), classes)

@@ -29,12 +29,13 @@ class Adversary:
             UserError: says why.
         """
 
-    def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor]], seed: int) -> None:
+    def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor | None]], seed: int) -> None:
         """Prepares itself before the first step, unless it has a state already.
 
         Args:
             model: as it is before it is trained, the public encoder with a head.
-            samples: gives so many training images (n, 3, h, w) in [0, 1], or all if there are fewer, and labels (n,).
+            samples: gives so many training images (n, 3, h, w) in [0, 1], or all if there are fewer, and labels (n,),
+                None where there are none.
             seed: of the training.
         """
 

@@ -66,8 +66,11 @@ class Universal(Adversary):
                 "perturbations without any: lower it, or raise per_device_train_batch_size."
             )
 
-    def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor]], seed: int) -> None:
+    def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor | None]], seed: int) -> None:
         images, labels = samples(IMAGES)
+        reading = [name for name in self.settings["bank"] if "labels" in ATTACKS[name].needs]
+        if labels is None and reading:
+            raise UserError(f"bank has {reading[0]}, which needs labels, but the images have none: leave it out.")
         eps, data = self.settings["eps"], {"images": images, "labels": labels}
         live = torch.empty(self.settings["live"], *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))

@@ -33,6 +33,8 @@ class Objective:
         stay_clean: share of the images that are passed clean instead, where it does not read them beside.
         relates_rows: whether it needs all rows of an update, those of other micro-batches without gradients. These are
             the logits of eval mode then: exact without dropout, drop path and BatchNorm.
+        reads_features: whether it needs what the head reads, and what the public encoder's head would.
+        reads_labels: whether images without labels are of no use to it.
     """
 
     losses: tuple[str, ...] = ()
@@ -40,6 +42,8 @@ class Objective:
     reads_clean = True
     stay_clean = 0.0
     relates_rows = False
+    reads_features = False
+    reads_labels = True
 
     def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:
         """The loss of a micro-batch.

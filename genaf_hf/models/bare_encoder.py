@@ -1,0 +1,114 @@
+"""An encoder without a head of ours, as the class of its publisher holds it."""
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.models.head import head_name, in_head
+from genaf_hf.models.position_embeddings import with_image_size
+from genaf_hf.models.weights import read_weights
+
+logger = logging.getLogger(__name__)
+
+FLEXIBLE = "siglip2"  # whose weights a classifier holds in another layout
+TOWER = "vision_model."  # before names in a model of images and text
+
+
+def load_bare_encoder(
+    classifier: PreTrainedModel,
+    model_name_or_path: str,
+    size: tuple[int, int],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> PreTrainedModel:
+    """The encoder that `load_encoder` made a classifier of, as `AutoModel` loads it: of its own class and shape.
+
+    A pooling layer that the checkpoint has no weights for is left out, unless the features go through it; and so is the
+    head of a classifier, which is logged.
+    Of SigLIP 2 it is the vision tower at one resolution.
+
+    Args:
+        classifier: what `load_encoder` gave.
+        model_name_or_path: Hub id or local folder.
+        size: height and width of the images.
+        revision: branch, tag or commit on the Hub.
+        token: for private and gated repositories.
+
+    Raises:
+        UserError: when the weights cannot be read.
+    """
+    hub: dict[str, Any] = {"revision": revision, "token": token}
+    config, _ = PreTrainedConfig.get_config_dict(model_name_or_path, **hub)
+    if config.get("model_type") == FLEXIBLE:
+        return copy.deepcopy(classifier.vision_model)
+    options = {"dtype": torch.float32, **hub}
+    bare, loading = read_weights(AutoModel, model_name_or_path, **options)
+    read, own = (any("pooler." in name for name, _ in model.named_parameters()) for model in (classifier, bare))
+    lacking = any(name.startswith("pooler.") for name in loading["missing_keys"])
+    if read != own and (read or lacking):
+        bare, _ = read_weights(AutoModel, model_name_or_path, add_pooling_layer=read, **options)
+    if is_classifier(config) and not isinstance(bare.config, EncoderClassifierConfig):
+        logger.warning(
+            '"%s" is a classifier, a %s: its head is dropped, and its encoder alone is hardened, a %s.',
+            *(model_name_or_path, config["architectures"][0], type(bare).__name__),
+        )
+        bare.config.num_labels = 2  # the default, which tells nothing of the old classes
+    bare = with_image_size(bare.eval(), size)
+    take_weights(bare, classifier)
+    return bare
+
+
+def is_classifier(config: dict) -> bool:
+    """Whether the configuration of a checkpoint says that it holds the head of a classifier."""
+    return any(name.endswith("ForImageClassification") for name in config.get("architectures") or ())
+
+
+def take_weights(bare: PreTrainedModel, classifier: PreTrainedModel) -> None:
+    """Gives an encoder the weights that a classifier made of it has; parts that this leaves out stay as they are.
+
+    Args:
+        bare: as `load_bare_encoder` gives it.
+        classifier: of the same encoder.
+    """
+    head, known = head_name(classifier), bare.state_dict()
+    held = {name: tensor for name, tensor in classifier.state_dict().items() if not in_head(name, head)}
+    for prefix in ("", f"{classifier.base_model_prefix}.", TOWER):
+        renamed = {name.removeprefix(prefix): tensor for name, tensor in held.items()}
+        if all(name in known and known[name].shape == tensor.shape for name, tensor in renamed.items()):
+            bare.load_state_dict({**known, **renamed})
+            return
+    raise ValueError(f"A {type(bare).__name__} has no place for the weights of a {type(classifier).__name__}.")
+
+
+def name_of_features(bare: PreTrainedModel, pixel_values: Tensor, features: Tensor) -> str | None:
+    """Which of an encoder's outputs its features are, as code that reads them; None for what is of several.
+
+    Args:
+        bare: in eval mode.
+        pixel_values: of some images, (n, 3, h, w).
+        features: of the same, (n, d).
+    """
+    with torch.no_grad():
+        outputs = getattr(bare, "vision_model", bare)(pixel_values=pixel_values)
+    states = outputs.get("last_hidden_state")
+    found = {"pooler_output.flatten(1)": outputs.get("pooler_output")}
+    if isinstance(states, Tensor) and states.ndim == 3:
+        found["last_hidden_state[:, 0]"] = states[:, 0]
+        found["last_hidden_state.mean(1)"] = states.mean(1)
+        found["last_hidden_state[:, 1:].mean(1)"] = states[:, 1:].mean(1)
+    elif isinstance(states, Tensor):
+        found["last_hidden_state.mean((2, 3))"] = states.mean((2, 3))
+    same = [
+        name
+        for name, value in found.items()
+        if isinstance(value, Tensor)
+        and (flat := value.flatten(1)).shape == features.shape
+        and torch.allclose(flat, features, rtol=1e-3, atol=1e-4)
+    ]
+    return same[0] if same else None

@@ -1,0 +1,159 @@
+"""Features that stay where the public encoder has them: what is trained on, alone and beside another objective."""
+
+import copy
+
+import pytest
+import torch
+from test_defences import ONE_STEP, STEP_SEEDS, state_of
+from test_genaf_trainer import Recorder
+from torch.nn import functional as F
+from train_tiny import PROCESSOR, tiny_trainer
+
+from genaf_hf import GenAFConfig, PixelModel
+from genaf_hf.errors import UserError
+from genaf_hf.training import defences
+from genaf_hf.training.adversaries.universal import Universal, drawn
+from genaf_hf.training.defences import register_defence
+from genaf_hf.training.global_batch import Features, Logits
+from genaf_hf.training.objectives.anchor import Anchor
+from genaf_hf.training.objectives.cross_entropy import CrossEntropy
+
+pytestmark = pytest.mark.slow(reason="trains")
+
+BANK = {"bank": ["l4a"], "bank_steps": 2}
+
+
+@pytest.fixture
+def anchored():
+    """A defence that anchors a classifier beside cross-entropy."""
+
+    def anchored(*, eps: float = 0.1, weight: float = 3.0) -> tuple[Universal, Anchor]:
+        return Universal(eps=eps, bank=[]), Anchor(0.25, weight=weight, beside=CrossEntropy(clean_share=0.5))
+
+    register_defence(title="anchored")(anchored)
+    yield "anchored"
+    del defences.DEFENCES["anchored"]
+
+
+def without_labels(trainer):
+    """Takes the labels out of the images to train on."""
+    trainer.train_dataset = [{"pixel_values": row["pixel_values"]} for row in trainer.train_dataset]
+    return trainer
+
+
+def drift(features, public):
+    return ((features - public).norm(dim=1) / public.norm(dim=1)) ** 2
+
+
+def moved(model: PixelModel) -> PixelModel:
+    """The model with other weights than the public encoder's, so that clean features have a gradient too."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.model.base_model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def test_features_of_clean_and_attacked_images_are_pulled_to_the_public_encoders_without_a_label(tmp_path):
+    settings = {**ONE_STEP, "defence": "anchor", "defence_settings": BANK, "clean_share": 0.25, "adapt_max_steps": -1}
+    begun = without_labels(tiny_trainer(tmp_path / "begun", **settings))
+    begun._begin_adversary()
+    before = state_of(begun)
+    recorder, batches = Recorder(), []
+    trainer = without_labels(tiny_trainer(tmp_path / "run", callbacks=[recorder], **settings))
+    trainer._begin_adversary()
+    public = PixelModel(copy.deepcopy(trainer.model), PROCESSOR)
+    model = moved(PixelModel(copy.deepcopy(trainer.model), PROCESSOR))
+    trainer.model.load_state_dict(model.model.state_dict())
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: batches.append(collate(rows)) or batches[-1]
+    trainer.train()
+
+    [batch] = [each for each in batches if len(each["pixel_values"]) == 24]
+    images, live = model.to_images(batch["pixel_values"]), before["live"].requires_grad_()
+    attacked = (images + torch.cat([live, before["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    goal = public.features(images).detach()
+    terms = [drift(model.features(each), goal).mean() for each in (attacked, images)]
+    loss = 0.75 * terms[0] + 0.25 * terms[1]
+    loss.backward()
+    for name, parameter in model.model.base_model.named_parameters():
+        found = recorder.gradients[f"{model.model.base_model_prefix}.{name}"]
+        torch.testing.assert_close(found, parameter.grad, rtol=0, atol=1e-12)
+    step = trainer.args.step_size * live.grad.sign()
+    torch.testing.assert_close(
+        state_of(trainer)["live"], (before["live"] + step).clamp(-10 / 255, 10 / 255).detach(), rtol=0, atol=1e-15
+    )
+    log = trainer.state.log_history[0]
+    assert [log["attacked_drift"], log["clean_drift"]] == pytest.approx([each.item() for each in terms])
+    assert not {"clean_accuracy", "robust_accuracy"} & log.keys()
+    assert torch.equal(trainer.model.classifier.weight, model.model.classifier.weight)
+
+
+def test_an_anchor_is_added_to_another_objective(tmp_path, anchored):
+    recorder = Recorder()
+    trainer = tiny_trainer(tmp_path, callbacks=[recorder], defence=anchored, **ONE_STEP, adapt_max_steps=-1)
+    rows = trainer.train_dataset
+    public = PixelModel(copy.deepcopy(trainer.model), PROCESSOR)
+    trainer._begin_adversary()
+    model = moved(PixelModel(copy.deepcopy(trainer.model), PROCESSOR))
+    trainer.model.load_state_dict(model.model.state_dict())
+    live = state_of(trainer)["live"]
+    trainer.get_train_dataloader = lambda: torch.utils.data.DataLoader(rows, batch_size=24)
+    trainer.train()
+    images = model.to_images(torch.stack([row["pixel_values"] for row in rows]))
+    labels = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
+    attacked = (images + live[drawn(STEP_SEEDS, 2, 0)]).clamp(0, 1)
+    goal = public.features(images).detach()
+    entropies = [F.cross_entropy(model(each), labels) for each in (attacked, images)]
+    drifts = [drift(model.features(each), goal).mean() for each in (attacked, images)]
+    loss = sum(entropies) / 2 + 3 * (0.75 * drifts[0] + 0.25 * drifts[1])
+    loss.backward()
+    for name, parameter in model.model.named_parameters():
+        torch.testing.assert_close(recorder.gradients[name], parameter.grad, rtol=0, atol=1e-12)
+    names = ("adversarial_loss", "clean_loss", "attacked_drift", "clean_drift")
+    log = trainer.state.log_history[0]
+    assert [log[name] for name in names] == pytest.approx([each.item() for each in (*entropies, *drifts)])
+    assert {"robust_accuracy", "clean_accuracy"} <= log.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"clean_share": 1.5}, "clean_share is 1.5, expected a share"),
+        ({"defence_settings": {"bank": ["uapgd"]}}, "bank has uapgd, which needs labels, but the images have none"),
+    ],
+)
+def test_what_cannot_be_anchored_is_refused(tmp_path, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        without_labels(tiny_trainer(tmp_path, **{"defence": "anchor", **settings})).train()
+    with pytest.raises(UserError, match="train_dataset has no labels"):
+        without_labels(tiny_trainer(tmp_path, defence="universal")).train()
+
+
+def test_a_weight_of_the_anchor_is_positive():
+    with pytest.raises(UserError, match="weight of the anchor is 0, expected a positive"):
+        Anchor(0.5, weight=0)
+    assert GenAFConfig(output_dir="run", defence="anchor", use_cpu=True).eps == 10 / 255
+
+
+def test_in_a_single_pass_each_image_is_anchored_once_clean_or_attacked(tmp_path):
+    settings = {**BANK, "single_pass": True}
+    trainer = without_labels(tiny_trainer(tmp_path, defence="anchor", defence_settings=settings, clean_share=0.25))
+    sizes = []
+
+    def keep(module, args, kwargs):
+        if module.training:
+            sizes.append(len(kwargs["pixel_values"]))
+
+    trainer.model.register_forward_pre_hook(keep, with_kwargs=True)
+    trainer.adversarial_finetune()
+    assert {*sizes} == {8, 6}  # batches of 22 images, each image once
+    assert {"clean_drift", "attacked_drift"} <= trainer.state.log_history[0].keys()
+    objective = Anchor(0.25, single_pass=True)
+    rows = torch.tensor([[1.0, 0], [0, 2], [2, 2]]), torch.tensor([[1.0, 1], [0, 1], [2, 1]])
+    own = Logits(None, rows[0], None, torch.tensor([1.0, 0, 0]), Features(None, *rows))
+    loss = objective(own, lambda: own, eps_share=1.0, label_smoothing=0.0)
+    assert loss.of_rows.item() == pytest.approx((1 / 2 + 1 + 1 / 5) / 3)
+    assert {name: value.item() for name, value in loss.terms.items()} == pytest.approx(
+        {"clean_drift": 1 / 2, "attacked_drift": (1 + 1 / 5) / 2}
+    )
