@@ -11,6 +11,7 @@ from train_tiny import PROCESSOR, tiny_trainer
 
 from genaf_hf import GenAFConfig, PixelModel
 from genaf_hf.errors import UserError
+from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.training import defences
 from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.defences import register_defence
@@ -57,11 +58,11 @@ def moved(model: PixelModel) -> PixelModel:
 def test_features_of_clean_and_attacked_images_are_pulled_to_the_public_encoders_without_a_label(tmp_path):
     settings = {**ONE_STEP, "defence": "anchor", "defence_settings": BANK, "clean_share": 0.25, "adapt_max_steps": -1}
     begun = without_labels(tiny_trainer(tmp_path / "begun", **settings))
-    begun._begin_adversary()
+    begun.begin_adversary()
     before = state_of(begun)
     recorder, batches = Recorder(), []
     trainer = without_labels(tiny_trainer(tmp_path / "run", callbacks=[recorder], **settings))
-    trainer._begin_adversary()
+    trainer.begin_adversary()
     public = PixelModel(copy.deepcopy(trainer.model), PROCESSOR)
     model = moved(PixelModel(copy.deepcopy(trainer.model), PROCESSOR))
     trainer.model.load_state_dict(model.model.state_dict())
@@ -94,7 +95,7 @@ def test_an_anchor_is_added_to_another_objective(tmp_path, anchored):
     trainer = tiny_trainer(tmp_path, callbacks=[recorder], defence=anchored, **ONE_STEP, adapt_max_steps=-1)
     rows = trainer.train_dataset
     public = PixelModel(copy.deepcopy(trainer.model), PROCESSOR)
-    trainer._begin_adversary()
+    trainer.begin_adversary()
     model = moved(PixelModel(copy.deepcopy(trainer.model), PROCESSOR))
     trainer.model.load_state_dict(model.model.state_dict())
     live = state_of(trainer)["live"]
@@ -157,3 +158,10 @@ def test_in_a_single_pass_each_image_is_anchored_once_clean_or_attacked(tmp_path
     assert {name: value.item() for name, value in loss.terms.items()} == pytest.approx(
         {"clean_drift": 1 / 2, "attacked_drift": (1 + 1 / 5) / 2}
     )
+
+
+def test_a_classifier_is_not_hardened_without_its_labels(tmp_path):
+    config = GenAFConfig(output_dir=str(tmp_path / "run"), defence="anchor", use_cpu=True)
+    with pytest.raises(UserError, match="The defence anchor reads no labels, so that the classifier's head would stay"):
+        harden(HardeningArguments("encoder", "digits"), config)
+    assert not (tmp_path / "run").exists()

@@ -208,6 +208,12 @@ def asked_attacks(arguments: ExperimentArguments, config: GenAFConfig) -> dict[s
         UserError: for settings that these could not be run with; names the setting.
     """
     refuse_resume_flag(config)
+    objective = config.make_defence().objective
+    if objective is not None and not objective.reads_labels:
+        raise UserError(
+            f"The defence {config.defence} reads no labels, so that the classifier's head would stay as it is drawn: "
+            "harden the encoder by genaf-hf harden-encoder and fine-tune that, or choose another defence."
+        )
     asked = arguments.attacks, arguments.attack_settings
     return named_attacks(*asked, eps=config.eps or TRAINING_EPS, norm=config.norm, seed=config.seed)
 

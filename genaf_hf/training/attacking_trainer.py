@@ -54,8 +54,8 @@ class AttackingTrainer(SharingTrainer):
         if adversary is not None and not adversary.state:
             adversary.begin(self._pixel_model(self.model), self._sampled_images, self.args.seed)
 
-    def _sampled_images(self, count: int) -> tuple[Tensor, Tensor]:
-        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and their labels (n,).
+    def _sampled_images(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and labels (n,) if any.
 
         Raises:
             UserError: when there are none by number.
@@ -67,7 +67,8 @@ class AttackingTrainer(SharingTrainer):
             )
         model, batches = self._pixel_model(self.model), [*self.samples(count, "Reading images to craft on")]
         images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
-        return images, torch.cat([batch["labels"] for batch in batches])
+        labelled = "labels" in batches[0]
+        return images, torch.cat([batch["labels"] for batch in batches]) if labelled else None
 
     def samples(self, count: int, words: str) -> Iterator[dict]:
         """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""
@@ -79,10 +80,10 @@ class AttackingTrainer(SharingTrainer):
 
     def craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
         """Attacked pixel values of a micro-batch, crafted through the unwrapped model."""
-        pixel_model, labels = self._pixel_model(model), inputs["labels"]
+        pixel_model, labels = self._pixel_model(model), inputs.get("labels")
         first = self.first_row(inputs, micro_batch)
         step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
-        seeds = range(step_seed + first, step_seed + first + len(labels))
+        seeds = range(step_seed + first, step_seed + first + len(inputs["pixel_values"]))
         with trusted():
             images = pixel_model.to_images(inputs["pixel_values"])
             attacked = self.defence.adversary.craft(
@@ -92,7 +93,7 @@ class AttackingTrainer(SharingTrainer):
 
     def first_row(self, inputs: dict, micro_batch: MicroBatch) -> int:
         """Place of a micro-batch's first image in the update over all processes."""
-        return micro_batch.first_row * self.args.world_size + self.args.process_index * len(inputs["labels"])
+        return micro_batch.first_row * self.args.world_size + self.args.process_index * len(inputs["pixel_values"])
 
     def eps_share(self) -> float:
         """What eps and step size are multiplied by at this step: they grow over the first part of stage 1."""

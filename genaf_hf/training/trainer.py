@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +16,23 @@ from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
 
 from genaf_hf.errors import UserError
+from genaf_hf.models.head import head_of
+from genaf_hf.models.partial_forward import input_of, inputs_of
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable
 from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.training.assessment import Assessment
 from genaf_hf.training.attacking_trainer import AttackingTrainer
 from genaf_hf.training.checkpoint import finished_stage, newest_complete_checkpoint, read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
-from genaf_hf.training.global_batch import Logits, MicroBatch, gather_logits, micro_batches, spread, with_own
+from genaf_hf.training.global_batch import (
+    Features,
+    Logits,
+    MicroBatch,
+    gather_logits,
+    micro_batches,
+    spread,
+    with_own,
+)
 from genaf_hf.training.layers import freeze_modules, layer_weights
 from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, of_arguments, parameter_groups
 from genaf_hf.training.options import (
@@ -95,6 +105,10 @@ class GenAFTrainer(AttackingTrainer):
         self._redundant_layers: list[str] | None = None
         self._waiting: list[MicroBatch] = []
         self._accumulated: list[Logits] = []
+        if self.defence.objective is not None and self.defence.objective.reads_features:
+            self._public_encoder = copy.deepcopy(self.model).eval().requires_grad_(False)
+        if not self._labelled:  # nothing trains the head then, which several processes would wait for
+            head_of(self.model).requires_grad_(False)
 
     # ---- the method ----
 
@@ -195,8 +209,12 @@ class GenAFTrainer(AttackingTrainer):
         if attacked is None:
             attacked = self.craft(model, inputs, micro_batch)
         stays_clean = self._stays_clean(inputs, micro_batch)
-        outputs = model(pixel_values=self._passed(inputs, attacked, stays_clean))
-        own = self._logits(outputs, inputs["labels"], stays_clean)
+        unwrapped = self.accelerator.unwrap_model(model)
+        with inputs_of(head_of(unwrapped)) if objective.reads_features else nullcontext([]) as read:
+            outputs = model(pixel_values=self._passed(inputs, attacked, stays_clean))
+        own = self._logits(outputs, inputs.get("labels"), stays_clean)
+        if objective.reads_features:
+            own = replace(own, features=self._features(read[0], inputs["pixel_values"]))
         loss = objective(
             own,
             lambda: self._whole_update(own, micro_batch.index),
@@ -210,17 +228,22 @@ class GenAFTrainer(AttackingTrainer):
         return (total, outputs) if return_outputs else total
 
     @property
+    def _labelled(self) -> bool:
+        """Whether there have to be labels."""
+        return self.defence.objective is None or self.defence.objective.reads_labels
+
+    @property
     def _defends(self) -> bool:
         """Whether this stage is trained by the defence, and not on clean images by the model's own loss."""
         return self.stage == ADVERSARIAL_FINETUNE and self.defence.objective is not None
 
     def _stays_clean(self, inputs: dict, micro_batch: MicroBatch) -> Tensor | None:
         """Which images (n,) are passed clean and not attacked, 1 or 0; None where it is not one or the other."""
-        share, labels = self.defence.objective.stay_clean, inputs["labels"]
+        share, pixel_values = self.defence.objective.stay_clean, inputs["pixel_values"]
         if share == 0:
             return None
-        rows = spread(self.first_row(inputs, micro_batch), len(labels), share)
-        return sent(torch.tensor(rows, dtype=torch.float32), labels.device)
+        rows = spread(self.first_row(inputs, micro_batch), len(pixel_values), share)
+        return sent(torch.tensor(rows, dtype=torch.float32), pixel_values.device)
 
     def _passed(self, inputs: dict, attacked: Tensor, stays_clean: Tensor | None = None) -> Tensor:
         """Pixel values that go through the model together."""
@@ -229,7 +252,21 @@ class GenAFTrainer(AttackingTrainer):
             return torch.where(stays_clean.view(-1, 1, 1, 1) == 1, clean, attacked)
         return torch.cat([clean, attacked]) if self.defence.objective.reads_clean else attacked
 
-    def _logits(self, outputs, labels: Tensor, stays_clean: Tensor | None = None) -> Logits:
+    def _features(self, read: Tensor, pixel_values: Tensor) -> Features:
+        """What the head reads of what was passed through the model, and what the public encoder's would.
+
+        Args:
+            read: (n, ...) of all that was passed.
+            pixel_values: of the clean images.
+        """
+        public = self._public_encoder
+        with torch.no_grad():
+            goal = input_of(head_of(public), lambda: public(pixel_values=pixel_values))
+        read, goal = (at_least_float32(each.flatten(1)) for each in (read, goal))
+        clean, attacked = read.chunk(2) if self.defence.objective.reads_clean else (None, read)
+        return Features(clean, attacked, goal)
+
+    def _logits(self, outputs, labels: Tensor | None, stays_clean: Tensor | None = None) -> Logits:
         """What the model makes of clean and attacked images, in float32 or wider."""
         logits = at_least_float32(outputs.logits)
         clean, attacked = logits.chunk(2) if self.defence.objective.reads_clean else (None, logits)
@@ -244,7 +281,7 @@ class GenAFTrainer(AttackingTrainer):
         """Under gradient accumulation, attacks all micro-batches first where the objective relates their rows."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = [self._prepare_inputs(batch) for batch in batches]
-        self._waiting, self._accumulated = micro_batches([len(batch["labels"]) for batch in batches]), []
+        self._waiting, self._accumulated = micro_batches([len(batch["pixel_values"]) for batch in batches]), []
         if len(batches) > 1 and self._defends and self.defence.objective.relates_rows:
             self._waiting = [self._attack_first(*each) for each in zip(batches, self._waiting, strict=True)]
         return batches, num_items
@@ -368,7 +405,7 @@ class GenAFTrainer(AttackingTrainer):
         with self.accelerator.autocast():
             for name in ("train_dataset", "eval_dataset"):
                 if (dataset := getattr(self, name)) is not None:
-                    check_rows(args, name, dataset, self.data_collator, self.model)
+                    check_rows(args, name, dataset, self.data_collator, self.model, labelled=self._labelled)
 
     def _history_of_stage_1(self) -> list[dict]:
         """What stage 1 logged, where only stage 2 is gone on with."""
