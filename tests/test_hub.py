@@ -19,10 +19,10 @@ from genaf_hf.values.provenance import public_name
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {
-    *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json", "training.json"),
+    *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json", "report.csv"),
     *("overview.png", "accuracy_by_eps.png", "gallery.png"),
     *("samples.png", "layer_robustness.png", "training_curves.png"),
-    *("layer_robustness.json", "example.png", "perturbation/perturbation.safetensors"),
+    *("training.json", "layer_robustness.json", "example.png", "perturbation/perturbation.safetensors"),
 }
 AUDIT = {"attacks": "l4a,fgsm", "attack_settings": '{"l4a": {"steps": 2}}', "sweep": "2", "update_card": True}
 OTHER = "hf_ofSomebodyElse"

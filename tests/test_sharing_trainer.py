@@ -17,7 +17,7 @@ from genaf_hf.sharing.record import TrainingRecord
 pytestmark = pytest.mark.slow(reason="trains")
 
 ROOT = Path(__file__).parents[1]
-WRITTEN = {"README.md", "report.json", "training.json", "layer_robustness.json"}
+WRITTEN = {"README.md", "report.json", "report.csv", "training.json", "layer_robustness.json"}
 PICTURES = {"layer_robustness.png", "training_curves.png"}
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 

@@ -349,7 +349,7 @@ def test_nothing_of_an_earlier_run_is_left_beside_a_model(tmp_path):
     swept = make_report(sweep=make_report().measurements[1:4])
     write_results(tmp_path, swept, make_record(layers=layers), model_name="a/b")
     drawn = {"accuracy_by_eps.png", "layer_robustness.png", "training_curves.png"}
-    files = {"README.md", "report.json", "training.json"}
+    files = {"README.md", "report.json", "report.csv", "training.json"}
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert found == files | drawn
     text = ModelCard.load(tmp_path / "README.md").text

@@ -35,7 +35,7 @@ HARDENED_MODEL = (
 )
 AUDITED = (CARD, REPORT, SPREADSHEET, ANSWERS, SWEEP, GALLERY, PERTURBATIONS)
 PUBLISHED = (
-    *(CARD, REPORT, RECORD, LAYERS, EXAMPLE, *PICTURES),
+    *(CARD, REPORT, SPREADSHEET, RECORD, LAYERS, EXAMPLE, *PICTURES),
     *(f"{PERTURBATION}/perturbation.safetensors", f"{TRAINED_ON}/*/perturbation.safetensors"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
