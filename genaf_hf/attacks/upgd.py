@@ -3,12 +3,14 @@
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.uap import predictions
+from genaf_hf.attacks.uapgd import momentum_steps
 from genaf_hf.attacks.universal import Step, attacked, raised, random_batches
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -44,8 +46,8 @@ def upgd(
     """A universal perturbation that raises the classifier's own cross-entropy: what its worst enemy would use.
 
     The attacker has the model itself and labelled images of its task. From a uniform random start, steps by the sign of
-    the gradient shrink from `step_size` to nothing along a cosine; of several starts the perturbation is kept that
-    leaves fewest of the attacker's images right.
+    the accumulated gradient, as `uapgd` has them, shrink from `step_size` to nothing along a cosine; of several starts
+    the perturbation is kept that leaves fewest of the attacker's images right.
 
     Args:
         model: that is attacked; left as it was.
@@ -71,13 +73,17 @@ def upgd(
 
     def falling_steps(delta: Tensor, step_size: float) -> Step:
         lengths = (step_size * (1 + math.cos(math.pi * number / steps)) / 2 for number in range(steps))
+        signs = torch.zeros_like(delta)
+        accumulate = momentum_steps(signs, 1.0)
 
         def step(gradient: Tensor) -> None:
-            delta.data += next(lengths) * gradient.sign()
+            signs.zero_()
+            accumulate(gradient)
+            delta.data += next(lengths) * signs
 
         return step
 
-    def right(found: UniversalPerturbation) -> int:
+    def right(found: UniversalPerturbation) -> float:
         with evaluating(model):
             return (predictions(model, images, found.delta) == labels.to(found.delta.device)).sum().item()
 

@@ -1,0 +1,391 @@
+"""What each defence costs and what it buys: accuracy without attack and under attacks, and time.
+
+    python benchmarks/defences.py ENCODER DATASET --rows none 'one live:{"defence": "universal", "live": 1}'
+
+A row is a defence, or a name of its own with settings: fields of GenAFConfig and settings of the defence. Each is
+trained and attacked for each seed. Attacks are given likewise, as 'NAME:{"attack": "l4a", "steps": 900}'. The attacker
+crafts on images that no defence is trained on. What is found is a line of defences.jsonl, and a command that was killed
+and is started again goes on. Lines of other settings stand in a section of their own: those of one section were made
+alike. The table, defences.md, and the picture, defences.png, are drawn of all lines.
+
+Time is the median over the steps of stage 1, as a ratio to that of the row "none": of a CPU the time of the process,
+loading of the images included.
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import torch
+from datasets import Dataset
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+from torch.utils.data import Subset
+from transformers import TrainerCallback
+
+from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, load_encoder, load_images, with_pixel_values
+from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.data import stratified_rows, stratified_subset
+from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.evaluate import evaluate_threats
+from genaf_hf.evaluation.perturbation_cache import encoder_digest
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Rate, markdown
+from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
+from genaf_hf.models.loading import load_classifier
+from genaf_hf.pipelines.attack_arguments import named_attacks
+from genaf_hf.runs.journal import Journal, write_whole
+from genaf_hf.training.config import OF_DEFENCE
+from genaf_hf.values.provenance import public_name
+
+logger = logging.getLogger(__name__)
+
+HERE = Path(__file__).with_suffix("")
+PUBLIC, FAR, ADAPTIVELY, IMAGEWISE = "public", "far", "adaptive", "per image"
+NONE, MODEL, PATCH, UNIVERSAL_PGD = "none", "model", "advencoder-pat", "upgd"
+AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "random_start": False}
+AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
+KNOWN_ROWS = {"gen-af, authors' settings": AUTHORS}  # 20, of a sum over 256 images, is 5120 of a mean over rows
+KNOWS = {PUBLIC: "public encoder", FAR: "public encoder", ADAPTIVELY: "model", IMAGEWISE: "model"}
+INTRODUCTION = """\
+Accuracy in %, the mean over seeds with its 95 % t interval where there are several. A DAE is one perturbation for all
+images, crafted on the public encoder alone, of 10/255 where nothing else is said; the patch covers 3 % of an image.
+Adaptive ones are crafted on the defended model itself, `upgd` with labels on its own loss. An attack on each image
+(`pgd-20`, `autoattack`) is a stronger enemy than any of these, and what only withstands perturbations for all images
+does not withstand it. Time is that of the fine-tune (`none`) in the same command; *of all* counts the crafting of a
+bank and a second stage. *unreliable*: a self-check of the report failed, which is named.
+"""
+WANTED = {
+    PUBLIC: ["l4a", "ssp", "uapgd", "advencoder-per", "fff", "std", "uap", PATCH],
+    FAR: [f'{name} at 16/255:{{"attack": "{name}", "eps": "16/255"}}' for name in ("l4a", "uapgd", "advencoder-per")],
+    ADAPTIVELY: ["l4a", "ssp", "uapgd", "advencoder-per", UNIVERSAL_PGD],
+    IMAGEWISE: [f'pgd-20 at {n}/255:{{"attack": "pgd", "steps": 20, "eps": "{n}/255"}}' for n in (4, 8)]
+    + ['autoattack at 4/255:{"attack": "autoattack", "eps": "4/255"}'],
+}
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    measure(parsed_arguments())
+
+
+def parsed_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder")
+    parser.add_argument("dataset")
+    parser.add_argument("--rows", nargs="+", default=[NONE, "pgd-at", "gen-af", *KNOWN_ROWS, "universal"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--learning_rate", type=float, help="of the encoder, default by its size")
+    parser.add_argument("--head_learning_rate", type=float, default=1e-3)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of the training")
+    parser.add_argument("--train_images", type=int, default=10_000)
+    parser.add_argument("--test_images", type=int, default=500)
+    parser.add_argument("--image_attack_images", type=int, default=200, help="test images for attacks on each image")
+    parser.add_argument("--autoattack_images", type=int, default=200)
+    parser.add_argument("--attacker_images", type=int, default=1024)
+    parser.add_argument("--held_out_share", type=float, default=0.1, help="of the images, which the attacker has")
+    parser.add_argument(
+        "--attacker_dataset", help="other images for the attacker; none of his attacks has their labels"
+    )
+    for kind, names in WANTED.items():
+        parser.add_argument(f"--{kind.replace(' ', '_')}", nargs="*", default=names)
+    parser.add_argument("--title", help="of the section, default encoder and dataset")
+    parser.add_argument("--found", type=Path, default=HERE, help="of the results, without .jsonl, .md and .png")
+    parser.add_argument("--models", type=Path, default=Path("defences-found"), help="folder of the trained models")
+    return parser.parse_args(given)
+
+
+def read_as(text: str, kind: str) -> tuple[str, str, dict]:
+    """Label, name and settings out of `"NAME"` or `'LABEL:{"kind": "NAME", "setting": 1}'`."""
+    label, _, given = text.partition(":")
+    settings = json.loads(given) if given else dict(KNOWN_ROWS.get(label, {}))
+    return label, settings.pop(kind, label), settings
+
+
+# ---- what is measured ----
+
+
+def measure(args: argparse.Namespace) -> None:
+    """All rows and seeds that were not measured before; draws table and picture after each."""
+    data = load_images(args.dataset, held_out_share=args.held_out_share)
+    names = data["train"].features["label"].names
+    public = PixelModel(*load_encoder(args.encoder, names)).eval()
+    train = stratified_subset(data["train"], args.train_images, seed=0)
+    test = stratified_subset(data["test"], args.test_images, seed=0)
+    known, source = data["validation"], args.dataset
+    if args.attacker_dataset:
+        known, source = load_images(args.attacker_dataset)["train"], args.attacker_dataset
+    attacker = Attacker.of(stratified_subset(known, args.attacker_images, seed=0), source, public, public)
+    attacks = {kind: wanted_attacks(args, kind) for kind in WANTED}
+    setting = described(args, attacks, public, train, test, attacker)
+    found = args.found.with_suffix(".jsonl")
+    for row in args.rows:
+        for seed in args.seeds:
+            config = configured(args, row, seed)
+            line = {"setting": setting, "row": described_row(config, row), "seed": seed}
+            if any(line == {name: each[name] for name in line} for each in lines(found)):
+                continue
+            logger.info("%s, seed %d", row, seed)
+            began = time.perf_counter()
+            folder = f"{setting['training']['encoder']} {setting['training']['dataset']} {line['row']['name']} {seed}"
+            journal = Journal(args.models / folder.replace("/", " "))
+            config.output_dir, of = str(journal.folder / "training"), json.dumps([setting["training"], line["row"]])
+            line |= journal.once("time", partial(trained, args, config, names, train), of=of)
+            model = PixelModel(*load_classifier(config.output_dir)).to(public.mean.device).eval()
+            line |= attacked(model, test, attacks, attacker, args, journal)
+            with found.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            write(args.found)
+            logger.info("%s, seed %d: %.0f s", row, seed, time.perf_counter() - began)
+    write(args.found)
+
+
+def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, ConfiguredAttack]:
+    """The attacks of a kind by their names in the table."""
+    found = {}
+    for text in getattr(args, kind.replace(" ", "_")):
+        label, name, settings = read_as(text, "attack")
+        found[label] = named_attacks(name, {name: settings})[name]
+    return found
+
+
+def described(args, attacks, public: PixelModel, train: Dataset, test: Dataset, attacker: Attacker) -> dict:
+    """Everything that the rows of a section have in common, as JSON gives it back."""
+    names = [public_name(str(each)) for each in (args.encoder, args.dataset)]
+    options = ("steps", "batch_size", "learning_rate", "head_learning_rate", "precision", "held_out_share")
+    training = {"encoder": names[0], "content of the encoder": encoder_digest(public)[:16], "dataset": names[1]}
+    training |= {"train_images": len(train), **{each: getattr(args, each) for each in options}}
+    per_kind = {kind: {name: each.settings for name, each in these.items()} for kind, these in attacks.items()}
+    known = {"title": args.title or f"{names[0]} on {names[1]}", "training": training, "attacks": per_kind}
+    counts = ("image_attack_images", "autoattack_images")
+    known |= {"attacker": attacker.words, "test_images": len(test), **{each: getattr(args, each) for each in counts}}
+    return json.loads(json.dumps(known))
+
+
+def configured(args: argparse.Namespace, row: str, seed: int) -> GenAFConfig:
+    """The configuration of a row's training."""
+    _, defence, settings = read_as(row, "defence")
+    fields = {name: value for name, value in settings.items() if name in GenAFConfig.__dataclass_fields__}
+    others = {name: value for name, value in settings.items() if name not in fields}
+    common = {
+        "max_steps": args.steps,
+        "per_device_train_batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "head_learning_rate": args.head_learning_rate,
+        "bf16": args.precision == "bf16",
+        "output_dir": str(args.models),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not torch.accelerator.is_available(),
+        "seed": seed,
+    }
+    return GenAFConfig(**{**common, "defence": defence, "defence_settings": others or None, **fields})
+
+
+def described_row(config: GenAFConfig, row: str) -> dict:
+    """Name and defence of a row and all its settings, as JSON gives them back."""
+    settings = config.make_defence().record()["settings"]
+    name, _, given = read_as(row, "defence")
+    given = {setting: value for setting, value in given.items() if setting not in OF_DEFENCE}
+    return json.loads(json.dumps({"name": name, "defence": config.defence, "settings": {**settings, **given}}))
+
+
+def trained(args: argparse.Namespace, config: GenAFConfig, names: list[str], train: Dataset) -> dict:
+    """Trains a model into `config.output_dir`; seconds of a step, and of all of it."""
+    torch.manual_seed(config.seed)
+    model, processor = load_encoder(args.encoder, names)
+    pixels, clock = with_pixel_values(train, processor), Clock(config.use_cpu)
+    trainer = GenAFTrainer(
+        model=model, args=config, train_dataset=pixels, processing_class=processor, callbacks=[clock]
+    )
+    began = clock.read()
+    trainer.train()
+    spent = {"seconds": clock.read() - began, "step_seconds": clock.step_seconds(args.steps)}
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).save_pretrained(config.output_dir)
+    processor.save_pretrained(config.output_dir)
+    trainer.save_perturbations(config.output_dir)
+    return spent
+
+
+class Clock(TrainerCallback):
+    """Reads the time at the end of each step: of a CPU that of the process, which others do not slow down as much."""
+
+    def __init__(self, of_process: bool):
+        self.read: Callable[[], float] = time.process_time if of_process else time.perf_counter
+        self.ends: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.ends.append(self.read())
+
+    def step_seconds(self, steps: int) -> float:
+        """The median over the first steps, which are those of stage 1."""
+        ends = self.ends[:steps]
+        return median(after - before for before, after in pairwise(ends))
+
+
+def attacked(model: PixelModel, test: Dataset, attacks: dict, attacker: Attacker, args, journal: Journal) -> dict:
+    """Right answers and images by kind and attack, and which self-checks failed."""
+    pixels, threats = with_pixel_values(test, model.processor), {}
+    for kind in (PUBLIC, FAR, ADAPTIVELY):
+        for name, attack in attacks[kind].items():
+            adaptive = kind == ADAPTIVELY
+            told = name + ADAPTIVE if adaptive and attack.attack.on_encoder else name
+            threats[kind, name] = UniversalThreat(told, attack, adaptive).crafted(attacker, {MODEL: model})
+    report = evaluate_threats({MODEL: model}, pixels, [*threats.values()], batch_size=128, journal=journal)
+    found: dict[str, dict[str, list[int]]] = {kind: {} for kind in WANTED}
+    for (kind, name), threat in threats.items():
+        found[kind][name] = counted(report.measurement(MODEL, threat.name).accuracy)
+    for name, attack in attacks[IMAGEWISE].items():
+        most = args.autoattack_images if attack.attack.name == "autoattack" else args.image_attack_images
+        some = Subset(pixels, stratified_rows(test["label"], most, seed=0).tolist())
+        answers = answer(model, some, Threat(name, attack).on(MODEL), norm=attack.norm, batch_size=100)
+        found[IMAGEWISE][name] = counted(Rate(sum(answers.right), len(some)))
+    clean, failed = report.measurement(MODEL, CLEAN).accuracy, [each.name for each in report.failed_checks]
+    return {CLEAN: counted(clean), "attacks": found, "unreliable": failed}
+
+
+def counted(rate: Rate) -> list[int]:
+    return [rate.part, rate.count]
+
+
+# ---- how it is shown ----
+
+
+def lines(path: Path) -> list[dict]:
+    """What was found before; a last line that was cut off is none."""
+    found = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in found if line.endswith("}")]
+
+
+def sections_of(found: list[dict]) -> list[tuple[dict, dict[str, list[dict]]]]:
+    """Settings, each with the lines that were found with them by row; of a row that was changed the newest."""
+    sections: dict[str, dict[str, list[dict]]] = {}
+    for line in found:
+        rows = sections.setdefault(json.dumps(line["setting"]), {})
+        name = line["row"]["name"]
+        rows[name] = [*(each for each in rows.get(name, []) if each["row"] == line["row"]), line]
+    return [(json.loads(setting), rows) for setting, rows in sections.items()]
+
+
+def write(path: Path) -> None:
+    """Table and picture of all that was found, a section and a panel for each setting."""
+    sections = sections_of(lines(path.with_suffix(".jsonl")))
+    text = ["# What each defence costs and what it buys\n", INTRODUCTION, *(section(*each) for each in sections)]
+    write_whole(path.with_suffix(".md"), "\n".join(text) + "\n")
+    if any(told["attacks"][PUBLIC] for told, _ in sections):
+        draw({told["title"]: rows for told, rows in sections if told["attacks"][PUBLIC]}, path.with_suffix(".png"))
+
+
+def section(setting: dict, rows: dict[str, list[dict]]) -> str:
+    """A summary with a line for each row, and accuracies under each attack with a column for each row."""
+    training = setting["training"]
+    words = (
+        f"{training['steps']} steps of {training['batch_size']} images out of {training['train_images']}, "
+        f"{training['precision']}; the attacker has {setting['attacker']}, none of them trained on; "
+        f"{setting['test_images']} test images, {setting['image_attack_images']} for attacks on each image, "
+        f"{setting['autoattack_images']} for AutoAttack."
+    )
+    each_image = list(setting["attacks"][IMAGEWISE])
+    heads = ["defence", "seeds", "time of a step", "of all", CLEAN, "DAE, mean", "DAE, worst", "patch", "far, worst"]
+    summary = [[*heads, "adaptive, worst", UNIVERSAL_PGD, *each_image]]
+    for name, found in rows.items():
+        cells = [cell([value(line) for line in found]) for value in (clean, dae_mean, dae_worst, patch, far, adaptive)]
+        ratios = [ratio(found, rows.get(NONE, []), seconds) for seconds in ("step_seconds", "seconds")]
+        doubt = " *unreliable*" * any(line["unreliable"] for line in found)
+        seeds = ", ".join(str(line["seed"]) for line in found)
+        others = [(ADAPTIVELY, UNIVERSAL_PGD), *((IMAGEWISE, attack) for attack in each_image)]
+        cells += [cell([accuracy(line, *other) for line in found]) for other in others]
+        summary.append([name + doubt, seeds, *ratios, *cells])
+    each_attack = [["attacker knows", "attack", *rows]]
+    for kind, attacks in setting["attacks"].items():
+        for attack in attacks:
+            values = [cell([accuracy(line, kind, attack) for line in found]) for found in rows.values()]
+            each_attack.append([KNOWS[kind], attack, *values])
+    failed = [
+        f"- {name}, seed {line['seed']}: it is not true that {check}."
+        for name, found in rows.items()
+        for line in found
+        for check in line["unreliable"]
+    ]
+    parts = [f"\n## {setting['title']}", words, markdown(summary), markdown(each_attack), "\n".join(failed)]
+    return "\n\n".join(filter(None, parts))
+
+
+def accuracy(line: dict, kind: str, attack: str) -> float | None:
+    """In %; None where it was not measured."""
+    right, count = line["attacks"][kind].get(attack, (0, 0))
+    return 100 * right / count if count else None
+
+
+def of_kind(line: dict, kind: str, *left_out: str) -> list[float]:
+    found = (accuracy(line, kind, attack) for attack in line["attacks"][kind] if attack not in left_out)
+    return [each for each in found if each is not None]
+
+
+def clean(line: dict) -> float:
+    return 100 * line[CLEAN][0] / line[CLEAN][1]
+
+
+def dae_mean(line: dict) -> float | None:
+    return mean(found) if (found := of_kind(line, PUBLIC, PATCH)) else None
+
+
+def dae_worst(line: dict) -> float | None:
+    return min(of_kind(line, PUBLIC, PATCH), default=None)
+
+
+def patch(line: dict) -> float | None:
+    return accuracy(line, PUBLIC, PATCH)
+
+
+def far(line: dict) -> float | None:
+    return min(of_kind(line, FAR), default=None)
+
+
+def adaptive(line: dict) -> float | None:
+    return min(of_kind(line, ADAPTIVELY), default=None)
+
+
+def cell(values: Sequence[float | None]) -> str:
+    """Mean over seeds, with its 95 % t interval where there are several."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return f"{known[0]:.1f}" if known else "-"
+    reach = student.ppf(0.975, len(known) - 1) * stdev(known) / len(known) ** 0.5
+    return f"{mean(known):.1f} ± {reach:.1f}"
+
+
+def ratio(found: list[dict], undefended: list[dict], seconds: str) -> str:
+    """Time to that of the fine-tune with the same seeds, or with those that there are."""
+    seeds = {line["seed"] for line in found}
+    beside = [line for line in undefended if line["seed"] in seeds] or undefended
+    return f"{mean(each[seconds] for each in found) / mean(each[seconds] for each in beside):.2f}" if beside else "-"
+
+
+def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
+    """Clean accuracy against that under DAEs of the public encoder, mean and worst, with the time of a step."""
+    figure = Figure(figsize=(6.4 * len(shown), 5.2), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (title, rows) in zip(panels, shown.items(), strict=True):
+        for number, (name, found) in enumerate(rows.items()):
+            x, high, low = (mean(value(line) for line in found) for value in (clean, dae_mean, dae_worst))
+            color, words = f"C{number % 10}", f"{name}, {ratio(found, rows.get(NONE, []), 'step_seconds')} x time"
+            axes.plot([x, x], [low, high], color=color, linewidth=1)
+            axes.plot(x, low, "v", color=color, fillstyle="none")
+            axes.plot(x, high, "o", color=color, label=words)
+        axes.axline((50, 50), slope=1, color="#bbbbbb", linewidth=1, linestyle="--")
+        axes.set(xlabel="clean accuracy, %", ylabel="under DAEs, %: mean (dot), worst (triangle)", title=title)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

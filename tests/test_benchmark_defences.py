@@ -1,0 +1,118 @@
+"""The benchmark of defences: what is there is not measured again, what was killed goes on, what differs stays apart."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROWS = ["none", 'mine:{"defence": "universal", "live": 1, "bank": ["l4a"], "bank_steps": 2, "learning_rate": 1e-3}']
+
+
+@pytest.fixture(scope="module")
+def defences():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        import defences
+
+    return defences
+
+
+@pytest.fixture
+def run(defences, encoders, dataset, tmp_path):
+    """Runs the benchmark into a folder and gives the lines that it left there."""
+    dataset.save_to_disk(tmp_path / "colours")
+
+    def run(name: str, *changes: str) -> list[dict]:
+        (tmp_path / name).mkdir(exist_ok=True)
+        found = tmp_path / name / "found"
+        given = [encoders["dino"], str(tmp_path / "colours"), "--rows", *ROWS, "--steps", "2", "--batch_size", "8"]
+        given += ["--found", str(found), "--models", str(tmp_path / name / "models"), "--precision", "fp32"]
+        given += ["--public", 'l4a:{"steps": 2}', "--far", "--adaptive", 'upgd:{"steps": 2}']
+        given += ["--per_image", 'pgd:{"steps": 2}', "--image_attack_images", "6", *changes]
+        defences.measure(defences.parsed_arguments(given))
+        return defences.lines(found.with_suffix(".jsonl"))
+
+    return run
+
+
+def unwanted(*_):
+    raise AssertionError("this was done before")
+
+
+def without_time(lines: list[dict]) -> list[dict]:
+    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+
+
+def test_killed_and_started_again_it_finds_the_same(run, defences, monkeypatch, tmp_path):
+    expected = run("whole")
+    assert [(line["row"]["name"], line["row"]["defence"], line["seed"]) for line in expected] == [
+        ("none", "none", 0),
+        ("mine", "universal", 0),
+    ]
+    assert expected[1]["row"]["settings"]["live"] == 1
+    assert expected[1]["row"]["settings"]["learning_rate"] == 1e-3
+    for line in expected:
+        counts = [line["clean"], *(each for kind in line["attacks"].values() for each in kind.values())]
+        assert [count for _, count in counts] == [18, 18, 18, 6]
+        assert line["seconds"] > line["step_seconds"] > 0
+
+    attacked = defences.attacked
+
+    def killed(model, test, attacks, attacker, args, journal):
+        if "mine" in journal.folder.name:
+            raise KeyboardInterrupt
+        return attacked(model, test, attacks, attacker, args, journal)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(defences, "attacked", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run("killed")
+    [before] = defences.lines(tmp_path / "killed/found.jsonl")
+    with monkeypatch.context() as patch:  # the model that was trained before is there
+        patch.setattr(defences, "trained", unwanted)
+        found = run("killed")
+    assert found[0] == before
+    assert without_time(found) == without_time(expected)
+    assert json.dumps(expected[0]["setting"]) == json.dumps(found[1]["setting"])
+
+    monkeypatch.setattr(defences, "attacked", unwanted)
+    assert run("killed") == found
+    table = (tmp_path / "killed/found.md").read_text()
+    assert table.count("\n## ") == 1
+    assert "| mine" in table
+    assert (tmp_path / "killed/found.png").stat().st_size > 0
+
+
+def test_rows_of_other_settings_stand_apart(defences):
+    def line(row, seed, steps, right):
+        setting = {
+            "title": "here",
+            "training": {"steps": steps, "batch_size": 1, "train_images": 1, "precision": "fp32"},
+        }
+        setting |= {"attacker": "images", "test_images": 4, "image_attack_images": 4, "autoattack_images": 4}
+        setting["attacks"] = {kind: {} for kind in defences.WANTED} | {"public": {"l4a": {}}}
+        found = {kind: {} for kind in defences.WANTED} | {"public": {"l4a": [right, 4]}}
+        times = {"seconds": 2.0 * right, "step_seconds": 1.0 * right}
+        return {
+            "setting": setting,
+            "row": row,
+            "seed": seed,
+            "clean": [4, 4],
+            "attacks": found,
+            "unreliable": [],
+            **times,
+        }
+
+    old, new, none = {"name": "a", "settings": 1}, {"name": "a", "settings": 2}, {"name": "none"}
+    found = [line(none, 0, 5, 1), line(old, 0, 5, 2), line(new, 1, 5, 3), line(new, 2, 5, 4), line(old, 0, 6, 1)]
+    sections = defences.sections_of(found)
+    assert [{name: [each["seed"] for each in lines] for name, lines in rows.items()} for _, rows in sections] == [
+        {"none": [0], "a": [1, 2]},
+        {"a": [0]},
+    ]
+    (_, rows), _ = sections
+    assert defences.ratio(rows["a"], rows["none"], "step_seconds") == "3.50"
+    assert defences.cell([75.0, 100.0]) == "87.5 ± 158.8"
+    assert defences.cell([50.0]) == "50.0"
+    assert defences.cell([None]) == "-"
