@@ -350,6 +350,15 @@ def test_the_encoder_can_be_named(arguments, encoders, tmp_path):
     assert not (tmp_path / "out/accuracy_by_eps.png").exists()
 
 
+def test_several_encoders_can_be_named_and_are_attacked_at_once(arguments, encoders, tmp_path):
+    names = f"{encoders['mae']}, {encoders['dino']}"
+    report = audit(arguments(tmp_path / "out", "l4a", encoder=names, sweep=[]))
+    assert report.measurement("model", "l4a").settings["encoder"] == "mae, dino"
+    assert report.measurement("model", "l4a-adaptive").settings["encoder"] == "model"
+    with pytest.raises(UserError, match="encoder_revision is main, but there are 2 encoders: leave it out"):
+        audit(arguments(tmp_path / "other", "l4a", encoder=names, encoder_revision="main"))
+
+
 def test_attacks_on_the_model_alone_need_no_encoder(arguments, model, tmp_path):
     shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("README.md"))
     report = audit(arguments(tmp_path / "out", "fgsm", model_name_or_path=str(tmp_path / "model"), sweep=[]))
@@ -558,7 +567,7 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         ({"attack_settings": {"l4a": 3}}, r"attack_settings are \{'l4a': 3\}, expected settings by name"),
         ({"attack_settings": {"layr": 1}}, 'attack_settings have "layr", a setting of none of the attacks l4a, adv'),
         ({"attack_settings": {"std": {}}}, 'attack_settings are for "std", which is not among the attacks l4a, adv'),
-        ({"attack_settings": {"l4a": {"layr": 1}}}, 'l4a has no setting "layr"; it has eps, steps,'),
+        ({"attack_settings": {"l4a": {"layr": 1}}}, 'l4a has no setting "layr"; it has eps, norm, steps,'),
         ({"attack_settings": {"l4a": {"steps": 0}}}, "steps is 0, expected a whole number"),
         ({"attack_settings": {"l4a": {"steps": "9"}}}, 'steps is "9", expected a whole number'),
         ({"attack_settings": {"l4a": {"layer": [1]}}}, r"layer is \[1\], expected a whole number or a text"),
@@ -566,6 +575,7 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         ({"attack_settings": {"l4a": {"data": "mine"}}}, "give the data of l4a, which is told by itself"),
         ({"attack_settings": {"pgd": {"seeds": [1]}}}, 'pgd has no setting "seeds"'),
         ({"attack_settings": {"pgd": {"loss": "mse"}}}, 'give pgd the loss "mse", expected'),
+        ({"attack_settings": {"norm": "l2"}}, "attack_settings give l4a the norm l2 without an eps"),
         ({"attack_settings": {"pgd": {"norm": "l3"}}}, 'norm is "l3", expected one of linf, l2'),
         ({"attack_settings": {"pgd": {"step_size": -1}}}, "step_size is -1, expected a positive length"),
         ({"attack_settings": {"pgd": {"restarts": 0}}}, "restarts is 0, expected"),

@@ -168,6 +168,44 @@ def test_what_is_no_perturbation_is_refused_by_one_sentence(perturbation, tmp_pa
     assert "\n" not in str(refusal.value)
 
 
+# ---- its norm ----
+
+
+def test_the_size_is_told_in_its_norm(tmp_path):
+    delta = torch.zeros(3, 8, 8)
+    delta[0, 0, 0], delta[2, 7, 7] = 3.0, 4.0
+    found = UniversalPerturbation(delta, attack="l4a", eps=5.0, norm="l2")
+    found.save_pretrained(tmp_path)
+    assert UniversalPerturbation.from_pretrained(tmp_path).provenance == found.provenance
+    with pytest.raises(UserError, match=r"reaches 5 in the norm l2, .* at most eps = 4.99"):
+        replace(found, eps=4.99)
+    with pytest.raises(UserError, match='norm is "l1", expected one of linf, l2'):
+        replace(found, norm="l1")
+    larger = found.resize(16, 16)
+    assert larger.delta.norm() == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"norm": "l2", "eps": 0.1}, "reaches .* in the norm l2, expected .* at most eps = 0.1"),
+        ({"norm": "linf", "eps": 3.0}, r"its eps is 3.0 in the norm linf, expected a value in \(0, 1\] in linf"),
+        ({"norm": "l1", "eps": 0.1}, "its eps is 0.1 in the norm l1, expected"),
+    ],
+)
+def test_a_perturbation_in_another_norm_than_its_file_says_is_refused(perturbation, tmp_path, told, sentence):
+    header = {"provenance": json.dumps({**perturbation.provenance, **told})}
+    save_file({"delta": perturbation.delta}, tmp_path / FILE, header)
+    with pytest.raises(UserError, match=sentence):
+        UniversalPerturbation.from_pretrained(tmp_path)
+
+
+def test_a_file_that_tells_no_norm_is_of_linf(perturbation, tmp_path):
+    header = {"provenance": json.dumps({"attack": "l4a", "eps": 0.1})}
+    save_file({"delta": perturbation.delta}, tmp_path / FILE, header)
+    assert UniversalPerturbation.from_pretrained(tmp_path).norm == "linf"
+
+
 # ---- patches ----
 
 

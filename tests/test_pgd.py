@@ -4,7 +4,8 @@ from torch import nn
 from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, pgd
-from genaf_hf.attacks.pgd import SEEDS, random_in_ball
+from genaf_hf.attacks.norms import random_in_ball
+from genaf_hf.attacks.pgd import SEEDS
 
 SETTINGS = {"eps": 0.1, "steps": 3, "step_size": 0.05}
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -79,6 +80,39 @@ def test_a_report_tells_all_settings_so_that_its_attacks_can_be_run_again(attack
         assert set(attack.settings) <= set(report.measurement("m", name).settings)
     again, _ = measure(attacks=attacks_of(told))
     assert again.measurements == report.measurements
+
+
+def test_a_perturbation_in_l2_is_measured_and_held_against_noise_in_l2(attacker, encoder, pixels):
+    attacks = {"long": ATTACKS["l4a"].configure(eps=1.0, norm="l2", steps=20)}
+    report, [public, _] = craft_and_evaluate({"m": encoder}, pixels["test"], attacks, attacker)
+    found = report.measurement("m", "long")
+    assert (found.settings["norm"], found.settings["eps"]) == ("l2", 1.0)
+    size, random = public.noise("m")
+    assert size == {"norm": "l2", "eps": 1.0}
+    images = torch.full((2, 3, 8, 8), 0.5)
+    moved = random(None, images, None, seeds=[0, 1]) - images
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.ones(2))
+    [check] = [each for each in report.checks if each.name == "long stays in its ball and in [0, 1]"]
+    assert check.passed
+    assert 0.5 < check.numbers["farthest"] <= 1 + 1e-5
+
+
+def test_a_report_of_an_older_version_can_be_run_again_as_then(attacker, encoder, pixels):
+    attacks = {"mine": ATTACKS["l4a"].configure(eps=0.1, steps=2)}
+    report, _ = craft_and_evaluate({"m": encoder}, pixels["test"], attacks, attacker)
+    for each in report.measurements:
+        for later in ("restarts", "init", "max_images"):
+            each.settings.pop(later, None)
+    assert attacks_of(report)["mine"].settings == {**attacks["mine"].settings, "data": attacker.said(attacks["mine"])}
+
+
+def test_several_encoders_are_attacked_at_once(attacker, encoder, resnet, pixels):
+    other = PixelModel(*resnet).eval()
+    [public, _] = threats_of({"l4a": ATTACKS["l4a"].configure(eps=0.1, steps=3)})
+    found = public.crafted(replace(attacker, encoder=[encoder, other]), {"m": other})
+    assert found.settings("m")["encoder"] == "dino, resnet"
+    expected = ATTACKS["l4a"].configure(eps=0.1, steps=3)([encoder, other], attacker.images)
+    assert torch.equal(found.perturbations["m"].delta, expected.delta)
 
 
 def test_a_report_that_does_not_tell_all_settings_cannot_be_run_again(encoder, pixels):

@@ -7,12 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_hf.attacks.inputs import Encoders, several
+from genaf_hf.attacks.norms import NORMS, Norm, into_ball
 from genaf_hf.attacks.patch import UniversalPatch, paste, random_corners
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import all_finite, attacked, check_finite, check_universal_settings, provenance
+from genaf_hf.attacks.universal import (
+    all_evaluating,
+    all_finite,
+    attacked,
+    check_finite,
+    check_universal_settings,
+    provenance,
+)
 from genaf_hf.errors import UserError
-from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.progress import progress
 from genaf_hf.values.device import sent
 
@@ -28,12 +37,13 @@ CITATION = """@inproceedings{zhou2023advencoder,
 }"""
 
 
-@register_attack("encoder", "images", eps=10 / 255, citation=CITATION)
+@register_attack("encoder", "images", eps=10 / 255, norms=NORMS, citation=CITATION)
 def advencoder_per(
-    encoder: PixelModel,
+    encoder: Encoders,
     images: Tensor,
     *,
     eps: float,
+    norm: Norm = "linf",
     steps: int = 500,
     learning_rate: float = 2e-4,
     width: int = 1024,
@@ -44,12 +54,12 @@ def advencoder_per(
     """A universal perturbation from a generator that pulls the features of attacked images off those of clean ones.
 
     Args:
-        eps: radius of the L-inf ball in pixel units.
+        eps: radius of the ball in pixel units.
         steps: of Adam on the generator's weights, one random batch each.
         learning_rate: of Adam.
         width: channels of the generator's first layer.
         batch_size: images per step, at least 2: the others of a batch are an image's negatives.
-        encoder, images, seed, data: as for `l4a`. The seed is also that of the generator.
+        encoder, images, norm, seed, data: as for `l4a`. The seed is also that of the generator.
 
     Returns:
         The perturbation, with its provenance.
@@ -57,22 +67,25 @@ def advencoder_per(
     Raises:
         UserError: for a setting or an image outside its range.
     """
-    check_settings(images, eps=eps, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
-    generator = seeded_generator(images.shape[-2:], width, seed).to(encoder.mean.device)
+    check_settings(images, eps=eps, norm=norm, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
+    encoders = several(encoder)
+    generator = seeded_generator(images.shape[-2:], width, seed).to(encoders[0].mean.device)
 
-    def perturb(batch: Tensor) -> Tensor:
-        return attacked(batch, generator().clamp(-eps, eps))
+    def made() -> Tensor:
+        return into_ball(generator()[None], eps, norm)[0]
 
     random = torch.Generator().manual_seed(seed)
-    train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
-    delta = generator().detach().clamp(-eps, eps)
-    known = provenance(encoder, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
-    return UniversalPerturbation(delta, "advencoder-per", eps, **known)
+    train(
+        *(generator, encoders, images, lambda batch: attacked(batch, made())),
+        *(steps, learning_rate, batch_size, random),
+    )
+    known = provenance(encoders, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
+    return UniversalPerturbation(made().detach(), "advencoder-per", eps, norm=norm, **known)
 
 
 @register_attack("encoder", "images", citation=CITATION)
 def advencoder_pat(
-    encoder: PixelModel,
+    encoder: Encoders,
     images: Tensor,
     *,
     area: float = 0.03,
@@ -105,7 +118,8 @@ def advencoder_pat(
             f"area is {area}, a patch of {side} pixels a side in images of {height} x {wide}; expected a share in "
             "(0, 1] that is at least a pixel and fits."
         )
-    generator = seeded_generator((side, side), width, seed).to(encoder.mean.device)
+    encoders = several(encoder)
+    generator = seeded_generator((side, side), width, seed).to(encoders[0].mean.device)
     corner = (height - side, wide - side)
     random = torch.Generator().manual_seed(seed)
 
@@ -117,9 +131,9 @@ def advencoder_pat(
             return paste(batch, pixels(), [corner] * len(batch))
         return paste(batch, pixels(), random_corners(batch, side, [random] * len(batch)))
 
-    train(generator, encoder, images, perturb, steps, learning_rate, batch_size, random)
+    train(generator, encoders, images, perturb, steps, learning_rate, batch_size, random)
     top, left = corner if place == "fixed" else (None, None)
-    known = provenance(encoder, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
+    known = provenance(encoders, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
     return UniversalPatch(pixels().detach(), "advencoder-pat", 1.0, top=top, left=left, **known)
 
 
@@ -169,7 +183,7 @@ def seeded_generator(size: Sequence[int], width: int, seed: int) -> Generator:
 
 def train(
     generator: Generator,
-    encoder: PixelModel,
+    encoders: Sequence[PixelModel],
     images: Tensor,
     perturb: Callable[[Tensor], Tensor],
     steps: int,
@@ -184,15 +198,20 @@ def train(
     """
     weights = list(generator.parameters())
     optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
-    finite = torch.ones((), dtype=torch.bool, device=encoder.mean.device)
-    with evaluating(encoder):
+    device = encoders[0].mean.device
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    with all_evaluating(encoders):
         for number in progress(range(steps), "Crafting"):
             chosen = torch.randperm(len(images), generator=random)[:batch_size]  # none twice: it would be a negative
-            batch = sent(images[sent(chosen, images.device)], encoder.mean.device)
+            batch = sent(images[sent(chosen, images.device)], device)
             with torch.no_grad():
-                clean = encoder.features(batch)
+                clean = [encoder.features(batch) for encoder in encoders]
             changed = perturb(batch)
-            loss = advencoder_loss(batch, changed, clean, encoder.features(changed))
+            losses = [
+                advencoder_loss(batch, changed, before, encoder.features(changed))
+                for encoder, before in zip(encoders, clean, strict=True)
+            ]
+            loss = torch.stack(losses).mean()
             gradients = torch.autograd.grad(loss, weights)
             finite &= all_finite(loss, *gradients)
             if number == 0:  # as for other universal attacks
@@ -231,13 +250,15 @@ def high_pass(images: Tensor, radius: float | None = None) -> Tensor:
     return torch.fft.ifft2(torch.fft.fft2(images) * kept).real
 
 
-def check_settings(images: Tensor, *, eps: float, steps: int, learning_rate: float, batch_size: int) -> None:
+def check_settings(
+    images: Tensor, *, eps: float, steps: int, learning_rate: float, batch_size: int, norm: str = "linf"
+) -> None:
     """Refuses what AdvEncoder cannot run with.
 
     Raises:
         UserError: names what was found.
     """
-    check_universal_settings(eps=eps, steps=steps, step_size=eps, batch_size=batch_size)
+    check_universal_settings(eps=eps, norm=norm, steps=steps, step_size=eps, batch_size=batch_size)
     if not 0 < learning_rate < float("inf"):
         raise UserError(f"learning_rate is {learning_rate}, expected a positive number, for example 2e-4.")
     if batch_size < 2 or len(images) < 2:

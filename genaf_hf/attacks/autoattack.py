@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from genaf_hf.attacks.pgd import NORMS, Norm, check_attack_settings, gradient_of, loss_of
+from genaf_hf.attacks.norms import NORMS, Norm
+from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating, only_trainable

@@ -5,14 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.pgd import (
-    NORMS,
-    Norm,
-    ascend_images,
-    check_attack_settings,
-    default_step_size,
-    random_in_ball,
-)
+from genaf_hf.attacks.norms import NORMS, Norm, random_in_ball
+from genaf_hf.attacks.pgd import ascend_images, check_attack_settings, default_step_size
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 

@@ -16,8 +16,8 @@ CITATION = """@inproceedings{mopuri2017fff,
 }"""
 
 
-def adam_steps(delta: Tensor, step_size: float) -> Step:
-    """Steps of Adam; `step_size` is its learning rate, in pixel units."""
+def adam_steps(delta: Tensor, step_size: float, norm: str) -> Step:
+    """Steps of Adam, the same in every norm; `step_size` is its learning rate, in pixel units."""
     optimizer = torch.optim.Adam([delta], lr=step_size, maximize=True)
 
     def step(gradient: Tensor) -> None:

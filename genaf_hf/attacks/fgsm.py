@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.pgd import NORMS, Norm, pgd
+from genaf_hf.attacks.norms import NORMS, Norm
+from genaf_hf.attacks.pgd import pgd
 from genaf_hf.attacks.registry import register_attack
 
 CITATION = """@inproceedings{goodfellow2015fgsm,

@@ -12,6 +12,7 @@ from genaf_hf.models.pixel_model import ROUNDING, PixelModel
 from genaf_hf.values.device import are_trusted
 from genaf_hf.values.numbers import KINDS, alternatives, check_kind, class_ids, is_whole, plain
 
+Encoders = PixelModel | Sequence[PixelModel]  # one, or several that are attacked at once
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST_SEED = 2**62
 
@@ -27,11 +28,11 @@ def taken(given: Mapping[str, object], hints: Mapping[str, object]) -> dict:
         UserError: for what no attack can work with; names it.
     """
     found: dict[str, Any] = {n: value if isinstance(value, Tensor) else plain(value) for n, value in given.items()}
-    model = found.get("model", found.get("encoder"))
-    if isinstance(model, nn.Module):
+    models = several(found.get("model", found.get("encoder")))
+    for model in models:
         check_gradients(model)
     if "images" in found:
-        images = found["images"] = images_for(model, found["images"])
+        images = found["images"] = images_for(models[0], found["images"])
         if "labels" in found:
             found["labels"] = class_ids(outside_inference(found["labels"]), len(images)).to(images.device)
         if found.get("seeds") is not None:
@@ -111,19 +112,39 @@ def checked_seeds(seeds: Sequence[int], count: int) -> list[int]:
     return seeds
 
 
-def check_model(model: object, hint: object) -> None:
+def several(model: Any) -> tuple:
+    """The models that an attack was called with, one or several."""
+    return tuple(model) if isinstance(model, list | tuple) else (model,)
+
+
+def check_models(given: object, hint: object) -> None:
     """Refuses what an attack cannot be run on.
 
     Args:
-        model: what it was called with.
+        given: a model, or several at once.
         hint: the kind that it takes.
 
     Raises:
         UserError: says what is expected.
     """
+    models = several(given)
+    if not models or (len(models) > 1 and hint is not Encoders):
+        raise UserError(f"There are {len(models)} models to attack at once, expected one, which this attack knows.")
+    for model in models:
+        check_model(model, hint)
+    sizes = {model.image_size for model in models} if len(models) > 1 else set()
+    if len(sizes) > 1:
+        found = " and of ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise UserError(
+            f"The encoders take images of {found} pixels, expected one size: one perturbation has to fit them all."
+        )
+
+
+def check_model(model: object, hint: object) -> None:
+    """What `check_models` refuses of one of them."""
     if not isinstance(model, nn.Module):
         raise UserError(f"The model is a {type(model).__name__}, expected a torch.nn.Module.")
-    if hint is PixelModel and not hasattr(model, "hidden_states"):
+    if hint in (PixelModel, Encoders) and not hasattr(model, "hidden_states"):
         raise UserError(
             f"The model is a {type(model).__name__}, which tells no features: expected PixelModel(model, processor)."
         )

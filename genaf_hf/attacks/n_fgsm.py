@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of, random_in_ball
+from genaf_hf.attacks.norms import random_in_ball
+from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating

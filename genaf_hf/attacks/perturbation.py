@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf.attacks.inputs import check_images, checked_setting
+from genaf_hf.attacks.norms import Norm, into_ball, lengths
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.values.numbers import is_number, is_whole, make_plain, plain
+from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole, make_plain, plain
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
@@ -38,18 +39,20 @@ class UniversalPerturbation:
     Attributes:
         delta: (3, h, w) in pixel units, no larger than `eps`.
         attack: name of the attack, e.g. `"l4a"`.
-        eps: radius of the L-inf ball in pixel units.
+        eps: radius of the ball in pixel units.
         steps: number of gradient steps. This and what follows is None where it is not known, or there is no such thing.
         step_size: length of a step in pixel units.
         seed: of the start and of the batches.
-        encoder: Hub id or name of the folder of the encoder it was crafted on, the surrogate.
+        encoder: Hub id or name of the folder of the encoder it was crafted on, the surrogate; of several separated by
+            commas.
         encoder_revision: commit of the encoder on the Hub.
         data: the images the attacker used.
         objective: what was raised, in words.
         resized_from: the size it was crafted with, e.g. `"224 x 224"`, when `resize` changed it.
+        norm: of the ball, `"linf"` or `"l2"`.
 
     Raises:
-        UserError: when `delta` is no (3, h, w), not finite or larger than `eps`.
+        UserError: when `delta` is no (3, h, w), not finite or larger than `eps` in the norm.
     """
 
     delta: Tensor
@@ -63,15 +66,16 @@ class UniversalPerturbation:
     data: str | None = None
     objective: str | None = None
     resized_from: str | None = None
+    norm: Norm = "linf"
 
     def __post_init__(self):
         self.check_shape()
         self.check_provenance()
-        largest = self.delta.abs().amax().item()
-        if not largest <= self.eps + ROUNDING:
+        length = lengths(self.delta[None], self.norm).item()
+        if not length <= self.eps + ROUNDING * max(1, self.eps):
             raise UserError(
-                f"The perturbation has shape {tuple(self.delta.shape)} and reaches {largest:.4g}, expected (3, h, w) "
-                f"and at most eps = {self.eps:.4g}."
+                f"The perturbation has shape {tuple(self.delta.shape)} and reaches {length:.4g} in the norm "
+                f"{self.norm}, expected (3, h, w) and at most eps = {self.eps:.4g}."
             )
 
     def check_shape(self) -> None:
@@ -136,7 +140,7 @@ class UniversalPerturbation:
             *(before, height, width),
         )
         delta = F.interpolate(self.delta[None], (height, width), mode="bilinear", antialias=True, align_corners=False)
-        return replace(self, delta=delta[0], resized_from=self.resized_from or before)
+        return replace(self, delta=into_ball(delta, self.eps, self.norm)[0], resized_from=self.resized_from or before)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Writes `perturbation.safetensors`; the provenance is in its header."""
@@ -220,8 +224,10 @@ class UniversalPerturbation:
                 if len(words) > LARGEST_PROVENANCE or any(side > LARGEST_SIDE for side in shape):
                     raise UserError(f"its shape is {shape}, and {len(words)} characters tell where it is from")
                 provenance = json.loads(words)
-                if not is_number(provenance["eps"]) or not 0 < provenance["eps"] <= 1:
-                    raise UserError(f"its eps is {provenance['eps']}, expected a value in (0, 1]")
+                largest = LARGEST_EPS.get(provenance.get("norm", "linf"), 0)
+                if not is_number(provenance["eps"]) or not 0 < provenance["eps"] <= largest:
+                    words = f"{provenance['eps']} in the norm {provenance.get('norm', 'linf')}"
+                    raise UserError(f"its eps is {words}, expected a value in (0, 1] in linf, or a length in l2")
                 kind = kinds[file.metadata().get("kind", "UniversalPerturbation")]
                 return kind(delta=file.get_tensor("delta"), **provenance)
         except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -231,7 +237,13 @@ class UniversalPerturbation:
 
     @classmethod
     def from_published(
-        cls, path: str | Path, *, attack: str, eps: float | None = None, encoder: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        attack: str,
+        eps: float | None = None,
+        encoder: str | None = None,
+        norm: Norm = "linf",
     ) -> "UniversalPerturbation":
         """Reads a `.pt` file that others published, a tensor (3, h, w) or (1, 3, h, w) in pixel units.
 
@@ -240,8 +252,9 @@ class UniversalPerturbation:
         Args:
             path: the file.
             attack: what it was crafted with, e.g. `"l4a"`.
-            eps: radius of the L-inf ball in pixel units, default the largest value in it.
+            eps: radius of the ball in pixel units, default how far it reaches.
             encoder: what it was crafted on.
+            norm: of the ball, `"linf"` or `"l2"`.
 
         Raises:
             UserError: when the file is missing, broken, or no such tensor.
@@ -252,16 +265,12 @@ class UniversalPerturbation:
                 raise UserError(f"it holds a {type(delta).__name__}")
             if delta.ndim == 4 and len(delta) == 1:
                 delta = delta[0]
-            largest = delta.detach().abs().amax().item()
+            delta = delta.detach().float().clone()
+            largest = delta.abs().amax().item()
             if eps is None and not 0 < largest <= 1:
                 raise UserError(f"it reaches {largest:.4g}, expected values in [-1, 1], in units of pixels in [0, 1]")
-            return cls(
-                delta=delta.detach().float().clone(),
-                attack=attack,
-                eps=largest if eps is None else eps,
-                encoder=encoder,
-                data=None,
-            )
+            eps = lengths(delta[None], norm).item() if eps is None else eps
+            return cls(delta, attack, eps, encoder=encoder, norm=norm)
         except Exception as error:  # a hostile file can raise anything
             raise UserError(
                 f"{public_name(str(path))} is not a published universal perturbation: {first_line(error)}."

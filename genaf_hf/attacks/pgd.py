@@ -1,20 +1,18 @@
 """Projected gradient descent (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_hf.attacks.norms import NORMS, Norm, into_ball, random_in_ball, steepest_ascent
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating
-from genaf_hf.values.device import are_trusted, sent
+from genaf_hf.values.device import are_trusted
 from genaf_hf.values.numbers import is_number, is_whole, plain
 
-Norm = Literal["linf", "l2"]
-NORMS = get_args(Norm)
 SEEDS = 2**24  # between restarts; torch uses the lower 32 bits of a seed
 CITATION = """@inproceedings{madry2018pgd,
   title = {Towards Deep Learning Models Resistant to Adversarial Attacks},
@@ -194,39 +192,11 @@ def success(
     return logits.argmax(1) != labels, losses.nan_to_num(nan=-torch.inf)
 
 
-def steepest_ascent(gradient: Tensor, norm: str) -> Tensor:
-    """The direction of unit length, per image, that ascends fastest."""
-    if norm == "linf":
-        return gradient.sign()
-    return gradient / per_image_l2(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
-
-
 def project(candidates: Tensor, images: Tensor, eps: float, norm: str, lower: Tensor, upper: Tensor) -> Tensor:
     """Moves candidates into the ball of radius `eps` around `images` and into [0, 1]; `lower`, `upper` bound both."""
     if norm == "l2":
-        shift = candidates - images
-        candidates = images + shift * (eps / per_image_l2(shift).clamp(min=eps))
+        candidates = images + into_ball(candidates - images, eps, norm)
     return candidates.clamp(lower, upper)
-
-
-def random_in_ball(images: Tensor, eps: float, norm: str, seeds: Sequence[int]) -> Tensor:
-    """A point of the ball for each image, uniform, drawn from that image's seed alone: on every device the same."""
-    generator = torch.Generator()
-    noise = torch.empty(images.shape, dtype=images.dtype)  # drawn in the order of memory
-    for row, seed in zip(noise, seeds, strict=True):
-        generator.manual_seed(seed)
-        if norm == "linf":
-            row.uniform_(-eps, eps, generator=generator)
-        else:
-            row.normal_(generator=generator)
-            radius = torch.rand((), generator=generator) ** (1 / row.numel())
-            row.mul_(eps * radius / row.norm())
-    return sent(noise, images.device)
-
-
-def per_image_l2(values: Tensor) -> Tensor:
-    """L2 norm of each image, shape (n, 1, 1, 1)."""
-    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
 def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str = "linf") -> None:

@@ -7,7 +7,7 @@ from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import get_type_hints
 
-from genaf_hf.attacks.inputs import callers_modes_left, check_model, checked_setting, taken
+from genaf_hf.attacks.inputs import callers_modes_left, check_models, checked_setting, taken
 from genaf_hf.errors import UserError
 
 NEEDS = ("encoder", "model", "images", "labels")
@@ -244,7 +244,7 @@ def in_own_modes(function: Callable, needs: tuple[str, ...]) -> Callable:
                 f"{attack_name(function)}: {error}; it is called with {', '.join(needs)} and, by name, {by_name}."
             ) from error
         arguments = {need: bound.arguments[name] for need, name in own_names.items() if name in bound.arguments}
-        check_model(arguments.get(needs[0]), hints().get(own_names[needs[0]]))
+        check_models(arguments.get(needs[0]), hints().get(own_names[needs[0]]))
         with callers_modes_left():
             arguments |= {name: value for name, value in bound.arguments.items() if name not in own_names.values()}
             found = taken(arguments, hints())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.attacks.norms import NORMS, Norm, into_ball
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import attacked, check_universal_settings, provenance, random_batches
@@ -24,13 +25,14 @@ CITATION = """@inproceedings{moosavi2017uap,
 }"""
 
 
-@register_attack("encoder", "images", "labels", eps=0.05, citation=CITATION)
+@register_attack("encoder", "images", "labels", eps=0.05, norms=NORMS, citation=CITATION)
 def uap(
     encoder: PixelModel,
     images: Tensor,
     labels: Tensor,
     *,
     eps: float,
+    norm: Norm = "linf",
     steps: int = 500,
     deepfool_steps: int = 10,
     seed: int = 0,
@@ -39,14 +41,14 @@ def uap(
     """A universal perturbation made of DeepFool's steps across the boundaries of a linear probe.
 
     From no perturbation on, each image whose prediction is still the clean one adds the smallest step that changes it;
-    the sum is projected into the L-inf ball. Of the sums after each pass over the images and at the end, the one that
+    the sum is projected into the ball. Of the sums after each pass over the images and at the end, the one that
     changes most predictions is kept. The attacker has labels for images of his own, and trains the probe on them.
 
     Args:
         labels: (n,) class ids of the attacker's images, of at least two classes.
         steps: images that are visited, drawn at random.
         deepfool_steps: at most so many for one image.
-        encoder, images, eps, seed, data: as for `l4a`.
+        encoder, images, eps, norm, seed, data: as for `l4a`, but for one encoder alone.
 
     Returns:
         The perturbation, with its provenance.
@@ -54,7 +56,7 @@ def uap(
     Raises:
         UserError: for a setting, an image or a label outside its range.
     """
-    check_universal_settings(eps=eps, steps=steps, step_size=eps, batch_size=1)
+    check_universal_settings(eps=eps, norm=norm, steps=steps, step_size=eps, batch_size=1)
     if deepfool_steps < 1:
         raise UserError(f"deepfool_steps is {deepfool_steps}, expected at least 1.")
     probe = LinearProbe(encoder, images, labels)
@@ -66,15 +68,14 @@ def uap(
         visits = islice(random_batches(encoder, (images, clean), 1, generator), steps)
         for visited, (image, prediction) in enumerate(visits, start=1):
             shift = deepfool(probe, attacked(image, delta), prediction, deepfool_steps)
-            delta = (delta + (1 + OVERSHOOT) * shift).clamp(-eps, eps)
+            delta = into_ball((delta + (1 + OVERSHOOT) * shift)[None], eps, norm)[0]
             if visited % len(images) == 0 or visited == steps:
                 fooled = (predictions(probe, images, delta) != clean).float().mean().item()
                 if fooled > highest:
                     best, highest = delta, fooled
     words = "share of images whose prediction by a linear probe changes"
-    return UniversalPerturbation(
-        best, "uap", eps, **provenance(encoder, objective=words, steps=steps, seed=seed, data=data)
-    )
+    known = provenance([encoder], objective=words, steps=steps, seed=seed, data=data)
+    return UniversalPerturbation(best, "uap", eps, norm=norm, **known)
 
 
 def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor, batch_size: int = 64) -> Tensor:

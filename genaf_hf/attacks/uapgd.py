@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.attacks.norms import steepest_ascent
 from genaf_hf.attacks.universal import Objective, Step, attacked, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
@@ -16,11 +17,11 @@ CITATION = """@inproceedings{deng2020uapgd,
 }"""
 
 
-def momentum_steps(delta: Tensor, step_size: float, *, momentum: float = 0.9) -> Step:
-    """Steps by the sign of the accumulated gradient, each gradient divided by its L1 norm; by its own for momentum 0.
+def momentum_steps(delta: Tensor, step_size: float, norm: str, *, momentum: float = 0.9) -> Step:
+    """Steps along the accumulated gradient, each gradient divided by its L1 norm; along its own for momentum 0.
 
     Args:
-        delta, step_size: as for `sign_steps`.
+        delta, step_size, norm: as for `steepest_steps`.
         momentum: decay of the accumulated gradient.
     """
     velocity = torch.zeros_like(delta)
@@ -28,7 +29,7 @@ def momentum_steps(delta: Tensor, step_size: float, *, momentum: float = 0.9) ->
     def step(gradient: Tensor) -> None:
         length = gradient.abs().sum().clamp(min=1e-12) if momentum else 1
         velocity.mul_(momentum).add_(gradient / length)
-        delta.data += step_size * velocity.sign()
+        delta.data += step_size * steepest_ascent(velocity[None], norm)[0]
 
     return step
 

@@ -1,6 +1,7 @@
-"""Attacks on the public encoder that raise an objective over one perturbation for all images."""
+"""Attacks on public encoders that raise an objective over one perturbation for all images."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from itertools import islice, repeat
@@ -9,14 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genaf_hf.attacks.inputs import Encoders, several
+from genaf_hf.attacks.norms import NORMS, Norm, draw_in_ball, into_ball, steepest_ascent
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import check_attack_settings, gradient_of
+from genaf_hf.attacks.pgd import SEEDS, check_attack_settings, gradient_of
 from genaf_hf.attacks.registry import attack_name, known_hints, register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
 from genaf_hf.values.device import sent
-from genaf_hf.values.provenance import model_source
+from genaf_hf.values.provenance import model_source, public_name
+
+MOST_RESTARTS = 100
+JUDGED_BATCHES = 32  # by which the best of several perturbations is told
 
 Objective = Callable[..., Tensor]  # of the perturbation (3, h, w) and of what is drawn for a step, a scalar
 Step = Callable[[Tensor], None]  # moves the perturbation, by its gradient
@@ -36,27 +42,29 @@ def universal_attack(
         def my_attack(encoder, images, *, layer=1):
             return lambda delta, batch: encoder.hidden_states(attacked(batch, delta), up_to=layer)[-1].mean()
 
-    The function is called once, with the encoder, what else the attack needs and the settings of its own. What it
-    returns is raised from a uniform random start within the ball of radius `eps`, by steps along its gradient.
+    The function is called once for each encoder, with it, what else the attack needs and the settings of its own. What
+    it returns is raised from a uniform random start within the ball of radius `eps`, by steps along its gradient, or
+    along the mean of the encoders' gradients, each of one length: none outweighs the others by its scale.
 
     Args:
         needs: beside the encoder: `"images"`, `"labels"` or nothing.
         words: the objective for the provenance, with settings of the function in braces.
         citation: of the paper, in BibTeX.
         batches: gives what the objective is called with at each step, default `random_batches`.
-        stepping: makes the step of a perturbation, default `sign_steps`; what it takes by name are settings, too.
+        stepping: makes the step of a perturbation, default `steepest_steps`; what it takes by name are settings, too.
         defaults: settings, where they are others than those of `raised`, `stepping` and the function.
 
     Returns:
-        The decorator. What it hands back is called with the encoder, what else it needs and, by name, the settings of
-        the function, those of `stepping`, and `eps`, `steps`, `step_size`, `seed`, with images `batch_size` and `data`
-        as for `raised`. It returns the perturbation.
+        The decorator. What it hands back is called with the encoder, or several of one size, what else it needs and, by
+        name, the settings of the function, those of `stepping`, and those of `raised`: `eps`, `norm`, `steps`,
+        `step_size`, `restarts`, `init`, `seed`, with images `max_images`, `batch_size` and `data`. It returns the
+        perturbation.
 
     Raises:
         UserError: as `register_attack`.
     """
-    batches, stepping = batches or random_batches, stepping or sign_steps
-    without_images = {} if "images" in needs else {"batch_size": 1, "data": "none"}
+    batches, stepping = batches or random_batches, stepping or steepest_steps
+    without_images = {} if "images" in needs else {"max_images": None, "batch_size": 1, "data": "none"}
 
     def register(function: Callable[..., Objective]) -> Callable[..., UniversalPerturbation]:
         parameters = [*signature(function).parameters.values()]
@@ -67,16 +75,20 @@ def universal_attack(
             if each.name not in without_images
         ]
         attack, hints = attack_name(function), known_hints(stepping) | known_hints(raised) | known_hints(function)
+        hints[positional[0].name] = Encoders
 
         @wraps(function)
-        def craft(encoder: PixelModel, *needed: Tensor, **given) -> UniversalPerturbation:
+        def craft(encoder: Encoders, *needed: Tensor, **given) -> UniversalPerturbation:
             found = {each.name: each.default for each in settings} | given | without_images
             chosen = {each.name: found.pop(each.name) for each in own}
-            objective, told = partial(function, encoder, *needed, **chosen), (attack, words.format(**chosen))
-            return raised(encoder, needed, objective, told, batches, stepping, **found)
+            objective, told = partial(function, **chosen), (attack, words.format(**chosen))
+            return raised(several(encoder), needed, objective, told, batches, stepping, **found)
 
         craft.__dict__["__signature__"], craft.__annotations__ = Signature([*positional, *settings]), hints
-        return register_attack("encoder", *needs, derived={"step_size": share_of_eps}, citation=citation)(craft)
+        register_as = register_attack(
+            *("encoder", *needs), norms=NORMS, derived={"step_size": share_of_eps}, citation=citation
+        )
+        return register_as(craft)
 
     return register
 
@@ -87,34 +99,43 @@ def by_name(function: Callable) -> list[Parameter]:
 
 
 def raised(
-    encoder: PixelModel,
+    encoders: Sequence[PixelModel],
     needed: Sequence[Tensor],
-    make_objective: Callable[[], Objective],
+    make_objective: Callable[..., Objective],
     told: tuple[str, str],
     batches: Callable,
     stepping: Callable,
     *,
     eps: float = 0.05,
+    norm: Norm = "linf",
     steps: int = 500,
     step_size: float | None = None,
+    restarts: int = 1,
+    init: str | None = None,
+    max_images: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
     data: str | None = None,
     **of_stepping,
 ) -> UniversalPerturbation:
-    """The perturbation that raises an objective, from a uniform random start.
+    """The perturbation that raises an objective on each of some encoders, from a uniform random start.
 
     Args:
-        encoder: what the objective reads; left as it was.
+        encoders: what the objective reads; left as they were.
         needed: images (n, 3, h, w) and labels (n,), as far as the attack needs them.
-        make_objective: called when the settings are checked.
+        make_objective: called with each encoder and what is needed when the settings are checked.
         told: name of the attack, and the objective in words.
         batches, stepping: as for `universal_attack`.
-        eps: radius of the L-inf ball in pixel units.
+        eps: radius of the ball in pixel units.
+        norm: `"linf"` or `"l2"`.
         steps: number of steps, each on a fresh random batch.
         step_size: in pixel units, default eps / 50.
+        restarts: from so many starts; of their perturbations the one with the highest objective is kept, by the mean
+            over the same random batches, of several encoders relative to what is usual on each.
+        init: perturbation that the first start is at, moved into the ball: folder or Hub id.
+        max_images: so many of the images at most, drawn at random.
         batch_size: images per step.
-        seed: of the uniform start and of the batches.
+        seed: of the uniform starts, of the batches, and of the images that are drawn.
         data: a name for the images, kept in the provenance.
         of_stepping: settings of `stepping`.
 
@@ -122,36 +143,68 @@ def raised(
         UserError: for a setting outside its range, or an encoder without finite values or gradients.
     """
     step_size = share_of_eps(eps) if step_size is None else step_size
-    check_universal_settings(eps=eps, steps=steps, step_size=step_size, batch_size=batch_size)
-    objective = make_objective()
-    generator = torch.Generator().manual_seed(seed)
-    size = needed[0].shape[1:] if needed else (3, *encoder.image_size)
-    delta = torch.empty(size).uniform_(-eps, eps, generator=generator).to(encoder.mean.device).requires_grad_()
-    drawn = islice(batches(encoder, needed, batch_size, generator), steps)
-    step = stepping(delta, step_size, **of_stepping)
-    finite, moved = (torch.full((), truth, device=delta.device) for truth in (True, False))
-    with evaluating(encoder):
+    check_universal_settings(eps=eps, norm=norm, steps=steps, step_size=step_size, batch_size=batch_size)
+    check_budget(restarts, max_images)
+    if max_images is not None and max_images < len(needed[0]):
+        needed, data = some_of(needed, max_images, seed), data and f"{max_images} of {data}"
+    objectives = [make_objective(encoder, *needed) for encoder in encoders]
+    device, size = encoders[0].mean.device, needed[0].shape[1:] if needed else (3, *encoders[0].image_size)
+    begun = [] if init is None else [into_ball(given(init, size)[None], eps, norm)[0]]
+
+    def crafted(restart: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed + restart * SEEDS)
+        delta = draw_in_ball(torch.empty(size), eps, norm, generator)
+        delta = (begun[restart] if restart < len(begun) else delta).to(device).requires_grad_()
+        drawn = islice(batches(encoders[0], needed, batch_size, generator), steps)
+        step = stepping(delta, step_size, norm, **of_stepping)
+        finite, moved = (torch.full((), truth, device=device) for truth in (True, False))
         for number, batch in enumerate(progress(drawn, "Crafting", total=steps)):
-            value = objective(delta, *batch)
-            gradient = gradient_of(value, delta)
-            finite &= all_finite(value, gradient)
+            values = [objective(delta, *batch) for objective in objectives]
+            gradient = joint_gradient(values, delta)
+            finite &= all_finite(*values, gradient)
             moved |= gradient.any()
             if number == 0:  # later ones are not looked at: it would have the CPU wait for an accelerator
                 check_finite(finite)
             step(gradient)
-            delta.data.clamp_(-eps, eps)
-    check_finite(finite)
-    check_moved(moved)
+            delta.data.copy_(into_ball(delta.data[None], eps, norm)[0])
+        check_finite(finite)
+        check_moved(moved)
+        return delta.detach()
+
+    def reached(delta: Tensor) -> list[float]:
+        drawn = islice(batches(encoders[0], needed, batch_size, torch.Generator().manual_seed(seed)), JUDGED_BATCHES)
+        with torch.no_grad():
+            values = [[objective(delta, *batch).item() for objective in objectives] for batch in drawn]
+        return [sum(each) for each in zip(*values, strict=True)]
+
+    with all_evaluating(encoders):
+        found = [crafted(restart) for restart in range(restarts)]
+        best = found[highest([reached(delta) for delta in found])] if restarts > 1 else found[0]
     attack, words = told
-    known = provenance(encoder, objective=words, steps=steps, step_size=step_size, seed=seed, data=data)
-    return UniversalPerturbation(delta.detach(), attack, eps, **known)
+    words += "" if init is None else f", from {public_name(init)} on"
+    known = provenance(encoders, objective=words, steps=steps, step_size=step_size, seed=seed, data=data)
+    return UniversalPerturbation(best, attack, eps, norm=norm, **known)
 
 
-def sign_steps(delta: Tensor, step_size: float) -> Step:
-    """Steps of a perturbation by the sign of its gradient, each pixel as far as any other."""
+def joint_gradient(values: Sequence[Tensor], delta: Tensor) -> Tensor:
+    """The gradient of a value; of several values the mean of their gradients, each divided by its L1 norm."""
+    gradients = [gradient_of(value, delta) for value in values]
+    if len(gradients) == 1:
+        return gradients[0]
+    return torch.stack([each / each.abs().sum().clamp(min=1e-12) for each in gradients]).mean(dim=0)
+
+
+def highest(values: Sequence[Sequence[float]]) -> int:
+    """Which row of values is the highest in the mean, each relative to the usual size of its column."""
+    table = torch.tensor(values, dtype=torch.float64)
+    return int((table / table.abs().mean(dim=0).clamp(min=1e-12)).mean(dim=1).argmax())
+
+
+def steepest_steps(delta: Tensor, step_size: float, norm: str) -> Step:
+    """Steps of a perturbation along its gradient: in L-inf by the sign, each pixel as far as any other."""
 
     def step(gradient: Tensor) -> None:
-        delta.data += step_size * gradient.sign()
+        delta.data += step_size * steepest_ascent(gradient[None], norm)[0]
 
     return step
 
@@ -169,6 +222,35 @@ def random_batches(
         rows = torch.randint(len(tensors[0]), (batch_size,), generator=generator)
         yield tuple(sent(tensor[sent(rows, tensor.device)], encoder.mean.device) for tensor in tensors)
     yield from repeat(())
+
+
+def some_of(tensors: Sequence[Tensor], count: int, seed: int) -> list[Tensor]:
+    """So many rows drawn at random, none twice, the same ones of each tensor."""
+    rows = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(seed))[:count]
+    return [tensor[rows.to(tensor.device)] for tensor in tensors]
+
+
+def given(name: str, size: Sequence[int]) -> Tensor:
+    """A perturbation (3, h, w) that is to be begun at.
+
+    Raises:
+        UserError: when there is none of this name, or of another size.
+    """
+    delta = UniversalPerturbation.from_pretrained(name).delta.float()
+    if delta.shape != torch.Size(size):
+        raise UserError(
+            f"init is {name}, a perturbation of shape {tuple(delta.shape)}, expected {tuple(size)} as the images are."
+        )
+    return delta
+
+
+@contextmanager
+def all_evaluating(encoders: Sequence[PixelModel]) -> Iterator[None]:
+    """Each encoder in eval mode."""
+    with ExitStack() as stack:
+        for encoder in encoders:
+            stack.enter_context(evaluating(encoder))
+        yield
 
 
 def attacked(images: Tensor, delta: Tensor) -> Tensor:
@@ -207,18 +289,33 @@ def check_moved(moved: Tensor) -> None:
         )
 
 
-def provenance(encoder: PixelModel, **known) -> dict[str, Any]:
-    """What is known of how a perturbation was crafted, and of the encoder that it was crafted on."""
-    source, revision = model_source(encoder.model.config)
-    return {"encoder": source, "encoder_revision": revision, **known}
+def provenance(encoders: Sequence[PixelModel], **known) -> dict[str, Any]:
+    """What is known of how a perturbation was crafted, and of the encoders that it was crafted on."""
+    sources = [model_source(encoder.model.config) for encoder in encoders]
+    names, revisions = (", ".join(filter(None, each)) or None for each in zip(*sources, strict=True))
+    return {"encoder": names, "encoder_revision": revisions, **known}
 
 
-def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_size: int) -> None:
+def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_size: int, norm: str = "linf") -> None:
     """Refuses settings that no universal attack can run with.
 
     Raises:
         UserError: names what was found.
     """
-    check_attack_settings(eps=eps, steps=steps, step_size=step_size)
+    check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1.")
+
+
+def check_budget(restarts: int, max_images: int | None) -> None:
+    """Refuses a budget that cannot be spent.
+
+    Raises:
+        UserError: names what was found.
+    """
+    if not 1 <= restarts <= MOST_RESTARTS:
+        raise UserError(
+            f"restarts is {restarts}, expected 1 to {MOST_RESTARTS}: each one takes as long as crafting without."
+        )
+    if max_images is not None and max_images < 1:
+        raise UserError(f"max_images is {max_images}, expected at least 1, or None for all.")

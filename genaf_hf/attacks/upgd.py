@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genaf_hf.attacks.norms import NORMS, Norm
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.uap import predictions
@@ -29,13 +30,20 @@ def fifth_of_eps(eps: float, **others) -> float:
     return eps / 5
 
 
-@register_attack(*("model", "images", "labels"), universal=True, derived={"step_size": fifth_of_eps}, citation=CITATION)
+@register_attack(
+    *("model", "images", "labels"),
+    universal=True,
+    derived={"step_size": fifth_of_eps},
+    norms=NORMS,
+    citation=CITATION,
+)
 def upgd(
     model: PixelModel,
     images: Tensor,
     labels: Tensor,
     *,
     eps: float = 0.05,
+    norm: Norm = "linf",
     steps: int = 400,
     step_size: float | None = None,
     restarts: int = 2,
@@ -45,15 +53,16 @@ def upgd(
 ) -> UniversalPerturbation:
     """A universal perturbation that raises the classifier's own cross-entropy: what its worst enemy would use.
 
-    The attacker has the model itself and labelled images of its task. From a uniform random start, steps by the sign of
-    the accumulated gradient, as `uapgd` has them, shrink from `step_size` to nothing along a cosine; of several starts
-    the perturbation is kept that leaves fewest of the attacker's images right.
+    The attacker has the model itself and labelled images of its task. From a uniform random start, steps along the
+    accumulated gradient, as `uapgd` has them, shrink from `step_size` to nothing along a cosine; of several starts the
+    perturbation is kept that leaves fewest of the attacker's images right.
 
     Args:
         model: that is attacked; left as it was.
         images: (n, 3, h, w) in [0, 1], the attacker's.
         labels: (n,) class ids of the model.
-        eps: radius of the L-inf ball in pixel units.
+        eps: radius of the ball in pixel units.
+        norm: `"linf"` or `"l2"`.
         steps: number of steps of each start, each on a fresh random batch.
         step_size: the first, in pixel units, default eps / 5.
         restarts: number of random starts.
@@ -71,27 +80,28 @@ def upgd(
     def cross_entropy(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
         return F.cross_entropy(model(attacked(batch, delta)), of_batch)
 
-    def falling_steps(delta: Tensor, step_size: float) -> Step:
+    def falling_steps(delta: Tensor, step_size: float, norm: str) -> Step:
         lengths = (step_size * (1 + math.cos(math.pi * number / steps)) / 2 for number in range(steps))
-        signs = torch.zeros_like(delta)
-        accumulate = momentum_steps(signs, 1.0)
+        direction = torch.zeros_like(delta)
+        accumulate = momentum_steps(direction, 1.0, norm)
 
         def step(gradient: Tensor) -> None:
-            signs.zero_()
+            direction.zero_()
             accumulate(gradient)
-            delta.data += next(lengths) * signs
+            delta.data += next(lengths) * direction
 
         return step
 
     def right(found: UniversalPerturbation) -> float:
         with evaluating(model):
-            return (predictions(model, images, found.delta) == labels.to(found.delta.device)).sum().item()
+            return int((predictions(model, images, found.delta) == labels.to(found.delta.device)).sum())
 
     told = "upgd", "cross-entropy of the model"
     tried = [
         raised(
-            *(model, (images, labels), lambda: cross_entropy, told, random_batches, falling_steps),
+            *([model], (images, labels), lambda *_: cross_entropy, told, random_batches, falling_steps),
             eps=eps,
+            norm=norm,
             steps=steps,
             step_size=step_size,
             batch_size=batch_size,

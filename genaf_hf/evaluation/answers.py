@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from genaf_hf.attacks.pgd import checked_logits, per_image_l2
+from genaf_hf.attacks.norms import per_image_l2
+from genaf_hf.attacks.pgd import checked_logits
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.models.pixel_model import PixelModel, evaluating

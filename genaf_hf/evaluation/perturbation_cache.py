@@ -17,6 +17,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.perturbation import FILE_NAME
 from genaf_hf.attacks.registry import ConfiguredAttack, configured
 from genaf_hf.errors import UserError, first_line
@@ -31,7 +32,7 @@ SEAL = "seal"  # in the header of a file
 
 
 def crafted_once(
-    attack: ConfiguredAttack, encoder: PixelModel, *data: Tensor, cache: Path | None = None
+    attack: ConfiguredAttack, encoder: Encoders, *data: Tensor, cache: Path | None = None
 ) -> UniversalPerturbation:
     """The perturbation that an attack crafts on an encoder; from the cache when the same one was crafted before.
 
@@ -40,7 +41,7 @@ def crafted_once(
 
     Args:
         attack: a universal one with its settings, as `ATTACKS[name].configure()` makes it.
-        encoder: what it is crafted on.
+        encoder: what it is crafted on, one or several at once.
         data: images, and labels where the attack needs them.
         cache: of a folder per perturbation, named by the SHA-256 of weights, settings and data; default `CACHE`.
     """
@@ -55,7 +56,7 @@ def crafted_once(
             keep(found, cache, key)
     else:
         logger.info("%s was crafted before", attack.attack.name)
-    return replace(found, delta=found.delta.to(encoder.mean.device))
+    return replace(found, delta=found.delta.to(several(encoder)[0].mean.device))
 
 
 def keep(found: UniversalPerturbation, cache: Path, key: str) -> None:
@@ -94,15 +95,19 @@ def seal(found: UniversalPerturbation, key: str) -> str:
     return digest((key, type(found).__name__, found.provenance), {"delta": found.delta})
 
 
-def content(attack: ConfiguredAttack, encoder: PixelModel, *data: Tensor) -> str:
-    """SHA-256 of everything that a perturbation depends on; of a public encoder the head is nothing of it."""
-    known = encoder_tensors(encoder) if attack.attack.on_encoder else tensors(encoder)
-    config = encoder.model.config
+def content(attack: ConfiguredAttack, encoder: Encoders, *data: Tensor) -> str:
+    """SHA-256 of everything that a perturbation depends on; of public encoders the heads are nothing of it."""
+    encoders, init = several(encoder), attack.settings.get("init")
+    known = encoder_tensors if attack.attack.on_encoder else tensors
     words = (
         *(version("genaf_hf"), version("transformers"), attack.attack.name, attack.settings),
-        *(model_source(config), architecture(encoder)),
+        *((model_source(each.model.config), architecture(each)) for each in encoders),
     )
-    return digest(words, {**known, **{f"data {i}": tensor for i, tensor in enumerate(data)}})
+    named = {f"{i}.{name}": tensor for i, each in enumerate(encoders) for name, tensor in known(each).items()}
+    named |= {f"data {i}": tensor for i, tensor in enumerate(data)}
+    if init is not None:
+        named["init"] = UniversalPerturbation.from_pretrained(init).delta
+    return digest(words, named)
 
 
 def architecture(model: PixelModel) -> dict:

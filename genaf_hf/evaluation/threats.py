@@ -10,7 +10,9 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
-from genaf_hf.attacks.pgd import check_attack_settings, per_image_l2, random_in_ball
+from genaf_hf.attacks.inputs import Encoders
+from genaf_hf.attacks.norms import per_image_l2, random_in_ball
+from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import configured
 from genaf_hf.data import stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
@@ -21,6 +23,7 @@ from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name
 
 ATTACKER_IMAGES = 2048
+LATER = ("norm", "restarts", "init", "max_images")  # settings that older reports do not tell: at their defaults then
 
 Attack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
 
@@ -30,26 +33,26 @@ class Attacker:
     """What somebody has who crafts a perturbation for all images.
 
     Attributes:
-        encoder: the public one; None where no attack needs it.
+        encoder: the public one, or several that are attacked at once; None where no attack needs any.
         images: (n, 3, h, w) in [0, 1].
         labels: (n,) class ids, for attacks that need them.
         words: what these images are, e.g. `"1167 images of digits, split train"`.
     """
 
-    encoder: PixelModel | None
+    encoder: Encoders | None
     images: Tensor
     labels: Tensor
     words: str
 
     @classmethod
-    def of(cls, train: Dataset, dataset_name: str, model: PixelModel, encoder: PixelModel | None) -> "Attacker":
+    def of(cls, train: Dataset, dataset_name: str, model: PixelModel, encoder: Encoders | None) -> "Attacker":
         """Somebody who has images that a model is trained on, or such as those.
 
         Args:
             train: with the columns `image` and `label`; of many images a stratified subset is taken.
             dataset_name: Hub id or local folder.
             model: whose image processor makes them.
-            encoder: the public one; None where no attack needs it.
+            encoder: the public one, or several; None where no attack needs any.
         """
         some = stratified_subset(train, ATTACKER_IMAGES, seed=0)
         known, device = with_pixel_values(some, model.processor)[:], model.mean.device
@@ -60,8 +63,8 @@ class Attacker:
             words=f"{len(some)} images of {public_name(dataset_name)}, split {train.split or 'train'}",
         )
 
-    def craft(self, attack: ConfiguredAttack, target: PixelModel) -> UniversalPerturbation:
-        """The perturbation that an attack crafts on a model, from the cache where it was crafted before.
+    def craft(self, attack: ConfiguredAttack, target: Encoders) -> UniversalPerturbation:
+        """The perturbation that an attack crafts on a model or several, from the cache where it was crafted before.
 
         Raises:
             UserError: for a setting that the attack refuses.
@@ -123,7 +126,10 @@ class Threat:
 
     def settings(self, model: str) -> dict:
         """Everything that the attack on a model is run with, as JSON holds it."""
-        known = {name: list(value) if type(value) is tuple else value for name, value in self.attack.settings.items()}
+        given = self.attack.settings
+        known = {name: list(value) if type(value) is tuple else value for name, value in given.items()}
+        if given.get("init"):
+            known["init"] = public_name(given["init"])
         return {"attack": self.attack.attack.name, "norm": self.attack.norm, **known}
 
     def tensors(self, model: str) -> dict[str, Tensor]:
@@ -191,7 +197,7 @@ class UniversalThreat(Threat):
 
     def settings(self, model: str) -> dict:
         known = {} if self.attack is None else super().settings(model)
-        found = {"norm": "linf", **known, **self.perturbations[model].provenance}
+        found = {**known, **self.perturbations[model].provenance}
         return {**found, "encoder": model} if self.adaptive else found
 
     def tensors(self, model: str) -> dict[str, Tensor]:
@@ -279,7 +285,7 @@ def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
         if each.attack == CLEAN or name in found:
             continue
         attack = ATTACKS[each.settings["attack"]]
-        if lacking := [setting for setting in attack.defaults if setting not in each.settings]:
+        if lacking := [setting for setting in attack.defaults if setting not in (*each.settings, *LATER)]:
             raise UserError(
                 f'The report does not tell the {lacking[0]} of "{each.attack}", so that it cannot be run again from '
                 "the report alone: measure the model anew."
@@ -337,5 +343,6 @@ def checked(
         if model not in perturbations:
             crafted_on = ", ".join(perturbations) or "nothing"
             raise UserError(f'No attack was crafted on "{model}", only on {crafted_on}.')
-        check_attack_settings(eps=perturbations[model].eps, steps=1, step_size=1)
+        given = perturbations[model]
+        check_attack_settings(eps=given.eps, steps=1, step_size=1, norm=given.norm)
     return perturbations

@@ -46,8 +46,12 @@ def named_attacks(
         shared = {name: value for name, value in common.items() if name in attack.settings}
         given = {**shared, **own.get(attack.name, {})}
         refuse_functions(attack, given)
-        given = {**defaults(attack, dae_eps, eps, norm, seed), **given}
-        found[attack.name] = checked(attack.configure(**given))
+        found[attack.name] = checked(attack.configure(**{**defaults(attack, dae_eps, eps, norm, seed), **given}))
+        if given.get("norm", attack.norms[0]) != attack.norms[0] and "eps" not in given:
+            raise UserError(
+                f"attack_settings give {attack.name} the norm {given['norm']} without an eps, which has another length "
+                f'in each norm: give both, for example {{"{attack.name}": {{"norm": "l2", "eps": 3.0}}}}.'
+            )
     return found
 
 

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.data import (
     data_source,
     image_digests,
@@ -54,7 +55,7 @@ def audit(
     dataset: str | DatasetDict,
     attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] = DEFAULT_ATTACKS,
     *,
-    encoder: str | PixelModel | None = None,
+    encoder: str | Encoders | None = None,
     sweep: Sequence[float] = (),
     limit: int | None = None,
     batch_size: int = 64,
@@ -78,7 +79,8 @@ def audit(
         dataset: splits train, of which the attacker has some, and test, with the columns `image` and `label`; or Hub
             id or local folder.
         attacks: names, attacks with their settings, or the latter by the names that the report is to use.
-        encoder: that the attacker has, or its Hub id or local folder; default the base_model of the model's card.
+        encoder: that the attacker has, or its Hub id or local folder; several, of names separated by commas, are
+            attacked at once; default the base_model of the model's card.
         sweep: factors on the eps, see `swept`, at which a part of the images is measured.
         limit: images at most, a stratified subset.
         batch_size: images at a time on each process.
@@ -115,7 +117,7 @@ def audit(
     model = load_model(path, model_revision) if path else checked_model(model)
     model = model.to(PartialState().device)
     on_encoder = any(each.attack.on_encoder for each in configured.values())
-    encoder = public_encoder(encoder, model, path, model_revision, encoder_revision) if on_encoder else None
+    encoder = public_encoders(encoder, model, path, model_revision, encoder_revision) if on_encoder else None
     case = open_case(model, path, model_revision, encoder, dataset, limit, images)
     try_out(configured, case.attacker, model)
     evaluate = partial(
@@ -179,7 +181,7 @@ def open_case(
     model: PixelModel,
     path: str,
     revision: str | None,
-    encoder: PixelModel | None,
+    encoder: Encoders | None,
     dataset: str | DatasetDict,
     limit: int | None,
     options: Mapping,
@@ -190,7 +192,7 @@ def open_case(
         model: that is audited.
         path: Hub id or local folder, empty where it has none.
         revision: of the model.
-        encoder: the public one.
+        encoder: the public one, or several.
         dataset, limit: as for `audit`.
         options: for `load_images`.
 
@@ -219,7 +221,7 @@ def open_case(
         },
         content={
             "weights of the model": digest(None, tensors(model))[:16],
-            "content of the encoder": encoder and encoder_digest(encoder)[:16],
+            "content of the encoder": encoder and " ".join(encoder_digest(each)[:16] for each in several(encoder)),
             "content of the images": images_content(data, digests)[:16],
         },
     )
@@ -292,6 +294,30 @@ def checked_model(model: PixelModel, path: str = "model") -> PixelModel:
     return model
 
 
+def public_encoders(
+    encoder: str | Encoders | None,
+    model: PixelModel,
+    path: str,
+    model_revision: str | None = None,
+    revision: str | None = None,
+) -> Encoders:
+    """The encoder that the attacker has, or all of them.
+
+    Args:
+        encoder: as for `audit`.
+        model, path, model_revision, revision: as for `public_encoder`.
+
+    Raises:
+        UserError: as `public_encoder`, and for one revision of several.
+    """
+    several_names = isinstance(encoder, str) and "," in encoder and not Path(encoder).exists()
+    names = [name.strip() for name in encoder.split(",")] if several_names else several(encoder)
+    if len(names) > 1 and revision is not None:
+        raise UserError(f"encoder_revision is {revision}, but there are {len(names)} encoders: leave it out.")
+    found = [public_encoder(name, model, path, model_revision, revision) for name in names]
+    return found if len(found) > 1 else found[0]
+
+
 def public_encoder(
     encoder: str | PixelModel | None,
     model: PixelModel,
@@ -302,7 +328,7 @@ def public_encoder(
     """The encoder that the attacker has.
 
     Args:
-        encoder: as for `audit`.
+        encoder: or its Hub id or local folder; default the base_model of the model's card.
         model: that is attacked.
         path: of the model, empty where it has none.
         model_revision: of the model.

@@ -32,7 +32,11 @@ class AuditArguments:
     dataset_name: str = field(metadata={"help": "Hub id, local folder (also of images in class folders), or digits."})
     attacks: str = field(default=DEFAULT_ATTACKS, metadata={"help": ATTACKS_HELP})
     encoder: str | None = field(
-        default=None, metadata={"help": "Public encoder, default the base_model of the model's card."}
+        default=None,
+        metadata={
+            "help": "Public encoder, default the base_model of the model's card. Several, separated by commas, are "
+            "attacked at once, as by somebody who does not know which one the model was made from."
+        },
     )
     output_dir: str = field(default="audit", metadata={"help": "Folder of the report and the pictures."})
     answers: bool = field(

@@ -9,7 +9,7 @@ from typing import get_args
 
 from transformers.trainer_utils import IntervalStrategy
 
-from genaf_hf.attacks.pgd import NORMS
+from genaf_hf.attacks.norms import NORMS
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import eps_text
 from genaf_hf.training.defences import DEFENCES, Defence

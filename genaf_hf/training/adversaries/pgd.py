@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.attacks.pgd import Norm, check_attack_settings, default_step_size, pgd
+from genaf_hf.attacks.norms import Norm
+from genaf_hf.attacks.pgd import check_attack_settings, default_step_size, pgd
 from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary

@@ -1,6 +1,6 @@
 """Gen-AF (Zhou et al., IEEE S&P 2024, https://arxiv.org/abs/2403.10801)."""
 
-from genaf_hf.attacks.pgd import Norm
+from genaf_hf.attacks.norms import Norm
 from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.genetic import Genetic

@@ -1,7 +1,7 @@
 """Adversarial training with PGD (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.attacks.pgd import Norm
+from genaf_hf.attacks.norms import Norm
 from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy

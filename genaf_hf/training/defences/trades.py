@@ -1,6 +1,6 @@
 """TRADES (Zhang et al., ICML 2019, https://arxiv.org/abs/1901.08573)."""
 
-from genaf_hf.attacks.pgd import Norm
+from genaf_hf.attacks.norms import Norm
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.divergence_pgd import DivergencePGD
 from genaf_hf.training.defences.registry import register_defence
