@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CLASSES
 from own_defence import DEFENCES, register, trained
 from test_genaf_trainer import CHECKPOINTING, Recorder, changed, lora_model
+from torch import nn
 from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation, pgd
 from genaf_hf.attacks import n_fgsm
@@ -18,9 +21,11 @@ from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
+from genaf_hf.training.adversaries.twin_pgd import TwinPGD
 from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
+from genaf_hf.training.objectives.mart import log_of_all_but_the_largest_wrong
 
 pytestmark = pytest.mark.slow(reason="trains by every defence")
 
@@ -106,6 +111,104 @@ def test_trades_attacks_and_trains_on_the_divergence(tmp_path):
     loss = F.cross_entropy(clean_logits, labels) + 2 * divergence(clean_logits, model(attacked))
     check_gradients(gradients, model, loss)
     assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item(), abs=1e-6)
+
+
+def test_mart_weighs_the_divergence_by_how_wrong_the_clean_answer_is(tmp_path):
+    settings = {"defence": "mart", "defence_settings": {"beta": 2.0}, "random_start": False, **ADVERSARY}
+    trainer, gradients, model, images, labels = one_step(tmp_path, **settings)
+    attacked = pgd(model, images, labels, **ADVERSARY, random_start=False)
+    q, p = model(images).softmax(1), model(attacked).softmax(1)
+    rows = range(len(labels))
+    others = torch.stack([max(p[i, k] for k in range(p.shape[1]) if k != labels[i]) for i in rows])
+    boosted = -p[rows, labels].log() - (1 - others).log()
+    divergence = (q * (q / p).log()).sum(1) * (1 - q[rows, labels])
+    check_gradients(gradients, model, boosted.mean() + 2 * divergence.mean())
+    log = trainer.state.log_history[0]
+    assert log["adversarial_loss"] == pytest.approx(boosted.mean().item(), abs=1e-6)
+    assert log["divergence_loss"] == pytest.approx(2 * divergence.mean().item(), abs=1e-6)
+
+
+def test_boosted_cross_entropy_is_finite_for_certain_answers():
+    logits = torch.tensor([[0.0, 200.0, 1.0], [300.0, 0.0, 0.0]], requires_grad=True)
+    found = log_of_all_but_the_largest_wrong(logits, torch.tensor([0, 0]))
+    assert found.tolist() == pytest.approx([-199 + math.log1p(math.exp(-1)), 0.0])
+    found.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_awp_takes_the_gradient_under_attacked_weights_and_updates_the_others(tmp_path):
+    settings = {"defence": "awp", "defence_settings": {"gamma": 0.05}, "random_start": False, **ADVERSARY}
+    trainer, gradients, model, images, labels = one_step(tmp_path, **settings)
+    before = copied_weights(model.model)
+    attacked = pgd(model, images, labels, **ADVERSARY, random_start=False)
+    model.zero_grad()
+    F.cross_entropy(model(attacked), labels).backward()
+    with torch.no_grad():
+        for weight in model.model.parameters():
+            if weight.ndim > 1:
+                weight += 0.05 * weight.norm() * weight.grad / weight.grad.norm()
+    model.zero_grad()
+    check_gradients(gradients, model, F.cross_entropy(model(attacked), labels))
+    moved = [(trainer.model.state_dict()[name] - weight).abs().max() for name, weight in before.items()]
+    assert 0 < max(moved) < 0.01  # by AdamW's first step, and not by what the weights were attacked with
+
+
+def batch_norm_model(dtype: torch.dtype = torch.float64) -> ResNetForImageClassification:
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic"}
+    model = ResNetForImageClassification(ResNetConfig(**sizes, id2label=dict(enumerate(CLASSES)))).to(dtype)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def test_twins_sends_half_of_a_batch_through_the_public_statistics(tmp_path):
+    settings = {"defence": "twins", "defence_settings": {"frozen_weight": 0.4}, "random_start": False, **ADVERSARY}
+    trainer, gradients, model, images, labels = one_step(tmp_path, model=batch_norm_model(), **settings)
+    attacked = pgd(model, images, labels, **ADVERSARY, random_start=False)  # at first both have the same statistics
+    frozen, adaptive = copy.deepcopy(model).eval(), model.train()
+    frozen_loss = F.cross_entropy(frozen(attacked[:12]), labels[:12])
+    frozen_loss.backward()
+    adaptive_loss = F.cross_entropy(adaptive(attacked[12:]), labels[12:])
+    adaptive_loss.backward()
+    names = [name for name, _ in model.model.named_parameters()]
+    both = [(frozen.model.get_parameter(name), adaptive.model.get_parameter(name)) for name in names]
+    expected = {name: 0.4 * first.grad + second.grad for name, (first, second) in zip(names, both, strict=True)}
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
+    assert trainer.state.log_history[0]["frozen_loss"] == pytest.approx(frozen_loss.item(), abs=1e-6)
+    for name, buffer in trainer.model.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(buffer, model.model.get_buffer(name))
+            assert torch.equal(state_of(trainer)[name], frozen.model.get_buffer(name))
+    assert not any("forward" in vars(module) for module in trainer.model.resnet.modules())
+
+
+def test_the_frozen_branch_is_attacked_on_its_own_statistics():
+    torch.manual_seed(0)
+    model = PixelModel(batch_norm_model(), PROCESSOR)
+    adversary = TwinPGD(**ADVERSARY, random_start=False)
+    adversary.begin(model, None, 0)
+    public = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean += 1
+    images, labels = torch.rand(8, 3, 32, 32, dtype=torch.float64), torch.arange(8) % 3
+    with adversary.training(model.model):
+        found = adversary.craft(model, images, labels, seeds=range(8))
+    halves = [(public, slice(4)), (model, slice(4, 8))]
+    expected = [pgd(one, images[rows], labels[rows], **ADVERSARY, random_start=False) for one, rows in halves]
+    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=0)
+    assert not torch.equal(pgd(model, images[:4], labels[:4], **ADVERSARY, random_start=False), expected[0])
+
+
+def test_a_linear_probe_trains_the_head_alone(tmp_path):
+    trainer = tiny_trainer(tmp_path, model=batch_norm_model(torch.float32), defence="linear-probe", adapt_max_steps=-1)
+    weights = copied_weights(trainer.model)
+    trainer.train()
+    assert changed(weights, copied_weights(trainer.model)) == {"classifier.1.weight", "classifier.1.bias"}
+    assert {log["stage"] for log in trainer.state.log_history} == {"linear_probe"}
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
 
 
 def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
@@ -337,6 +440,9 @@ def make(tmp_path):
         ({"defence": "trades", "defence_settings": "beta"}, "defence_settings are beta, expected JSON"),
         ({"defence": "trades", "defence_settings": "[1]"}, "defence_settings are .*, expected settings by name"),
         ({"defence": "universal", "defence_settings": {"live": 0}}, "live is 0, expected"),
+        ({"defence": "mart", "defence_settings": {"beta": 0}}, "beta is 0, expected a positive number"),
+        ({"defence": "awp", "defence_settings": {"gamma": 1.5}}, "gamma is 1.5, expected a share of a weight"),
+        ({"defence": "twins", "defence_settings": {"frozen_weight": 0}}, "frozen_weight is 0, expected a positive"),
         (
             {"defence": "universal", "defence_settings": {"bank": ["l4a", "upgd"]}},
             "bank is .*, expected a list of universal",
@@ -367,6 +473,11 @@ def test_more_live_perturbations_than_images_in_an_update_are_refused_before_tra
         tiny_trainer(tmp_path, **settings).train()
     twice = tiny_trainer(tmp_path, gradient_accumulation_steps=2, max_steps=1, **settings)
     assert twice.train().global_step == 1
+
+
+def test_twins_is_for_models_with_batch_norm(tmp_path):
+    with pytest.raises(UserError, match="for encoders with BatchNorm, which a ViTForImageClassification has not"):
+        tiny_trainer(tmp_path, defence="twins").standard_finetune()
 
 
 def test_perturbations_of_another_size_are_refused():

@@ -50,6 +50,16 @@ def name_of(module: nn.Module, model: nn.Module) -> str:
     return next(name for name, each in model.named_modules() if each is module)
 
 
+def head_weights(model: nn.Module) -> set[str]:
+    """Names of the weights of a classifier's head.
+
+    Raises:
+        UserError: when there is no head that can be found.
+    """
+    head = head_name(model)
+    return {name for name, _ in model.named_parameters() if in_head(name, head)}
+
+
 def in_head(name: str, head: str) -> bool:
     """Whether a module or a weight of this name is the head or a part of it.
 

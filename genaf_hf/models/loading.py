@@ -41,7 +41,7 @@ from genaf_hf.models.classifier_config import (
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.models.encoder_classifier.modeling_encoder_classifier import pooled, pooling_layer
 from genaf_hf.models.flexible_siglip import load_flexible_siglip
-from genaf_hf.models.head import head_name, head_of, in_head
+from genaf_hf.models.head import head_of, head_weights
 from genaf_hf.models.image_processors import at_image_size, in_rgb, load_image_processor, prepared, quarters
 from genaf_hf.models.pixel_model import image_sizes
 from genaf_hf.models.position_embeddings import as_pair, built_size, encoder_part, outputs_on_black, with_image_size
@@ -408,12 +408,6 @@ def made_size(processor) -> tuple[int, int]:
             f"{other[1]} from a high one: use a processor that resizes to a height and a width, or crops."
         )
     return made
-
-
-def head_weights(model: PreTrainedModel) -> set[str]:
-    """Names of the weights of the classification head."""
-    head = head_name(model)
-    return {name for name, _ in model.named_parameters() if in_head(name, head)}
 
 
 def reset_head(model: PreTrainedModel) -> None:

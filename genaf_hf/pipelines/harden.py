@@ -59,7 +59,7 @@ from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.training.sharing_trainer import HARDENED
-from genaf_hf.training.trainer import ADAPT, ADVERSARIAL_FINETUNE, STANDARD_FINETUNE, GenAFTrainer
+from genaf_hf.training.trainer import STAGES, STANDARD_FINETUNE, GenAFTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +296,7 @@ def fine_tune(
     undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if run.resumed else None)
     models = {UNDEFENDED: finished(undefended)}
     del undefended  # whose optimizer holds twice as much as the encoder
-    began = newest(folder / ADVERSARIAL_FINETUNE, folder / ADAPT) is not None
+    began = newest(*(folder / stage for stage in STAGES if stage != STANDARD_FINETUNE)) is not None
     hardened.train(resume_from_checkpoint=run.resumed and began)
     if hardened.is_world_process_zero():
         hardened.save_perturbations(folder)

@@ -163,7 +163,7 @@ def template_environment() -> Environment:
 
 def is_hardened(record: TrainingRecord | None) -> bool:
     """Whether a model is one of Gen-AF's, and not only audited, or an undefended one."""
-    return record is not None and record.stages.keys() != {"standard_finetune"}
+    return record is not None and record.stages.keys() not in ({"standard_finetune"}, {"linear_probe"})
 
 
 def checked_eps(measurements: Sequence[Measurement]) -> float:

@@ -31,8 +31,11 @@ def of_defence(name: str, text: str):
     """A field whose default is that of the defence; its help tells Gen-AF's, and what differs from it."""
     defaults = {each.name: each.defaults[name] for each in DEFENCES.values() if name in each.defaults}
     words = eps_text if name == "eps" else "{:g}".format
-    others = [f"{other} {words(value)}" for other, value in defaults.items() if value != defaults["gen-af"]]
-    told = ", ".join([words(defaults["gen-af"]), *others])
+    names: dict[float, list[str]] = {}
+    for other, value in defaults.items():
+        names.setdefault(value, []).append(other)
+    gen_afs = defaults["gen-af"]
+    told = ", ".join([words(gen_afs), *(f"{' and '.join(names[v])} {words(v)}" for v in names if v != gen_afs)])
     return field(default=None, metadata={"help": f"{text}; default {told}."})
 
 

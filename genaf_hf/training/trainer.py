@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
 
 from genaf_hf.errors import UserError
-from genaf_hf.models.head import head_of
+from genaf_hf.models.head import head_of, head_weights
 from genaf_hf.models.partial_forward import input_of, inputs_of
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable
 from genaf_hf.sharing.layout import LAYERS
@@ -51,8 +51,9 @@ logger = logging.getLogger(__name__)
 
 STANDARD_FINETUNE = "standard_finetune"
 ADVERSARIAL_FINETUNE = "adversarial_finetune"
+LINEAR_PROBE = "linear_probe"
 ADAPT = "adapt"
-STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, ADAPT)
+STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, LINEAR_PROBE, ADAPT)
 LEAST_EPOCHS, LEAST_STEPS = 3, 300  # of a stage whose length nobody named
 
 
@@ -142,6 +143,8 @@ class GenAFTrainer(AttackingTrainer):
     @property
     def stage_1(self) -> str:
         """The name of the first stage, in logs and of its folder."""
+        if self.defence.known.head_alone:
+            return LINEAR_PROBE
         return STANDARD_FINETUNE if self.defence.objective is None else ADVERSARIAL_FINETUNE
 
     def standard_finetune(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
@@ -193,6 +196,11 @@ class GenAFTrainer(AttackingTrainer):
             return self._train_stage(ADAPT, resume_from_checkpoint, **kwargs)
 
     # ---- losses ----
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """As the Trainer's, in what the adversary changes of the model meanwhile."""
+        with self.defence.adversary.training(self.model) if self._defends else nullcontext():
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """That of the defence in stage 1; in other stages and in evaluations the model's own, on clean images."""
@@ -379,7 +387,8 @@ class GenAFTrainer(AttackingTrainer):
         checkpoint = self._find_checkpoint(resume_from_checkpoint, stage)  # while output_dir is the whole run's
         if checkpoint is None:
             self.begin_adversary()
-        with self._stage(stage):
+        trained = only_trainable(self.model, head_weights(self.model)) if stage == LINEAR_PROBE else nullcontext()
+        with trained, self._stage(stage):
             return self.train_or_load(checkpoint, **kwargs)
 
     def _check_training(self, stage: str) -> None:
@@ -397,6 +406,7 @@ class GenAFTrainer(AttackingTrainer):
         )
         check_early_stopping(args, self.callback_handler.callbacks)
         if self.defence.adversary is not None:
+            self.defence.adversary.check_model(self.model)
             images = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
             known = len(self.train_dataset) if has_length(self.train_dataset) else images
             self.defence.adversary.check_update(min(images, known))

@@ -1,8 +1,9 @@
 """What an adversary is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.registry import ConfiguredAttack
@@ -21,6 +22,13 @@ class Adversary:
     def __init__(self, **settings):
         self.settings = settings
         self.state: dict[str, Tensor] = {}
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuses a model that it cannot work with.
+
+        Raises:
+            UserError: says why.
+        """
 
     def check_update(self, images: int) -> None:
         """Refuses updates of so few images, over all processes, as it cannot work with.
@@ -53,6 +61,15 @@ class Adversary:
             eps_share: what eps is multiplied by; it grows to 1 over the first part of a training.
         """
         raise NotImplementedError
+
+    @contextmanager
+    def training(self, model: nn.Module) -> Iterator[None]:
+        """What a training step is done in, from crafting to the backward pass, where more than its images is changed.
+
+        Args:
+            model: that is trained, unwrapped.
+        """
+        yield
 
     def learn(self) -> None:
         """Goes on after the backward pass of an update, which has left gradients in the state that took part in it."""

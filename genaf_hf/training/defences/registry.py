@@ -66,6 +66,7 @@ class KnownDefence:
         title: what it is and who published it, for cards, e.g. `"TRADES (Zhang et al., ICML 2019)"`.
         citation: BibTeX; None for what needs none.
         adapts: whether stage 2, adaptation of the most redundant layers on clean images, is a part of it.
+        head_alone: whether stage 1 leaves the encoder as it is.
     """
 
     name: str
@@ -73,6 +74,7 @@ class KnownDefence:
     title: str
     citation: str | None
     adapts: bool
+    head_alone: bool
 
     @property
     def defaults(self) -> dict:
@@ -109,7 +111,7 @@ DEFENCES = Defences()
 
 
 def register_defence(
-    *, title: str, citation: str | None = None, adapts: bool = False
+    *, title: str, citation: str | None = None, adapts: bool = False, head_alone: bool = False
 ) -> Callable[[Callable], Callable]:
     """Adds a function to `DEFENCES`, under its own name with hyphens.
 
@@ -124,6 +126,7 @@ def register_defence(
         title: what it is and who published it, for cards.
         citation: BibTeX.
         adapts: whether stage 2 is a part of it.
+        head_alone: whether stage 1 leaves the encoder as it is.
 
     Raises:
         UserError: when the name is taken, or a setting has no default.
@@ -136,7 +139,7 @@ def register_defence(
         for setting, each in signature(function).parameters.items():
             if each.kind is not Parameter.KEYWORD_ONLY or each.default is Parameter.empty:
                 raise UserError(f'The setting "{setting}" of {name} is expected by name alone, with a default.')
-        DEFENCES[name] = KnownDefence(name, function, title, citation, adapts)
+        DEFENCES[name] = KnownDefence(name, function, title, citation, adapts, head_alone)
         return function
 
     return register

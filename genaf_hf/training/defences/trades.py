@@ -29,6 +29,15 @@ def trades(
     Raises:
         UserError: when beta is no positive number.
     """
+    check_beta(beta)
+    return DivergencePGD(eps=eps, steps=steps, step_size=step_size, norm=norm), Trades(beta)
+
+
+def check_beta(beta: float) -> None:
+    """Refuses a weight of the divergence that is none.
+
+    Raises:
+        UserError: when it is no positive number.
+    """
     if not is_number(beta) or beta <= 0:
         raise UserError(f"beta is {beta}, expected a positive number, for example 6.")
-    return DivergencePGD(eps=eps, steps=steps, step_size=step_size, norm=norm), Trades(beta)

@@ -1,0 +1,40 @@
+"""TWINS (Liu et al., CVPR 2023, https://arxiv.org/abs/2303.11135)."""
+
+from genaf_hf.attacks.pgd import Norm
+from genaf_hf.errors import UserError
+from genaf_hf.training.adversaries.twin_pgd import TwinPGD
+from genaf_hf.training.defences.registry import register_defence
+from genaf_hf.training.objectives.twins import Twins
+from genaf_hf.values.numbers import is_number
+
+CITATION = """@inproceedings{liu2023twins,
+  title = {{TWINS}: A Fine-Tuning Framework for Improved Transferability of Adversarial Robustness and Generalization},
+  author = {Liu, Ziquan and Xu, Yi and Ji, Xiangyang and Chan, Antoni B.},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2023},
+  url = {https://arxiv.org/abs/2303.11135}
+}"""
+
+
+@register_defence(title="TWINS (Liu et al., CVPR 2023)", citation=CITATION)
+def twins(
+    *,
+    eps: float = 4 / 255,
+    steps: int = 3,
+    step_size: float | None = None,
+    norm: Norm = "linf",
+    random_start: bool = True,
+    frozen_weight: float = 1.0,
+) -> tuple[TwinPGD, Twins]:
+    """Attacked images, half of each batch normalised by the public encoder's statistics; for models with BatchNorm.
+
+    The adversary's defaults are those of Gen-AF here, so that results can be compared; the paper's are eps 8/255 and 10
+    steps of 2/255, without a warm-up of eps, and an encoder that was trained on attacked images before.
+
+    Raises:
+        UserError: when the weight is no positive number.
+    """
+    if not is_number(frozen_weight) or frozen_weight <= 0:
+        raise UserError(f"frozen_weight is {frozen_weight}, expected a positive number, for example 1.")
+    adversary = TwinPGD(eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=random_start)
+    return adversary, Twins(frozen_weight)

@@ -1,0 +1,32 @@
+"""The objective of TWINS (Liu et al., CVPR 2023, https://arxiv.org/abs/2303.11135)."""
+
+from collections.abc import Callable
+
+from torch.nn import functional as F
+
+from genaf_hf.training.global_batch import Logits
+from genaf_hf.training.objectives.objective import Loss, Objective
+
+
+class Twins(Objective):
+    """CE(attacked half on the adaptive branch) + weight * CE(attacked half on the frozen branch).
+
+    The frozen branch's half comes first, as in `TwinPGD`.
+
+    Args:
+        weight: lambda of the paper.
+    """
+
+    losses, reads_clean = ("adversarial_loss", "frozen_loss"), False
+
+    def __init__(self, weight: float):
+        self.weight = weight
+
+    def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:
+        half, each = (
+            len(own.labels) // 2,
+            F.cross_entropy(own.attacked, own.labels, reduction="none", label_smoothing=label_smoothing),
+        )
+        frozen_loss, adversarial_loss = each[:half].sum() / max(1, half), each[half:].mean()
+        terms = {"adversarial_loss": adversarial_loss, "frozen_loss": frozen_loss}
+        return Loss(adversarial_loss + self.weight * frozen_loss, terms=terms)
