@@ -23,6 +23,7 @@ from transformers import (
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.audit import audit
+from genaf_hf.cli.main import main
 from genaf_hf.data import image_digests, load_images, stratified_subset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer, right_answers
@@ -150,6 +151,22 @@ def test_the_answers_are_those_that_the_report_counts(whole, report):
         right_answers(whole / "answers.parquet", report_sha256="0" * 64)
     with pytest.raises(UserError, match="holds no answers that genaf_hf can read"):
         right_answers(whole / "report.json", report_sha256=report.sha256)
+
+
+def test_an_audit_ends_with_an_error_where_a_model_keeps_too_little(model, images, tmp_path, monkeypatch, capsys):
+    words = ["--model_name_or_path", model, "--dataset_name", images, "--output_dir", str(tmp_path / "gate")]
+    words += ["--attacks", "pgd", "--attack_settings", '{"steps": 2}', "--eps", "0.15", "--sweep", "2", "--limit", "6"]
+    for more, refusal in (
+        (["--fail-under", "1.5"], "fail_under is 1.5, expected an accuracy from 0 to 1"),
+        (["--fail-under", "0.5"], 'under is "worst-public-encoder", expected one of what is measured: clean, worst-mo'),
+        (["--fail-under", "1", "--under", "worst-model"], r'"model" is right about .* under worst-model \(pgd\)'),
+    ):
+        monkeypatch.setattr("sys.argv", ["genaf-hf", "audit", *words, *more])
+        with pytest.raises(SystemExit, match=refusal) as end:
+            main()
+        assert end.value.code.strip().count("\n") == 0
+        assert (tmp_path / "gate/report.json").exists() == ("worst-model" in more)
+    assert "| pgd " in capsys.readouterr().out
 
 
 def test_the_report_says_who_knew_what_and_with_which_settings(report, images):

@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from test_house import FLOORS
 from test_readme import commands
 from train_tiny import copied_weights, tiny_trainer
 
 import genaf_hf
 from genaf_hf.attacks import ATTACKS
+from genaf_hf.cli.command_line import FlagParser
 from genaf_hf.cli.help_pages import COMMANDS
+from genaf_hf.evaluation.gate import check_gate
+from genaf_hf.evaluation.threats import threats_of
+from genaf_hf.pipelines.attack_arguments import named_attacks
+from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.training.defences import DEFENCES
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +123,16 @@ def test_every_flag_of_a_command_is_one_of_its_own(page):
     for command, words in commands("\n".join(blocks(page, "bash"))):
         flags = {word.removeprefix("--") for word in words if word.startswith("--")}
         assert flags - flags_of(command) == set()
+
+
+def test_the_commands_of_the_workflow_can_be_run():
+    [workflow] = (yaml.safe_load(block) for block in blocks("docs/gate.md", "yaml"))
+    steps = [step["run"] for step in workflow["jobs"]["audit"]["steps"] if "run" in step]
+    (_, audited), (_, compared) = (found for step in steps for found in commands(step))
+    arguments = FlagParser((AuditArguments,)).parse_args(audited)
+    check_gate(arguments.fail_under, arguments.under, threats_of(named_attacks(arguments.attacks)))
+    assert compared[:2] == ["released", arguments.output_dir]
+    assert arguments.answers
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page == "README.md" or page.startswith("docs/")])

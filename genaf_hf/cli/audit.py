@@ -17,6 +17,7 @@ from accelerate import PartialState
 from genaf_hf.cli.command_line import FlagParser, parse_arguments
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.gate import check_reached
 from genaf_hf.pipelines.audit_arguments import AuditArguments, audit_as_asked
 from genaf_hf.sharing.model_card import verdict
 
@@ -39,3 +40,4 @@ def main(argv: Sequence[str]) -> None:
             print(f"{verdict(report, model)}\n\n{report.details(model)}\n")
         print("\n".join(map(str, report.checks)))
         print(f"\nReport, pictures and perturbations are in {arguments.output_dir}.")
+    check_reached(report, arguments.fail_under, arguments.under)

@@ -15,7 +15,7 @@ from typing import Any
 PAGES = Path(__file__).parent / "pages"
 WIDTH, COLUMN = 118, 34
 LONG = 6  # characters of a number
-COMMANDS = ("harden", "audit", "evolve", "pretrain", "demo", "leaderboard", "push", "convert")
+COMMANDS = ("harden", "audit", "evolve", "pretrain", "demo", "compare", "leaderboard", "push", "convert")
 NAMES = ("genaf-hf", *COMMANDS)
 HELP = {"-h", "--help"}
 LONGEST_COMMAND = 12
@@ -51,7 +51,7 @@ GROUPS = {
         "Model": f"{MODEL} encoder encoder_revision",
         "Images": f"{IMAGES} test_split limit skip_broken_images",
         "Attacks": "attacks attack_settings dae_eps eps sweep seed batch_size",
-        "Output and Hub": "output_dir answers update_card create_pr",
+        "Output and Hub": "output_dir answers fail_under under update_card create_pr",
     },
     "evolve": {
         "Model": MODEL,

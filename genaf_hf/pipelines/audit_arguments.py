@@ -7,7 +7,9 @@ from pathlib import Path
 from accelerate import PartialState
 
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.gate import check_gate
 from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import threats_of
 from genaf_hf.pipelines.attack_arguments import (
     ATTACKS_HELP,
     DAE_EPS,
@@ -42,6 +44,17 @@ class AuditArguments:
     answers: bool = field(
         default=False,
         metadata={"help": "Write answers.parquet: label, prediction and confidence of each image under each attack."},
+    )
+    fail_under: float | None = field(
+        default=None,
+        metadata={"help": "End with an error where a model keeps less than this accuracy, or fails a self-check."},
+    )
+    under: str = field(
+        default="worst-public-encoder",
+        metadata={
+            "help": "With fail_under, what it is held against: an attack, clean, worst-public-encoder, worst-answers, "
+            "worst-model, or every-attack (images that withstand all)."
+        },
     )
     dae_eps: float = field(default=DAE_EPS, metadata={"help": "Eps of the attacks on the public encoder."})
     eps: float = field(default=EPS, metadata={"help": "Eps of the task-aware attacks."})
@@ -89,6 +102,7 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         eps=arguments.eps,
         seed=arguments.seed,
     )
+    check_gate(arguments.fail_under, arguments.under, threats_of(attacks))
     check_numbers(arguments.sweep, arguments.limit, arguments.batch_size)
     check_update(arguments)
     report = audit(

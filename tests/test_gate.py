@@ -1,0 +1,84 @@
+"""The accuracy that a model has to reach for an audit to end well."""
+
+from dataclasses import replace
+
+import pytest
+from cards import make_report
+
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.gate import check_gate, check_reached, name_of_worst
+from genaf_hf.evaluation.report import ANSWERS, KINDS, Check, WorstCase
+from genaf_hf.evaluation.threats import threats_of
+
+THREATS = threats_of({name: ATTACKS[name].configure() for name in ("l4a", "pgd", "square")})
+
+
+def test_the_worst_of_each_knowledge_has_a_name():
+    assert [name_of_worst(knowledge) for knowledge in KINDS] == [
+        "worst-perturbation-at-hand",
+        "worst-public-encoder",
+        "worst-answers",
+        "worst-model",
+    ]
+
+
+@pytest.mark.parametrize("fail_under", [-0.1, 1.1, 60, float("nan"), float("inf"), "0.6", True])
+def test_what_is_no_accuracy_is_refused(fail_under):
+    with pytest.raises(UserError, match=f"fail_under is {fail_under}, expected an accuracy from 0 to 1"):
+        check_gate(fail_under, "clean", THREATS)
+
+
+@pytest.mark.parametrize(
+    "under", ["clean", "worst-public-encoder", "worst-answers", "worst-model", "every-attack", "l4a-adaptive", "pgd"]
+)
+def test_whatever_is_measured_can_be_asked_for(under):
+    check_gate(0, under, THREATS)
+    check_gate(1, under, THREATS)
+
+
+def test_what_is_not_measured_is_refused_with_what_is():
+    with pytest.raises(UserError, match='under is "uapgd", expected one of what is measured: clean, worst-public-enc'):
+        check_gate(0.5, "uapgd", THREATS)
+    with pytest.raises(UserError, match='under is "worst-answers", expected'):
+        check_gate(0.5, "worst-answers", THREATS[:2])
+    check_gate(None, "uapgd", THREATS)
+
+
+@pytest.mark.parametrize(
+    ("under", "kept", "told"),
+    [
+        ("clean", 0.8, r"under clean, less"),
+        ("worst-public-encoder", 0.7, r"\(7/10\) of the images under worst-public-encoder \(l4a\), less"),
+        ("worst-model", 0.5, r"under worst-model \(pgd\), less than fail_under asks for, 50.1%"),
+        ("l4a-adaptive", 0.6, "under l4a-adaptive, less"),
+        ("every-attack", 0.4, r"under every-attack \(every attack\), less"),
+    ],
+)
+def test_a_model_that_keeps_less_is_refused(under, kept, told):
+    report = make_report("hardened", worst_cases=[WorstCase("hardened", None, 4, 10)])
+    check_reached(report, kept, under)
+    check_reached(report, None, under)
+    with pytest.raises(UserError, match=f'^"hardened" is right about {100 * kept:.1f}% .*{told}'):
+        check_reached(report, kept + 0.001, under)
+
+
+def test_every_model_has_to_reach_it():
+    with pytest.raises(UserError, match=r'"undefended" is right about 20\.0%'):
+        check_reached(make_report(), 0.7, "worst-public-encoder")
+
+
+def test_what_is_unreliable_reaches_nothing_but_clean_accuracy_is_in_no_doubt():
+    failed = make_report("hardened", checks=[Check("hardened", "gradients are not zero", False, {})])
+    for report, reason in ((failed, "gradients are not zero"), (replace(failed, checks=[]), "none was made")):
+        with pytest.raises(UserError, match=rf"unreliable by the self-checks \({reason}\)"):
+            check_reached(report, 0.1, "worst-model")
+        check_reached(report, 0.8, "clean")
+
+
+def test_attackers_who_know_answers_alone_are_found():
+    report = make_report("hardened")
+    pgd = report.measurements[-1]
+    square = replace(pgd, attack="square", knowledge=ANSWERS, correct=6, fooled=2, changed=2)
+    with pytest.raises(UserError, match=r"under worst-answers \(square\)"):
+        check_reached(replace(report, measurements=[*report.measurements, square]), 0.61, "worst-answers")
