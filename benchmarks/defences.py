@@ -16,7 +16,8 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -26,11 +27,12 @@ import torch
 from datasets import Dataset
 from matplotlib.figure import Figure
 from scipy.stats import t as student
-from torch.utils.data import Subset
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, load_encoder, load_images, with_pixel_values
-from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.data import stratified_rows, stratified_subset
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.evaluate import evaluate_threats
@@ -40,13 +42,14 @@ from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.runs.journal import Journal, write_whole
+from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.training.config import OF_DEFENCE
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).with_suffix("")
-PUBLIC, FAR, ADAPTIVELY, IMAGEWISE = "public", "far", "adaptive", "per image"
+PUBLIC, FAR, TRAINED, ADAPTIVELY, IMAGEWISE = "public", "far", "trained on", "adaptive", "per image"
 NONE, MODEL, PATCH, UNIVERSAL_PGD = "none", "model", "advencoder-pat", "upgd"
 AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "random_start": False}
 AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
@@ -91,9 +94,8 @@ def parsed_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--autoattack_images", type=int, default=200)
     parser.add_argument("--attacker_images", type=int, default=1024)
     parser.add_argument("--held_out_share", type=float, default=0.1, help="of the images, which the attacker has")
-    parser.add_argument(
-        "--attacker_dataset", help="other images for the attacker; none of his attacks has their labels"
-    )
+    parser.add_argument("--attacker_dataset", help="other images for the attacker, for attacks without labels")
+    parser.add_argument("--attacker_encoder", help="another encoder for the attacker, in place of the public one")
     for kind, names in WANTED.items():
         parser.add_argument(f"--{kind.replace(' ', '_')}", nargs="*", default=names)
     parser.add_argument("--title", help="of the section, default encoder and dataset")
@@ -123,6 +125,9 @@ def measure(args: argparse.Namespace) -> None:
     if args.attacker_dataset:
         known, source = load_images(args.attacker_dataset)["train"], args.attacker_dataset
     attacker = Attacker.of(stratified_subset(known, args.attacker_images, seed=0), source, public, public)
+    if args.attacker_encoder:
+        other = PixelModel(*load_encoder(args.attacker_encoder, names, image_size=public.image_size[0])).eval()
+        attacker = replace(attacker, encoder=other, words=f"{attacker.words}, and {public_name(args.attacker_encoder)}")
     attacks = {kind: wanted_attacks(args, kind) for kind in WANTED}
     setting = described(args, attacks, public, train, test, attacker)
     found = args.found.with_suffix(".jsonl")
@@ -239,8 +244,11 @@ def attacked(model: PixelModel, test: Dataset, attacks: dict, attacker: Attacker
             adaptive = kind == ADAPTIVELY
             told = name + ADAPTIVE if adaptive and attack.attack.on_encoder else name
             threats[kind, name] = UniversalThreat(told, attack, adaptive).crafted(attacker, {MODEL: model})
+    for folder in sorted(journal.folder.glob(f"training/{TRAINED_ON}/*")):
+        known = {MODEL: UniversalPerturbation.from_pretrained(folder)}
+        threats[TRAINED, folder.name] = UniversalThreat(f"{TRAINED}: {folder.name}", None, False, known)
     report = evaluate_threats({MODEL: model}, pixels, [*threats.values()], batch_size=128, journal=journal)
-    found: dict[str, dict[str, list[int]]] = {kind: {} for kind in WANTED}
+    found: dict[str, dict[str, list[int]]] = {kind: {} for kind in (*WANTED, TRAINED)}
     for (kind, name), threat in threats.items():
         found[kind][name] = counted(report.measurement(MODEL, threat.name).accuracy)
     for name, attack in attacks[IMAGEWISE].items():
@@ -248,8 +256,22 @@ def attacked(model: PixelModel, test: Dataset, attacks: dict, attacker: Attacker
         some = Subset(pixels, stratified_rows(test["label"], most, seed=0).tolist())
         answers = answer(model, some, Threat(name, attack).on(MODEL), norm=attack.norm, batch_size=100)
         found[IMAGEWISE][name] = counted(Rate(sum(answers.right), len(some)))
-    clean, failed = report.measurement(MODEL, CLEAN).accuracy, [each.name for each in report.failed_checks]
-    return {CLEAN: counted(clean), "attacks": found, "unreliable": failed}
+    of_clean, failed = report.measurement(MODEL, CLEAN).accuracy, [each.name for each in report.failed_checks]
+    direction = threats.get((ADAPTIVELY, UNIVERSAL_PGD))
+    shares = {} if direction is None else along(model, pixels, direction.perturbations[MODEL].delta)
+    return {CLEAN: counted(of_clean), "attacks": found, "along": shares, "unreliable": failed}
+
+
+def along(model: PixelModel, pixels: Dataset, delta: torch.Tensor) -> dict[str, float]:
+    """Mean cross-entropy under shares of a perturbation: where gradients are masked, it does not rise smoothly."""
+    losses = {share / 4: 0.0 for share in range(9)}
+    with torch.no_grad():
+        for batch in DataLoader(pixels, batch_size=128):
+            images, labels = model.to_images(batch["pixel_values"].to(delta.device)), batch["labels"].to(delta.device)
+            for share in losses:
+                logits = model((images + share * delta).clamp(0, 1))
+                losses[share] += F.cross_entropy(logits, labels, reduction="sum").item() / len(pixels)
+    return {f"{share:g}": loss for share, loss in losses.items()}
 
 
 def counted(rate: Rate) -> list[int]:
@@ -293,68 +315,60 @@ def section(setting: dict, rows: dict[str, list[dict]]) -> str:
         f"{setting['test_images']} test images, {setting['image_attack_images']} for attacks on each image, "
         f"{setting['autoattack_images']} for AutoAttack."
     )
-    each_image = list(setting["attacks"][IMAGEWISE])
-    heads = ["defence", "seeds", "time of a step", "of all", CLEAN, "DAE, mean", "DAE, worst", "patch", "far, worst"]
-    summary = [[*heads, "adaptive, worst", UNIVERSAL_PGD, *each_image]]
+    of_image = {name: partial(accuracy, kind=IMAGEWISE, attack=name) for name in setting["attacks"][IMAGEWISE]}
+    values = {
+        title: {n: cell(map(of, found)) for n, found in rows.items()} for title, of in (SUMMARY | of_image).items()
+    }
+    values = {title: cells for title, cells in values.items() if {*cells.values()} != {"-"}}
+    summary = [["defence", "seeds", "time of a step", "of all", *values]]
     for name, found in rows.items():
-        cells = [cell([value(line) for line in found]) for value in (clean, dae_mean, dae_worst, patch, far, adaptive)]
-        ratios = [ratio(found, rows.get(NONE, []), seconds) for seconds in ("step_seconds", "seconds")]
+        times = [ratio(found, rows.get(NONE, []), seconds) for seconds in ("step_seconds", "seconds")]
         doubt = " *unreliable*" * any(line["unreliable"] for line in found)
         seeds = ", ".join(str(line["seed"]) for line in found)
-        others = [(ADAPTIVELY, UNIVERSAL_PGD), *((IMAGEWISE, attack) for attack in each_image)]
-        cells += [cell([accuracy(line, *other) for line in found]) for other in others]
-        summary.append([name + doubt, seeds, *ratios, *cells])
+        summary.append([name + doubt, seeds, *times, *(cells[name] for cells in values.values())])
     each_attack = [["attacker knows", "attack", *rows]]
     for kind, attacks in setting["attacks"].items():
         for attack in attacks:
-            values = [cell([accuracy(line, kind, attack) for line in found]) for found in rows.values()]
-            each_attack.append([KNOWS[kind], attack, *values])
+            under = partial(accuracy, kind=kind, attack=attack)
+            each_attack.append([KNOWS[kind], attack, *(cell(map(under, found)) for found in rows.values())])
+    losses = [[f"share of `{UNIVERSAL_PGD}`", *next(iter(rows.values()))[0]["along"]]]
+    for name, found in rows.items():
+        losses.append([name, *(f"{mean(line['along'][share] for line in found):.2f}" for share in losses[0][1:])])
     failed = [
         f"- {name}, seed {line['seed']}: it is not true that {check}."
         for name, found in rows.items()
         for line in found
         for check in line["unreliable"]
     ]
-    parts = [f"\n## {setting['title']}", words, markdown(summary), markdown(each_attack), "\n".join(failed)]
-    return "\n\n".join(filter(None, parts))
+    parts = [f"\n## {setting['title']}", words, markdown(summary), markdown(each_attack), markdown(losses)]
+    return "\n\n".join([*parts, *["\n".join(failed)] * bool(failed)])
 
 
 def accuracy(line: dict, kind: str, attack: str) -> float | None:
     """In %; None where it was not measured."""
-    right, count = line["attacks"][kind].get(attack, (0, 0))
+    right, count = line["attacks"].get(kind, {}).get(attack, (0, 0))
     return 100 * right / count if count else None
 
 
-def of_kind(line: dict, kind: str, *left_out: str) -> list[float]:
-    found = (accuracy(line, kind, attack) for attack in line["attacks"][kind] if attack not in left_out)
-    return [each for each in found if each is not None]
+def summed_up(line: dict, by: Callable, kind: str, *left_out: str) -> float | None:
+    """Accuracies of a kind but for some, in one number."""
+    names = [name for name in line["attacks"].get(kind, {}) if name not in left_out]
+    return by(accuracy(line, kind, name) for name in names) if names else None
 
 
-def clean(line: dict) -> float:
-    return 100 * line[CLEAN][0] / line[CLEAN][1]
+SUMMARY: dict[str, Callable[[dict], float | None]] = {
+    CLEAN: lambda line: 100 * line[CLEAN][0] / line[CLEAN][1],
+    "DAE, mean": lambda line: summed_up(line, mean, PUBLIC, PATCH),
+    "DAE, worst": lambda line: summed_up(line, min, PUBLIC, PATCH),
+    "patch": lambda line: accuracy(line, PUBLIC, PATCH),
+    "far, worst": lambda line: summed_up(line, min, FAR),
+    "trained on, worst": lambda line: summed_up(line, min, TRAINED),
+    "adaptive, worst": lambda line: summed_up(line, min, ADAPTIVELY),
+    UNIVERSAL_PGD: lambda line: accuracy(line, ADAPTIVELY, UNIVERSAL_PGD),
+}
 
 
-def dae_mean(line: dict) -> float | None:
-    return mean(found) if (found := of_kind(line, PUBLIC, PATCH)) else None
-
-
-def dae_worst(line: dict) -> float | None:
-    return min(of_kind(line, PUBLIC, PATCH), default=None)
-
-
-def patch(line: dict) -> float | None:
-    return accuracy(line, PUBLIC, PATCH)
-
-
-def far(line: dict) -> float | None:
-    return min(of_kind(line, FAR), default=None)
-
-
-def adaptive(line: dict) -> float | None:
-    return min(of_kind(line, ADAPTIVELY), default=None)
-
-
-def cell(values: Sequence[float | None]) -> str:
+def cell(values: Iterable[float | None]) -> str:
     """Mean over seeds, with its 95 % t interval where there are several."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
@@ -376,7 +390,7 @@ def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (title, rows) in zip(panels, shown.items(), strict=True):
         for number, (name, found) in enumerate(rows.items()):
-            x, high, low = (mean(value(line) for line in found) for value in (clean, dae_mean, dae_worst))
+            x, high, low = (mean(map(SUMMARY[of], found)) for of in (CLEAN, "DAE, mean", "DAE, worst"))
             color, words = f"C{number % 10}", f"{name}, {ratio(found, rows.get(NONE, []), 'step_seconds')} x time"
             axes.plot([x, x], [low, high], color=color, linewidth=1)
             axes.plot(x, low, "v", color=color, fillstyle="none")

@@ -52,9 +52,11 @@ def test_killed_and_started_again_it_finds_the_same(run, defences, monkeypatch, 
     ]
     assert expected[1]["row"]["settings"]["live"] == 1
     assert expected[1]["row"]["settings"]["learning_rate"] == 1e-3
+    assert [[*line["attacks"]["trained on"]] for line in expected] == [[], ["l4a", "live-1"]]
     for line in expected:
         counts = [line["clean"], *(each for kind in line["attacks"].values() for each in kind.values())]
-        assert [count for _, count in counts] == [18, 18, 18, 6]
+        assert {count for _, count in counts} == {18, 6}
+        assert [*line["along"]] == ["0", "0.25", "0.5", "0.75", "1", "1.25", "1.5", "1.75", "2"]
         assert line["seconds"] > line["step_seconds"] > 0
 
     attacked = defences.attacked
