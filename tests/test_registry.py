@@ -28,6 +28,7 @@ from genaf_hf.errors import UserError
 ENCODER, MODEL = ("encoder", "images", "labels"), ("model", "images", "labels")
 PUBLISHED = {
     **dict.fromkeys(("advencoder-per", "advencoder-pat", "l4a", "l4a-fuse", "l4a-ugs", "std", "ssp"), ENCODER[:2]),
+    "activation-attack": ENCODER[:2],
     **dict.fromkeys(("uap", "uapgd"), ENCODER),
     "fff": ENCODER[:1],
     **dict.fromkeys(("fgsm", "n-fgsm", "mi-fgsm", "pgd", "square", "autoattack"), MODEL),

@@ -183,6 +183,9 @@ OBJECTIVES = {
     "uap": lambda encoder, images, labels, delta: (
         (probed(encoder, images, labels, delta) != probed(encoder, images, labels, 0)).float().mean()
     ),
+    "activation-attack": lambda encoder, images, labels, delta: (
+        -(features(encoder, images, delta) - features(encoder, images[:1], 0)).square().sum(dim=1).mean()
+    ),
     "advencoder-per": lambda encoder, images, labels, delta: info_nce(
         features(encoder, images, 0), features(encoder, images, delta)
     ),
@@ -516,6 +519,55 @@ def test_the_probe_learns_what_the_features_hold(vit, dataset, pixels):
 def test_labels_that_no_probe_can_be_trained_on_are_refused(attack, labels, sentence, vit, images):
     with pytest.raises(ValueError, match=sentence):
         attack(PixelModel(*vit), images, labels, eps=EPS, steps=1)
+
+
+class Linear(PixelModel):
+    """Its features are the pixels."""
+
+    def features(self, images):
+        return images.flatten(1) + 0 * self.model.classifier.bias.sum()
+
+
+@pytest.mark.parametrize("target", [3, 7])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_towards_a_class_of_a_linear_model_it_is_the_closed_form(norm, target, vit):
+    """Along the difference of the two classes' weights, and it reaches the margins below eps times its dual norm."""
+    images = 0.4 + 0.2 * torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = torch.where(images[:, 0].mean(dim=(1, 2)) > 0.5, 7, 3)
+    encoder = Linear(*vit)
+    probe = LinearProbe(encoder, images, labels)
+    slope = ((probe.weight[1] - probe.weight[0]) / probe.scale).view(3, 8, 8) * (1 if target == 7 else -1)
+    logits = probe(images) * (1 if target == 7 else -1)
+    margins = (logits[:, 0] - logits[:, 1]).sort().values  # of the other class over the target
+    dual, unit = (slope.abs().sum(), slope.sign()) if norm == "linf" else (slope.norm(), slope / slope.norm())
+    for reached in (40, 39):
+        eps = ((margins[-1] if reached == 40 else margins[-2:].mean()) / dual).item() * (1.01 if reached == 40 else 1)
+        found = uapgd(encoder, images, labels, eps=eps, norm=norm, steps=60, step_size=eps, target=target)
+        torch.testing.assert_close(found.delta, eps * unit, rtol=0, atol=1e-5)
+        answers = probe.classes[probe(found(images)).argmax(1)]
+        assert (answers == target).sum() == reached
+    assert found.objective == f"cross-entropy of a linear probe, lowered at class {target}"
+
+
+def test_towards_the_features_of_an_image_of_a_linear_model_it_is_the_difference_to_the_mean(vit):
+    images = 0.4 + 0.2 * torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    settings = {"eps": 1.0, "norm": "l2", "batch_size": 400, "steps": 150, "step_size": 0.02}
+    found = ATTACKS["activation-attack"].configure(**settings, target=4)(Linear(*vit), images)
+    torch.testing.assert_close(found.delta, images[4] - images.mean(0), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "sentence"),
+    [
+        ("uapgd", 5, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
+        ("uapgd", "cat", 'target is "cat", expected a whole number or None'),
+        ("activation-attack", 12, "target is 12, expected one of the attacker's 12 images, counted from 0"),
+        ("activation-attack", -1, "target is -1, expected one of the attacker's 12 images"),
+    ],
+)
+def test_a_target_that_is_not_there_is_refused(name, target, sentence, vit, images, labels):
+    with pytest.raises(UserError, match=sentence):
+        craft(name, PixelModel(*vit), images, labels, target=target)
 
 
 def test_deepfool_finds_the_nearest_boundary_of_a_linear_model():

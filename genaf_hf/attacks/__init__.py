@@ -31,6 +31,7 @@ seeds, modes of the caller, refusals) is tested there for all of `ATTACKS`, and 
 in README.
 """
 
+from genaf_hf.attacks.activation_attack import activation_attack
 from genaf_hf.attacks.advencoder import advencoder_pat, advencoder_per
 from genaf_hf.attacks.autoattack import autoattack
 from genaf_hf.attacks.feature_pgd import feature_pgd
@@ -57,6 +58,7 @@ __all__ = [
     "ConfiguredAttack",
     "UniversalPatch",
     "UniversalPerturbation",
+    "activation_attack",
     "advencoder_pat",
     "advencoder_per",
     "autoattack",

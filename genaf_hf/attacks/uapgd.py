@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.norms import steepest_ascent
 from genaf_hf.attacks.universal import Objective, Step, attacked, universal_attack
+from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{deng2020uapgd,
@@ -34,21 +35,33 @@ def momentum_steps(delta: Tensor, step_size: float, norm: str, *, momentum: floa
     return step
 
 
-@universal_attack(
-    *("images", "labels"), words="cross-entropy of a linear probe", stepping=momentum_steps, citation=CITATION
-)
-def uapgd(encoder: PixelModel, images: Tensor, labels: Tensor) -> Objective:
+def in_words(target: int | None) -> str:
+    """The objective."""
+    return "cross-entropy of a linear probe" + ("" if target is None else f", lowered at class {target}")
+
+
+@universal_attack("images", "labels", words=in_words, stepping=momentum_steps, citation=CITATION)
+def uapgd(encoder: PixelModel, images: Tensor, labels: Tensor, *, target: int | None = None) -> Objective:
     """A universal perturbation that raises the cross-entropy of a linear probe, by PGD with momentum (0.9).
 
-    The attacker has labels for images of his own, not those of the downstream task, and trains the probe on them.
+    The attacker has labels for images of his own, not those of the downstream task, and trains the probe on them. With
+    a target the perturbation lowers the cross-entropy at that class instead, so that every image is taken for it.
 
     Args:
         encoder, images: as for `l4a`, and its settings.
         labels: (n,) class ids of the attacker's images, of at least two classes.
+        target: class id among the labels that all images are to be taken for; None for any but their own.
     """
     probe = LinearProbe(encoder, images, labels)
+    known = probe.classes.tolist()
+    if target is not None and target not in known:
+        shown = ", ".join(map(str, known[:20])) + (", ..." if len(known) > 20 else "")
+        raise UserError(f"target is {target}, expected a class of the attacker's images: {shown}.")
 
     def objective(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
-        return F.cross_entropy(probe(attacked(batch, delta)), probe.targets(of_batch))
+        logits = probe(attacked(batch, delta))
+        if target is None:
+            return F.cross_entropy(logits, probe.targets(of_batch))
+        return -F.cross_entropy(logits, probe.targets(torch.full_like(of_batch, target)))
 
     return objective

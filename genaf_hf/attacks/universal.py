@@ -30,7 +30,7 @@ Step = Callable[[Tensor], None]  # moves the perturbation, by its gradient
 
 def universal_attack(
     *needs: str,
-    words: str,
+    words: str | Callable[..., str],
     citation: str | None = None,
     batches: Callable[..., Iterator[tuple[Tensor, ...]]] | None = None,
     stepping: Callable[..., Step] | None = None,
@@ -48,7 +48,7 @@ def universal_attack(
 
     Args:
         needs: beside the encoder: `"images"`, `"labels"` or nothing.
-        words: the objective for the provenance, with settings of the function in braces.
+        words: the objective for the provenance, with settings of the function in braces; or what makes it of them.
         citation: of the paper, in BibTeX.
         batches: gives what the objective is called with at each step, default `random_batches`.
         stepping: makes the step of a perturbation, default `steepest_steps`; what it takes by name are settings, too.
@@ -81,8 +81,10 @@ def universal_attack(
         def craft(encoder: Encoders, *needed: Tensor, **given) -> UniversalPerturbation:
             found = {each.name: each.default for each in settings} | given | without_images
             chosen = {each.name: found.pop(each.name) for each in own}
-            objective, told = partial(function, **chosen), (attack, words.format(**chosen))
-            return raised(several(encoder), needed, objective, told, batches, stepping, **found)
+            told = words(**chosen) if callable(words) else words.format(**chosen)
+            return raised(
+                several(encoder), needed, partial(function, **chosen), (attack, told), batches, stepping, **found
+            )
 
         craft.__dict__["__signature__"], craft.__annotations__ = Signature([*positional, *settings]), hints
         register_as = register_attack(

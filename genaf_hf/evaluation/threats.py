@@ -23,7 +23,13 @@ from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name
 
 ATTACKER_IMAGES = 2048
-LATER = ("norm", "restarts", "init", "max_images")  # settings that older reports do not tell: at their defaults then
+LATER = (
+    "norm",
+    "restarts",
+    "init",
+    "max_images",
+    "target",
+)  # settings that older reports do not tell: at their defaults then
 
 Attack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
 
