@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from genaf_hf.errors import UserError
-from genaf_hf.models.pixel_model import pixel_statistics
+from genaf_hf.models.pixel_model import PixelModel, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.checked_batches import CheckedBatches
@@ -86,10 +87,17 @@ class AttackingTrainer(SharingTrainer):
         seeds = range(step_seed + first, step_seed + first + len(inputs["pixel_values"]))
         with trusted():
             images = pixel_model.to_images(inputs["pixel_values"])
-            attacked = self.defence.adversary.craft(
-                pixel_model, images, labels, seeds=seeds, eps_share=self.eps_share()
-            )
+            attacked = self._attacked_images(pixel_model, images, labels, seeds=seeds, eps_share=self.eps_share())
         return pixel_model.to_pixel_values(attacked)
+
+    def _attacked_images(self, model: PixelModel, *needed: Tensor, **settings) -> Tensor:
+        """What the adversary makes of images.
+
+        A compiled backward pass takes all gradients there are, while an attack asks for those of its images alone:
+        weights have none meanwhile, or it would cost as much as a step of the training.
+        """
+        with only_trainable(model.model, ()) if self.args.torch_compile else nullcontext():
+            return self.defence.adversary.craft(model, *needed, **settings)
 
     def first_row(self, inputs: dict, micro_batch: MicroBatch) -> int:
         """Place of a micro-batch's first image in the update over all processes."""
@@ -120,9 +128,8 @@ class AttackingTrainer(SharingTrainer):
         """What the model answers to images of an evaluation under the adversary at its full eps."""
         pixel_model = self._pixel_model(model)
         first = (len(self._answers) * self.args.world_size + self.args.process_index) * self.args.eval_batch_size
-        attacked = self.defence.adversary.craft(
-            pixel_model, pixel_model.to_images(pixel_values), labels, seeds=range(first, first + len(labels))
-        )
+        images, seeds = pixel_model.to_images(pixel_values), range(first, first + len(labels))
+        attacked = self._attacked_images(pixel_model, images, labels, seeds=seeds)
         with torch.no_grad():
             return pixel_model(attacked)
 

@@ -168,11 +168,13 @@ class SharingTrainer(ResumableTrainer):
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""
 
     def _pixel_model(self, model: nn.Module) -> PixelModel:
-        """What attacks see of a model, made once for each."""
+        """What attacks see of a model, made once for each; with `torch_compile` its logits are compiled."""
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         device = next(model.parameters()).device
         if self._attacked is None or self._attacked.model is not model or self._attacked.mean.device != device:
             self._attacked = PixelModel(model, self.processing_class)
+            if self.args.torch_compile:
+                self._attacked.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         return self._attacked
 
 
