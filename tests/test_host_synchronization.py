@@ -12,6 +12,7 @@ import torch
 from conftest import SIDE
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from train_tiny import PROCESSOR, tiny_model, tiny_trainer
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from genaf_hf import ATTACKS, PixelModel
 from genaf_hf.training.checked_batches import CheckedBatches
@@ -43,6 +44,11 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def tiny_resnet() -> ResNetForImageClassification:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**sizes, num_labels=3))
+
+
 def waits(run: Callable[[], object]) -> list[str]:
     with Waits() as mode:
         run()
@@ -69,7 +75,8 @@ def on_the_cpu(monkeypatch):
 def test_no_step_of_a_training_waits(tmp_path, defence):
     def train(steps: int) -> Callable[[], object]:
         settings = {"defence": defence, "eps": 0.1, "max_steps": steps, "logging_strategy": "no"}
-        trainer = tiny_trainer(tmp_path, images=40, **settings)
+        model = tiny_resnet() if defence == "twins" else None  # which is for those with BatchNorm
+        trainer = tiny_trainer(tmp_path, images=40, model=model, **settings)
         trainer.begin_adversary()
         return trainer.adversarial_finetune
 
