@@ -9,8 +9,6 @@ import sys
 
 import pytest
 
-gc.disable()  # until all is imported: what stays for good is not looked through again and again
-
 # Libraries are imported where they are used: the process that hands out tests to others needs none of them.
 
 CLASSES = ["red", "green", "blue"]
@@ -42,9 +40,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in waiting)
 
 
-def pytest_collection_finish():
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported stays for good: no garbage collection looks through it, and each training makes one."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 running = None
@@ -87,6 +91,13 @@ def colored_images(count: int, seed: int):
 def own_perturbations(tmp_path, monkeypatch):
     """No test believes what another one crafted."""
     monkeypatch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", tmp_path / "perturbations")
+
+
+@pytest.fixture
+def quick_checks(monkeypatch):
+    """The self-checks of an evaluation ask little, for tests of what stands beside them."""
+    for name in ("STEPS", "FAR_STEPS", "QUERIES"):
+        monkeypatch.setattr(f"genaf_hf.evaluation.self_checks.{name}", 2)
 
 
 @pytest.fixture(scope="session")

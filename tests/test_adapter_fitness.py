@@ -23,14 +23,6 @@ pytestmark = pytest.mark.slow(reason="trains")
 ATTACK = partial(pgd, eps=16 / 255, steps=3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def brief_collections():
-    """Leaves what was imported out of garbage collections: the Trainer makes one for each genome."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture
 def fitness(config):
     return Fitness(tiny_model(), PROCESSOR, tensors(24, 0, torch.float32), tensors(15, 1, torch.float32),

@@ -1,5 +1,4 @@
 import csv
-import gc
 import json
 import runpy
 import shutil
@@ -37,14 +36,6 @@ pytestmark = [
 RECIPE = Path(__file__).parents[1] / "recipes" / "evolve_peft.py"
 QUICK = {"population": 4, "generations": 2, "search_steps": 1, "attacks": "l4a,pgd", "attack_settings": '{"steps": 2}'}
 TRAINING = {"max_steps": 12, "learning_rate": 1e-2, "head_learning_rate": 3e-2, "steps": 1, "genetic_weight": 0.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def brief_collections():
-    """Leaves what was imported out of garbage collections: the Trainer makes one for each genome."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,10 @@ from genaf_hf.sharing.model_card import model_card
 from genaf_hf.training.checkpoint import load_weights
 from genaf_hf.training.layers import layer_weights
 
-pytestmark = pytest.mark.slow(reason="hardens, attacks and merges an encoder of each family")
+pytestmark = [
+    pytest.mark.slow(reason="hardens, attacks and merges an encoder of each family"),
+    pytest.mark.usefixtures("quick_checks"),
+]
 
 OURS = EncoderForImageClassification.__name__
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}

@@ -1,4 +1,5 @@
 import json
+import runpy
 import shlex
 import shutil
 import sys
@@ -63,20 +64,27 @@ def told(folder: Path) -> dict:
     return {name: value for name, value in record.items() if name != "command"}
 
 
-def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processes, command, tmp_path):
+@pytest.fixture
+def refusal(monkeypatch):
+    """A function that runs the recipe in this process, and gives the sentence that it ends with."""
+
+    def refusal(command: list[str]) -> str:
+        monkeypatch.setattr("sys.argv", command[1:])
+        with pytest.raises(SystemExit) as refused:
+            runpy.run_path(str(RECIPE), run_name="__main__")
+        return str(refused.value)
+
+    return refusal
+
+
+def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processes, command, refusal, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     processes.run(command(whole), check=True)
     assert not (whole / "unfinished_run").exists()
 
     stages = killed / "unfinished_run"
-    processes.start_and_kill(command(killed, seed=1), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
-    refused = processes.run(command(killed))
-    assert refused.returncode == 1
-    assert "unfinished run with other settings (seed was 1 and is 42)" in refused.stderr
-    assert "Traceback" not in refused.stderr
-
-    shutil.rmtree(killed)
     processes.start_and_kill(command(killed), stages / "adversarial_finetune/checkpoint-2/trainer_state.json")
+    assert "unfinished run with other settings (seed was 42 and is 1)" in refusal(command(killed, seed=1))
     killed = killed.rename(tmp_path / "moved")
     stages = killed / "unfinished_run"
     answered = stages / "evaluation/answers.undefended.l4a-adaptive.json"
@@ -92,8 +100,7 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processe
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
     assert told(killed) == told(whole)
 
-    refused = processes.run(command(whole, seed=1))
-    assert "whole holds a finished run (README.md, report.json, training.json" in refused.stderr
+    assert "whole holds a finished run (README.md, report.json, training.json" in refusal(command(whole, seed=1))
     for file in models:
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
 
@@ -106,7 +113,7 @@ def test_a_run_goes_on_with_the_encoder_and_the_images_that_it_began_with_alone(
         shutil.rmtree(place, ignore_errors=True)
         DatasetDict(train=colored_images(48, seed), test=colored_images(18, 2)).save_to_disk(place)
         config = GenAFConfig(output_dir=str(tmp_path / "run"), report_to="none", disable_tqdm=True, use_cpu=True)
-        harden(HardeningArguments(str(tmp_path / "mae"), str(place)), config)
+        harden(HardeningArguments(str(tmp_path / "mae"), str(place), attacks="pgd"), config)
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -132,11 +139,10 @@ def test_a_run_goes_on_with_the_encoder_and_the_images_that_it_began_with_alone(
         ({"attack_settings": '{"layer": 99}'}, "layer is 99, expected 0 to 2, the hidden states of this encoder"),
     ],
 )
-def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(processes, command, tmp_path, changes, sentence):
-    refused = processes.run(command(tmp_path / "run", **changes))
-    assert refused.returncode == 1
-    assert sentence in refused.stderr
-    assert "Traceback" not in refused.stderr
+def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(command, refusal, tmp_path, changes, sentence):
+    refused = refusal(command(tmp_path / "run", **changes))
+    assert sentence in refused
+    assert "\n" not in refused.strip()
     assert not (tmp_path / "run").exists()
 
 
@@ -149,6 +155,7 @@ def test_a_checkpoint_that_is_named_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("quick_checks")
 def test_class_names_are_no_markup(encoders, tmp_path):
     names = ["$a_$", '"> <script>', "*b* | c"]
     data = DatasetDict({split: colored_images(18, seed) for seed, split in enumerate(("train", "validation", "test"))})

@@ -12,6 +12,8 @@ from genaf_hf.evaluation.evaluate import craft_and_evaluate
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Attacker, UniversalThreat, attacks_of, noise, swept, threats_from, threats_of
 
+pytestmark = pytest.mark.usefixtures("quick_checks")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
