@@ -63,12 +63,18 @@ Adaptive ones are crafted on the defended model itself, `upgd` with labels on it
 does not withstand it. Time is that of the fine-tune (`none`) in the same command; *of all* counts the crafting of a
 bank and a second stage. *unreliable*: a self-check of the report failed, which is named.
 """
+GENERATOR = '{"steps": 100, "batch_size": 64, "width": 256}'  # of AdvEncoder, of a size for a CPU
 WANTED = {
-    PUBLIC: ["l4a", "ssp", "uapgd", "advencoder-per", "fff", "std", "uap", PATCH],
-    FAR: [f'{name} at 16/255:{{"attack": "{name}", "eps": "16/255"}}' for name in ("l4a", "uapgd", "advencoder-per")],
-    ADAPTIVELY: ["l4a", "ssp", "uapgd", "advencoder-per", UNIVERSAL_PGD],
-    IMAGEWISE: [f'pgd-20 at {n}/255:{{"attack": "pgd", "steps": 20, "eps": "{n}/255"}}' for n in (4, 8)]
-    + ['autoattack at 4/255:{"attack": "autoattack", "eps": "4/255"}'],
+    PUBLIC: [
+        *("l4a", "ssp", "uapgd", f"advencoder-per:{GENERATOR}", "fff", "std"),
+        *('uap:{"steps": 50}', f"{PATCH}:{GENERATOR}"),
+    ],
+    FAR: [f'{name} at 16/255:{{"attack": "{name}", "eps": "16/255"}}' for name in ("l4a", "uapgd")],
+    ADAPTIVELY: ["l4a", "ssp", "uapgd", f'{UNIVERSAL_PGD}:{{"steps": 150}}'],
+    IMAGEWISE: [
+        *(f'pgd-20 at {n}/255:{{"attack": "pgd", "steps": 20, "eps": "{n}/255"}}' for n in (4, 8)),
+        'autoattack at 4/255:{"attack": "autoattack", "eps": "4/255"}',
+    ],
 }
 
 
@@ -116,14 +122,14 @@ def read_as(text: str, kind: str) -> tuple[str, str, dict]:
 
 def measure(args: argparse.Namespace) -> None:
     """All rows and seeds that were not measured before; draws table and picture after each."""
-    data = load_images(args.dataset, held_out_share=args.held_out_share)
+    data = load_images(args.dataset, held_out_share=args.held_out_share, max_train_samples=args.train_images)
     names = data["train"].features["label"].names
     public = PixelModel(*load_encoder(args.encoder, names)).eval()
-    train = stratified_subset(data["train"], args.train_images, seed=0)
-    test = stratified_subset(data["test"], args.test_images, seed=0)
+    train, test = data["train"], stratified_subset(data["test"], args.test_images, seed=0)
     known, source = data["validation"], args.dataset
     if args.attacker_dataset:
-        known, source = load_images(args.attacker_dataset)["train"], args.attacker_dataset
+        others = load_images(args.attacker_dataset, max_train_samples=args.attacker_images)
+        known, source = others["train"], args.attacker_dataset
     attacker = Attacker.of(stratified_subset(known, args.attacker_images, seed=0), source, public, public)
     if args.attacker_encoder:
         other = PixelModel(*load_encoder(args.attacker_encoder, names, image_size=public.image_size[0])).eval()
