@@ -24,15 +24,15 @@ def start_and_kill(command: list, sign: Path, **settings) -> None:
     process.wait()
 
 
-def run_on_two_processes(*command, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a script or a module, and its arguments, by two processes that know of each other."""
+def run_on_two_processes(*command, fails: bool = False, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a script or a module, and its arguments, by two processes that know of each other, and ends well or not."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     done = run(
         [*launcher, "--master_port", str(free_port()), *command],
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode != 0) == fails, done.stderr
     return done
 
 

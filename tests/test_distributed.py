@@ -12,7 +12,9 @@ from train_tiny import FULL_BATCH, ODD, evaluation_counts, robustness_counts, ti
 def two(processes, tmp_path_factory) -> dict:
     """What two processes made."""
     folder = tmp_path_factory.mktemp("two")
-    processes.run_on_two_processes(Path(__file__).with_name("train_tiny.py"), "distributed", folder)
+    script = Path(__file__).with_name("train_tiny.py")
+    processes.run_on_two_processes(script, "dies", folder, fails=True)  # and does not go on for ever
+    processes.run_on_two_processes(script, "distributed", folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["world_size"] == 2
     return {**results, "weights": torch.load(folder / "weights.pt")}
@@ -47,6 +49,10 @@ def test_robustness_counts_are_those_of_one_process(one, two):
     assert two["robustness"] == [clean, attacked]
     assert 0 < attacked[0] < clean[0] <= ODD
     assert 0 < attacked[1] <= attacked[2] <= ODD
+
+
+def test_run_of_which_one_process_died_resumes_to_the_bit(two):
+    torch.testing.assert_close(two["weights"]["after a death"], two["weights"]["uninterrupted"], rtol=0, atol=0)
 
 
 def test_interrupted_run_of_two_processes_resumes_to_the_bit(two):

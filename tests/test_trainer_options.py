@@ -116,6 +116,15 @@ def test_pre_training_has_nothing_to_evaluate_on(tmp_path, name):
         tiny_config(tmp_path, **{name: "steps" if name == "eval_strategy" else True})
 
 
+@pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
+def test_a_launch_that_takes_the_model_apart_is_refused(tmp_path, monkeypatch, variable, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")  # as accelerate launch leaves it
+    with pytest.raises(UserError, match=rf"^{name} is configured for accelerate, .*: launch with [^.]*\.$"):
+        tiny_trainer(tmp_path)
+    with pytest.raises(UserError, match=f"^{name} is configured"):
+        pretrain_tiny("simclr", tmp_path / "encoder")
+
+
 # ---- data ----
 
 

@@ -1,6 +1,7 @@
 """Trains tiny models in processes of their own, for the tests that kill a run or start two processes.
 
 python tests/train_tiny.py '[{"folder": ..., "kill": ["adapt", "on_step_end", 3], "settings": {...}}, ...]'
+python -m torch.distributed.run --nproc_per_node 2 tests/train_tiny.py dies FOLDER
 python -m torch.distributed.run --nproc_per_node 2 tests/train_tiny.py distributed FOLDER
 """
 
@@ -118,6 +119,14 @@ def train_until_killed(folder: str, kill: list, settings: dict) -> None:
         tiny_trainer(folder, callbacks=[Kill(stage, event, step)], **settings).train()
 
 
+class OneDies(TrainerCallback):
+    """Ends the last process without notice at step 3, between two passes that all processes take part in."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 3 and args.process_index == args.world_size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def fork_killed_runs(jobs: list[dict]) -> None:
     """Trains each job in a child process, which saves importing everything anew; prints the signal that ended it."""
     for job in jobs:
@@ -169,6 +178,13 @@ def resumed_from_middle(folder: Path) -> GenAFTrainer:
     return again
 
 
+def resumed_after_a_death(folder: Path) -> GenAFTrainer:
+    """The run whose last process died, to its end."""
+    again = tiny_trainer(folder / "died", **WITH_DROPOUT)
+    again.train(resume_from_checkpoint=True)
+    return again
+
+
 def write_distributed_results(folder: Path) -> None:
     """Everything that the test of two processes compares."""
     weights = {}
@@ -176,6 +192,8 @@ def write_distributed_results(folder: Path) -> None:
         trainer = tiny_trainer(folder / name, **settings)
         trainer.train()
         weights[name] = trainer.model.state_dict()
+    resumed, after_death = resumed_from_middle(folder / "resumed"), resumed_after_a_death(folder)
+    weights["uninterrupted"], weights["after a death"] = resumed.model.state_dict(), after_death.model.state_dict()
     rank, world_size = trainer.args.process_index, trainer.args.world_size
     error = torch.tensor([gathered_gradient_error(rank, world_size)], dtype=torch.float64)
     results = {
@@ -183,7 +201,7 @@ def write_distributed_results(folder: Path) -> None:
         "gradient_error": trainer.accelerator.gather(error).max().item(),
         "evaluation": evaluation_counts(trainer),
         "robustness": robustness_counts(trainer),
-        "resumed_to": resumed_from_middle(folder / "resumed").state.global_step,
+        "resumed_to": resumed.state.global_step,
     }
     if rank == 0:
         torch.save(weights, folder / "weights.pt")
@@ -191,7 +209,9 @@ def write_distributed_results(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "distributed":
+    if sys.argv[1] == "dies":
+        tiny_trainer(Path(sys.argv[2]) / "died", callbacks=[OneDies()], **WITH_DROPOUT).train()
+    elif sys.argv[1] == "distributed":
         write_distributed_results(Path(sys.argv[2]))
     else:
         fork_killed_runs(json.loads(sys.argv[1]))

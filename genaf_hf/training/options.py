@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -39,6 +40,7 @@ UNSUPPORTED = {
     "parallelism_config": "attacks need the whole model on each process",
     "use_liger_kernel": "its kernels are for language models",
 }
+OF_LAUNCHERS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 METRICS = ("loss", "clean_accuracy", "robust_accuracy")
 OWN_GROUPS = ("galore", "apollo", "lomo")  # optimizers that take the model apart themselves
 
@@ -101,6 +103,12 @@ def check_unsupported(args: TrainingArguments) -> None:
     for name, reason in UNSUPPORTED.items():
         if value := getattr(args, name, None):
             raise UserError(f"{name} is {value}, but {reason}: leave it out.")
+    for variable, name in OF_LAUNCHERS.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise UserError(
+                f"{name} is configured for accelerate, but attacks need the whole model on each process: launch with "
+                "a configuration without it, such as accelerate launch --multi_gpu."
+            )
 
 
 def refuse_resume_flag(args: TrainingArguments) -> None:

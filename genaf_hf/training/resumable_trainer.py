@@ -47,7 +47,7 @@ class ResumableTrainer(Trainer):
     `tensors_beside_model` and `take_tensors_beside_model`.
 
     Raises:
-        UserError: under FSDP or DeepSpeed; when a loss or a weight is not finite, or no weight changes.
+        UserError: when a loss or a weight is not finite, or no weight changes.
     """
 
     loss_is_scaled_for_ga = False
@@ -55,8 +55,6 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise UserError("FSDP or DeepSpeed is configured, but the whole model is needed: launch without them.")
         if self.args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = self.args.seed
         self._log_sums: dict[str, Any] = defaultdict(float)
@@ -105,6 +103,7 @@ class ResumableTrainer(Trainer):
         if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
             check_disk_space(Path(self.args.output_dir).parent, self.model)
         leave_out_batch_of_one(self.args, self.model, self.train_dataset)
+        self._diverged = None
         if checkpoint is None:
             trains = self.args.learning_rate > 0
             with (
