@@ -167,13 +167,21 @@ def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, ConfiguredA
     return found
 
 
+def told(attack: ConfiguredAttack) -> dict:
+    """What an attack is; what is None does nothing."""
+    return {
+        "attack": attack.attack.name,
+        **{name: value for name, value in attack.settings.items() if value is not None},
+    }
+
+
 def described(args, attacks, public: PixelModel, train: Dataset, test: Dataset, attacker: Attacker) -> dict:
     """Everything that the rows of a section have in common, as JSON gives it back."""
     names = [public_name(str(each)) for each in (args.encoder, args.dataset)]
     options = ("steps", "batch_size", "learning_rate", "head_learning_rate", "precision", "held_out_share")
     training = {"encoder": names[0], "content of the encoder": encoder_digest(public)[:16], "dataset": names[1]}
     training |= {"train_images": len(train), **{each: getattr(args, each) for each in options}}
-    per_kind = {kind: {name: each.settings for name, each in these.items()} for kind, these in attacks.items()}
+    per_kind = {kind: {name: told(each) for name, each in these.items()} for kind, these in attacks.items()}
     known = {"title": args.title or f"{names[0]} on {names[1]}", "training": training, "attacks": per_kind}
     counts = ("image_attack_images", "autoattack_images")
     known |= {"attacker": attacker.words, "test_images": len(test), **{each: getattr(args, each) for each in counts}}
@@ -248,8 +256,8 @@ def attacked(model: PixelModel, test: Dataset, attacks: dict, attacker: Attacker
     for kind in (PUBLIC, FAR, ADAPTIVELY):
         for name, attack in attacks[kind].items():
             adaptive = kind == ADAPTIVELY
-            told = name + ADAPTIVE if adaptive and attack.attack.on_encoder else name
-            threats[kind, name] = UniversalThreat(told, attack, adaptive).crafted(attacker, {MODEL: model})
+            title = name + ADAPTIVE if adaptive and attack.attack.on_encoder else name
+            threats[kind, name] = UniversalThreat(title, attack, adaptive).crafted(attacker, {MODEL: model})
     for folder in sorted(journal.folder.glob(f"training/{TRAINED_ON}/*")):
         known = {MODEL: UniversalPerturbation.from_pretrained(folder)}
         threats[TRAINED, folder.name] = UniversalThreat(f"{TRAINED}: {folder.name}", None, False, known)
