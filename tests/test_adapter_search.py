@@ -265,7 +265,7 @@ def test_what_cannot_be_searched_is_refused(changes, sentence, arguments, config
 
 def test_a_defence_that_does_not_read_what_genomes_say_is_refused(arguments, config):
     with pytest.raises(UserError, match="defence is universal, but a genome says steps"):
-        evolve(arguments(), config(defence="universal"))
+        evolve(arguments(), config(defence="universal", steps=None, genetic_weight=None))
 
 
 def test_an_objective_that_never_varies_is_told(arguments, config, tmp_path, caplog):

@@ -6,6 +6,7 @@ import pytest
 from genaf_hf import GenAFConfig
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.demo.arguments import DemoArguments
+from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.harden import HardeningArguments
@@ -155,6 +156,25 @@ def test_a_value_outside_its_range_is_refused_by_its_name(default, write, tmp_pa
 def test_an_unknown_flag_is_refused(default):
     with pytest.raises(ValueError, match="--epss"):
         parse_arguments(TYPES, default, ["--epss", "0.1"])
+
+
+@pytest.mark.parametrize("name", ["digits_vit.yaml", "paper.yaml", "vit_base_cifar10.yaml"])
+def test_a_defence_takes_of_a_file_of_ours_what_it_reads(name, tmp_path):
+    flags = [*NAMED, "--bf16", "no", "--defence"]
+    _, ours = parse_arguments(TYPES, None, [name, *flags, "gen-af"])
+    _, config = parse_arguments(TYPES, None, [name, *flags, "universal"])
+    assert (config.eps, config.learning_rate, config.max_steps) == (ours.eps, ours.learning_rate, ours.max_steps)
+    assert (config.steps, config.genetic_weight, config.random_start) == (None, None, True)
+    assert (config.adapt_epochs, config.adapt_max_steps) == (0, -1)
+    _, adapted = parse_arguments(TYPES, None, [name, *flags, "universal", "--adapt_max_steps", "3"])
+    assert (adapted.adapt_max_steps, adapted.adapt_learning_rate) == (3, ours.adapt_learning_rate)
+
+
+@pytest.mark.parametrize("of_file", [True, False])
+def test_what_the_user_says_and_the_defence_does_not_read_is_refused(write, of_file):
+    words = [write("steps: 3\n"), *NAMED] if of_file else ["digits_vit.yaml", *NAMED, "--steps", "3"]
+    with pytest.raises(UserError, match=r"^steps is 3, which the defence universal does not read: leave it out"):
+        parse_arguments(TYPES, None, [*words, "--defence", "universal"])
 
 
 def test_a_second_file_is_refused(default, write):

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, ViTConfig, ViTForImageClassification, 
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, pgd, with_pixel_values
 from genaf_hf.evaluation.evaluate import evaluate_robustness
+from genaf_hf.training.defences import DEFENCES
 from genaf_hf.training.genetic_regularization import genetic_regularization
 from genaf_hf.training.global_batch import gather_rows
 
@@ -67,13 +68,14 @@ def tiny_trainer(
         "adapt_learning_rate": 3e-3,
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 4,
-        "steps": 2,
         "assessment_samples": 8,
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": True,
     }
+    if "steps" in DEFENCES[settings.get("defence", "gen-af")].defaults:
+        defaults["steps"] = 2
     return trainer_class(
         tiny_model(dtype, dropout) if model is None else model,
         GenAFConfig(**{**defaults, **settings}),

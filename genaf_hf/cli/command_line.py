@@ -18,6 +18,7 @@ from transformers.hf_argparser import string_to_bool
 from genaf_hf.cli.process_tree import says
 from genaf_hf.cli.settings_file import CONFIGS, read_settings
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.training.config import unread_by
 from genaf_hf.training.options import UNSUPPORTED
 from genaf_hf.values.numbers import kinds_of, number
 
@@ -57,6 +58,8 @@ def parse_arguments(
 ) -> tuple:
     """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win.
 
+    A file of ours is written for Gen-AF; of it another defence that flags name takes what it reads.
+
     Args:
         dataclass_types: whose fields are the flags.
         default_config: the file that is taken where flags name neither a model nor a dataset.
@@ -76,7 +79,11 @@ def parse_arguments(
     elif config is None and family_config is not None:
         parser.check_complete(given)
         config = family_config(given)
-    settings = {**(parser.settings_of(Path(config)) if config is not None else {}), **given}
+    of_file = parser.settings_of(Path(config)) if config is not None else {}
+    if config is not None and Path(config).parent == CONFIGS and "defence" in given:
+        unread = unread_by(given["defence"])
+        of_file = {name: value for name, value in of_file.items() if name not in unread}
+    settings = {**of_file, **given}
     parser.check_complete(settings)
     if settings.get("resume_from_checkpoint") is not None:
         raise UserError(

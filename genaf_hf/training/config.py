@@ -1,7 +1,6 @@
 """Settings of Gen-AF."""
 
 import json
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,8 +14,6 @@ from genaf_hf.evaluation.report import eps_text
 from genaf_hf.training.defences import DEFENCES, Defence
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, make_plain
-
-logger = logging.getLogger(__name__)
 
 ADAPT_EPOCHS = 2.0
 EXAMPLE = '{"beta": 3}'
@@ -37,6 +34,12 @@ def of_defence(name: str, text: str):
     gen_afs = defaults["gen-af"]
     told = ", ".join([words(gen_afs), *(f"{' and '.join(names[v])} {words(v)}" for v in names if v != gen_afs)])
     return field(default=None, metadata={"help": f"{text}; default {told}."})
+
+
+def unread_by(defence: str) -> set[str]:
+    """Fields that a defence does not read, and where stage 2 is no part of it also those that ask for a stage 2."""
+    known = DEFENCES[defence]
+    return {*OF_DEFENCE, *(() if known.adapts else ("adapt_epochs", "adapt_max_steps"))} - known.defaults.keys()
 
 
 def read_settings(given: Mapping | str | None) -> dict | None:
@@ -61,10 +64,11 @@ class GenAFConfig(CheckedArguments):
     `learning_rate`, `num_train_epochs`, `max_steps`, the schedule and the batch size are those of stage 1, adversarial
     fine-tuning; stage 2 has its own where the name begins with `adapt_`, and shares the rest. Lengths of perturbations
     are in pixel units of images in [0, 1]. What `defence` reads and is None takes its default; what it does not read
-    stays None, and is told if it was given.
+    stays None.
 
     Raises:
-        UserError: when a field is outside its range; the sentence names it.
+        UserError: when a field is outside its range, or is given to a defence that does not read it; the sentence
+            names it.
     """
 
     learning_rate: float | None = field(
@@ -179,14 +183,16 @@ class GenAFConfig(CheckedArguments):
         return known.configure(**ours, **others)
 
     def _settle_defence(self) -> None:
-        """Gives what the defence reads the values that it gets, and tells what it does not read."""
+        """Gives what the defence reads the values that it gets, and refuses what it does not read."""
         known = DEFENCES[self.defence]
         self.defence_settings = read_settings(self.defence_settings)
         settings = self.make_defence().settings
         for each in (each for each in fields(self) if each.name in OF_DEFENCE):
             if each.name not in settings and getattr(self, each.name) != each.default:
-                told = f"{each.name} is {getattr(self, each.name)}", self.defence, ", ".join(settings) or "nothing"
-                logger.warning("%s, which the defence %s does not read; it reads %s.", *told)
+                raise UserError(
+                    f"{each.name} is {getattr(self, each.name)}, which the defence {self.defence} does not read: leave "
+                    f"it out; it reads {', '.join(settings) or 'nothing'}."
+                )
             setattr(self, each.name, settings.get(each.name, each.default))
         if self.adapt_epochs is None:
             self.adapt_epochs = ADAPT_EPOCHS if known.adapts else 0.0
