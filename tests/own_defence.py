@@ -73,10 +73,12 @@ BATCHES = {
     "quarter": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
 }
 BANK = {"bank": ["l4a"], "bank_steps": 2}
+HALF = {"single_pass": True, "divergence_weight": 0}
 DEFENCES = {
     "paired": {"defence": "paired"},
     "universal": {"defence": "universal", "defence_settings": BANK},
-    "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, "single_pass": True}},
+    "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, **HALF}},
+    "universal-n-fgsm": {"defence": "universal-n-fgsm", "defence_settings": {**BANK, "per_image_eps": 0.01}},
     "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": BANK},
     "anchor": {"defence": "anchor", "defence_settings": BANK},
 }

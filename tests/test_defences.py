@@ -5,10 +5,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import CLASSES
-from own_defence import DEFENCES, register, trained
+from own_defence import BANK, DEFENCES, HALF, register, trained
 from test_genaf_trainer import CHECKPOINTING, Recorder, changed, lora_model
 from torch import nn
 from torch.nn import functional as F
@@ -21,6 +22,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
+from genaf_hf.training.adversaries.draws import mixed_bits
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
 from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -223,8 +225,10 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
     chosen = drawn(STEP_SEEDS, 2, 1)
     assert {*chosen.tolist()} == {0, 1, 2}
     attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
-    loss = (F.cross_entropy(model(images), labels) + F.cross_entropy(model(attacked), labels)) / 2
-    check_gradients(gradients, model, loss)
+    clean_logits, attacked_logits = model(images), model(attacked)
+    loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
+    p, q = clean_logits.softmax(1).detach(), attacked_logits.softmax(1)
+    check_gradients(gradients, model, loss + 0.5 * (p * (p / q).log()).sum(1).mean())
     after = state_of(trainer)
     moved = (before["live"] + step * live.grad.sign()).clamp(-eps, eps).detach()
     torch.testing.assert_close(after["live"], moved, rtol=0, atol=1e-15)
@@ -241,7 +245,7 @@ def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
 
 
 def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean(tmp_path):
-    settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**QUICK["defence_settings"], "single_pass": True}}
+    settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**QUICK["defence_settings"], **HALF}}
     begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
     begun.evaluate()
     before = state_of(begun)
@@ -262,7 +266,8 @@ def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean
 
 
 def test_gen_af_universal_is_gen_afs_objective_on_universal_perturbations(tmp_path):
-    settings = {"genetic_weight": 0.5, "genetic_share": math.inf, "defence_settings": QUICK["defence_settings"]}
+    bank = {**QUICK["defence_settings"], "divergence_weight": 0}
+    settings = {"genetic_weight": 0.5, "genetic_share": math.inf, "defence_settings": bank}
     _, gradients, model, images, labels = one_step(tmp_path / "run", defence="gen-af-universal", **settings)
     begun = tiny_trainer(tmp_path / "begun", defence="gen-af-universal", **ONE_STEP, **settings)
     begun.evaluate()
@@ -287,6 +292,32 @@ def test_perturbations_grow_over_the_warm_up_and_stay_within_eps(tmp_path):
     trainer.train()
     assert sizes == pytest.approx([10 / 255 * share for share in (0.25, 0.5, 0.75, *[1.0] * 5)], abs=1e-6)
     assert state_of(trainer)["live"].abs().max() <= 10 / 255
+
+
+def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
+    settings = {"clean_share": 0, "defence_settings": {**BANK, "per_image_share": 0.5, "per_image_eps": 0.1}}
+    begun = tiny_trainer(tmp_path / "begun", defence="universal-n-fgsm", **ONE_STEP, **settings)
+    begun.evaluate()
+    state = {name.removeprefix("first."): each for name, each in state_of(begun).items()}
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", defence="universal-n-fgsm", **settings)
+
+    live = state["live"].requires_grad_()
+    shared = (images + torch.cat([live, state["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    own = n_fgsm(model, images, labels, eps=0.1, seeds=STEP_SEEDS)
+    is_second = torch.from_numpy(mixed_bits(STEP_SEEDS, draw=1) < 2**63).view(-1, 1, 1, 1)
+    assert 6 < is_second.sum() < 18
+    model.zero_grad()
+    check_gradients(gradients, model, F.cross_entropy(model(torch.where(is_second, own, shared)), labels))
+    moved = (live + 2 / 255 * live.grad.sign()).clamp(-10 / 255, 10 / 255)
+    assert torch.equal(trainer.tensors_beside_model()["first.live"].detach(), moved)
+    assert {*trainer.defence.attacks()} == {"live-1", "live-2", "l4a", "n-fgsm"}
+
+
+def test_a_mixture_gives_the_second_its_share():
+    drawn_bits = mixed_bits(range(40_000), draw=1) / 2.0**64
+    assert (drawn_bits < 0.25).mean() == pytest.approx(0.25, abs=0.01)
+    first = mixed_bits(range(40_000)) / 2.0**64
+    assert abs(np.corrcoef(first, drawn_bits)[0, 1]) < 0.02
 
 
 def test_defence_none_is_the_undefended_baseline(tmp_path):
@@ -440,6 +471,14 @@ def make(tmp_path):
         ({"defence": "trades", "defence_settings": "beta"}, "defence_settings are beta, expected JSON"),
         ({"defence": "trades", "defence_settings": "[1]"}, "defence_settings are .*, expected settings by name"),
         ({"defence": "universal", "defence_settings": {"live": 0}}, "live is 0, expected"),
+        (
+            {"defence": "universal", "defence_settings": {"single_pass": True}},
+            "divergence_weight is 0.5, but single_pass is True.* set divergence_weight to 0",
+        ),
+        (
+            {"defence": "universal-n-fgsm", "defence_settings": {"per_image_share": 2}},
+            r"share of an adversary is 2, expected one in \[0, 1\]",
+        ),
         ({"defence": "mart", "defence_settings": {"beta": 0}}, "beta is 0, expected a positive number"),
         ({"defence": "awp", "defence_settings": {"gamma": 1.5}}, "gamma is 1.5, expected a share of a weight"),
         ({"defence": "twins", "defence_settings": {"frozen_weight": 0}}, "frozen_weight is 0, expected a positive"),

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from genaf_hf.training.checkpoint import read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.training.global_batch import MicroBatch
 from genaf_hf.training.sharing_trainer import SharingTrainer
-from genaf_hf.values.device import trusted
+from genaf_hf.values.device import sent, trusted
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +79,32 @@ class AttackingTrainer(SharingTrainer):
             chosen = indices[start : start + self.args.per_device_eval_batch_size]
             yield self._prepare_inputs(self.data_collator([self.train_dataset[i] for i in chosen]))
 
-    def craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
-        """Attacked pixel values of a micro-batch, crafted through the unwrapped model."""
-        pixel_model, labels = self._pixel_model(model), inputs.get("labels")
-        first = self.first_row(inputs, micro_batch)
+    def craft(self, model, inputs: dict, micro_batch: MicroBatch, stays_clean: Sequence[bool] = ()) -> Tensor:
+        """Pixel values of a micro-batch, attacked through the unwrapped model.
+
+        Args:
+            model: that is trained.
+            inputs: of the micro-batch.
+            micro_batch: where it stands in its update.
+            stays_clean: which images are left as they are; none where it is empty.
+        """
+        pixel_values, labels = inputs["pixel_values"], inputs.get("labels")
         step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
-        seeds = range(step_seed + first, step_seed + first + len(inputs["pixel_values"]))
+        first = step_seed + self.first_row(inputs, micro_batch)
+        if not any(stays_clean):
+            return self._craft(model, pixel_values, labels, range(first, first + len(pixel_values)))
+        rows = [row for row, is_clean in enumerate(stays_clean) if not is_clean]
+        if not rows:
+            return pixel_values
+        index = sent(torch.tensor(rows), pixel_values.device)
+        chosen = None if labels is None else labels[index]
+        attacked = self._craft(model, pixel_values[index], chosen, [first + row for row in rows])
+        return pixel_values.index_copy(0, index, attacked)
+
+    def _craft(self, model, pixel_values: Tensor, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
+        pixel_model = self._pixel_model(model)
         with trusted():
-            images = pixel_model.to_images(inputs["pixel_values"])
+            images = pixel_model.to_images(pixel_values)
             attacked = self._attacked_images(pixel_model, images, labels, seeds=seeds, eps_share=self.eps_share())
         return pixel_model.to_pixel_values(attacked)
 

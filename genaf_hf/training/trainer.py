@@ -214,12 +214,12 @@ class GenAFTrainer(AttackingTrainer):
             return (loss[0] * micro_batch.share, loss[1]) if return_outputs else loss * micro_batch.share
 
         attacked, objective = micro_batch.attacked, self.defence.objective
-        if attacked is None:
-            attacked = self.craft(model, inputs, micro_batch)
         stays_clean = self._stays_clean(inputs, micro_batch)
+        if attacked is None:
+            attacked = self.craft(model, inputs, micro_batch, stays_clean)
         unwrapped = self.accelerator.unwrap_model(model)
         with inputs_of(head_of(unwrapped)) if objective.reads_features else nullcontext([]) as read:
-            outputs = model(pixel_values=self._passed(inputs, attacked, stays_clean))
+            outputs = model(pixel_values=self._passed(inputs, attacked))
         own = self._logits(outputs, inputs.get("labels"), stays_clean)
         if objective.reads_features:
             own = replace(own, features=self._features(read[0], inputs["pixel_values"]))
@@ -245,20 +245,14 @@ class GenAFTrainer(AttackingTrainer):
         """Whether this stage is trained by the defence, and not on clean images by the model's own loss."""
         return self.stage == ADVERSARIAL_FINETUNE and self.defence.objective is not None
 
-    def _stays_clean(self, inputs: dict, micro_batch: MicroBatch) -> Tensor | None:
-        """Which images (n,) are passed clean and not attacked, 1 or 0; None where it is not one or the other."""
-        share, pixel_values = self.defence.objective.stay_clean, inputs["pixel_values"]
-        if share == 0:
-            return None
-        rows = spread(self.first_row(inputs, micro_batch), len(pixel_values), share)
-        return sent(torch.tensor(rows, dtype=torch.float32), pixel_values.device)
+    def _stays_clean(self, inputs: dict, micro_batch: MicroBatch) -> list[bool]:
+        """Which images are passed clean and not attacked; empty where none is."""
+        share = self.defence.objective.stay_clean
+        return spread(self.first_row(inputs, micro_batch), len(inputs["pixel_values"]), share) if share else []
 
-    def _passed(self, inputs: dict, attacked: Tensor, stays_clean: Tensor | None = None) -> Tensor:
+    def _passed(self, inputs: dict, attacked: Tensor) -> Tensor:
         """Pixel values that go through the model together."""
-        clean = inputs["pixel_values"]
-        if stays_clean is not None:
-            return torch.where(stays_clean.view(-1, 1, 1, 1) == 1, clean, attacked)
-        return torch.cat([clean, attacked]) if self.defence.objective.reads_clean else attacked
+        return torch.cat([inputs["pixel_values"], attacked]) if self.defence.objective.reads_clean else attacked
 
     def _features(self, read: Tensor, pixel_values: Tensor) -> Features:
         """What the head reads of what was passed through the model, and what the public encoder's would.
@@ -274,11 +268,12 @@ class GenAFTrainer(AttackingTrainer):
         clean, attacked = read.chunk(2) if self.defence.objective.reads_clean else (None, read)
         return Features(clean, attacked, goal)
 
-    def _logits(self, outputs, labels: Tensor | None, stays_clean: Tensor | None = None) -> Logits:
+    def _logits(self, outputs, labels: Tensor | None, stays_clean: list[bool] | None = None) -> Logits:
         """What the model makes of clean and attacked images, in float32 or wider."""
         logits = at_least_float32(outputs.logits)
         clean, attacked = logits.chunk(2) if self.defence.objective.reads_clean else (None, logits)
-        return Logits(clean, attacked, labels, stays_clean)
+        left = sent(torch.tensor(stays_clean, dtype=torch.float32), logits.device) if stays_clean else None
+        return Logits(clean, attacked, labels, left)
 
     def _whole_update(self, own: Logits, index: int) -> Logits:
         """The rows of all processes and, under accumulation, of all micro-batches, of which the own have gradients."""

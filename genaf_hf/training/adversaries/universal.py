@@ -13,6 +13,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.draws import mixed_bits
 from genaf_hf.values.device import sent
 from genaf_hf.values.numbers import is_whole
 
@@ -95,9 +96,10 @@ class Universal(Adversary):
 
     def learn(self) -> None:
         live = self.state.get("live")
-        if live is None or live.grad is None:  # of a stage that trains on clean images
+        if live is None:
             return
-        gradient, live.grad = reduce(live.grad, "sum"), None
+        own = torch.zeros_like(live) if live.grad is None else live.grad  # where no image got one on this process
+        gradient, live.grad = reduce(own, "sum"), None
         with torch.no_grad():  # a sign of NaN would stay; in float16 that is what an update has that is left out
             live += self.settings["step_size"] * gradient.nan_to_num(0).sign()
             live.clamp_(-self.settings["eps"], self.settings["eps"])
@@ -118,13 +120,7 @@ class Universal(Adversary):
 
 
 def drawn(seeds: Sequence[int], live: int, bank: int) -> np.ndarray:
-    """Which perturbation each image gets, those of the bank counted after the live ones; depends on its seed alone.
-
-    The seeds are mixed by the finalizer of SplitMix64 (Steele et al., OOPSLA 2014), all of them at once: a generator
-    for each image takes longer than all else that is done with it.
-    """
-    mixed = np.asarray(seeds, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    is_live, which = mixed >> np.uint64(63), (mixed >> np.uint64(31)).astype(np.uint32) / 2.0**32
+    """Which perturbation each image gets, those of the bank counted after the live ones; depends on its seed alone."""
+    bits = mixed_bits(seeds)
+    is_live, which = bits >> np.uint64(63), (bits >> np.uint64(31)).astype(np.uint32) / 2.0**32
     return np.where(is_live | np.uint64(not bank), which * live, live + which * bank).astype(np.int64)

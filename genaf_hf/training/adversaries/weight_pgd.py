@@ -39,8 +39,8 @@ class WeightPGD(PGD):
 
     @contextmanager
     def training(self, model: nn.Module) -> Iterator[None]:
-        before: dict[nn.Parameter, Tensor] = {}
-        self._before = before
+        trained = (each for each in model.parameters() if each.requires_grad and each.ndim > 1)
+        self._before = before = {each: each.detach().clone() for each in trained}
         try:
             yield
         finally:
@@ -54,14 +54,15 @@ class WeightPGD(PGD):
     ) -> Tensor:
         attacked = super().craft(model, images, labels, seeds=seeds, eps_share=eps_share)
         if self._before is not None:
-            self._attack_weights(model, attacked, labels, self._before)
+            self._attack_weights(model, attacked, labels, [*self._before])
         return attacked
 
     def _attack_weights(
-        self, model: PixelModel, attacked: Tensor, labels: Tensor, before: dict[nn.Parameter, Tensor]
+        self, model: PixelModel, attacked: Tensor, labels: Tensor, weights: Sequence[nn.Parameter]
     ) -> None:
-        """Adds v to each weight, and keeps what it was."""
-        weights = [each for each in model.parameters() if each.requires_grad and each.ndim > 1]
+        """Adds v to each weight."""
+        for weight in weights:
+            weight.requires_grad_()  # which a compiled model's have not while its images are attacked
         with evaluating(model), torch.enable_grad():
             loss = F.cross_entropy(model(attacked), labels)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -69,5 +70,4 @@ class WeightPGD(PGD):
             for weight, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
                     gradient = reduce(gradient, "mean")
-                    before[weight] = weight.clone()
                     weight.add_(self.gamma * weight.norm() * gradient / gradient.norm().clamp(min=1e-20))

@@ -25,7 +25,8 @@ def gen_af_universal(
     live: int = 2,
     bank: Sequence[str] = ("l4a", "ssp", "uapgd", "fff"),
     bank_steps: int = 300,
+    divergence_weight: float = 0.5,
 ) -> tuple[Universal, Genetic]:
     """Gen-AF with its dual tracks, its regularization and its second stage, and the adversary of `universal`."""
     adversary = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
-    return adversary, Genetic(clean_share, genetic_weight, genetic_share)
+    return adversary, Genetic(clean_share, genetic_weight, genetic_share, divergence_weight)

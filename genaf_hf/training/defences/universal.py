@@ -25,11 +25,13 @@ def universal(
     bank: Sequence[str] = ("l4a", "ssp", "uapgd", "fff"),
     bank_steps: int = 300,
     single_pass: bool = False,
+    divergence_weight: float = 0.5,
 ) -> tuple[Universal, CrossEntropy]:
-    """Cross-entropy on clean images and on images under perturbations that are the same for all.
+    """Cross-entropy on clean images and on images under perturbations that are the same for all, answered alike.
 
     Perturbations of one image alone, such as PGD's, it does not withstand. A step takes about twice as long as one of
-    plain fine-tuning; with `single_pass`, where a share of each batch stays clean and the rest is attacked, as long.
+    plain fine-tuning; with `single_pass`, where a share of each batch stays clean and the rest is attacked, as long. It
+    takes a `divergence_weight` of 0, since no image is answered twice.
     """
     adversary = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
-    return adversary, CrossEntropy(clean_share, single_pass)
+    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight)

@@ -1,5 +1,6 @@
 """Cross-entropy of attacked images, and in part of clean ones."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,30 +9,46 @@ from torch.nn import functional as F
 from genaf_hf.errors import UserError
 from genaf_hf.training.global_batch import Logits, means_by
 from genaf_hf.training.objectives.objective import Loss, Objective
+from genaf_hf.training.objectives.trades import divergence
+from genaf_hf.values.numbers import is_number
 
 
 class CrossEntropy(Objective):
-    """(1 - clean_share) * CE(attacked) + clean_share * CE(clean).
+    """(1 - clean_share) * CE(attacked) + clean_share * CE(clean) + divergence_weight * KL(clean || attacked).
 
     With a share of 0 it is that of Madry et al. (ICLR 2018, https://arxiv.org/abs/1706.06083, equation 2.1), and the
-    clean images are not passed through the model.
+    clean images are not passed through the model. The divergence pulls attacked answers to the clean ones and leaves
+    these alone, where TRADES moves both.
 
     Args:
         clean_share: in [0, 1].
         single_pass: pass each image through the model once: as many of them as `clean_share` says clean, the others
             attacked. The loss is the same in expectation, at about the time of a step on clean images alone.
 
+        divergence_weight: 0 or more; with a single pass no image has two answers that could be compared.
+
     Raises:
-        UserError: for a share out of this range.
+        UserError: for a value out of its range.
     """
 
-    def __init__(self, clean_share: float, single_pass: bool = False):
+    def __init__(self, clean_share: float, single_pass: bool = False, divergence_weight: float = 0.0):
         if not 0 <= clean_share <= 1:
             raise UserError(f"clean_share is {clean_share}, expected a share in [0, 1].")
-        self.clean_share = clean_share
-        self.reads_clean = clean_share > 0 and not single_pass
+        if not is_number(divergence_weight) or not 0 <= divergence_weight < math.inf:
+            raise UserError(f"divergence_weight is {divergence_weight}, expected 0 or more.")
+        if single_pass and divergence_weight > 0:
+            raise UserError(
+                f"divergence_weight is {divergence_weight}, but single_pass is True, so that no image is answered both "
+                "clean and attacked: set divergence_weight to 0, too."
+            )
+        self.clean_share, self.divergence_weight = clean_share, divergence_weight
+        self.reads_clean = (clean_share > 0 or divergence_weight > 0) and not single_pass
         self.stay_clean = clean_share if single_pass else 0.0
-        self.losses = ("adversarial_loss", *(["clean_loss"] if clean_share > 0 else []))
+        self.losses = (
+            "adversarial_loss",
+            *(["clean_loss"] if clean_share > 0 else []),
+            *(["divergence_loss"] if divergence_weight > 0 else []),
+        )
 
     def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:
         if own.stays_clean is not None:
@@ -44,4 +61,7 @@ class CrossEntropy(Objective):
             clean_loss = F.cross_entropy(own.clean, own.labels, label_smoothing=label_smoothing)
             loss = torch.lerp(adversarial_loss, clean_loss, self.clean_share)
             terms["clean_loss"] = clean_loss
+        if self.divergence_weight > 0:
+            terms["divergence_loss"] = self.divergence_weight * divergence(own.clean.detach(), own.attacked)
+            loss = loss + terms["divergence_loss"]
         return Loss(loss, terms=terms)

@@ -22,7 +22,7 @@ class Genetic(CrossEntropy):
     cross-entropy, which grows with eps.
 
     Args:
-        clean_share: as for `CrossEntropy`.
+        clean_share, divergence_weight: as for `CrossEntropy`.
         weight: of the regularization, which is averaged over the rows of the update.
         share: the weighted regularization is at most this share of the attacked images' cross-entropy; inf is no bound.
 
@@ -32,8 +32,8 @@ class Genetic(CrossEntropy):
 
     penalties = ("genetic_regularization",)
 
-    def __init__(self, clean_share: float, weight: float, share: float):
-        super().__init__(clean_share)
+    def __init__(self, clean_share: float, weight: float, share: float, divergence_weight: float = 0.0):
+        super().__init__(clean_share, divergence_weight=divergence_weight)
         if not 0 <= weight < math.inf:
             raise UserError(f"genetic_weight is {weight}, expected 0 or more.")
         if not share >= 0:
