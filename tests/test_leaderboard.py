@@ -13,7 +13,7 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from local_hub import LocalHub
 
-from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
+from genaf_hf.evaluation.report import Check, Measurement, Rate, RobustnessReport
 from genaf_hf.leaderboard import Leaderboard, LeftOut, check, check_folder, write
 from genaf_hf.leaderboard.check import Report
 from genaf_hf.leaderboard.entries import MOST_RESULTS, read_card
@@ -210,6 +210,29 @@ def test_a_result_said_twice_is_marked_both_times():
     twice = ("the card has several results under these conditions",)
     assert [each.problems for each in entries if each.attack == "pgd"] == [twice, twice]
     assert [each.problems for each in entries if each.attack != "pgd"] == [(), ()]
+
+
+@pytest.mark.parametrize("changes", [{"count": 99, "correct": 50}, {"count": 1000, "correct": 500}])
+def test_results_on_the_same_images_are_of_as_many(changes):
+    index = model_index(make_report())
+    changed = metric(index, "pgd")
+    changed["args"].update(changes, interval=list(Rate(changes["correct"], changes["count"]).interval))
+    changed["value"] = changes["correct"] / changes["count"]
+    others = [f"it is of 100 images, another result on the same ones of {changes['count']}"]
+    mine = [f"it is of {changes['count']} images, another result on the same ones of 100"]
+    assert problems(index) == {"clean": others, "l4a": others, "pgd": mine}
+
+
+def test_the_worst_of_each_knowledge_is_that_of_the_report():
+    report = make_report()
+    pgd = report.measurement("hardened", "pgd")
+    fgsm = replace(pgd, attack="fgsm", correct=60, fooled=30, changed=30)
+    report = replace(report, measurements=[*report.measurements, fgsm])
+    entries = check(read_card(info(model_index(report)))[0], None)
+    assert {each.attack for each in entries if each.worst} == {
+        each.attack for each in report.verdict("hardened") if each.attack != "clean"
+    }
+    assert {each.attack for each in entries if each.worst} == {"l4a", "pgd"}
 
 
 def test_an_attack_at_another_eps_is_no_repetition():

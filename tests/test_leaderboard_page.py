@@ -16,7 +16,9 @@ CHECKS = ("the answers are of more than one class", "gradients are not zero")
 CIFAR, FOOD = "uoft-cs/cifar10", "ethz/food101"
 
 
-def results(model: str, clean: int, reliable=True, dataset=CIFAR, encoder="ViT", **attacked: tuple) -> list[Entry]:
+def results(
+    model: str, clean: int, reliable=True, dataset=CIFAR, encoder="ViT", steps=20, **attacked: tuple
+) -> list[Entry]:
     """A model's entries: a clean one, and for each attack correct images of 100, eps and perhaps norm."""
 
     def entry(attack: str, correct: int, eps: float | None = None, norm: str = "linf") -> Entry:
@@ -34,7 +36,7 @@ def results(model: str, clean: int, reliable=True, dataset=CIFAR, encoder="ViT",
             knowledge="model",
             norm=norm if eps else "",
             eps=eps,
-            steps=None if attack == "clean" else 20,
+            steps=None if attack == "clean" else steps,
             seed=0,
             surrogate="",
             accuracy=correct / 100,
@@ -170,6 +172,9 @@ def test_sorting_both_ways(page):
         ("eps", "0.31", ["lab/a", "lab/c"]),
         ("eps", "8/255 (0.03137)", ["lab/a", "lab/b", "lab/c", "lab/d", "lab/e"]),
         ("Encoder family", "Beit", ["lab/b"]),
+        ("Steps", "20", ["lab/a", "lab/a", "lab/b", "lab/c", "lab/c", "lab/d", "lab/e", "lab/f"]),
+        ("Verdict", "worst attack", ["lab/a", "lab/b", "lab/c", "lab/d", "lab/e", "lab/f"]),
+        ("Verdict", "other attacks", ["lab/a", "lab/c"]),
     ],
 )
 def test_filters(page, label, option, models):
@@ -273,6 +278,43 @@ def test_the_plot_is_of_what_the_filters_leave(page):
     opened.get_by_role("button", name="Show all").click()
     assert (opened.locator(".point").count(), opened.locator(".front").count()) == (8, 3)
     assert opened.locator("#legend").inner_text().count("\n") == 3
+
+
+def test_few_and_many_steps_are_other_conditions(page):
+    pgd = {1: ("lab/a", 60), 100: ("lab/b", 40)}
+    opened = page(
+        [each for n, (name, right) in pgd.items() for each in results(name, 90, pgd=(right, 8 / 255), steps=n)]
+    )
+    opened.get_by_role("button", name="Show all").click()
+    assert front(opened) == ["lab/a", "lab/b"]
+    assert opened.locator(".front").count() == 2
+    legend = opened.locator("#legend").inner_text()
+    assert "1 steps" in legend
+    assert "100 steps" in legend
+    opened.get_by_label("Steps", exact=True).select_option("100")
+    assert column(opened, "Model") == ["lab/b"]
+
+
+def test_the_verdict_compares_what_the_same_attacks_were_tried_on(page):
+    opened = page()
+    opened.get_by_role("button", name="Show all").click()
+    opened.get_by_label("Verdict", exact=True).select_option("worst attack")
+    # a and c met l4a too, b and d pgd alone, and f another one; e is unreliable.
+    assert opened.locator(".front").count() == 3
+    assert front(opened) == ["lab/a", "lab/b", "lab/c", "lab/f"]
+    legend = opened.locator("#legend").inner_text()
+    assert "worst of 2 attacks, knows model, uoft-cs/cifar10" in legend
+    assert "worst of 1 attack, knows model, ethz/food101" in legend
+
+
+def test_chance_is_drawn_for_each_number_of_classes(page):
+    entries = [
+        *(replace(each, chance=0.1) for each in results("lab/a", 90, pgd=(60, 8 / 255))),
+        *(replace(each, chance=0.01) for each in results("lab/b", 80, pgd=(40, 8 / 255), dataset=FOOD)),
+    ]
+    opened = page(entries)
+    opened.get_by_role("button", name="Show all").click()
+    assert sorted(opened.locator("text.chance").all_text_contents()) == ["chance 1.0%", "chance 10.0%"]
 
 
 def test_conditions_without_number_have_no_front(page):

@@ -129,13 +129,13 @@ def compare_files(old: str | Path, new: str | Path) -> Comparison:
         UserError: when one cannot be read, they are of other images, or have no attack in common.
     """
     files = [Path(each, REPORT) if Path(each).is_dir() else Path(each) for each in (old, new)]
-    reports = [RobustnessReport.load(file) for file in files]
-    check_same_images(*reports)
+    reports = before, now = RobustnessReport.load(files[0]), RobustnessReport.load(files[1])
+    check_same_images(before, now)
     answers = [file.with_name(ANSWERS) for file in files]
     if not all(file.exists() for file in answers) or not all(each.dataset.get("content") for each in reports):
-        return compare(*reports)
+        return compare(before, now)
     found = [right_answers(file, report_sha256=each.sha256) for file, each in zip(answers, reports, strict=True)]
-    return compare(*reports, right=(found[0], found[1]))
+    return compare(before, now, right=(found[0], found[1]))
 
 
 def check_same_images(old: RobustnessReport, new: RobustnessReport) -> None:

@@ -46,7 +46,9 @@ def check_reached(report: RobustnessReport, fail_under: float | None, under: str
     Raises:
         UserError: names the model, and what it keeps.
     """
-    for model in report.models if fail_under is not None else ():
+    if fail_under is None:
+        return
+    for model in report.models:
         found = accuracy_under(report, model, under)
         by = "" if found.attack == under else f" ({found.attack})"
         told = f'"{model}" is right about {found.accuracy} of the images under {under}{by}'
@@ -59,6 +61,6 @@ def check_reached(report: RobustnessReport, fail_under: float | None, under: str
 
 def accuracy_under(report: RobustnessReport, model: str, under: str) -> Measurement | WorstCase:
     """What a report holds by the name that `check_gate` takes."""
-    named = {name_of_worst(each.knowledge): each for each in report.verdict(model) if each.attack != CLEAN}
-    every = report.worst_case(model)
-    return named.get(under) or (every if every and under == EVERY else None) or report.measurement(model, under)
+    worst = {name_of_worst(each.knowledge): each for each in report.verdict(model) if each.attack != CLEAN}
+    every = report.worst_case(model) if under == EVERY else None
+    return worst.get(under) or every or report.measurement(model, under)

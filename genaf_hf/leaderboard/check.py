@@ -32,7 +32,8 @@ def check(entries: Iterable[Entry], reports: dict[tuple[str, str], Report] | Non
         reports: by model and path; None when none is to be checked.
     """
     checked = [replace(each, interval=interval(each)) for each in entries]
-    checked = above_clean(repeated([with_problems(each, problems_of(each)) for each in checked]))
+    checked = above_clean(other_counts(repeated([with_problems(each, problems_of(each)) for each in checked])))
+    checked = worst_of_each(checked)
     if reports is None:
         checked = [with_notes(each, ["report not checked"]) for each in checked]
     else:
@@ -95,6 +96,29 @@ def repeated(entries: list[Entry]) -> list[Entry]:
         times[each.model, each.conditions] += 1
     twice = "the card has several results under these conditions"
     return [with_problems(each, [twice] * (times[each.model, each.conditions] > 1)) for each in entries]
+
+
+def other_counts(entries: list[Entry]) -> list[Entry]:
+    """Marks results of one model on the same images that are not of as many images."""
+    counts = defaultdict(set)
+    for each in filter(has_counts, entries):
+        counts[each.model, each.images].add(each.count)
+
+    def problems(entry: Entry) -> list[str]:
+        others = sorted(counts[entry.model, entry.images] - {entry.count}) if has_counts(entry) else []
+        return [f"it is of {entry.count} images, another result on the same ones of {others[0]}"] if others else []
+
+    return [with_problems(each, problems(each)) for each in entries]
+
+
+def worst_of_each(entries: list[Entry]) -> list[Entry]:
+    """Marks, of the attacks of attackers who know the same, the one that leaves a model least of the same images."""
+    worst: dict[tuple, int] = {}
+    for i, each in enumerate(entries):
+        key = (each.model, each.images, each.knowledge)
+        if not each.is_clean and (key not in worst or each.accuracy < entries[worst[key]].accuracy):
+            worst[key] = i
+    return [replace(each, worst=i in worst.values()) for i, each in enumerate(entries)]
 
 
 def above_clean(entries: list[Entry]) -> list[Entry]:

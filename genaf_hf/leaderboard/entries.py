@@ -41,6 +41,7 @@ class Entry:
         report_checked: whether the report was read, has this hash, and holds this accuracy.
         chance: accuracy of guessing, by the report; None where it was not read or does not know the classes.
         failed_checks: names of the self-checks that the model failed, by the report, or that none was made.
+        worst: whether no other attack of attackers who know the same leaves less of this model on these images.
         problems: what is wrong, as sentences. A model that has one is on no Pareto front.
         notes: what else is to be known.
     """
@@ -72,6 +73,7 @@ class Entry:
     report_checked: bool = False
     chance: float | None = None
     failed_checks: tuple[str, ...] = ()
+    worst: bool = False
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -32,6 +32,14 @@ const keyOf = (entry) => JSON.stringify([entry.model, images(entry), entry.revis
 const cleanOf = new Map(entries.filter((each) => each.attack === "clean").map((each) => [keyOf(each), each]));
 const attacked = new Set(entries.filter((each) => each.attack !== "clean").map(keyOf));
 const allModels = new Set(entries.map((each) => each.model)).size;
+const WORST = "worst attack";
+// What the worst attacks of two models can be compared by: all that was tried by attackers who know the same.
+const suiteOf = (entry) => JSON.stringify([keyOf(entry), entry.knowledge]);
+const suites = new Map();
+for (const each of entries.filter((entry) => entry.attack !== "clean")) {
+  const tried = JSON.stringify([each.attack, each.norm, each.eps, each.steps]);
+  suites.set(suiteOf(each), [...(suites.get(suiteOf(each)) ?? []), tried]);
+}
 const rows = entries.filter((each) => each.attack !== "clean" || !attacked.has(keyOf(each))).map(toRow);
 
 // A result under an attack with the clean accuracy of the same model on the same images; or that one alone.
@@ -49,12 +57,15 @@ function toRow(entry) {
     norm: entry.norm,
     eps: entry.eps,
     steps: entry.steps,
+    knowledge: robust ? entry.knowledge : "",
+    verdict: robust ? (entry.worst ? WORST : "other attacks") : "",
     cleanAccuracy: clean && clean.accuracy,
     robustAccuracy: robust && robust.accuracy,
     problems: [...entry.problems, ...ofClean],
   };
   row.trusted = row.problems.length === 0 && entry.reliable && (clean === null || clean.reliable);
-  row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps]);
+  row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps, row.steps]);
+  row.suite = JSON.stringify([row.dataset, row.knowledge, [...(suites.get(suiteOf(entry)) ?? [])].sort()]);
   row.text = [row.model, row.baseModel, row.encoder, row.dataset, row.attack].join(" ").toLowerCase();
   return row;
 }
@@ -93,18 +104,22 @@ function link(text, href, label = null) {
 
 const FILTERS = [
   ["dataset", "Dataset"],
+  ["knowledge", "Attacker knows"],
+  ["verdict", "Verdict"],
   ["attack", "Attack"],
   ["norm", "Norm"],
   ["eps", "eps"],
+  ["steps", "Steps"],
   ["encoder", "Encoder family"],
 ];
 const selects = new Map(FILTERS.map(([name, title]) => [name, addFilter(name, title)]));
 
 function addFilter(name, title) {
   const values = [...new Set(rows.map((row) => row[name]))];
-  values.sort((one, other) => (name === "eps" ? one - other : String(one).localeCompare(String(other))));
+  const numeric = values.every((value) => value === null || typeof value === "number");
+  values.sort((one, other) => (numeric ? one - other : String(one).localeCompare(String(other))));
   const options = values.map((value) =>
-    make("option", { value: JSON.stringify(value) }, name === "eps" ? epsText(value) : value || "none"));
+    make("option", { value: JSON.stringify(value) }, name === "eps" ? epsText(value) : String(value || "none")));
   const select = make("select", { id: name }, make("option", { value: "" }, "All"), ...options);
   const field = make("div", { class: "field" }, make("label", { for: name }, title), select);
   find("filters").insertBefore(field, find("show-all"));
@@ -130,7 +145,7 @@ function chooseCommonCondition() {
   const [common, measured] = [...models].sort((one, other) => other[1].size - one[1].size)[0] ?? [];
   if (!common || 2 * measured.size <= allModels) return;
   const values = JSON.parse(common);
-  ["dataset", "attack", "norm", "eps"].forEach((name, i) => { selects.get(name).value = JSON.stringify(values[i]); });
+  ["dataset", "attack", "norm", "eps", "steps"].forEach((name, i) => { selects.get(name).value = JSON.stringify(values[i]); });
 }
 
 // ---- table ----
@@ -140,7 +155,7 @@ const COLUMNS = [
   ["robustAccuracy", "Robust accuracy", (row) => accuracyCell(row.robust, row)],
   ["cleanAccuracy", "Clean accuracy", (row) => accuracyCell(row.clean, null)],
   [null, "Checks", checksCell],
-  ["attack", "Attack", (row) => textCell(row.attack, row.entry.knowledge && `knows ${row.entry.knowledge}`)],
+  ["attack", "Attack", (row) => textCell(row.attack, row.knowledge && `knows ${row.knowledge}${row.entry.worst ? ", worst" : ""}`)],
   ["eps", "eps", epsCell],
   ["dataset", "Dataset", (row) => textCell(row.entry.dataset, [row.entry.config, row.entry.split].filter(Boolean).join(" · "))],
   ["baseModel", "Base model", (row) => textCell(row.baseModel || "-", row.encoder)],
@@ -299,34 +314,41 @@ function extremes(values) {
 
 function showPlot() {
   const points = shown.filter(canBePlotted);
-  const groups = Map.groupBy ? Map.groupBy(points, (row) => row.condition) : groupBy(points);
+  const worst = selects.get("verdict").value === JSON.stringify(WORST);
+  const groups = groupBy(points, worst ? "suite" : "condition");
   const separate = groups.size <= MOST_FRONTS;
   find("plot-hint").textContent = hint(points.length, groups.size);
   find("tip").replaceChildren();
-  find("legend").replaceChildren(...(separate ? legend([...groups.keys()], points) : []));
+  const labels = [...groups.values()].map(([row]) => (worst ? suiteText(row) : conditionText(row)));
+  find("legend").replaceChildren(...(separate ? legend(labels, points) : []));
   find("plot").replaceChildren(...(points.length ? [plot(points, groups, separate)] : []));
 }
 
-function groupBy(points) {
+function groupBy(points, name) {
   const groups = new Map();
-  for (const row of points) groups.set(row.condition, [...(groups.get(row.condition) ?? []), row]);
+  for (const row of points) groups.set(row[name], [...(groups.get(row[name]) ?? []), row]);
   return groups;
 }
 
 function hint(points, conditions) {
   if (points === 0) return "None of these results has both accuracies.";
   if (conditions > MOST_FRONTS) {
-    return `These results are of ${conditions} different conditions: choose dataset, attack, norm and eps to see a Pareto front.`;
+    return `These results are of ${conditions} different conditions: choose dataset, attack, norm, eps and steps to see a Pareto front.`;
   }
   return conditions === 1 ? "The line is the Pareto front." : "One Pareto front for each of the conditions.";
 }
 
-function legend(conditions, points) {
-  const marks = conditions.map((condition, i) => {
-    const [dataset, attack, norm, eps] = JSON.parse(condition);
-    const text = `${attack}, ${norm} ${epsText(eps)}, ${dataset}`;
-    return make("span", { class: `c${i}` }, make("i"), make("b", { title: text }, text));
-  });
+function conditionText(row) {
+  return [row.attack, `${row.norm} ${epsText(row.eps)}`, ...(row.steps === null ? [] : [`${row.steps} steps`]), row.dataset].join(", ");
+}
+
+function suiteText(row) {
+  const number = suites.get(suiteOf(row.entry)).length;
+  return `worst of ${number} attack${number === 1 ? "" : "s"}, knows ${row.knowledge}, ${row.dataset}`;
+}
+
+function legend(labels, points) {
+  const marks = labels.map((text, i) => make("span", { class: `c${i}` }, make("i"), make("b", { title: text }, text)));
   const doubtful = make("span", {}, make("i", { class: "hollow" }), make("b", {}, "unreliable or with problems"));
   return points.every((row) => row.trusted) ? marks : [...marks, doubtful];
 }
@@ -336,7 +358,7 @@ function plot(points, groups, separate) {
   const height = Math.round(Math.min(460, Math.max(280, 0.55 * width)));
   const frame = { left: 52, right: width - 16, top: 14, bottom: height - 46 };
   const levels = [...new Set(points.map((row) => row.clean.chance).filter((each) => each !== null))];
-  const chance = levels.length === 1 ? levels : [];
+  const chance = levels.length <= MOST_FRONTS ? levels : [];
   const [left, right] = range([...points.map((row) => row.cleanAccuracy), ...chance]);
   const [low, high] = range([...points.map((row) => row.robustAccuracy), ...chance]);
   const x = (value) => frame.left + ((value - left) / (right - left)) * (frame.right - frame.left);
