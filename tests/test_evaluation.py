@@ -152,7 +152,8 @@ def test_the_report_says_what_was_measured_with_what(model, pixels, attacks, enc
     assert (clean.knowledge, universal.knowledge, per_image.knowledge) == ("nothing", "public encoder", "model")
     assert clean.settings == {}
     assert universal.settings == {"norm": "linf", **attacks["universal"].provenance}
-    assert per_image.settings == {"attack": "pgd", "norm": "linf", **PGD, "random_start": True, "restarts": 1}
+    defaults = {"random_start": True, "restarts": 1, "keep_best": False, "loss": "cross-entropy"}
+    assert per_image.settings == {"attack": "pgd", "norm": "linf", **PGD, **defaults}
     assert report.dataset == {**info, "count": 18, "largest_class": 6}
     assert report.models == {
         "model": {

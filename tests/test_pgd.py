@@ -1,11 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, pgd
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.attacks.losses import dlr, targeted_dlr
 from genaf_hf.attacks.norms import random_in_ball
 from genaf_hf.attacks.pgd import SEEDS
+from genaf_hf.errors import UserError
 
 SETTINGS = {"eps": 0.1, "steps": 3, "step_size": 0.05}
 
@@ -186,24 +191,95 @@ def test_settings_outside_their_range_are_refused(vit, change, sentence):
         pgd(PixelModel(*vit), random_images(1), torch.tensor([0]), **{**SETTINGS, **change})
 
 
-def test_of_several_restarts_the_misclassified_image_of_the_highest_loss_is_kept():
-    """Logits (0, -h, h) of a pixel's height: the loss of class 1 saturates a sigmoid long before its highest value."""
+class Heights(nn.Module):
+    """Logits (0, -h, h) of the first pixel's height above one half; remembers how many images it was asked about."""
 
-    def heights(images):
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def forward(self, images):
+        self.asked.append(len(images))
         height = 400 * (images[:, 0, 0, 0] - 0.5)
         return torch.stack([torch.zeros_like(height), -height, height], dim=1)
 
-    class Heights(nn.Module):
-        def forward(self, images):
-            return heights(images)
 
-    images, labels = torch.full((1, 1, 1, 1), 0.5), torch.tensor([1])
+def test_with_restarts_only_images_that_still_stand_are_attacked_again():
+    """An image of class 2 stands when it begins above one half, and one of class 1 at 0.1 always."""
+    images, labels = torch.full((21, 1, 1, 1), 0.5), torch.full((21,), 2)
+    images[20], labels[20] = 0.1, 1
     settings = {"eps": 0.2, "steps": 1, "step_size": 1e-6}
-    single = [pgd(Heights(), images, labels, **settings, seeds=[seed * SEEDS]).item() for seed in range(16)]
-    losses = [nn.functional.cross_entropy(heights(torch.full((1, 1, 1, 1), each)), labels).item() for each in single]
-    assert sorted(losses)[-2] > 20
-    kept = pgd(Heights(), images, labels, **settings, restarts=16).item()
-    assert kept == single[max(range(16), key=losses.__getitem__)]
+    starts = [pgd(Heights(), images, labels, **settings, seeds=[i + r * SEEDS for i in range(21)]) for r in range(4)]
+    model = Heights()
+    found = pgd(model, images, labels, **settings, restarts=4)
+    fooled = torch.stack([each[:, 0, 0, 0] < 0.5 for each in starts])
+    standing = [21 - int(fooled[:r, :20].any(0).sum()) for r in range(4)]
+    assert model.asked == [count for count in standing for _ in range(2)]
+    assert 1 < standing[-1] < standing[-2] < 21
+    for i in range(21):
+        first = next((r for r in range(4) if i < 20 and fooled[r, i]), 3)
+        torch.testing.assert_close(found[i], starts[first][i])
+
+
+def test_the_best_step_of_each_image_is_kept():
+    """Past 0.6 the model is right again: with long steps an image ends where it is, unless the way there is kept."""
+
+    class Band(nn.Module):
+        def forward(self, images):
+            height = images[:, 0, 0, 0]
+            inside = (height > 0.5) & (height < 0.6)
+            return torch.stack([0.1 - height, torch.where(inside, 1.0, -1.0) + 0 * height], dim=1)
+
+    images, labels = torch.tensor([0.45, 0.1]).view(2, 1, 1, 1), torch.tensor([0, 0])
+    settings = {"eps": 0.3, "steps": 3, "step_size": 0.1, "random_start": False}
+    last, best = (pgd(Band(), images, labels, **settings, keep_best=keep).flatten() for keep in (False, True))
+    torch.testing.assert_close(last, torch.tensor([0.75, 0.4]))
+    torch.testing.assert_close(best, torch.tensor([0.55, 0.4]))
+    assert ATTACKS["pgd"].configure().settings["keep_best"]
+
+
+# ---- losses ----
+
+
+def test_the_difference_of_logits_ratio_is_that_of_its_authors():
+    authors = pytest.importorskip("pyautoattack.autopgd_base")
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels, targets = torch.arange(6) % 5, (torch.arange(6) + 2) % 5
+    expected = [
+        authors.APGDAttack.dlr_loss(None, logits, labels).mean(),
+        authors.APGDAttack_targeted.dlr_loss_targeted(SimpleNamespace(y_target=targets), logits, labels).mean(),
+    ]
+    torch.testing.assert_close(dlr(logits, labels), expected[0])
+    torch.testing.assert_close(targeted_dlr(logits, labels, targets=targets), expected[1])
+    torch.testing.assert_close(dlr(1e-3 * logits, labels), expected[0], rtol=1e-6, atol=0)
+
+
+def test_with_each_restart_the_next_likeliest_class_is_the_target():
+    """Four logits, linear in two pixels: which pixel moves tells the target."""
+
+    class Plane(nn.Module):
+        def forward(self, images):
+            across, down = images[:, 0, 0, 0], images[:, 0, 0, 1]
+            return torch.stack([0 * down + 9, 5 + across, 4 + down, 0 * down - 50], dim=1)
+
+    images, labels = torch.full((1, 1, 1, 2), 0.5), torch.tensor([0])
+    settings = {"eps": 0.2, "steps": 4, "step_size": 0.2, "loss": "targeted-dlr"}
+    first = pgd(Plane(), images, labels, **settings).flatten()
+    second = pgd(Plane(), images, labels, **settings, restarts=2).flatten()
+    assert first[0] == pytest.approx(0.7)
+    assert second[1] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "sentence"),
+    [
+        ("hinge", 'loss is "hinge", expected one of cross-entropy, dlr'),
+        ("targeted-dlr", 'The loss "targeted-dlr" needs 4 classes, the model has 3'),
+    ],
+)
+def test_a_loss_that_is_not_there_or_needs_more_classes_is_refused(loss, sentence, vit):
+    with pytest.raises(UserError, match=sentence):
+        pgd(PixelModel(*vit), random_images(2), torch.tensor([0, 1]), **SETTINGS, loss=loss)
 
 
 @pytest.mark.parametrize(

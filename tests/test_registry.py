@@ -62,6 +62,8 @@ def test_defaults_can_be_changed_and_no_others_given():
         "norm": "linf",
         "random_start": True,
         "restarts": 1,
+        "keep_best": True,
+        "loss": "cross-entropy",
     }
     assert attack.changed(eps=0.3, norm="l2").settings["step_size"] == 2.5 * 0.3 / 3
     assert attack.changed(step_size=0.01, eps=0.3).settings["step_size"] == 0.01
@@ -96,7 +98,7 @@ def test_what_an_attacker_must_know_is_said_in_words():
 def test_its_settings_are_all_that_it_takes_to_configure_it_again(name):
     attack = ATTACKS[name]
     settings = json.loads(json.dumps(attack.configure().settings))
-    assert settings.keys() == {*attack.settings} - {"loss"}
+    assert settings.keys() == {*attack.settings}
     assert attack.configure(**settings).settings == settings
     assert attack.norms == get_args(get_type_hints(attack.function).get("norm", Literal["linf"]))
 
@@ -111,7 +113,7 @@ def test_a_step_size_that_is_not_given_is_the_one_that_the_settings_name(linear)
 
 def test_a_partial_is_an_attack_at_the_defaults_of_its_function():
     attack = configured(partial(n_fgsm, eps=np.float32(0.5)))
-    assert attack.settings == {"eps": 0.5, "noise": 2.0, "step": 1.25, "within_eps": False}
+    assert attack.settings == {"eps": 0.5, "noise": 2.0, "step": 1.25, "within_eps": False, "loss": "cross-entropy"}
     assert configured(attack) is attack
     own = configured(partial(lambda model, images, labels, *, eps: images, eps=0.1))
     assert (own.attack.name, own.attack.needs, own.settings) == ("<lambda>", MODEL, {"eps": 0.1})

@@ -1,10 +1,10 @@
 """Fast gradient sign method (Goodfellow et al., ICLR 2015, https://arxiv.org/abs/1412.6572)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from genaf_hf.attacks.losses import LossFunction
 from genaf_hf.attacks.norms import NORMS, Norm
 from genaf_hf.attacks.pgd import pgd
 from genaf_hf.attacks.registry import register_attack
@@ -27,7 +27,7 @@ def fgsm(
     eps: float,
     norm: Norm = "linf",
     seeds: Sequence[int] | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: LossFunction | str = "cross-entropy",
 ) -> Tensor:
     """Adversarial images by one step of length `eps` from the images themselves.
 

@@ -1,11 +1,11 @@
 """MI-FGSM (Dong et al., CVPR 2018, https://arxiv.org/abs/1710.06081)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from genaf_hf.attacks.losses import LossFunction
 from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
@@ -39,7 +39,7 @@ def mi_fgsm(
     step_size: float | None = None,
     decay: float = 1.0,
     seeds: Sequence[int] | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: LossFunction | str = "cross-entropy",
 ) -> Tensor:
     """Adversarial images by sign steps along accumulated gradients: g <- decay * g + gradient / ||gradient||_1.
 

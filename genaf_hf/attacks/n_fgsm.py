@@ -1,10 +1,10 @@
 """N-FGSM (de Jorge et al., NeurIPS 2022, https://arxiv.org/abs/2202.01181)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from genaf_hf.attacks.losses import LossFunction
 from genaf_hf.attacks.norms import random_in_ball
 from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
@@ -32,7 +32,7 @@ def n_fgsm(
     step: float = 1.25,
     within_eps: bool = False,
     seeds: Sequence[int] | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: LossFunction | str = "cross-entropy",
 ) -> Tensor:
     """Adversarial images by one sign step of step * eps from uniform noise of noise * eps, as made for training.
 

@@ -1,11 +1,12 @@
 """Projected gradient descent (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from genaf_hf.attacks.losses import TARGETED_DLR, LossFunction, likeliest_wrong, loss_function, targeted_dlr
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball, random_in_ball, steepest_ascent
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
@@ -37,6 +38,7 @@ def default_step_size(eps: float, steps: int, **others) -> float:
     *("model", "images", "labels"),
     eps=8 / 255,
     steps=20,
+    keep_best=True,
     derived={"step_size": default_step_size},
     norms=NORMS,
     citation=CITATION,
@@ -52,8 +54,9 @@ def pgd(
     norm: Norm = "linf",
     random_start: bool = True,
     restarts: int = 1,
+    keep_best: bool = False,
     seeds: Sequence[int] | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: LossFunction | str = "cross-entropy",
 ) -> Tensor:
     """Adversarial images that raise the model's loss within a ball around `images`.
 
@@ -69,11 +72,15 @@ def pgd(
         step_size: length of a step in the norm, in pixel units, default 2.5 * eps / steps.
         norm: `"linf"` or `"l2"`.
         random_start: begin at a uniformly drawn point of the ball instead of its centre.
-        restarts: from so many random starts; for each image the misclassified result of the highest loss is kept, or
-            where none is misclassified, the one of the highest loss.
+        restarts: from so many random starts; an image that is misclassified is left as it was found, and only the
+            others begin again.
+        keep_best: of an image the last step at which it was misclassified is kept, where the last of all is none. What
+            it costs is to ask the model once more.
         seeds: one per image, default 0 to n - 1. An image's start depends on its seed alone, not on the batch, the
             number of processes, or the images beside it.
-        loss: what is raised, called as `loss(logits, labels)`.
+        loss: what is raised: `"cross-entropy"`; `"dlr"`, the difference of logits ratio; `"targeted-dlr"`, the same
+            towards the likeliest wrong class, and with each restart towards the next one; or what is called as
+            `loss(logits, labels)`.
 
     Returns:
         (n, 3, h, w) in [0, 1], at most `eps` away from `images`.
@@ -85,24 +92,61 @@ def pgd(
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     if restarts < 1 or (restarts > 1 and not random_start):
         raise UserError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
+    rows = torch.arange(len(images), device=images.device)
     seeds = range(len(images)) if seeds is None else seeds
-    objective = loss_of(model, labels, loss)
-    best = images
+    best = images.clone()
     with evaluating(model):
+        wrong_classes = ranked_classes(model, images, labels) if loss == TARGETED_DLR else None
         for restart in range(restarts):
-            start = images
+            part, of_part = images[rows], labels[rows]
+            start, watched = part, Watched(model, part, of_part)
             if random_start:
-                start = images + random_in_ball(images, eps, norm, [seed + restart * SEEDS for seed in seeds])
-            found = ascend_images(objective, images, start, eps=eps, steps=steps, step_size=step_size, norm=norm)
-            if restarts == 1:
+                drawn = seeds if restart == 0 else [seeds[row] + restart * SEEDS for row in rows.tolist()]
+                start = part + random_in_ball(part, eps, norm, drawn)
+            if wrong_classes is not None:
+                loss = partial(targeted_dlr, targets=wrong_classes[rows, restart % wrong_classes.shape[1]])
+            objective = loss_of(watched if keep_best else model, of_part, loss)
+            found = ascend_images(objective, part, start, eps=eps, steps=steps, step_size=step_size, norm=norm)
+            if restarts == 1 and not keep_best:
                 return found
-            wrong, losses = success(model, found, labels, loss)
-            if restart == 0:
-                best, best_wrong, best_losses = found, wrong, losses
-            better = (wrong & ~best_wrong) | ((wrong == best_wrong) & (losses > best_losses))
-            best = torch.where(better.view(-1, 1, 1, 1), found, best)
-            best_wrong, best_losses = wrong | best_wrong, torch.where(better, losses, best_losses)
+            with torch.no_grad():
+                watched(found)
+            best[rows] = torch.where(watched.fooled.view(-1, 1, 1, 1), watched.best, found)
+            if restart + 1 == restarts or watched.fooled.all():
+                break
+            rows = rows[~watched.fooled]
     return best
+
+
+class Watched:
+    """A model, called as such, that keeps of each image the last one that it misclassified.
+
+    Args:
+        model: images to logits (n, classes).
+        images: (n, 3, h, w) that others are made from.
+        labels: (n,) class ids.
+
+    Attributes:
+        best: (n, 3, h, w); where none was misclassified, the images.
+        fooled: (n,) whether one was.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor):
+        self.model, self.labels = model, labels
+        self.best, self.fooled = images, torch.zeros_like(labels, dtype=torch.bool)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        wrong = checked_logits(logits, -1).detach().argmax(1) != self.labels
+        self.best = torch.where(wrong.view(-1, 1, 1, 1), images.detach(), self.best)
+        self.fooled = self.fooled | wrong
+        return logits
+
+
+def ranked_classes(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """All wrong classes of each image, the likeliest of the model first, (n, classes - 1)."""
+    with torch.no_grad():
+        return likeliest_wrong(checked_logits(model(images), int(labels.amax())), labels)
 
 
 def ascend_images(
@@ -126,13 +170,13 @@ def ascend_images(
     return adversarial
 
 
-def loss_of(model: nn.Module, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def loss_of(model: Callable[[Tensor], Tensor], labels: Tensor, loss: LossFunction | str) -> Callable[[Tensor], Tensor]:
     """The loss as a function of images.
 
     Raises:
         UserError: when the model gives no logits, or too few for the labels, or the loss is no number.
     """
-    largest = 0 if are_trusted() else int(labels.amax())
+    largest, loss = 0 if are_trusted() else int(labels.amax()), loss_function(loss)
 
     def objective(images: Tensor) -> Tensor:
         value = loss(checked_logits(model(images), largest), labels)
@@ -180,16 +224,6 @@ def gradient_of(value: Tensor, variable: Tensor) -> Tensor:
             "only attacks that need none, such as square, can be run on it."
         )
     return gradient
-
-
-def success(
-    model: nn.Module, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """How far an attack got: which images are misclassified, and the loss of each."""
-    with torch.no_grad():
-        logits = model(images)
-        losses = torch.stack([loss(row[None], label[None]) for row, label in zip(logits, labels, strict=True)])
-    return logits.argmax(1) != labels, losses.nan_to_num(nan=-torch.inf)
 
 
 def project(candidates: Tensor, images: Tensor, eps: float, norm: str, lower: Tensor, upper: Tensor) -> Tensor:

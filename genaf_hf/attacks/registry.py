@@ -25,7 +25,7 @@ class Attack:
         function: e.g. `l4a_fuse`.
         needs: what the attacker must have, in the order of the function's positional arguments: the public
             `"encoder"` or the `"model"` itself, `"images"`, their `"labels"`.
-        defaults: every setting at its default, by name, but for functions, such as the loss of `pgd`.
+        defaults: every setting at its default, by name, but for functions.
         derived: defaults that follow from other settings, such as the step size from `eps`: by name functions that are
             called with all settings by name; in `defaults` they are None.
         knowledge: what the attacker must know, in words for a report: `"public encoder"`, `"model"` or

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from genaf_hf.attacks.losses import margin_of
 from genaf_hf.attacks.pgd import check_attack_settings, checked_logits
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
@@ -122,12 +123,6 @@ def within(start: Tensor, length: int, total: int) -> Tensor:
     """Which of `total` places lie in the stretch of a length from each start, (n, total)."""
     places = torch.arange(total, device=start.device)
     return (places >= start[:, None]) & (places < start[:, None] + length)
-
-
-def margin_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logit of the label less the highest other one, (n,)."""
-    labels = labels[:, None]
-    return (logits.gather(1, labels) - logits.scatter(1, labels, -torch.inf).amax(1, keepdim=True)).squeeze(1)
 
 
 def shifted(images: Tensor, signs: Tensor, eps: float) -> Tensor:

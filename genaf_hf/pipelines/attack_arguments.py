@@ -1,8 +1,7 @@
 """Attacks as users name them: what hardening, audits, the search for adapters and the demo are asked to attack with."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
 
 from genaf_hf.attacks import ATTACKS, Attack, ConfiguredAttack
 from genaf_hf.attacks.pgd import check_attack_settings
@@ -45,7 +44,6 @@ def named_attacks(
     for attack in chosen:
         shared = {name: value for name, value in common.items() if name in attack.settings}
         given = {**shared, **own.get(attack.name, {})}
-        refuse_functions(attack, given)
         found[attack.name] = checked(attack.configure(**{**defaults(attack, dae_eps, eps, norm, seed), **given}))
         if given.get("norm", attack.norms[0]) != attack.norms[0] and "eps" not in given:
             raise UserError(
@@ -142,20 +140,6 @@ def with_numbers(settings: Mapping, of: str) -> dict:
             except UserError as error:
                 raise UserError(f"attack_settings give the {name}{of} {error}") from error
     return found
-
-
-def refuse_functions(attack: Attack, settings: Mapping) -> None:
-    """Refuses settings that are functions, such as the loss of `pgd`.
-
-    Raises:
-        UserError: names the setting.
-    """
-    for name, hint in get_type_hints(attack.function).items():
-        if name in settings and get_origin(hint) is Callable:
-            raise UserError(
-                f"attack_settings give {attack.name} the {name} {json.dumps(settings[name])}, expected a function, "
-                "which only Python can give: leave it out."
-            )
 
 
 def defaults(attack: Attack, dae_eps: float, eps: float, norm: str, seed: int) -> dict:
