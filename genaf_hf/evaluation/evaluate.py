@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Subset
 
-from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
@@ -33,7 +33,7 @@ from genaf_hf.evaluation.self_checks import (
     no_weaker_than_twin,
     self_checks,
 )
-from genaf_hf.evaluation.threats import Attack, Attacker, Threat, swept, threats_from, threats_of
+from genaf_hf.evaluation.threats import Attack, Attacker, Threat, at_hand, swept, threats_from, threats_of
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
@@ -116,6 +116,7 @@ def craft_and_evaluate(
     attacks: Mapping[str, ConfiguredAttack],
     attacker: Attacker,
     *,
+    ready: Mapping[str, UniversalPerturbation] = MappingProxyType({}),
     factors: Sequence[float] = (),
     **settings,
 ) -> tuple[RobustnessReport, list[Threat]]:
@@ -126,6 +127,7 @@ def craft_and_evaluate(
         dataset: as for `evaluate_robustness`.
         attacks: by the names that the report will use.
         attacker: who crafts.
+        ready: perturbations that need no crafting, by name.
         factors: on the eps, for the sweep.
         settings: of `evaluate_threats`.
 
@@ -144,6 +146,7 @@ def craft_and_evaluate(
             return found
 
         threats, *weaker = ([crafted(each) for each in part] for part in rounds)
+    threats = [*at_hand(ready, models), *threats]
     return evaluate_threats(models, dataset, threats, sweep=weaker, **settings), threats
 
 

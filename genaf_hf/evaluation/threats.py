@@ -17,19 +17,23 @@ from genaf_hf.attacks.registry import configured
 from genaf_hf.data import stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, MODEL, PUBLIC_ENCODER, RobustnessReport
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name
 
 ATTACKER_IMAGES = 2048
-LATER = (
-    "norm",
-    "restarts",
-    "init",
-    "max_images",
-    "target",
-)  # settings that older reports do not tell: at their defaults then
+AT_HAND = "-at-hand"  # ends the name of a perturbation that was not crafted for the report
+# Settings that reports of older versions do not tell, as attacks were run then.
+BEFORE = {
+    "norm": "linf",
+    "restarts": 1,
+    "init": None,
+    "max_images": None,
+    "target": None,
+    "loss": "cross-entropy",
+    "keep_best": False,
+}
 
 Attack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
 
@@ -178,16 +182,20 @@ class UniversalThreat(Threat):
         attack: None of a perturbation that was given ready.
         adaptive: whether it is crafted on each model.
         perturbations: by the name of the model that they are for; none before they are crafted.
+        at_hand: whether the attacker has the perturbation, and not even the encoder.
     """
 
     attack: ConfiguredAttack | None
     adaptive: bool
     perturbations: Mapping[str, UniversalPerturbation] = field(default_factory=dict)
+    at_hand: bool = False
     universal: ClassVar[bool] = True
 
     @property
     def knowledge(self) -> str:
-        """What the attacker knows: `"public encoder"`, or `"model"`."""
+        """What the attacker knows: `"perturbation at hand"`, `"public encoder"`, or `"model"`."""
+        if self.at_hand:
+            return PERTURBATION
         return MODEL if self.adaptive else PUBLIC_ENCODER
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
@@ -249,6 +257,16 @@ def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
     return found
 
 
+def at_hand(
+    perturbations: Mapping[str, UniversalPerturbation], models: Mapping[str, PixelModel]
+) -> list[UniversalThreat]:
+    """The threats that ready-made perturbations are to all models."""
+    return [
+        UniversalThreat(name + AT_HAND, None, False, dict.fromkeys(models, each), at_hand=True)
+        for name, each in perturbations.items()
+    ]
+
+
 def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, ConfiguredAttack]:
     """The attacks at `factor` times their eps: the first universal one that has an eps, and all on single images."""
     with_eps = {name: attack for name, attack in attacks.items() if "eps" in attack.settings}
@@ -283,20 +301,25 @@ def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
 
     Raises:
         UserError: when there is no such attack here, or the report does not hold all its settings, as those of older
-            versions, or where a perturbation was given ready.
+            versions, or where a perturbation was at hand.
     """
     found = {}
     for each in report.measurements:
         name = each.attack.removesuffix(ADAPTIVE)
         if each.attack == CLEAN or name in found:
             continue
+        if each.knowledge == PERTURBATION:
+            raise UserError(
+                f'The perturbation "{name}" was at hand, and no report holds it: audit anew, with --perturbations.'
+            )
         attack = ATTACKS[each.settings["attack"]]
-        if lacking := [setting for setting in attack.defaults if setting not in (*each.settings, *LATER)]:
+        told = {**BEFORE, **each.settings}
+        if lacking := [setting for setting in attack.defaults if setting not in told]:
             raise UserError(
                 f'The report does not tell the {lacking[0]} of "{each.attack}", so that it cannot be run again from '
                 "the report alone: measure the model anew."
             )
-        known = {setting: value for setting, value in each.settings.items() if setting in attack.settings}
+        known = {setting: value for setting, value in told.items() if setting in attack.settings}
         found[name] = attack.configure(**known)
     return found
 

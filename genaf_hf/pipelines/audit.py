@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
-from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.data import (
     data_source,
@@ -34,6 +34,7 @@ from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name
 from genaf_hf.pipelines.class_matching import class_ids
+from genaf_hf.pipelines.perturbation_collection import collected, fitting
 from genaf_hf.pipelines.trained_images import CHOICES, check_not_trained_on, choices_of_training, read_record
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.existing_card import card_metadata, read_card
@@ -56,6 +57,8 @@ def audit(
     attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] = DEFAULT_ATTACKS,
     *,
     encoder: str | Encoders | None = None,
+    perturbations: str | Mapping[str, UniversalPerturbation] | None = None,
+    resize_perturbations: bool = False,
     sweep: Sequence[float] = (),
     limit: int | None = None,
     batch_size: int = 64,
@@ -81,6 +84,9 @@ def audit(
         attacks: names, attacks with their settings, or the latter by the names that the report is to use.
         encoder: that the attacker has, or its Hub id or local folder; several, of names separated by commas, are
             attacked at once; default the base_model of the model's card.
+        perturbations: ready-made ones by name, or a folder or Hub repository of them, see `collected`; the attacker
+            has nothing else.
+        resize_perturbations: whether those of another size than the model's images are resized, which weakens them.
         sweep: factors on the eps, see `swept`, at which a part of the images is measured.
         limit: images at most, a stratified subset.
         batch_size: images at a time on each process.
@@ -104,6 +110,8 @@ def audit(
         "encoder": encoder if isinstance(encoder, str) else "",
         "model_revision": model_revision,
         "encoder_revision": encoder_revision,
+        "perturbations": perturbations if isinstance(perturbations, str) else "",
+        "resize_perturbations": resize_perturbations,
         **images,
         "sweep": list(sweep),
         "limit": limit,
@@ -116,6 +124,8 @@ def audit(
         run.check()
     model = load_model(path, model_revision) if path else checked_model(model)
     model = model.to(PartialState().device)
+    ready = collected(perturbations) if isinstance(perturbations, str) else dict(perturbations or {})
+    ready = fitting(ready, model.image_size, resized=resize_perturbations)
     on_encoder = any(each.attack.on_encoder for each in configured.values())
     encoder = public_encoders(encoder, model, path, model_revision, encoder_revision) if on_encoder else None
     case = open_case(model, path, model_revision, encoder, dataset, limit, images)
@@ -126,6 +136,7 @@ def audit(
         with_pixel_values(case.data["test"], model.processor),
         configured,
         case.attacker,
+        ready=ready,
         factors=sweep,
         bank=with_pixel_values(case.data["train"], model.processor),
         batch_size=batch_size,
@@ -135,7 +146,8 @@ def audit(
     if run is None:
         report, _ = evaluate()
         return report
-    with run.working(case.content):
+    content = {name: digest(each.provenance, {"delta": each.delta}) for name, each in ready.items()}
+    with run.working({**case.content, "content of the perturbations": content}):
         report, threats = evaluate(journal=run.journal("evaluation"))
         if PartialState().is_main_process:
             write_findings(run.folder, report, case, threats)

@@ -40,6 +40,16 @@ class AuditArguments:
             "attacked at once, as by somebody who does not know which one the model was made from."
         },
     )
+    perturbations: str | None = field(
+        default=None,
+        metadata={
+            "help": "Ready-made perturbations to attack with as well: folder or Hub repository of ours, of .pt files, "
+            "or of XTransferBench."
+        },
+    )
+    resize_perturbations: bool = field(
+        default=False, metadata={"help": "Resize those that are not of the model's size, which weakens them."}
+    )
     output_dir: str = field(default="audit", metadata={"help": "Folder of the report and the pictures."})
     answers: bool = field(
         default=False,
@@ -110,6 +120,8 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         arguments.dataset_name,
         attacks,
         encoder=arguments.encoder,
+        perturbations=arguments.perturbations,
+        resize_perturbations=arguments.resize_perturbations,
         sweep=arguments.sweep,
         limit=arguments.limit,
         batch_size=arguments.batch_size,

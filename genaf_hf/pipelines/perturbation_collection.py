@@ -1,0 +1,126 @@
+"""Ready-made universal perturbations: collections of a folder or a repository of the Hub, ours and those of others."""
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
+from genaf_hf.attacks.norms import lengths
+from genaf_hf.attacks.perturbation import FILE_NAME
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.values.numbers import is_number
+from genaf_hf.values.provenance import public_name
+
+KINDS = (".safetensors", ".pt")
+OF_A_MODULE, ITS_SETTINGS = "model.safetensors", "config.json"  # as PyTorchModelHubMixin saves them
+MOST_FILES = 200
+
+
+def collected(name_or_path: str, revision: str | None = None) -> dict[str, UniversalPerturbation]:
+    """The perturbations of a collection by name: those of a folder with all folders in it, or of a Hub repository.
+
+    Read are what `UniversalPerturbation.save_pretrained` writes, `.pt` files that hold one tensor in pixel units, and
+    the modules of XTransferBench (Huang et al., ICML 2025, https://arxiv.org/abs/2505.05528). Nothing is executed.
+
+    Args:
+        name_or_path: local folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        By the file's folder, or for `.pt` by the file, with hyphens between the parts of its path.
+
+    Raises:
+        UserError: when there is none, or a file of these kinds is none, or there are too many.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        try:
+            patterns = [*(f"*{kind}" for kind in KINDS), f"*{ITS_SETTINGS}"]
+            folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=patterns))
+        except (OSError, ValueError) as error:  # also those of the Hub
+            raise UserError(
+                f'There is no collection of perturbations "{name_or_path}", neither a folder nor on the Hub: '
+                f"{first_line(error)}."
+            ) from error
+    files = sorted(file for file in folder.rglob("*") if file.suffix in KINDS and file.is_file())
+    if not 1 <= len(files) <= MOST_FILES:
+        raise UserError(
+            f'The collection "{public_name(name_or_path)}" holds {len(files)} files that end in {" or ".join(KINDS)}, '
+            f"expected 1 to {MOST_FILES} perturbations."
+        )
+    return {name_of(file, folder, name_or_path): read(file) for file in files}
+
+
+def name_of(file: Path, folder: Path, collection: str) -> str:
+    """What a perturbation is called in a report."""
+    place = file.relative_to(folder)
+    parts = place.parts[:-1] if file.name in (FILE_NAME, OF_A_MODULE) else place.with_suffix("").parts
+    return "-".join(parts) or public_name(collection).rpartition("/")[2]
+
+
+def read(file: Path) -> UniversalPerturbation:
+    """The perturbation in a file.
+
+    Raises:
+        UserError: when it is none.
+    """
+    if file.suffix == ".pt":
+        return UniversalPerturbation.from_published(file, attack=file.stem)
+    if file.name == FILE_NAME:
+        return UniversalPerturbation.from_pretrained(file.parent)
+    try:
+        return of_x_transfer(load_file(file), json.loads((file.parent / ITS_SETTINGS).read_text(encoding="utf-8")))
+    except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} is no universal perturbation, neither of ours nor of XTransferBench: {first_line(error)}."
+        ) from error
+
+
+def of_x_transfer(tensors: dict[str, torch.Tensor], settings: dict) -> UniversalPerturbation:
+    """A perturbation as XTransferBench applies it, from what its module holds and is made with.
+
+    Raises:
+        UserError: when these are of no such module.
+    """
+    if tensors.keys() == {"delta"} and is_number(eps := settings.get("epsilon")):
+        [delta], norm = tensors["delta"].float(), "linf"
+        delta = delta.clamp(-eps, eps)
+    elif tensors.keys() == {"delta_param"}:
+        [delta], norm = tensors["delta_param"].float().tanh(), "l2"
+        eps = lengths(delta[None], norm).item()
+    else:
+        raise UserError(f"it holds {', '.join(tensors) or 'nothing'}, expected delta with an epsilon, or delta_param")
+    towards = settings.get("target_text")
+    return UniversalPerturbation(
+        delta, "x-transfer", eps, objective=towards and f'towards the text "{towards}"', norm=norm
+    )
+
+
+def fitting(
+    perturbations: dict[str, UniversalPerturbation], size: tuple[int, int], *, resized: bool
+) -> dict[str, UniversalPerturbation]:
+    """Perturbations for images of a height and width.
+
+    Args:
+        perturbations: by name.
+        size: of the images that a model takes.
+        resized: whether those of another size are to be resized, which weakens them.
+
+    Raises:
+        UserError: names one of another size, if it is not.
+    """
+    found = {}
+    for name, each in perturbations.items():
+        fits = isinstance(each, UniversalPatch) or each.delta.shape[1:] == torch.Size(size)
+        if not fits and not resized:
+            sizes = [" x ".join(map(str, shape)) for shape in (each.delta.shape[1:], size)]
+            raise UserError(
+                f'The perturbation "{name}" is of {sizes[0]} pixels, the model takes images of {sizes[1]}: give '
+                "others, or have them resized by --resize_perturbations, which weakens them."
+            )
+        found[name] = each if fits else each.resize(*size)
+    return found
