@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
+from conftest import CLASSES, SIDE
 from own_defence import BANK, DEFENCES, HALF, register, trained
 from test_genaf_trainer import CHECKPOINTING, Recorder, changed, lora_model
 from torch import nn
@@ -521,10 +521,26 @@ def test_twins_is_for_models_with_batch_norm(tmp_path):
         tiny_trainer(tmp_path, defence="twins").standard_finetune()
 
 
-def test_perturbations_of_another_size_are_refused():
+def smaller(dataset: list[dict]) -> list[dict]:
+    return [{**row, "pixel_values": row["pixel_values"][:, 1:, 1:]} for row in dataset]
+
+
+def test_perturbations_and_images_of_other_sizes_are_refused_before_training(tmp_path):
+    settings = {**QUICK, "save_strategy": "steps", "save_steps": 2}
+    refused = rf"of {SIDE - 1} x {SIDE - 1} pixels, the perturbations for them of {SIDE} x {SIDE}"
+    mixed = tiny_trainer(tmp_path, model=batch_norm_model(torch.float32), **settings)
+    mixed.eval_dataset = smaller(mixed.eval_dataset)
+    with pytest.raises(UserError, match=refused):
+        mixed.train()
+    assert not (tmp_path / "adversarial_finetune").exists()
+    tiny_trainer(tmp_path, model=batch_norm_model(torch.float32), **settings).train()
+    again = tiny_trainer(tmp_path, model=batch_norm_model(torch.float32), **settings)
+    again.train_dataset, again.eval_dataset = smaller(again.train_dataset), smaller(again.eval_dataset)
+    with pytest.raises(UserError, match=refused):
+        again.train(resume_from_checkpoint=tmp_path / "adversarial_finetune/checkpoint-2")
     adversary = Universal(eps=0.1)
     adversary.state = {"live": torch.zeros(2, 3, 8, 8), "bank": torch.zeros(0, 3, 8, 8)}
-    with pytest.raises(UserError, match=r"images have shape \(3, 9, 9\), the perturbations \(3, 8, 8\)"):
+    with pytest.raises(UserError, match="Images are of 9 x 9 pixels"):
         adversary.craft(None, torch.zeros(1, 3, 9, 9), torch.zeros(1), seeds=[0])
 
 

@@ -54,6 +54,17 @@ class AttackingTrainer(SharingTrainer):
         adversary = self.defence.adversary
         if adversary is not None and not adversary.state:
             adversary.begin(self._pixel_model(self.model), self._sampled_images, self.args.seed)
+            self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Refuses images that the adversary's state is not for, to train or to evaluate on.
+
+        Raises:
+            UserError: says which size is expected.
+        """
+        for dataset in (self.train_dataset, self.eval_dataset):
+            if has_length(dataset) and not isinstance(dataset, IterableDataset):
+                self.defence.adversary.check_size(*self.data_collator([dataset[0]])["pixel_values"].shape[2:])
 
     def _sampled_images(self, count: int) -> tuple[Tensor, Tensor | None]:
         """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and labels (n,) if any.
@@ -192,6 +203,7 @@ class AttackingTrainer(SharingTrainer):
 
     def take_tensors_beside_model(self, tensors: dict[str, Tensor]) -> None:
         self.defence.adversary.state = {name: tensor.to(self.args.device) for name, tensor in tensors.items()}
+        self._check_sizes()
 
     def kept_beside_model(self) -> dict:
         told = {name: self.defence.record()[name] for name in ("name", "settings")}

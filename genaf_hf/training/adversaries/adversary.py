@@ -37,6 +37,13 @@ class Adversary:
             UserError: says why.
         """
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuses images of a size that its state is not for.
+
+        Raises:
+            UserError: says why.
+        """
+
     def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor | None]], seed: int) -> None:
         """Prepares itself before the first step, unless it has a state already.
 

@@ -52,6 +52,10 @@ class Mixture(Adversary):
         for one, share in zip(self.both.values(), (1 - self.share, self.share), strict=True):
             one.check_update(int(share * images))
 
+    def check_size(self, height: int, width: int) -> None:
+        for one in self.both.values():
+            one.check_size(height, width)
+
     def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor | None]], seed: int) -> None:
         for one in self.both.values():
             one.begin(model, samples, seed)

@@ -82,15 +82,19 @@ class Universal(Adversary):
             bank = torch.cat([bank, found.delta[None].to(bank)])
         self.state = {"live": live.to(images.device), "bank": bank.to(images.device)}
 
+    def check_size(self, height: int, width: int) -> None:
+        *_, own_height, own_width = self.state["live"].shape
+        if (height, width) != (own_height, own_width):
+            raise UserError(
+                f"Images are of {height} x {width} pixels, the perturbations for them of {own_height} x {own_width}: "
+                "train and evaluate on images of one size, and go on with that of the checkpoint."
+            )
+
     def craft(
         self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
         live, bank = self.state["live"].requires_grad_(), self.state["bank"]
-        if images.shape[1:] != live.shape[1:]:
-            raise UserError(
-                f"The images have shape {tuple(images.shape[1:])}, the perturbations {tuple(live.shape[1:])}: "
-                "train on images of one size."
-            )
+        self.check_size(*images.shape[2:])
         chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
         return (images + eps_share * torch.cat([live, bank]).to(images)[chosen]).clamp(0, 1)
 
