@@ -1,6 +1,6 @@
 """Adapters merged into the frozen weights for as long as an attack looks only at the input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -39,6 +39,6 @@ def merged_weights(model: PeftModel) -> Iterator[None]:
 class AdapterTrainer(GenAFTrainer):
     """`GenAFTrainer` of a `PeftModel`, whose adversary attacks the merged weights."""
 
-    def craft(self, model, inputs: dict, micro_batch: MicroBatch) -> Tensor:
+    def craft(self, model, inputs: dict, micro_batch: MicroBatch, stays_clean: Sequence[bool] = ()) -> Tensor:
         with merged_weights(self.accelerator.unwrap_model(model, keep_torch_compile=False)):
-            return super().craft(model, inputs, micro_batch)
+            return super().craft(model, inputs, micro_batch, stays_clean)
