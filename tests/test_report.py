@@ -135,6 +135,7 @@ def test_json_gives_the_report_back(report, tmp_path):
         "neighbors_correct": 0,
         "noise_correct": None,
         "beyond_noise": None,
+        "shuffled_correct": None,
     }
     assert values["checks"][0] == {
         "model": "undefended",
@@ -154,7 +155,7 @@ def test_names_outside_ascii_survive(report, tmp_path):
 def test_a_report_of_version_2_is_read_and_stays_what_it_was(report, tmp_path):
     values = {**json.loads(report.to_json()), "schema_version": 2}
     for each in (*values["measurements"], *values["sweep"]):
-        del each["noise_correct"], each["beyond_noise"]
+        del each["noise_correct"], each["beyond_noise"], each["shuffled_correct"]
     del values["worst_cases"]
     (tmp_path / "report.json").write_text(json.dumps(values, indent=2) + "\n")
     found = RobustnessReport.load(tmp_path / "report.json")
@@ -164,6 +165,8 @@ def test_a_report_of_version_2_is_read_and_stays_what_it_was(report, tmp_path):
 
 def test_a_report_of_version_3_is_read_and_stays_what_it_was(report, tmp_path):
     values = {**json.loads(report.to_json()), "schema_version": 3}
+    for each in (*values["measurements"], *values["sweep"]):
+        del each["shuffled_correct"]
     del values["worst_cases"]
     (tmp_path / "report.json").write_text(json.dumps(values, indent=2) + "\n")
     found = RobustnessReport.load(tmp_path / "report.json")

@@ -159,11 +159,38 @@ def test_a_patch_is_held_against_a_patch_of_noise_in_its_place():
     assert changed[:, 1:3, :2].all()
 
 
+def test_a_perturbation_is_held_against_itself_with_its_pixels_shuffled():
+    delta = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))
+    threat = UniversalThreat("one", None, False, {"m": UniversalPerturbation(delta, attack="l4a", eps=1.0)})
+    found = threat.shuffled("m")(None, torch.zeros(1, 3, 5, 5), None, seeds=[0])[0]
+    pixels, before = ({tuple(pixel.tolist()) for pixel in each.flatten(1).T} for each in (found, delta))
+    assert pixels == before
+    assert not torch.equal(found, delta)
+    assert threats_of({"pgd": ATTACKS["pgd"].configure()})[0].shuffled("m") is None
+
+
 class FirstPixel(PixelModel):
     """Tells images apart by the color of their first pixel."""
 
     def forward(self, images):
         return images[:, :, 0, 0] + 0 * self.model.classifier.bias.sum()
+
+
+class Brightness(PixelModel):
+    """Tells images apart by their mean, which noise does not change."""
+
+    def forward(self, images):
+        mean = images.mean(dim=(1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5, 0 * mean - 9], dim=1) + 0 * self.model.classifier.bias.sum()
+
+
+def test_what_fools_no_more_than_itself_shuffled_is_marked(vit):
+    """A perturbation without a pattern beats noise of its size all the same: it makes images brighter."""
+    model = Brightness(*vit)
+    rows = [{"pixel_values": row, "labels": 0} for row in model.to_pixel_values(torch.full((40, 3, 8, 8), 0.4))]
+    brighter = UniversalPerturbation(torch.full((3, 8, 8), 0.2), attack="l4a", eps=0.2)
+    [_, found] = evaluate_robustness({"m": model}, rows, {"brighter": brighter}).measurements
+    assert (found.correct, found.noise_correct, found.shuffled_correct, found.beyond_noise) == (0, 40, 0, False)
 
 
 def test_what_fools_no_more_than_noise_is_marked(vit):

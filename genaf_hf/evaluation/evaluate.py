@@ -333,6 +333,12 @@ class Subject:
             known[step] = self.answers(step, random, size)
         return known[step]
 
+    def under_shuffled(self, threat: Threat) -> Answers | None:
+        """Its answers under a threat whose pixels are shuffled; None where there is nothing to shuffle."""
+        if (mixed := threat.shuffled(self.name)) is None:
+            return None
+        return self.answers(f"{threat.name}.shuffled", mixed, threat.settings(self.name), threat.tensors(self.name))
+
     def checks(self, rows: Sequence[int], eps: float) -> list[Check]:
         """The self-checks of the model on some of the images; every process gets the main one's."""
 
@@ -375,7 +381,7 @@ def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[
         label, known = threat.name, threat.settings(name)
         found[label] = attacked = subject.under(threat, label)
         noisy = subject.under_noise(threat, noise)
-        measurements.append(measure(name, clean, attacked, threat, noisy))
+        measurements.append(measure(name, clean, attacked, threat, noisy, subject.under_shuffled(threat)))
         checks += [ball_check(name, label, known, attacked), effect_check(name, label, known, clean, attacked)]
         if not threat.universal:
             checks.append(better_than_noise(name, label, clean, attacked, noisy))
@@ -409,7 +415,12 @@ def worst_cases(model: str, threats: Sequence[Threat], answers: Mapping[str, Ans
 
 
 def measure(
-    model: str, clean: Answers, attacked: Answers, threat: Threat | None = None, noisy: Answers | None = None
+    model: str,
+    clean: Answers,
+    attacked: Answers,
+    threat: Threat | None = None,
+    noisy: Answers | None = None,
+    shuffled: Answers | None = None,
 ) -> Measurement:
     """Counts what a threat did to a model's answers.
 
@@ -419,7 +430,9 @@ def measure(
         attacked: those under the threat.
         threat: None for clean images.
         noisy: its answers under noise of the threat's size.
+        shuffled: those under the threat with its pixels shuffled.
     """
+    controls = [each for each in (noisy, shuffled) if each is not None]
     rows = list(zip(clean.right, attacked.right, strict=True))
     votes = attacked.neighbors
     return Measurement(
@@ -434,7 +447,8 @@ def measure(
         changed=sum(map(int.__ne__, clean.predictions, attacked.predictions)),
         neighbors_correct=None if votes is None else sum(map(int.__eq__, votes, attacked.labels)),
         noise_correct=None if noisy is None else sum(noisy.right),
-        beyond_noise=None if noisy is None else beyond_noise(attacked, noisy),
+        beyond_noise=all(beyond_noise(attacked, each) for each in controls) if controls else None,
+        shuffled_correct=None if shuffled is None else sum(shuffled.right),
     )
 
 

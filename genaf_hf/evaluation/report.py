@@ -35,7 +35,7 @@ KINDS = {
 COLUMNS = (
     *("model", "attack", "knowledge", "norm", "eps", "steps", "correct", "count", "accuracy", "low", "high", "worst"),
     *("reliable", "attack_success_rate", "decline", "fooling_rate", "neighbors_correct", "noise_correct"),
-    *("beyond_noise", "expected_robustness", "expected_up_to_eps"),
+    *("shuffled_correct", "beyond_noise", "expected_robustness", "expected_up_to_eps"),
 )
 EVERY_ATTACK = "every attack"  # in a table, that of the worst case for each image
 UNDEFENDED = "undefended"  # name of the model that others are held against
@@ -91,7 +91,10 @@ class Measurement:
             attack; None where this was not measured.
         noise_correct: correctly classified images under random noise of the attack's norm and size; None where this
             was not measured.
-        beyond_noise: whether the attack fools more of them than that noise by more than luck; None as before.
+        beyond_noise: whether the attack fools more of them by more than luck than that noise, and than it does with its
+            pixels shuffled; None as before.
+        shuffled_correct: correctly classified images under a perturbation with its pixels in random order; None where
+            this was not measured.
     """
 
     model: str
@@ -106,6 +109,7 @@ class Measurement:
     neighbors_correct: int | None = None
     noise_correct: int | None = None
     beyond_noise: bool | None = None
+    shuffled_correct: int | None = None
 
     @property
     def accuracy(self) -> Rate:
@@ -369,6 +373,7 @@ class RobustnessReport:
             **{name: rate.value for name, rate in rates.items() if rate.count},
             "worst": self.is_worst(each),
             "noise_correct": each.noise_correct,
+            "shuffled_correct": each.shuffled_correct,
             "beyond_noise": each.beyond_noise,
             "expected_robustness": area,
             "expected_up_to_eps": largest,
@@ -393,6 +398,8 @@ class RobustnessReport:
         del values["answers"]
         if self.schema_version < 4:  # as it was written, so that its SHA-256 is what it was
             del values["worst_cases"]
+            for each in (*values["measurements"], *values["sweep"]):
+                del each["shuffled_correct"]
         if self.schema_version < 3:
             for each in (*values["measurements"], *values["sweep"]):
                 del each["noise_correct"], each["beyond_noise"]
@@ -481,7 +488,7 @@ def is_possible(report: RobustnessReport, each: WorstCase) -> bool:
 def impossible_counts(each: Measurement) -> Iterator[str]:
     """What of the counts of a measurement cannot be."""
     counts = {name: getattr(each, name) for name in ("count", "correct", "clean_correct", "fooled", "changed")}
-    asked = {name: getattr(each, name) for name in ("neighbors_correct", "noise_correct")}
+    asked = {name: getattr(each, name) for name in ("neighbors_correct", "noise_correct", "shuffled_correct")}
     counts |= {name: value for name, value in asked.items() if value is not None}
     for name, value in counts.items():
         if not is_whole(value) or not 0 <= value <= each.count:

@@ -173,6 +173,10 @@ class Threat:
         size = {name: known[name] for name in ("norm", "eps")}
         return size, partial(noise, **size)
 
+    def shuffled(self, model: str) -> Callable[..., Tensor] | None:
+        """The attack on a model without its pattern, called as `on` is; None where nothing of it can be shuffled."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class UniversalThreat(Threat):
@@ -230,6 +234,14 @@ class UniversalThreat(Threat):
         size = {"patch": list(patch.delta.shape), "top": known["top"], "left": known["left"]}
         random = replace(patch, delta=drawn.to(patch.delta))
         return size, lambda _, images, __, *, seeds: random(images, seeds=seeds)
+
+    def shuffled(self, model: str) -> Callable[..., Tensor] | None:
+        """The perturbation with its pixels in random order: of its norm, its size and its colors, but no pattern."""
+        perturbation = self.perturbations[model]
+        pixels = perturbation.delta.flatten(1)
+        order = torch.randperm(pixels.shape[1], generator=torch.Generator().manual_seed(0)).to(pixels.device)
+        mixed = replace(perturbation, delta=pixels[:, order].view_as(perturbation.delta))
+        return lambda _, images, __, *, seeds: mixed(images, seeds=seeds)
 
 
 def noise(
