@@ -22,6 +22,7 @@ from genaf_hf.evaluation.report import (
     eps_text,
 )
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
+from genaf_hf.sharing.evidence import evidence
 from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
 from genaf_hf.sharing.record import TrainingRecord, balance_table
@@ -135,6 +136,7 @@ def render(
             result_pictures=RESULT_PICTURES,
             folder=folder,
             shown_classes=SHOWN_CLASSES,
+            evidence=evidence(report, subject, hardened=is_hardened(record)),
             citations=citations(report, record),
         )
     )
