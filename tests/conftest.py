@@ -6,6 +6,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import gc
 import sys
+from collections import Counter
 
 import pytest
 
@@ -35,9 +36,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(need)
         if MARKS.isdisjoint(mark.name for mark in item.iter_markers()):
             item.add_marker("fast")
-    # First what takes long and waits: a file is one process's, and the last one keeps others waiting.
-    waiting = {item.path for item in items for need in NEEDS.values() if item.get_closest_marker(need)}
-    items.sort(key=lambda item: item.path not in waiting)
+    # First what takes long, then what is much: a file is one process's, and the last one keeps others waiting.
+    long = {item.path for item in items if not item.get_closest_marker("fast")}
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in long, -sizes[item.path]))
 
 
 @pytest.hookimpl(wrapper=True)

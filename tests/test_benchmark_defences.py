@@ -44,6 +44,7 @@ def without_time(lines: list[dict]) -> list[dict]:
     return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
 
 
+@pytest.mark.slow(reason="trains by two defences, and measures both")
 def test_killed_and_started_again_it_finds_the_same(run, defences, monkeypatch, tmp_path):
     expected = run("whole")
     assert [(line["row"]["name"], line["row"]["defence"], line["seed"]) for line in expected] == [

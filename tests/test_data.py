@@ -65,16 +65,20 @@ def assert_one_sentence(refusal) -> None:
 # ---- the default ----
 
 
-def test_digits_have_the_documented_shape():
-    splits = load_images("digits")
-    assert {split: len(part) for split, part in splits.items()} == {"train": 1167, "validation": 130, "test": 500}
-    for part in splits.values():
+@pytest.fixture(scope="module")
+def default() -> DatasetDict:
+    return load_images("digits")
+
+
+def test_digits_have_the_documented_shape(default):
+    assert {split: len(part) for split, part in default.items()} == {"train": 1167, "validation": 130, "test": 500}
+    for part in default.values():
         assert sorted(part.column_names) == ["image", "label"]
         assert part.features["label"].names == [str(digit) for digit in range(10)]
         assert len(set(part["label"])) == 10
-    first = to_rgb(splits["train"][0]["image"])
+    first = to_rgb(default["train"][0]["image"])
     assert (first.size, first.mode) == ((8, 8), "RGB")
-    assert max(high for _, high in to_rgb(splits["train"][0]["image"]).getextrema()) > 200
+    assert max(high for _, high in to_rgb(default["train"][0]["image"]).getextrema()) > 200
 
 
 def test_digits_are_1297_and_500_before_anything_is_held_out():
@@ -84,11 +88,11 @@ def test_digits_are_1297_and_500_before_anything_is_held_out():
         assert all(count > 0.09 * len(part) for count in Counter(part["label"]).values())
 
 
-def test_digits_are_the_same_every_time():
-    first, again = load_images("digits"), load_images("digits")
-    for split in first:
-        assert contents(first[split]) == contents(again[split])
-        assert first[split]["label"][:] == again[split]["label"][:]
+def test_digits_are_the_same_every_time(default):
+    again = load_images("digits")
+    for split in default:
+        assert contents(default[split]) == contents(again[split])
+        assert default[split]["label"][:] == again[split]["label"][:]
 
 
 def test_a_folder_named_digits_is_not_mistaken_for_the_default(tmp_path, monkeypatch):

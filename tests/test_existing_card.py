@@ -266,7 +266,7 @@ INDEX = ["model-index:\n- name: m\n  results: []\n", "model-index: [{results: [{
 BODY = ["# T\n", "text\n", "\n", "---\n", "| a | b |\n", "```\n---\n```\n", "no line break"]
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(40))
 def test_any_card_keeps_its_bytes(seed):
     draw = random.Random(seed)
     parts = draw.sample(ANY, draw.randint(0, len(ANY))) + draw.sample(TAGS, draw.randint(0, 1))
@@ -284,7 +284,7 @@ def test_any_card_keeps_its_bytes(seed):
 BROKEN = {
     "no YAML": (b"---\ntags: [a\n---\n", "cannot be updated, its metadata is no YAML: while parsing a flow sequence"),
     "no mapping": (b"---\n- a\n---\n", "cannot be updated, its metadata is a list, expected names and values"),
-    "deep": (b"---\na: " + b"[" * 5000 + b"\n---\n", "cannot be updated, its metadata is no YAML"),
+    "deep": (b"---\na: " + b"[" * 600 + b"\n---\n", "cannot be updated, its metadata is no YAML"),
     "other encoding": (b"---\nauthor: Zo\xeb\n---\n", "cannot be read: 'utf-8' codec can't decode"),
     "index": (
         b"---\nmodel-index: none\n---\n",

@@ -1,6 +1,7 @@
 """Where our modules stand, and what they may know."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
@@ -34,6 +35,7 @@ def source(module: str) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
+@cache
 def imported(module: str) -> set[str]:
     """Modules of ours and libraries that a module imports, also inside of its functions."""
     path, found = source(module), set()

@@ -1,10 +1,14 @@
-"""Against a local Hub, with the real clients, each in a process of its own."""
+"""The whole circle against a local Hub: harden, push, load, audit, update the card, leaderboard, browser.
+
+By the real clients, each in a process of its own.
+"""
 
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from browser import browser
 from conftest import CLASSES
 from hub_user import TOKEN, USER, run_as_user
 from huggingface_hub import ModelCard
@@ -17,6 +21,7 @@ from genaf_hf.pipelines.harden import HardeningArguments, harden, hardening_run
 from genaf_hf.sharing.existing_card import BEGIN, HEADLINE, TOP, card_metadata
 from genaf_hf.values.provenance import public_name
 
+__all__ = ["browser"]  # a fixture
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {
     *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json", "report.csv"),
@@ -258,6 +263,28 @@ def test_an_audit_by_somebody_else_is_a_pull_request(hub, audited, place):
     proposed = model.files("refs/pr/1")
     assert PEOPLE in proposed["README.md"].decode()
     assert RobustnessReport.from_json(proposed["audit/report.json"].decode()).attacks == ["clean", "fgsm"]
+
+
+def test_the_numbers_of_both_reports_are_on_the_leaderboard(client, hardened, audited, place, browser):
+    client(ROOT / "recipes/leaderboard.py", "--output_dir", "leaderboard", token=None)
+    page = browser.new_page()
+    page.goto((place / "leaderboard/index.html").as_uri())
+    page.get_by_role("button", name="Show all").click()
+    table = page.locator("table").inner_text()
+    found = [
+        (report.measurement(model, attack), attack)
+        for folder, model in (("hardened", "hardened"), ("audit", "someone/hardened"))
+        for report in [RobustnessReport.load(place / folder / "report.json")]
+        for attack in report.attacks
+        if attack != "clean"
+    ]
+    assert [attack for _, attack in found] == ["l4a", "l4a-adaptive", "pgd", "l4a", "l4a-adaptive", "fgsm"]
+    for measurement, attack in found:
+        assert attack in table
+        assert f"{measurement.correct}/{measurement.count}" in table
+        assert f"{measurement.accuracy.value:.1%}" in table
+    assert "someone/hardened" in table
+    page.close()
 
 
 @pytest.mark.slow(reason="hardens")

@@ -53,7 +53,7 @@ def supervised(data, args):
     return pretrain_supervised(data, ViTConfig(**SMALL), PROCESSOR, args, [VIEW])
 
 
-METHODS = {mae: (600, 5e-3), dino: (800, 1e-3), simclr: (600, 5e-3), supervised: (300, 5e-3)}
+METHODS = {mae: (300, 5e-3), dino: (600, 1e-3), simclr: (450, 5e-3), supervised: (150, 5e-3)}
 
 
 @pytest.fixture(scope="module")
