@@ -7,7 +7,7 @@ import torch
 from test_defences import ONE_STEP, STEP_SEEDS, state_of
 from test_genaf_trainer import Recorder
 from torch.nn import functional as F
-from train_tiny import PROCESSOR, tiny_trainer
+from train_tiny import PROCESSOR, copied_weights, tiny_trainer
 
 from genaf_hf import GenAFConfig, PixelModel
 from genaf_hf.errors import UserError
@@ -117,11 +117,21 @@ def test_an_anchor_is_added_to_another_objective(tmp_path, anchored):
     assert {"robust_accuracy", "clean_accuracy"} <= log.keys()
 
 
+def test_labels_that_are_there_are_not_read(tmp_path):
+    settings = {"defence": "anchor", "defence_settings": BANK, "adapt_max_steps": -1}
+    with_labels = tiny_trainer(tmp_path / "with", **settings)
+    without = without_labels(tiny_trainer(tmp_path / "without", **settings))
+    for trainer in (with_labels, without):
+        trainer.train()
+        assert "robust_accuracy" not in trainer.state.log_history[0]
+    torch.testing.assert_close(copied_weights(with_labels.model), copied_weights(without.model), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"clean_share": 1.5}, "clean_share is 1.5, expected a share"),
-        ({"defence_settings": {"bank": ["uapgd"]}}, "bank has uapgd, which needs labels, but the images have none"),
+        ({"defence_settings": {"bank": ["uapgd"]}}, "bank has uapgd, which needs labels, but none are read"),
     ],
 )
 def test_what_cannot_be_anchored_is_refused(tmp_path, settings, sentence):

@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 PAGES = Path(__file__).parent / "pages"
 WIDTH, COLUMN = 118, 34
 LONG = 6  # characters of a number
-COMMANDS = ("harden", "audit", "evolve", "pretrain", "demo", "compare", "leaderboard", "push", "convert")
+COMMANDS = (
+    *("harden", "harden-encoder", "audit", "evolve", "pretrain", "demo", "compare", "leaderboard", "push", "convert"),
+)
 NAMES = ("genaf-hf", *COMMANDS)
 HELP = {"-h", "--help"}
-LONGEST_COMMAND = 12
+LONGEST_COMMAND = 14
 USAGE = """\
 Hardens vision encoders against downstream-agnostic adversarial examples, by Gen-AF and others.
 
@@ -46,6 +49,14 @@ GROUPS = {
         "Defence": "defence defence_settings eps steps genetic_weight clean_share adapt_epochs adapt_learning_rate",
         "Attacks on the result": "attacks attack_settings",
         "Output and Hub": f"output_dir dry_run report_to {HUB} push_anyway",
+    },
+    "harden-encoder": {
+        "Model": f"{MODEL} pooling",
+        "Images": f"dataset_name dataset_config_name image_column {DRAWN}",
+        "Training": f"{TRAINING} layer_decay gradient_checkpointing {WORKERS}",
+        "Defence": "eps clean_share defence_settings",
+        "Attacks on the result": "attacks attack_settings",
+        "Output and Hub": f"output_dir report_to {HUB} push_anyway",
     },
     "audit": {
         "Model": f"{MODEL} encoder encoder_revision",
@@ -88,6 +99,11 @@ def read_page(name: str) -> str:
     return (PAGES / f"{name}.txt").read_text(encoding="utf-8")
 
 
+def module_of(command: str) -> ModuleType:
+    """What does a command."""
+    return import_module(f"genaf_hf.cli.{command.replace('-', '_')}")
+
+
 def make_page(command: str, here: Mapping[str, Any] | None = None) -> str:
     """The short help of a command from its flags.
 
@@ -95,7 +111,7 @@ def make_page(command: str, here: Mapping[str, Any] | None = None) -> str:
         command: whose flags, and the docstring of whose module, are told.
         here: by flag, what a model gets that the command line names.
     """
-    module = import_module(f"genaf_hf.cli.{command}")
+    module = module_of(command)
     parser = module.parser()
     actions = {each.dest: each for each in reversed(parser._actions) if each.dest != "help"}
     groups = GROUPS.get(command) or {"Flags": " ".join(reversed(actions))}
@@ -110,7 +126,7 @@ def make_page(command: str, here: Mapping[str, Any] | None = None) -> str:
 
 def make_overview() -> str:
     """The help of `genaf-hf` itself."""
-    purposes = {each: import_module(f"genaf_hf.cli.{each}").__doc__.splitlines()[0] for each in COMMANDS}
+    purposes = {each: module_of(each).__doc__.splitlines()[0] for each in COMMANDS}
     lines = [f"  {command:<{LONGEST_COMMAND}} {purpose}\n" for command, purpose in purposes.items()]
     return "".join([USAGE, *lines])
 

@@ -8,10 +8,9 @@ import sys
 import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
-from importlib import import_module
 from typing import NoReturn
 
-from genaf_hf.cli.help_pages import COMMANDS, HELP, read_page
+from genaf_hf.cli.help_pages import COMMANDS, HELP, module_of, read_page
 from genaf_hf.cli.process_tree import command_line, end_all, ending_on_signals, find_launcher, lost_processes, program
 from genaf_hf.errors import UserError
 
@@ -46,9 +45,9 @@ def dispatch(command: str | None, words: list[str], settings: dict) -> None:
     elif HELP & {*words} and not (command == "harden" and names_a_model(words)):
         say(read_page(command))
     elif HELP_ALL & {*words}:
-        import_module(f"genaf_hf.cli.{command}").parser().print_help()
+        module_of(command).parser().print_help()
     else:
-        import_module(f"genaf_hf.cli.{command}").main(words, **settings)
+        module_of(command).main(words, **settings)
 
 
 def say(page: str) -> None:

@@ -7,7 +7,7 @@ from genaf_hf.data.images import load_images, load_unlabelled_images
 from genaf_hf.data.labels import LabelsError, check_enough_to_train
 from genaf_hf.data.pixel_values import to_pixel_values, to_rgb, with_pixel_values
 from genaf_hf.data.source import commit, data_source
-from genaf_hf.data.splits import stratified_rows, stratified_subset
+from genaf_hf.data.splits import hold_out, random_subset, stratified_rows, stratified_subset
 
 __all__ = [
     "DIGITS",
@@ -17,11 +17,13 @@ __all__ = [
     "commit",
     "data_source",
     "digits",
+    "hold_out",
     "image_digests",
     "images_content",
     "load_images",
     "load_unlabelled_images",
     "measured_images",
+    "random_subset",
     "stratified_rows",
     "stratified_subset",
     "to_pixel_values",

@@ -14,7 +14,7 @@ from genaf_hf.attacks.inputs import Encoders
 from genaf_hf.attacks.norms import per_image_l2, random_in_ball
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import configured
-from genaf_hf.data import stratified_subset, with_pixel_values
+from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, RobustnessReport
@@ -45,13 +45,13 @@ class Attacker:
     Attributes:
         encoder: the public one, or several that are attacked at once; None where no attack needs any.
         images: (n, 3, h, w) in [0, 1].
-        labels: (n,) class ids, for attacks that need them.
+        labels: (n,) class ids, for attacks that need them; None where nobody has any.
         words: what these images are, e.g. `"1167 images of digits, split train"`.
     """
 
     encoder: Encoders | None
     images: Tensor
-    labels: Tensor
+    labels: Tensor | None
     words: str
 
     @classmethod
@@ -59,17 +59,19 @@ class Attacker:
         """Somebody who has images that a model is trained on, or such as those.
 
         Args:
-            train: with the columns `image` and `label`; of many images a stratified subset is taken.
+            train: with the column `image`, and `label` if there are any; of many images a subset is taken, by labels a
+                stratified one.
             dataset_name: Hub id or local folder.
             model: whose image processor makes them.
             encoder: the public one, or several; None where no attack needs any.
         """
-        some = stratified_subset(train, ATTACKER_IMAGES, seed=0)
+        draw = stratified_subset if "label" in train.column_names else random_subset
+        some = draw(train, ATTACKER_IMAGES, seed=0)
         known, device = with_pixel_values(some, model.processor)[:], model.mean.device
         return cls(
             encoder,
             images=model.to_images(known["pixel_values"].to(device)),
-            labels=known["labels"].to(device),
+            labels=known["labels"].to(device) if "labels" in known else None,
             words=f"{len(some)} images of {public_name(dataset_name)}, split {train.split or 'train'}",
         )
 

@@ -305,10 +305,15 @@ def fine_tune(
 
 
 def save_models(run: Run, models: dict[str, PixelModel], processor) -> None:
-    """Both models, and what the assessment of the layers found."""
+    """Both models, and what their training found."""
     for name, place in ((UNDEFENDED, run.folder / UNDEFENDED), (HARDENED, run.folder)):
         models[name].model.save_pretrained(place)
         processor.save_pretrained(place)
+    copy_results(run)
+
+
+def copy_results(run: Run) -> None:
+    """Copies what the training wrote that is a result, beside the model."""
     if (record := run.unfinished / LAYERS).exists():
         shutil.copy(record, run.folder)
     if (tracked := run.unfinished / "runs").exists():  # TensorBoard's

@@ -20,6 +20,7 @@ from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
+HARDENED_ENCODER_TAG = "hardened-encoder"
 MARK = "<!-- genaf_hf:"
 BEGIN, END = "<!-- genaf_hf: begin of the audit -->", "<!-- genaf_hf: end of the audit -->"
 SECTION = re.compile(f"{BEGIN}(?:(?!{BEGIN}).)*?{END}", re.DOTALL)
@@ -67,12 +68,25 @@ def card_metadata(card: str) -> dict:
 
 def license_of(model_name_or_path: str, *, revision: str | None = None, token: str | bool | None = None) -> str | None:
     """The license that a model's card names; None where it names none or cannot be read."""
-    try:
-        found = card_metadata(read_card(model_name_or_path, revision=revision, token=token)).get("license")
-    except (OSError, ValueError, httpx2.HTTPError) as error:
-        logger.warning("The license of %s is not known: %s.", public_name(model_name_or_path), first_line(error))
-        return None
+    found = told_by_card(model_name_or_path, "license", revision=revision, token=token)
     return found if isinstance(found, str) else None
+
+
+def is_hardened_encoder(
+    model_name_or_path: str, *, revision: str | None = None, token: str | bool | None = None
+) -> bool:
+    """Whether a model's card says that it is an encoder that was hardened here."""
+    tags = told_by_card(model_name_or_path, "tags", revision=revision, token=token)
+    return isinstance(tags, list) and HARDENED_ENCODER_TAG in tags
+
+
+def told_by_card(model_name_or_path: str, name: str, **hub):
+    """What the metadata of a model's card say by a name; None where they say nothing or cannot be read."""
+    try:
+        return card_metadata(read_card(model_name_or_path, **hub)).get(name)
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        logger.warning("The %s of %s is not known: %s.", name, public_name(model_name_or_path), first_line(error))
+        return None
 
 
 def update_card(card: str, section: str, additions: Mapping, headline: str = "") -> str:

@@ -8,6 +8,7 @@ SPREADSHEET = "report.csv"
 ANSWERS = "answers.parquet"
 RECORD = "training.json"
 LAYERS = "layer_robustness.json"
+DRIFT = "drift.json"  # of the features of an encoder
 EXAMPLE = "example.png"  # an image whose answer the record tells
 PERTURBATION = "perturbation"
 PERTURBATIONS = "perturbations"  # of an audit, each in a folder of its own
@@ -15,11 +16,13 @@ TRAINED_ON = "training_perturbations"  # universal ones that a model was trained
 AUDIT = "audit"  # what an audit found, in the folder of its model
 
 OVERVIEW, SWEEP, GALLERY = "overview.png", "accuracy_by_eps.png", "gallery.png"
+DRIFT_DRAWN = "drift.png"
 SAMPLES, LAYERS_DRAWN, CURVES = "samples.png", "layer_robustness.png", "training_curves.png"
 # What the pictures show, in the order in which a card shows them.
 RESULT_PICTURES = {
     OVERVIEW: "Attacked images, what the models make of them, and accuracies under the worst attack of each kind",
     SWEEP: "Accuracy against eps under every attack",
+    DRIFT_DRAWN: "How far attacks move the features of both encoders",
     GALLERY: "Images, perturbations and attacked images with predictions",
 }
 TRAINING_PICTURES = {
@@ -33,9 +36,13 @@ HARDENED_MODEL = (
     *(CARD, REPORT, SPREADSHEET, RECORD, LAYERS, EXAMPLE, UNDEFENDED, PERTURBATION, TRAINED_ON, *PICTURES),
     *("config.json", "model.safetensors"),
 )
+HARDENED_ENCODER = (
+    *(CARD, REPORT, SPREADSHEET, DRIFT, RECORD, PERTURBATION, TRAINED_ON, *PICTURES),
+    *("config.json", "model.safetensors"),
+)
 AUDITED = (CARD, REPORT, SPREADSHEET, ANSWERS, SWEEP, GALLERY, PERTURBATIONS)
 PUBLISHED = (
-    *(CARD, REPORT, SPREADSHEET, RECORD, LAYERS, EXAMPLE, *PICTURES),
+    *(CARD, REPORT, SPREADSHEET, DRIFT, RECORD, LAYERS, EXAMPLE, *PICTURES),
     *(f"{PERTURBATION}/perturbation.safetensors", f"{TRAINED_ON}/*/perturbation.safetensors"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),

@@ -111,35 +111,37 @@ def render(
     """A template with everything that a report and a record say; the template escapes names and other foreign text."""
     *references, subject = report.models
     found = [each for each in report.measurements if each.model == subject]
-    text = (
-        template_environment()
-        .get_template(template)
-        .render(
-            report=report,
-            record=record,
-            hardened=is_hardened(record),
-            model_name=model_name,
-            dataset_name=dataset_name(report),
-            is_adapter=report.models[subject]["class"].startswith("Peft"),
-            own_class=report.models[subject]["class"] == OWN_CLASS,
-            of_timm=report.models[subject]["class"].startswith("TimmWrapper"),
-            subject=subject,
-            doubts=doubts(report, subject),
-            verdict=verdict(report, subject, references),
-            attacked=[each for each in found if each.attack != CLEAN],
-            kinds=KINDS,
-            crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
-            pgd_eps=checked_eps(found),
-            table=report.table(plain),
-            details=report.details(subject, plain),
-            pictures={name: words for name, words in PICTURES.items() if name in pictures},
-            result_pictures=RESULT_PICTURES,
-            folder=folder,
-            shown_classes=SHOWN_CLASSES,
-            evidence=evidence(report, subject, hardened=is_hardened(record)),
-            citations=citations(report, record),
-        )
+    return filled(
+        template,
+        report=report,
+        record=record,
+        hardened=is_hardened(record),
+        model_name=model_name,
+        dataset_name=dataset_name(report),
+        is_adapter=report.models[subject]["class"].startswith("Peft"),
+        own_class=report.models[subject]["class"] == OWN_CLASS,
+        of_timm=report.models[subject]["class"].startswith("TimmWrapper"),
+        subject=subject,
+        doubts=doubts(report, subject),
+        verdict=verdict(report, subject, references),
+        attacked=[each for each in found if each.attack != CLEAN],
+        kinds=KINDS,
+        crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
+        pgd_eps=checked_eps(found),
+        table=report.table(plain),
+        details=report.details(subject, plain),
+        pictures={name: words for name, words in PICTURES.items() if name in pictures},
+        result_pictures=RESULT_PICTURES,
+        folder=folder,
+        shown_classes=SHOWN_CLASSES,
+        evidence=evidence(report, subject, hardened=is_hardened(record)),
+        citations=citations(report, record),
     )
+
+
+def filled(template: str, **values) -> str:
+    """A template with the values that it names."""
+    text = template_environment().get_template(template).render(**values)
     return re.sub("\n{3,}", "\n\n", text).strip()
 
 

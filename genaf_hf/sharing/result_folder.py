@@ -26,14 +26,19 @@ def write_results(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    write_report(folder, report)
+    if record is not None:
+        write_record(folder, record)
+    model_card(report, record, model_name=model_name, pictures=pictures_in(folder)).save(folder / CARD)
+
+
+def write_report(folder: Path, report: RobustnessReport) -> None:
+    """The report, also as a spreadsheet, and its picture."""
     report.save(folder / REPORT)
     write_whole(folder / SPREADSHEET, report.to_csv())
     (folder / SWEEP).unlink(missing_ok=True)
     if report.sweep:
         draw_sweep(report, folder / SWEEP)
-    if record is not None:
-        write_record(folder, record)
-    model_card(report, record, model_name=model_name, pictures=pictures_in(folder)).save(folder / CARD)
 
 
 def write_record(folder: Path, record: TrainingRecord) -> None:

@@ -47,6 +47,11 @@ class AttackingTrainer(SharingTrainer):
         self._right: dict[str, list[Tensor]] = {}
         self._answers: list[Tensor] = []
 
+    @property
+    def labelled(self) -> bool:
+        """Whether labels are read in training, which have to be there then."""
+        return self.defence.objective is None or self.defence.objective.reads_labels
+
     # ---- crafting ----
 
     def begin_adversary(self) -> None:
@@ -67,7 +72,7 @@ class AttackingTrainer(SharingTrainer):
                 self.defence.adversary.check_size(*self.data_collator([dataset[0]])["pixel_values"].shape[2:])
 
     def _sampled_images(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and labels (n,) if any.
+        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and labels (n,) if read.
 
         Raises:
             UserError: when there are none by number.
@@ -79,8 +84,7 @@ class AttackingTrainer(SharingTrainer):
             )
         model, batches = self._pixel_model(self.model), [*self.samples(count, "Reading images to craft on")]
         images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
-        labelled = "labels" in batches[0]
-        return images, torch.cat([batch["labels"] for batch in batches]) if labelled else None
+        return images, torch.cat([batch["labels"] for batch in batches]) if self.labelled else None
 
     def samples(self, count: int, words: str) -> Iterator[dict]:
         """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""

@@ -108,7 +108,7 @@ class GenAFTrainer(AttackingTrainer):
         self._accumulated: list[Logits] = []
         if self.defence.objective is not None and self.defence.objective.reads_features:
             self._public_encoder = copy.deepcopy(self.model).eval().requires_grad_(False)
-        if not self._labelled:  # nothing trains the head then, which several processes would wait for
+        if not self.labelled:  # nothing trains the head then, which several processes would wait for
             head_of(self.model).requires_grad_(False)
 
     # ---- the method ----
@@ -220,7 +220,7 @@ class GenAFTrainer(AttackingTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         with inputs_of(head_of(unwrapped)) if objective.reads_features else nullcontext([]) as read:
             outputs = model(pixel_values=self._passed(inputs, attacked))
-        own = self._logits(outputs, inputs.get("labels"), stays_clean)
+        own = self._logits(outputs, inputs["labels"] if self.labelled else None, stays_clean)
         if objective.reads_features:
             own = replace(own, features=self._features(read[0], inputs["pixel_values"]))
         loss = objective(
@@ -234,11 +234,6 @@ class GenAFTrainer(AttackingTrainer):
         # The Trainer divides by the number of micro-batches; what is of all of them already is the same in each.
         total = loss.of_rows * micro_batch.share + loss.of_update * self.current_gradient_accumulation_steps
         return (total, outputs) if return_outputs else total
-
-    @property
-    def _labelled(self) -> bool:
-        """Whether there have to be labels."""
-        return self.defence.objective is None or self.defence.objective.reads_labels
 
     @property
     def _defends(self) -> bool:
@@ -410,7 +405,7 @@ class GenAFTrainer(AttackingTrainer):
         with self.accelerator.autocast():
             for name in ("train_dataset", "eval_dataset"):
                 if (dataset := getattr(self, name)) is not None:
-                    check_rows(args, name, dataset, self.data_collator, self.model, labelled=self._labelled)
+                    check_rows(args, name, dataset, self.data_collator, self.model, labelled=self.labelled)
 
     def _history_of_stage_1(self) -> list[dict]:
         """What stage 1 logged, where only stage 2 is gone on with."""

@@ -50,7 +50,7 @@ class Adversary:
         Args:
             model: as it is before it is trained, the public encoder with a head.
             samples: gives so many training images (n, 3, h, w) in [0, 1], or all if there are fewer, and labels (n,),
-                None where there are none.
+                None where none are read.
             seed: of the training.
         """
 

@@ -71,7 +71,7 @@ class Universal(Adversary):
         images, labels = samples(IMAGES)
         reading = [name for name in self.settings["bank"] if "labels" in ATTACKS[name].needs]
         if labels is None and reading:
-            raise UserError(f"bank has {reading[0]}, which needs labels, but the images have none: leave it out.")
+            raise UserError(f"bank has {reading[0]}, which needs labels, but none are read: leave it out.")
         eps, data = self.settings["eps"], {"images": images, "labels": labels}
         live = torch.empty(self.settings["live"], *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))

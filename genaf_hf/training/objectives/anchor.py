@@ -3,20 +3,19 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
 
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.drift import relative_distance
 from genaf_hf.training.global_batch import Logits, means_by
 from genaf_hf.training.objectives.objective import Loss, Objective
 from genaf_hf.values.numbers import is_number
-
-TINY = 1e-12
 
 
 class Anchor(Objective):
     """weight * ((1 - clean_share) * drift(attacked) + clean_share * drift(clean)), alone or beside another objective.
 
-    Both drifts are from the features that the frozen public encoder has of the clean image, see `drift`. FARE is that
+    Both drifts are from the features that the frozen public encoder has of the clean image, see
+    `relative_distance`. FARE is that
     of attacked images alone, without the division; it leaves it to chance how far clean features move.
 
     Args:
@@ -52,12 +51,12 @@ class Anchor(Objective):
 
     def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:
         features = own.features
-        each = drift(features.attacked, features.public)
+        each = relative_distance(features.attacked, features.public)
         if own.stays_clean is not None:
             clean, attacked = means_by(own.stays_clean, each)
             anchor, terms = each.mean(), {"attacked_drift": attacked, "clean_drift": clean}
         elif self.clean_share > 0:
-            clean, attacked = drift(features.clean, features.public).mean(), each.mean()
+            clean, attacked = relative_distance(features.clean, features.public).mean(), each.mean()
             anchor = torch.lerp(attacked, clean, self.clean_share)
             terms = {"attacked_drift": attacked, "clean_drift": clean}
         else:
@@ -69,8 +68,3 @@ class Anchor(Objective):
 
     def advice(self, logs: Mapping[str, float]) -> str | None:
         return None if self.beside is None else self.beside.advice(logs)
-
-
-def drift(features: Tensor, public: Tensor) -> Tensor:
-    """How far features (n, d) are from others, (n,): the squared distance by the squared norm of these."""
-    return (features - public).square().sum(1) / public.square().sum(1).clamp(min=TINY)

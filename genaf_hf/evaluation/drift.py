@@ -1,0 +1,129 @@
+"""How far a hardening, and attacks, move the features of an encoder: what can be told without any label."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from genaf_hf.evaluation.report import CLEAN, eps_text, markdown
+from genaf_hf.evaluation.threats import Threat
+from genaf_hf.models.pixel_model import PixelModel, evaluating
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the features of one model under one attack are from those that the public encoder has of clean images.
+
+    Attributes:
+        model: the model's name.
+        attack: the attack's name, `"clean"` for none.
+        knowledge: what the attacker knew.
+        settings: everything that the attack was run with.
+        distance: mean over the images of ||f - p||^2 / ||p||^2.
+        cosine: mean over the images of the cosine similarity of f and p.
+        count: all images.
+    """
+
+    model: str
+    attack: str
+    knowledge: str
+    settings: dict
+    distance: float
+    cosine: float
+    count: int
+
+
+def measure_drift(
+    models: Mapping[str, PixelModel],
+    public: PixelModel,
+    dataset: Dataset,
+    threats: Sequence[Threat],
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[Drift]:
+    """The drift of each model, clean and under each threat. Works under `accelerate launch`, as an evaluation does.
+
+    Args:
+        models: by name; all take the same images.
+        public: the encoder that they were made from.
+        dataset: yields `pixel_values`, and `labels` where an attack needs them.
+        threats: that were crafted.
+        batch_size: images at a time.
+        seed: image i of the dataset starts from seed + i.
+    """
+    return [
+        one_drift(name, model, public, dataset, threat, batch_size=batch_size, seed=seed)
+        for name, model in models.items()
+        for threat in (None, *threats)
+    ]
+
+
+def one_drift(
+    name: str,
+    model: PixelModel,
+    public: PixelModel,
+    dataset: Dataset,
+    threat: Threat | None,
+    *,
+    batch_size: int,
+    seed: int,
+) -> Drift:
+    """The drift of one model under one threat; None is clean."""
+    state = PartialState()
+    mine = range(state.process_index, len(dataset), state.num_processes)
+    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size)
+    label = CLEAN if threat is None else threat.name
+    rows: list[tuple[int, float, float]] = []
+    with evaluating(model), evaluating(public):
+        for batch in tqdm(loader, desc=f"{name}: drift, {label}", leave=False, disable=not state.is_local_main_process):
+            images = attacked = public.to_images(batch["pixel_values"].to(public.mean.device))
+            indices = mine[len(rows) :][: len(images)]
+            if threat is not None:
+                labels = batch.get("labels", torch.zeros(len(images), dtype=torch.long))
+                attacked = threat.on(name)(model, images, labels, seeds=[seed + i for i in indices])
+            with torch.no_grad():
+                found, goal = model.features(attacked), public.features(images)
+            cosines = F.cosine_similarity(found, goal)
+            rows += zip(indices, relative_distance(found, goal).tolist(), cosines.tolist(), strict=True)
+    rows = sorted(gather_object(rows))  # of any number of processes in one order, so that the sums are the same
+    knowledge, settings = ("nothing", {}) if threat is None else (threat.knowledge, threat.settings(name))
+    distance, cosine = (sum(row[column] for row in rows) / len(rows) for column in (1, 2))
+    return Drift(name, label, knowledge, settings, distance, cosine, len(rows))
+
+
+def relative_distance(features: Tensor, goal: Tensor) -> Tensor:
+    """The squared distance of features (n, d) from others by the squared norm of these, (n,)."""
+    return (features - goal).square().sum(1) / goal.square().sum(1).clamp(min=TINY)
+
+
+def drift_table(drifts: Sequence[Drift], text: Callable[[str], str] = str) -> str:
+    """A Markdown table: a row per attack, and for each model its distance and its cosine similarity.
+
+    Args:
+        drifts: of all models under the same attacks.
+        text: what names pass through, to be escaped where the table is to be rendered.
+    """
+    models = list(dict.fromkeys(each.model for each in drifts))
+    rows = [["attack", "attacker knows", "eps", *map(text, models)]]
+    for attack in dict.fromkeys(each.attack for each in drifts):
+        found = [each for each in drifts if each.attack == attack]
+        eps = "-" if attack == CLEAN else eps_text(found[0].settings["eps"])
+        values = [f"{each.distance:.3f} (cosine {each.cosine:.3f})" for each in found]
+        rows.append([*map(text, (attack, found[0].knowledge, eps)), *values])
+    return markdown(rows)
+
+
+def save_drift(drifts: Sequence[Drift], path: str | Path) -> None:
+    Path(path).write_text(json.dumps([asdict(each) for each in drifts], indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,314 @@
+"""From a public encoder and images, labelled or not, to a hardened encoder: what `genaf-hf harden-encoder` runs."""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel
+
+from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.data import (
+    LabelsError,
+    data_source,
+    hold_out,
+    image_digests,
+    load_unlabelled_images,
+    random_subset,
+    to_rgb,
+    with_pixel_values,
+)
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.drift import Drift, measure_drift
+from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
+from genaf_hf.evaluation.probing import probed
+from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
+from genaf_hf.evaluation.threats import Attacker, threats_of, worst_of
+from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
+from genaf_hf.models.loading import load_configuration, load_encoder
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, named_attacks
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
+from genaf_hf.pipelines.harden import changed, copy_results, load_data, what_was_loaded, write_attacked
+from genaf_hf.pipelines.trained_images import images_of_record
+from genaf_hf.runs.run import Run
+from genaf_hf.sharing.encoder_results import write_encoder_results
+from genaf_hf.sharing.existing_card import is_hardened_encoder
+from genaf_hf.sharing.layout import CARD, DRIFT, HARDENED_ENCODER, RECORD
+from genaf_hf.sharing.publishing import open_repository, publish
+from genaf_hf.sharing.record import TRAINING_EPS
+from genaf_hf.sharing.trackers import track_results
+from genaf_hf.training.checkpoint import newest_complete_checkpoint
+from genaf_hf.training.config import GenAFConfig
+from genaf_hf.training.options import refuse_resume_flag
+from genaf_hf.training.sharing_trainer import HARDENED
+from genaf_hf.training.trainer import ADVERSARIAL_FINETUNE, GenAFTrainer
+
+logger = logging.getLogger(__name__)
+
+UNLABELLED_ATTACKS = "l4a,ssp,fff,advencoder-per,feature-pgd"
+NO_CLASSES = ("a", "b")  # of a head that is neither trained nor kept
+FEWEST = 4  # images: two to train on and one to report, at least
+LOOKED_AT = 16  # images whose size is compared with the encoder's
+SWEEP = (0.5, 1.5)  # factors on eps for the picture of accuracy against eps
+
+
+@dataclass
+class EncoderArguments(ExperimentArguments):
+    """Which encoder is hardened on which images, and what the result is attacked with."""
+
+    dataset_name: str = field(
+        metadata={"help": "Hub id, local folder (also of images, in class folders or not), or digits."}
+    )
+    attacks: str | None = field(
+        default=None,
+        metadata={"help": f"{ATTACKS_HELP[:-1]}; default {DEFAULT_ATTACKS}, without labels {UNLABELLED_ATTACKS}."},
+    )
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "Which features: cls, mean or pooler, default what a head on the encoder reads."},
+    )
+    push_anyway: bool = field(
+        default=False, metadata={"help": "With push_to_hub, push also one that failed a self-check of its report."}
+    )
+
+    @property
+    def encoder_options(self) -> dict:
+        return {**super().encoder_options, "pooling": self.pooling}
+
+
+def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[list[Drift], RobustnessReport | None]:
+    """Hardens an encoder without labels, attacks the public one and the hardened one, and writes everything down.
+
+    `config.output_dir` then holds the hardened encoder, of the class of the public one, with its processor and card,
+    the perturbations that it was trained on, `drift.json`, `training.json` and pictures; where images have labels also
+    `report.json`, on a linear probe of the features of each. A run that was killed goes on where it was when it is
+    started again with the same settings.
+
+    Args:
+        arguments: what is hardened on what, and what the result is attacked with.
+        config: of the training, by a defence that reads no labels.
+
+    Returns:
+        How far attacks move the features, and the report on the probes; None without labels.
+
+    Raises:
+        UserError: for input that cannot be worked with, before any training.
+    """
+    check_training(config)
+    asked_attacks(arguments, config, labelled=True)
+    run = encoder_run(arguments, config)
+    run.check()
+    hub = {"revision": arguments.model_revision, "token": config.hub_token}
+    load_configuration(arguments.model_name_or_path, **hub)
+    data = load_encoder_images(arguments, config.hub_token)
+    labelled = "label" in data["train"].column_names
+    attacks = asked_attacks(arguments, config, labelled=labelled)
+    classifier, processor = load_encoder(
+        arguments.model_name_or_path,
+        data["train"].features["label"].names if labelled else NO_CLASSES,
+        token=config.hub_token,
+        **arguments.encoder_options,
+    )
+    public = PixelModel(classifier, processor)
+    bare = load_bare_encoder(classifier, arguments.model_name_or_path, public.image_size, **hub)
+    features = tell_features(bare, public)
+    pixels = {split: with_pixel_values(images, processor) for split, images in data.items()}
+    if PartialState().is_main_process:
+        tell_of_images(data["train"], public.image_size, arguments.dataset_name, labelled)
+        tell_of_encoder(arguments.model_name_or_path, **hub)
+    attacker = Attacker.of(data["train"], arguments.dataset_name, public.to(config.device), public)
+    try_out(attacks, attacker, public)
+    public.cpu()  # while another is trained
+    digests = {split: image_digests(images) for split, images in data.items()}
+    source = data_source(
+        data["test"],
+        arguments.dataset_name,
+        config_name=arguments.dataset_config_name,
+        revision=arguments.dataset_revision,
+    )
+    model_name = run.folder.resolve().name
+    if config.push_to_hub and PartialState().is_main_process:
+        sharing = {"token": config.hub_token, "private": config.hub_private_repo}
+        model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
+    with run.working(what_was_loaded(public, data, digests)):
+        trainer = train(classifier, processor, pixels["train"], config, run)
+        hardened = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        models = {UNDEFENDED: public.to(config.device), HARDENED: PixelModel(hardened, processor).eval()}
+        report, threats = None, [each.crafted(attacker, models) for each in threats_of(attacks)]
+        if labelled:
+            models = {name: probed(model, attacker.images, attacker.labels) for name, model in models.items()}
+            report, threats = craft_and_evaluate(
+                models,
+                pixels["test"],
+                attacks,
+                attacker,
+                factors=SWEEP,
+                bank=pixels["train"],
+                batch_size=config.per_device_eval_batch_size,
+                seed=config.seed,
+                dataset_info=source,
+                journal=run.journal("evaluation"),
+            )
+        rest = {"batch_size": config.per_device_eval_batch_size, "seed": config.seed}
+        drifts = measure_drift(models, public, pixels["test"], threats, **rest)
+        if PartialState().is_main_process:
+            take_weights(bare, hardened)
+            bare.save_pretrained(run.folder)
+            processor.save_pretrained(run.folder)
+            copy_results(run)
+            if report is not None:
+                worst = worst_of(report, threats, HARDENED)
+                write_attacked(run.folder, report, models, worst, processor, data["test"])
+            record = trainer.training_record()
+            splits = {split: len(images) for split, images in data.items()}
+            told = {name: source[name] for name in ("name", "config", "revision")}
+            record = replace(
+                record,
+                data={**told, "splits": splits, **images_of_record(digests, asdict(arguments))},
+                command=run.command(
+                    "harden-encoder",
+                    {
+                        **changed(arguments, config),
+                        "learning_rate": record.hyperparameters["learning_rate"],
+                        "model_revision": record.base_model["revision"],
+                        "dataset_revision": source["revision"],
+                    },
+                ),
+            )
+            write_encoder_results(
+                run.folder,
+                drifts,
+                report,
+                record,
+                model_name=model_name,
+                encoder_class=type(bare).__name__,
+                features=features,
+                probe_images=len(attacker.images),
+            )
+            if report is not None:
+                track_results(report, record, config)
+    if config.push_to_hub and PartialState().is_main_process:
+        sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
+        logger.info("Pushed to %s", publish(run.folder, model_name, message="Hardened without labels", **sharing))
+    PartialState().wait_for_everyone()
+    return drifts, report
+
+
+def check_training(config: GenAFConfig) -> None:
+    """Refuses a training of an encoder alone that needs labels or a head.
+
+    Raises:
+        UserError: names the setting.
+    """
+    refuse_resume_flag(config)
+    objective = config.make_defence().objective
+    if objective is None or objective.reads_labels:
+        raise UserError(
+            f"defence is {config.defence}, which reads labels, but an encoder is hardened without: choose anchor, or "
+            "harden a classifier by genaf-hf harden."
+        )
+    if config.adapt_epochs or config.adapt_max_steps > 0:
+        raise UserError("adapt_epochs or adapt_max_steps is given, but an encoder has no head to be adapted with: "
+                        "leave it out.")  # fmt: skip
+
+
+def asked_attacks(arguments: EncoderArguments, config: GenAFConfig, *, labelled: bool) -> dict[str, ConfiguredAttack]:
+    """The attacks of the final evaluation, with their settings.
+
+    Raises:
+        UserError: for settings that these could not be run with, or an attack that needs labels where there are none.
+    """
+    names = arguments.attacks or (DEFAULT_ATTACKS if labelled else UNLABELLED_ATTACKS)
+    found = named_attacks(names, arguments.attack_settings, eps=TRAINING_EPS, norm=config.norm, seed=config.seed)
+    needing = [name for name, each in found.items() if "labels" in each.attack.needs]
+    if needing and not labelled:
+        raise UserError(
+            f"attacks has {needing[0]}, which needs labels, but the images have none: choose for example "
+            f"{UNLABELLED_ATTACKS}."
+        )
+    return found
+
+
+def encoder_run(arguments: EncoderArguments, config: GenAFConfig) -> Run:
+    """The run that these ask for, in `config.output_dir`."""
+    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
+    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
+    leaves = (CARD, DRIFT, RECORD)
+    return Run(config.output_dir, settings, leaves=leaves, overwrites=HARDENED_ENCODER, reads=sources)
+
+
+def load_encoder_images(arguments: EncoderArguments, token: str | None) -> DatasetDict:
+    """Images to train on and images to report, with labels where each image has one that can be read.
+
+    Raises:
+        UserError: when there are too few images, or some cannot be read.
+    """
+    try:
+        data = load_data(arguments, token)
+        return DatasetDict({split: data[split] for split in ("train", "test")})
+    except LabelsError as error:
+        logger.warning("The images are taken without labels, which are only for the report: %s", error)
+    options = {name: value for name, value in dataset_options(arguments).items() if name != "label_column"}
+    train = load_unlabelled_images(arguments.dataset_name, **options, token=token)
+    size = max(1, round(arguments.held_out_share * len(train)))
+    if len(train) < FEWEST:
+        raise UserError(
+            f'"{arguments.dataset_name}" has {len(train)} image(s), expected at least {FEWEST}, and better some '
+            "thousands: add images."
+        )
+    splits = DatasetDict(train=train)
+    hold_out(splits, "test", size, 0, words=f"{100 * arguments.held_out_share:g}%")
+    limits = {"train": arguments.max_train_samples, "test": arguments.max_eval_samples}
+    return DatasetDict({split: random_subset(splits[split], limit, 0) for split, limit in limits.items()})
+
+
+def tell_features(bare: PreTrainedModel, public: PixelModel) -> str | None:
+    """Which output of the encoder is hardened, as code that reads it; None where it is none alone. The log says it."""
+    images = public.mean.new_full((2, 3, *public.image_size), 0.5)
+    images[1, :, ::2] = 0.2
+    found = name_of_features(bare, public.to_pixel_values(images), public.features(images).detach())
+    words = (type(public.model).__name__, "" if found is None else f", {found} of a {type(bare).__name__}")
+    logger.info("Hardened are the features that the head of a %s reads%s", *words)
+    return found
+
+
+def tell_of_images(train: Dataset, size: tuple[int, int], name: str, labelled: bool) -> None:
+    """Says what labels are for, and that images are smaller than those of the encoder."""
+    if labelled:
+        logger.info("Labels are not trained on: they are for the report, on a linear probe of the features")
+    sizes = [to_rgb(each).size for each in train[:LOOKED_AT]["image"]]
+    if all(width < size[1] and height < size[0] for width, height in sizes):
+        logger.warning(
+            'The images of "%s" are smaller than the encoder\'s, %d x %d pixels where it takes %d x %d: they are '
+            "enlarged, and it is hardened for enlarged images alone.",
+            *(name, *sizes[0], size[1], size[0]),
+        )
+
+
+def tell_of_encoder(model_name_or_path: str, **hub) -> None:
+    """Says so where an encoder is hardened already."""
+    if is_hardened_encoder(model_name_or_path, **hub):
+        logger.warning(
+            '"%s" is hardened already, as its card says: the features that are kept are those of the hardened one, and '
+            "move once more away from those of the encoder that it was made from.",
+            model_name_or_path,
+        )
+
+
+def train(classifier: PreTrainedModel, processor, pixels: Mapping | Sequence, config: GenAFConfig, run: Run):
+    """The trainer after its training, which began anew or went on."""
+    folder = run.unfinished.resolve()  # which checkpoints name
+    config = copy.copy(config)
+    config.output_dir, config.push_to_hub = str(folder), False
+    trainer = GenAFTrainer(
+        model=copy.deepcopy(classifier), args=config, train_dataset=pixels, processing_class=processor
+    )
+    logger.info("Training on %d process(es), %s", config.world_size, config.device)
+    began = newest_complete_checkpoint(folder / ADVERSARIAL_FINETUNE, world_size=config.world_size) is not None
+    trainer.train(resume_from_checkpoint=run.resumed and began)
+    if trainer.is_world_process_zero():
+        trainer.save_perturbations(folder)
+    return trainer

@@ -1,0 +1,109 @@
+"""What lies beside a hardened encoder: how far its features moved, what probes of them withstand, and its card."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from genaf_hf.evaluation.drift import Drift, drift_table
+from genaf_hf.evaluation.report import CLEAN, RobustnessReport, eps_text
+from genaf_hf.sharing.eval_results import eval_results
+from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
+from genaf_hf.sharing.figures import COLORS
+from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
+from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES
+from genaf_hf.sharing.model_card import TAGS, citations, doubts, filled, pictures_in, verdict
+from genaf_hf.sharing.record import TrainingRecord
+from genaf_hf.sharing.result_folder import write_record, write_report
+from genaf_hf.values.markup import plain
+
+
+def write_encoder_results(
+    folder: str | Path,
+    drifts: Sequence[Drift],
+    report: RobustnessReport | None,
+    record: TrainingRecord,
+    *,
+    model_name: str,
+    encoder_class: str,
+    features: str | None,
+    probe_images: int,
+) -> None:
+    """Drift, report and record with their pictures, and the card.
+
+    Args:
+        folder: of the encoder.
+        drifts: of the public and of the hardened encoder, as `measure_drift` gives them.
+        report: on a linear probe of the features of each; None without labels.
+        record: how it was trained.
+        model_name: Hub id or folder name under which it is loaded.
+        encoder_class: of `transformers`.
+        features: code that reads them of the outputs; None where it is not so simple.
+        probe_images: that the probes were fitted on.
+    """
+    folder = Path(folder)
+    (folder / DRIFT).write_text(json.dumps([asdict(each) for each in drifts], indent=2) + "\n", encoding="utf-8")
+    draw_drift(drifts, folder / DRIFT_DRAWN)
+    if report is not None:
+        write_report(folder, report)
+    write_record(folder, record)
+    subject = drifts[-1].model
+    base = record.base_model
+    data = record.data
+    metadata = CardData(
+        base_model=base["name"] if base["revision"] and is_hub_id(base["name"]) else None,
+        datasets=[data["name"]] if data["revision"] and is_hub_id(data["name"]) else None,
+        license=known_license(base["license"]),
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=[*TAGS, HARDENED_ENCODER_TAG],
+        model_name=model_name,
+        eval_results=None if report is None else eval_results(report, subject),
+    )
+    found = {} if report is None else {each.model: each for each in drifts}
+    content = filled(
+        "encoder_card.md",
+        model_name=model_name,
+        encoder_class=encoder_class,
+        features=features,
+        record=record,
+        report=report,
+        doubts=[] if report is None else doubts(report, subject),
+        verdict=None if report is None else verdict(report, subject, [name for name in found if name != subject]),
+        table=None if report is None else report.table(plain),
+        probe_images=probe_images,
+        drift_table=drift_table(drifts, plain),
+        clean_drift=next(each for each in drifts if (each.model, each.attack) == (subject, CLEAN)),
+        drift_count=drifts[0].count,
+        pictures={name: words for name, words in PICTURES.items() if name in pictures_in(folder)},
+        citations=[record.defence["citation"]] if report is None else citations(report, record),
+    )
+    Card(f"---\n{metadata.to_yaml()}\n---\n\n{content}\n").save(folder / CARD)
+
+
+def draw_drift(drifts: Sequence[Drift], path: str | Path) -> None:
+    """Grouped bars: a group per attack, a bar per encoder, with the relative squared distance of its features.
+
+    Args:
+        drifts: of all encoders under the same attacks.
+        path: of the PNG file.
+    """
+    attacks = list(dict.fromkeys(each.attack for each in drifts))
+    models = list(dict.fromkeys(each.model for each in drifts))
+    width = 0.8 / len(models)
+    figure = Figure(figsize=(1.1 * len(attacks) + 2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(models):
+        found = [each for each in drifts if each.model == name]
+        places = [group + (index - (len(models) - 1) / 2) * width for group in range(len(attacks))]
+        bars = axes.bar(places, [each.distance for each in found], 0.92 * width, color=COLORS[index], label=name)
+        axes.bar_label(bars, [f"{each.distance:.2f}" for each in found], padding=2, fontsize=8)
+    settings = {each.attack: each.settings for each in drifts}
+    labels = [name if name == CLEAN else f"{name}\neps {eps_text(settings[name]['eps'])}" for name in attacks]
+    axes.set_xticks(range(len(attacks)), labels, fontsize=8, rotation=30, ha="right", parse_math=False)
+    axes.set_ylabel("relative squared distance of features\nfrom the public encoder's", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -1,0 +1,317 @@
+"""Encoders hardened without labels: what comes out, what is measured, and what is refused or said."""
+
+import json
+import logging
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASSES, SIDE, TINY_VIT, colored_images
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    CLIPConfig,
+    Data2VecVisionConfig,
+    ResNetConfig,
+    SwinConfig,
+    ViTImageProcessor,
+    pipeline,
+)
+
+from genaf_hf import GenAFConfig, PixelModel, RobustnessReport, UniversalPerturbation, load_encoder, with_pixel_values
+from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.cli.harden_encoder import TYPES
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.probing import probed
+from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
+from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder
+from genaf_hf.sharing.record import TrainingRecord
+
+pytestmark = pytest.mark.slow(reason="hardens encoders")
+
+TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}
+TEXT |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+SWIN = {"image_size": SIDE, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
+OF_TWO_PARTS = CLIPConfig(vision_config=TINY_VIT, text_config=TEXT, projection_dim=8)
+OF_OURS = EncoderClassifierConfig(encoder_config=ResNetConfig(**RESNET), cifar_stem=True, feature_size=16)
+QUICK = {
+    "defence": "anchor",
+    "defence_settings": {"bank": ["l4a"], "bank_steps": 2},
+    "per_device_train_batch_size": 8,
+    "max_steps": 6,
+    "learning_rate": 3e-3,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+FEW = {"steps": 2}
+
+
+def settings(folder: Path, **changes) -> GenAFConfig:
+    return GenAFConfig(output_dir=str(folder), **{**QUICK, **changes})
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory) -> Path:
+    """One folder of images without class folders."""
+    folder = tmp_path_factory.mktemp("images")
+    for number, image in enumerate(colored_images(30, 0)["image"]):
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hardened(encoders, unlabelled, tmp_path_factory) -> tuple[Path, list]:
+    """An encoder that was hardened on it, and how far its features moved."""
+    folder = tmp_path_factory.mktemp("runs") / "hardened"
+    arguments = EncoderArguments(encoders["dino"], str(unlabelled), attacks="l4a,feature-pgd", attack_settings=FEW)
+    drifts, report = harden_encoder(arguments, settings(folder))
+    assert report is None
+    return folder, drifts
+
+
+def test_what_comes_out_is_an_encoder_of_the_same_class_and_shape(hardened, encoders):
+    folder, _ = hardened
+    before, after = AutoModel.from_pretrained(encoders["dino"]), AutoModel.from_pretrained(folder)
+    assert type(after) is type(before)
+    assert {name: each.shape for name, each in after.state_dict().items()} == {
+        name: each.shape for name, each in before.state_dict().items()
+    }
+    changed = {name for name, each in after.state_dict().items() if not torch.equal(each, before.state_dict()[name])}
+    assert {name.split(".")[0] for name in changed} == {"embeddings", "layers", "layernorm"}  # and not the pooler
+    new_head = AutoModelForImageClassification.from_pretrained(folder, num_labels=7)
+    torch.testing.assert_close(new_head.vit.state_dict()["layernorm.weight"], after.state_dict()["layernorm.weight"])
+    extract = pipeline("image-feature-extraction", model=str(folder))
+    image = Image.new("RGB", (20, 20), "red")
+    inputs = ViTImageProcessor.from_pretrained(folder)(image, return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(torch.tensor(extract(image)), after.eval()(**inputs).last_hidden_state)
+    for name in ("live-1", "live-2", "l4a"):
+        assert UniversalPerturbation.from_pretrained(folder / "training_perturbations" / name).encoder == "dino"
+
+
+def test_without_labels_the_drift_of_features_is_measured(hardened, encoders, unlabelled):
+    folder, drifts = hardened
+    assert json.loads((folder / "drift.json").read_text()) == [vars(each) for each in drifts]
+    names = ["clean", "l4a", "l4a-adaptive", "feature-pgd"]
+    assert [(each.model, each.attack) for each in drifts] == [
+        (model, name) for model in ("undefended", "hardened") for name in names
+    ]
+    assert (drifts[0].distance, drifts[0].count) == (0, 3)
+    assert drifts[0].cosine == pytest.approx(1)
+    test = [Image.open(unlabelled / f"{number}.png") for number in held_out(unlabelled)]
+    public, own = (PixelModel(*load_encoder(str(place), CLASSES)).eval() for place in (encoders["dino"], folder))
+    images = torch.stack([torch.as_tensor(public.processor(each)["pixel_values"][0]) for each in test])
+    goal, found = (model.features(model.to_images(images)).detach() for model in (public, own))
+    clean = drifts[4]
+    assert clean.distance == pytest.approx(((found - goal).norm(dim=1) / goal.norm(dim=1)).square().mean().item())
+    assert clean.cosine == pytest.approx(F.cosine_similarity(found, goal).mean().item())
+    assert not (folder / "report.json").exists()
+
+
+def held_out(folder: Path) -> list[int]:
+    """Numbers of the images that were held out."""
+    from genaf_hf.pipelines.harden_encoder import load_encoder_images
+
+    data = load_encoder_images(EncoderArguments("encoder", str(folder)), None)
+    return [int(Path(image["path"]).stem) for image in data["test"]["image"]]
+
+
+def test_the_card_names_what_was_hardened_and_says_it_to_the_hub(hardened, encoders):
+    folder, _ = hardened
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert {"genaf", "hardened-encoder"} <= {*card.data.tags}
+    assert card.data.eval_results is None
+    for text in ("`ViTModel`", "last_hidden_state[:, 0]", "live-1, live-2, l4a", "does not withstand", "| l4a "):
+        assert text in card.text, text
+    record = TrainingRecord.load(folder / "training.json")
+    assert record.data["splits"] == {"train": 27, "test": 3}
+    arguments, config = parse_arguments(TYPES, None, shlex.split(record.command)[2:])
+    assert (arguments.attacks, config.defence, config.learning_rate) == ("l4a,feature-pgd", "anchor", 3e-3)
+    assert (folder / "drift.png").stat().st_size > 10_000
+
+
+def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    dataset.save_to_disk(tmp_path / "colours")
+    folder, quick = tmp_path / "run", {"steps": 2}
+    arguments = EncoderArguments(
+        encoders["dino"], str(tmp_path / "colours"), attacks="l4a,uapgd,pgd", attack_settings=quick
+    )
+    _, report = harden_encoder(arguments, settings(folder))
+    assert "Labels are not trained on: they are for the report" in caplog.text
+    assert report.attacks == ["clean", "l4a", "l4a-adaptive", "uapgd", "uapgd-adaptive", "pgd"]
+    assert list(report.models) == ["undefended", "hardened"]
+    assert report.measurement("hardened", "clean").neighbors_correct is not None
+    assert RobustnessReport.load(folder / "report.json").sha256 == report.sha256
+    own = PixelModel(*load_encoder(str(folder), CLASSES)).eval()
+    train, test = (with_pixel_values(dataset[split], own.processor)[:] for split in ("train", "test"))
+    probe = LinearProbe(own, own.to_images(train["pixel_values"]), train["labels"])
+    right = probe(own.to_images(test["pixel_values"])).argmax(1) == test["labels"]
+    assert report.measurement("hardened", "clean").correct == right.sum()
+    results = ModelCard.load(folder / "README.md").data.eval_results
+    assert [each.metric_args["attack"] for each in results] == report.attacks
+    assert (folder / "overview.png").exists()
+    assert (folder / "gallery.png").exists()
+
+
+def test_a_probe_is_a_head_that_answers_as_it_does(vit):
+    model, images = PixelModel(*vit).eval(), torch.rand(12, 3, SIDE, SIDE)
+    labels = torch.tensor([0, 2] * 6)
+    found = probed(model, images, labels)(images)
+    expected = LinearProbe(model, images, labels)(images)
+    torch.testing.assert_close(found[:, [0, 2]], expected, rtol=1e-4, atol=1e-4)
+    assert (found.argmax(1) != 1).all()  # of which there was no image
+    assert torch.equal(model(images), PixelModel(*vit)(images))
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "features"),
+    [
+        (Data2VecVisionConfig(**TINY_VIT), "Data2VecVisionModel", "pooler_output.flatten(1)"),
+        (SwinConfig(**SWIN), "SwinModel", "pooler_output.flatten(1)"),
+        (OF_TWO_PARTS, "CLIPModel", "last_hidden_state[:, 1:].mean(1)"),
+        (OF_OURS, "EncoderForImageClassification", None),
+    ],
+    ids=lambda each: getattr(each, "model_type", ""),
+)
+def test_an_encoder_gets_the_weights_that_a_classifier_of_it_was_trained_to(config, name, features, tmp_path):
+    torch.manual_seed(0)
+    original = AutoModel.from_config(config)
+    original.save_pretrained(tmp_path / "public")
+    ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path / "public")
+    model, processor = load_encoder(str(tmp_path / "public"), CLASSES)
+    seen = PixelModel(model, processor)
+    bare = load_bare_encoder(model, str(tmp_path / "public"), seen.image_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    take_weights(bare, model)
+    images = torch.rand(2, 3, SIDE, SIDE)
+    expected = seen.features(images).detach()
+    assert name_of_features(bare, seen.to_pixel_values(images), expected) == features
+    bare.save_pretrained(tmp_path / "hardened")
+    processor.save_pretrained(tmp_path / "hardened")
+    again = AutoModel.from_pretrained(tmp_path / "hardened")
+    assert type(again).__name__ == name
+    loaded = PixelModel(*load_encoder(str(tmp_path / "hardened"), CLASSES))
+    torch.testing.assert_close(loaded.features(images).detach(), expected, rtol=0, atol=1e-6)
+    text = [name for name in again.state_dict() if name.startswith("text_model")]
+    for each in text:
+        assert torch.equal(again.state_dict()[each], original.state_dict()[each])
+
+
+def test_an_interrupted_run_goes_on_to_the_same_encoder(encoders, unlabelled, tmp_path, monkeypatch):
+    arguments = EncoderArguments(encoders["dino"], str(unlabelled), attacks="l4a", attack_settings=FEW)
+    every = {"save_strategy": "steps", "save_steps": 2}
+    harden_encoder(arguments, settings(tmp_path / "whole", **every))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genaf_hf.pipelines.harden_encoder.measure_drift", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            harden_encoder(arguments, settings(tmp_path / "run", **every))
+    shutil.rmtree(tmp_path / "run/unfinished_run/adversarial_finetune/checkpoint-6")
+    with pytest.raises(UserError, match=r"unfinished run with other settings \(clean_share was 0.5 and is 0.7\)"):
+        harden_encoder(arguments, settings(tmp_path / "run", clean_share=0.7, **every))
+    harden_encoder(arguments, settings(tmp_path / "run", **every))
+    for name in ("model.safetensors", "drift.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not (tmp_path / "run/unfinished_run").exists()
+
+
+# ---- what is refused, and what is said ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"defence": "universal"}, "defence is universal, which reads labels, but an encoder is hardened without"),
+        ({"defence": "none"}, "defence is none, which reads labels"),
+        ({"adapt_epochs": 1.0}, "adapt_epochs or adapt_max_steps is given, but an encoder has no head"),
+        ({"attacks": "l4a,pgd"}, "attacks has pgd, which needs labels, but the images have none"),
+        ({"dataset_name": "nothing-here"}, "nothing-here"),
+        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
+        ({"pooling": "middle"}, 'pooling is "middle", expected one of cls, mean, pooler'),
+    ],
+)
+def test_what_cannot_be_hardened_is_refused_before_any_work(encoders, unlabelled, tmp_path, changes, sentence):
+    of_training = {name: value for name, value in changes.items() if hasattr(GenAFConfig, name)}
+    asked = {"model_name_or_path": encoders["dino"], "dataset_name": str(unlabelled), "attack_settings": FEW}
+    asked |= {name: value for name, value in changes.items() if name not in of_training}
+    of_training = {**QUICK, **of_training}
+    if of_training["defence"] != "anchor":
+        del of_training["defence_settings"]
+    with pytest.raises(UserError, match=sentence) as refusal:
+        harden_encoder(EncoderArguments(**asked), GenAFConfig(output_dir=str(tmp_path / "run"), **of_training))
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_image_and_one_image_are_refused(encoders, tmp_path, count):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("nothing")
+    for image in colored_images(1, 0)["image"][:count]:
+        image.save(folder / "one.png")
+    sentence = ["it holds no image that can be read", r"has 1 image\(s\), expected at least 4"][count]
+    with pytest.raises(UserError, match=sentence):
+        harden_encoder(EncoderArguments(encoders["dino"], str(folder)), settings(tmp_path / "run"))
+
+
+def test_features_that_are_no_numbers_are_refused(encoders, unlabelled, tmp_path):
+    shutil.copytree(encoders["dino"], tmp_path / "broken")
+    weights = load_file(tmp_path / "broken/model.safetensors")
+    weights["layernorm.weight"][0] = torch.nan
+    save_file(weights, tmp_path / "broken/model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="holds NaN or infinite values in vit"):
+        harden_encoder(EncoderArguments(str(tmp_path / "broken"), str(unlabelled)), settings(tmp_path / "run"))
+
+
+class StoppedError(Exception):
+    """Ends a run when everything was said that comes before its training."""
+
+
+def said(monkeypatch, caplog, arguments, config) -> str:
+    """What is said before a training."""
+
+    def stop(*_, **__):
+        raise StoppedError
+
+    monkeypatch.setattr("genaf_hf.pipelines.harden_encoder.train", stop)
+    caplog.set_level(logging.INFO)
+    with pytest.raises(StoppedError):
+        harden_encoder(arguments, config)
+    return caplog.text
+
+
+def test_a_head_is_dropped_and_small_images_are_enlarged_which_is_said(
+    encoders, unlabelled, tmp_path, monkeypatch, caplog
+):
+    shutil.copytree(encoders["resnet"], tmp_path / "resnet")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "resnet")
+    arguments = EncoderArguments(str(tmp_path / "resnet"), str(unlabelled), attacks="l4a", attack_settings=FEW)
+    found = said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))
+    assert "is a classifier, a ResNetForImageClassification: its head is dropped" in found
+    assert "smaller than the encoder's, 8 x 8 pixels where it takes 16 x 16" in found
+    assert "The images are taken without labels, which are only for the report" in found
+    assert "the head of a ResNetForImageClassification reads, pooler_output.flatten(1) of a ResNetModel" in found
+
+
+def test_an_encoder_that_is_hardened_already_is_known(hardened, unlabelled, tmp_path, monkeypatch, caplog):
+    arguments = EncoderArguments(str(hardened[0]), str(unlabelled), attacks="l4a", attack_settings=FEW)
+    found = said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))
+    assert f'"{hardened[0]}" is hardened already, as its card says' in found
