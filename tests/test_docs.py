@@ -4,7 +4,6 @@ import ast
 import json
 import re
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from train_tiny import copied_weights, tiny_trainer
 import genaf_hf
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.cli.command_line import FlagParser
-from genaf_hf.cli.help_pages import COMMANDS
+from genaf_hf.cli.help_pages import COMMANDS, module_of
 from genaf_hf.evaluation.gate import check_gate
 from genaf_hf.evaluation.threats import threats_of
 from genaf_hf.pipelines.attack_arguments import named_attacks
@@ -115,7 +114,7 @@ OF_OTHERS = {"debug", "help", "help-all", "fix", "num_processes", "nproc_per_nod
 
 @cache
 def flags_of(command: str) -> set[str]:
-    return set(import_module(f"genaf_hf.cli.{command}").parser().named)
+    return set(module_of(command).parser().named)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")])
