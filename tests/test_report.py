@@ -237,11 +237,11 @@ def test_details_have_a_row_for_each_attack_and_a_column_for_each_measure(report
         ],
     ]
     assert cells(report.details("undefended"))[1] == ["clean", "-", "-", "-", "-"]
-    noisy = [dataclasses.replace(each, neighbors_correct=None, noise_correct=6) for each in report.measurements[2:]]
-    bare = dataclasses.replace(report, measurements=noisy, sweep=[])
-    assert [row[4:] for row in cells(bare.details("hardened"))] == [
-        ["under noise"],
-        *[["60.0% [31.3%, 83.2%] (6/10)"]] * 2,
+    controls = {"neighbors_correct": None, "noise_correct": 6, "shuffled_correct": 5}
+    bare = [dataclasses.replace(each, **controls) for each in report.measurements[2:]]
+    assert [row[4:] for row in cells(dataclasses.replace(report, measurements=bare, sweep=[]).details("hardened"))] == [
+        ["under noise", "shuffled"],
+        *[["60.0% [31.3%, 83.2%] (6/10)", "50.0% [23.7%, 76.3%] (5/10)"]] * 2,
     ]
 
 

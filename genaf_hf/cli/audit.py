@@ -40,4 +40,5 @@ def main(argv: Sequence[str]) -> None:
             print(f"{verdict(report, model)}\n\n{report.details(model)}\n")
         print("\n".join(map(str, report.checks)))
         print(f"\nReport, pictures and perturbations are in {arguments.output_dir}.")
-    check_reached(report, arguments.fail_under, arguments.under)
+    if arguments.fail_under is not None:
+        check_reached(report, arguments.fail_under, arguments.under)

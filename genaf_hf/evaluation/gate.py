@@ -1,10 +1,9 @@
 """An accuracy that a model has to reach, for continuous integration."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import CLEAN, EVERY_ATTACK, Measurement, RobustnessReport, WorstCase
-from genaf_hf.evaluation.threats import Threat
 from genaf_hf.values.numbers import is_number
 
 EVERY = EVERY_ATTACK.replace(" ", "-")
@@ -15,29 +14,25 @@ def name_of_worst(knowledge: str) -> str:
     return "worst-" + knowledge.replace("model's ", "").replace(" ", "-")
 
 
-def check_gate(fail_under: float | None, under: str, threats: Iterable[Threat]) -> None:
+def check_gate(fail_under: float | None, under: str, attacks: Mapping[str, str]) -> None:
     """Refuses, before anything is measured, what no accuracy can be held against.
 
     Args:
-        fail_under: the least accuracy; None for any.
+        fail_under: the least accuracy.
         under: an attack, `"clean"`, the worst of attackers who know the same, or `"every-attack"`.
-        threats: that will be measured.
+        attacks: that will be measured, and what is known to those who attack by them.
 
     Raises:
         UserError: says what is expected.
     """
-    if fail_under is None:
-        return
     if not is_number(fail_under) or not 0 <= fail_under <= 1:
         raise UserError(f"fail_under is {fail_under}, expected an accuracy from 0 to 1, such as 0.6.")
-    threats = list(threats)
-    kinds = dict.fromkeys(name_of_worst(each.knowledge) for each in threats)
-    known = [CLEAN, *kinds, EVERY, *(each.name for each in threats)]
+    known = [CLEAN, *dict.fromkeys(map(name_of_worst, attacks.values())), EVERY, *attacks]
     if under not in known:
         raise UserError(f'under is "{under}", expected one of what is measured: {", ".join(known)}.')
 
 
-def check_reached(report: RobustnessReport, fail_under: float | None, under: str) -> None:
+def check_reached(report: RobustnessReport, fail_under: float, under: str) -> None:
     """Refuses a report of which a model keeps less than it has to, or whose accuracies under attack are unreliable.
 
     Args:
@@ -46,8 +41,6 @@ def check_reached(report: RobustnessReport, fail_under: float | None, under: str
     Raises:
         UserError: names the model, and what it keeps.
     """
-    if fail_under is None:
-        return
     for model in report.models:
         found = accuracy_under(report, model, under)
         by = "" if found.attack == under else f" ({found.attack})"

@@ -137,6 +137,11 @@ class Measurement:
         return None if self.noise_correct is None else Rate(self.noise_correct, self.count)
 
     @property
+    def shuffled_accuracy(self) -> Rate | None:
+        """Accuracy under the perturbation with its pixels in random order."""
+        return None if self.shuffled_correct is None else Rate(self.shuffled_correct, self.count)
+
+    @property
     def neighbor_accuracy(self) -> Rate | None:
         """Accuracy of a vote of the nearest neighbors in feature space."""
         return None if self.neighbors_correct is None else Rate(self.neighbors_correct, self.count)
@@ -325,7 +330,7 @@ class RobustnessReport:
             model: its name in the report.
             text: as for `table`.
         """
-        measures = ("attack success rate", "decline", "fooling rate", "under noise", "kNN accuracy")
+        measures = ("attack success rate", "decline", "fooling rate", "under noise", "shuffled", "kNN accuracy")
         rows = [["attack", *measures, "expected robustness"]]
         for each in self.measurements:
             if each.model == model:
@@ -334,7 +339,8 @@ class RobustnessReport:
                 rates = ["-"] * 3 if each.attack == CLEAN else [f"{rate}{doubt}" for rate in attacked]
                 area = self.expected_robustness(model, each.attack)
                 expected = f"{area[0]:.1%} up to eps {eps_text(area[1])}{doubt}" if area else "-"
-                others = (str(rate or "-") for rate in (each.noise_accuracy, each.neighbor_accuracy))
+                controls = (each.noise_accuracy, each.shuffled_accuracy, each.neighbor_accuracy)
+                others = (str(rate or "-") for rate in controls)
                 rows.append([text(each.attack), *rates, *others, expected])
         measured = [len({*column[1:]} - {"-"}) > 0 for column in zip(*rows, strict=True)]
         return markdown([[*compress(row, measured)] for row in rows])

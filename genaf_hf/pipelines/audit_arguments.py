@@ -8,7 +8,7 @@ from accelerate import PartialState
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.gate import check_gate
-from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.report import PERTURBATION, RobustnessReport
 from genaf_hf.evaluation.threats import threats_of
 from genaf_hf.pipelines.attack_arguments import (
     ATTACKS_HELP,
@@ -20,6 +20,7 @@ from genaf_hf.pipelines.attack_arguments import (
 )
 from genaf_hf.pipelines.audit import SWEEP, audit, check_numbers
 from genaf_hf.pipelines.experiment_arguments import dataset_options
+from genaf_hf.pipelines.perturbation_collection import collected
 from genaf_hf.sharing.audited_card import check_card, share_findings
 from genaf_hf.values.numbers import make_plain
 
@@ -62,8 +63,8 @@ class AuditArguments:
     under: str = field(
         default="worst-public-encoder",
         metadata={
-            "help": "With fail_under, what it is held against: an attack, clean, worst-public-encoder, worst-answers, "
-            "worst-model, or every-attack (images that withstand all)."
+            "help": "With fail_under, what it is held against: an attack, clean, worst-public-encoder, worst-model, "
+            "worst-answers, worst-perturbation-at-hand, or every-attack (images that withstand all)."
         },
     )
     dae_eps: float = field(default=DAE_EPS, metadata={"help": "Eps of the attacks on the public encoder."})
@@ -112,7 +113,10 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         eps=arguments.eps,
         seed=arguments.seed,
     )
-    check_gate(arguments.fail_under, arguments.under, threats_of(attacks))
+    if arguments.fail_under is not None:
+        at_hand = collected(arguments.perturbations) if arguments.perturbations else ()
+        known = {each.name: each.knowledge for each in threats_of(attacks)} | dict.fromkeys(at_hand, PERTURBATION)
+        check_gate(arguments.fail_under, arguments.under, known)
     check_numbers(arguments.sweep, arguments.limit, arguments.batch_size)
     check_update(arguments)
     report = audit(
