@@ -54,7 +54,7 @@ def stage_1_step(arguments, images: torch.Tensor, labels: torch.Tensor) -> None:
         losses["straightforward"] = straightforward_step(plain, images, labels)
 
     def ours(trainer: GenAFTrainer, name: str) -> None:
-        batch = {"pixel_values": trainer._pixel_model(trainer.model).to_pixel_values(images), "labels": labels}
+        batch = {"pixel_values": trainer.pixel_model(trainer.model).to_pixel_values(images), "labels": labels}
         trainer.model.zero_grad()
         [batch], _ = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
         losses[name] = trainer.training_step(trainer.model_wrapped, batch).item()

@@ -433,7 +433,7 @@ def harden(name: str, encoder: Path, folder: Path) -> torch.Tensor:
     head = head_name(model)
     assert any(in_head(name, head) for name in moved)
     assert not all(in_head(name, head) for name in moved)
-    assert set(trainer._redundant_layers) <= moved
+    assert set(trainer.redundant_layers) <= moved
 
     public_encoder = PixelModel(*loaded(encoder, name)).eval()
     images = public_encoder.to_images(train[:]["pixel_values"])

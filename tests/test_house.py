@@ -1,9 +1,11 @@
 """Where our modules stand, and what they may know."""
 
 import ast
+import re
+from collections import defaultdict
 from functools import cache
 from graphlib import TopologicalSorter
-from importlib.util import resolve_name
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,20 @@ FLOORS = (
     *("evaluation", "attacks", "models", "data", "runs", "hub", "values", "errors"),
 )
 FILES_BESIDE_THE_FOLDERS = 6
+
+# Modules of libraries of which we use what is private, in one file each name, and by versions with an upper bound;
+# and of those of which we use nothing of that kind.
+PRIVATE_IS_USED = {
+    "transformers": ("configuration_utils", "hf_argparser", "modeling_utils", "trainer", "training_args"),
+    "optuna": ("study.study",),
+}
+PRIVATE_IS_NOT_USED = (
+    "accelerate.accelerator",
+    "peft.peft_model",
+    "peft.tuners.tuners_utils",
+    "datasets.arrow_dataset",
+)
+FOR_SUBCLASSES = {"_init_weights", "_info"}  # which libraries ask every model, and every metric, to define
 
 
 def source(module: str) -> Path | None:
@@ -114,6 +130,48 @@ def test_imports_run_downwards(module):
 
 def test_no_module_imports_itself_through_others():
     assert len([*TopologicalSorter({module: ours(module) for module in modules()}).static_order()]) == len(modules())
+
+
+@cache
+def private_names(path: Path) -> set[str]:
+    """Names with one underscore that a file uses, defines, passes or spells as a text."""
+    nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    names = {getattr(node, field, None) for node in nodes for field in ("attr", "arg", "name", "value")}
+    return {name for name in names if isinstance(name, str) and re.fullmatch(r"_[a-z]\w+", name)} - FOR_SUBCLASSES
+
+
+def private_uses(*of_libraries: str) -> dict[str, set[str]]:
+    """The files of ours in which each private name of these modules stands."""
+    theirs = set().union(*(private_names(Path(find_spec(each).origin)) for each in of_libraries))
+    uses = defaultdict(set)
+    for path in sorted(ROOT.rglob("*.py")):
+        for name in private_names(path) & theirs:
+            uses[name].add(str(path.relative_to(ROOT)))
+    return uses
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "file"),
+    [
+        ("transformers", "_save_checkpoint", "training/resumable_trainer.py"),
+        ("transformers", "_internal_call", "training/resumable_trainer.py"),
+        ("transformers", "_commit_hash", "values/provenance.py"),
+        ("optuna", "_study_id", "adapter_search/study.py"),
+    ],
+)
+def test_what_is_private_to_a_library_is_used_in_one_file_and_of_bounded_versions(library, name, file):
+    uses = private_uses(*(f"{library}.{module}" for module in PRIVATE_IS_USED[library]))
+    assert uses[name] == {file}
+    assert {name: files for name, files in uses.items() if len(files) > 1} == {}
+    pyproject = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(rf'"{library}>=[\d.]+,<[\d.]+"', pyproject)
+
+
+def test_nothing_private_is_used_of_other_libraries():
+    of_transformers = private_uses(*(f"transformers.{module}" for module in PRIVATE_IS_USED["transformers"]))
+    own = {node.name for path in ROOT.rglob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+           if isinstance(node, ast.FunctionDef)}  # fmt: skip
+    assert private_uses(*PRIVATE_IS_NOT_USED).keys() - of_transformers.keys() - own == set()
 
 
 def test_what_published_cards_import_is_where_it_was():

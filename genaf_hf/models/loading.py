@@ -56,6 +56,7 @@ from genaf_hf.models.soundness import (
     on_meta,
 )
 from genaf_hf.models.weights import read_weights
+from genaf_hf.values.provenance import commit_of, set_commit
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def load_encoder(
         reset_head(model)
         new |= heads
     model = made_sound(model, processor, flipped, size, model_name_or_path)
-    model.config._commit_hash = source._commit_hash
+    set_commit(model.config, commit_of(source))
     if unexplained := sorted(new - heads):
         logger.warning("%s lacks weights of its encoder, these are new: %s", model_name_or_path, ", ".join(unexplained))
     logger.info(
@@ -258,7 +259,7 @@ def load_classifier(
             f"{missing[0]}: expected a trained classifier, not an encoder alone."
         )
     model = made_sound(model, processor, flipped, size, model_name_or_path)
-    model.config._commit_hash = config._commit_hash
+    set_commit(model.config, commit_of(config))
     return model.eval(), processor
 
 
@@ -354,7 +355,7 @@ def load_configuration(
         if of_timm and config.model_args:  # where recent releases of timm write what the wrapper passes on by itself
             config.model_args.pop("num_classes", None)
         processor = load_image_processor(model_name_or_path, config, **hub)
-        config._commit_hash = extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None)
+        set_commit(config, extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None))
     return config, processor
 
 

@@ -55,7 +55,7 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
             if weights[name].shape != shape:
                 weights[name] = interpolated(model, name, shape, old=old, new=new, side=size[0])
     config = config_at(model, size[0])
-    resized = type(model)._from_config(config, attn_implementation=config._attn_implementation, dtype=model.dtype)
+    resized = type(model)._from_config(config, dtype=model.dtype)
     resized.load_state_dict(weights)
     logger.info("Position embeddings interpolated from %d x %d to %d x %d patches", old, old, new, new)
     return resized.train(model.training)

@@ -58,7 +58,7 @@ class AttackingTrainer(SharingTrainer):
         """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
         adversary = self.defence.adversary
         if adversary is not None and not adversary.state:
-            adversary.begin(self._pixel_model(self.model), self._sampled_images, self.args.seed)
+            adversary.begin(self.pixel_model(self.model), self._sampled_images, self.args.seed)
             self._check_sizes()
 
     def _check_sizes(self) -> None:
@@ -82,7 +82,7 @@ class AttackingTrainer(SharingTrainer):
                 f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
                 "length or no rows by number: use one that has them."
             )
-        model, batches = self._pixel_model(self.model), [*self.samples(count, "Reading images to craft on")]
+        model, batches = self.pixel_model(self.model), [*self.samples(count, "Reading images to craft on")]
         images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
         return images, torch.cat([batch["labels"] for batch in batches]) if self.labelled else None
 
@@ -92,7 +92,11 @@ class AttackingTrainer(SharingTrainer):
         indices = torch.randperm(len(self.train_dataset), generator=generator)[:count].tolist()
         for start in progress(range(0, len(indices), self.args.per_device_eval_batch_size), words):
             chosen = indices[start : start + self.args.per_device_eval_batch_size]
-            yield self._prepare_inputs(self.data_collator([self.train_dataset[i] for i in chosen]))
+            yield self.prepared(self.data_collator([self.train_dataset[i] for i in chosen]))
+
+    def prepared(self, inputs: dict) -> dict:
+        """A batch, on the device of this process."""
+        return self._prepare_inputs(inputs)
 
     def craft(self, model, inputs: dict, micro_batch: MicroBatch, stays_clean: Sequence[bool] = ()) -> Tensor:
         """Pixel values of a micro-batch, attacked through the unwrapped model.
@@ -117,7 +121,7 @@ class AttackingTrainer(SharingTrainer):
         return pixel_values.index_copy(0, index, attacked)
 
     def _craft(self, model, pixel_values: Tensor, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
-        pixel_model = self._pixel_model(model)
+        pixel_model = self.pixel_model(model)
         with trusted():
             images = pixel_model.to_images(pixel_values)
             attacked = self._attacked_images(pixel_model, images, labels, seeds=seeds, eps_share=self.eps_share())
@@ -146,7 +150,7 @@ class AttackingTrainer(SharingTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
         if labels is not None:
-            inputs = self._prepare_inputs(inputs)
+            inputs = self.prepared(inputs)
             clean_logits = logits[0] if isinstance(logits, tuple) else logits
             answers = {CLEAN_ACCURACY: clean_logits}
             if self.defence.adversary is not None:
@@ -159,7 +163,7 @@ class AttackingTrainer(SharingTrainer):
 
     def _attacked_logits(self, model, pixel_values: Tensor, labels: Tensor) -> Tensor:
         """What the model answers to images of an evaluation under the adversary at its full eps."""
-        pixel_model = self._pixel_model(model)
+        pixel_model = self.pixel_model(model)
         first = (len(self._answers) * self.args.world_size + self.args.process_index) * self.args.eval_batch_size
         images, seeds = pixel_model.to_images(pixel_values), range(first, first + len(labels))
         attacked = self._attacked_images(pixel_model, images, labels, seeds=seeds)

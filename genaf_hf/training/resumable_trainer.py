@@ -87,9 +87,19 @@ class ResumableTrainer(Trainer):
         return f"Lower the learning rate and resume from {checkpoint or 'the start: no checkpoint was written yet'}."
 
     def add_to_log(self, **terms: Tensor) -> None:
-        """Sums up terms of the loss, whose means since the last log are logged with the next one."""
+        """Sums up terms of the loss, once a batch, whose means since the last log are logged with the next one."""
+        self._log_count += 1
         for name, value in terms.items():
             self._log_sums[name] = self._log_sums[name] + value.detach()
+
+    def forget_log(self) -> None:
+        """Begins the sums of the log anew."""
+        self._log_sums.clear()
+        self._log_count = 0
+
+    def save_here(self, folder: str) -> None:
+        """Saves the model on this machine alone, where `save_model` pushes it too if the arguments say so."""
+        self.save_model(folder, _internal_call=True)
 
     # ---- training ----
 
@@ -194,8 +204,7 @@ class ResumableTrainer(Trainer):
         if "loss" in logs and self._log_count:
             for name, value in self._log_sums.items():
                 logs[name] = gather(value / self._log_count).mean().item()
-            self._log_sums.clear()
-            self._log_count = 0
+            self.forget_log()
         super().log(logs, start_time)
 
     # ---- checkpoints ----
@@ -278,7 +287,7 @@ class ResumableTrainer(Trainer):
             newest = newest_complete_checkpoint(folder, world_size=self.args.world_size)
             kept = newest and read_state(newest).best_model_checkpoint
             self.state.best_model_checkpoint = str(folder / f"{BEST_WEIGHTS}-{self.state.global_step}")
-            self.save_model(self.state.best_model_checkpoint, _internal_call=True)
+            self.save_here(self.state.best_model_checkpoint)
             if self.args.should_save:
                 for path in folder.glob(f"{BEST_WEIGHTS}-*"):
                     if str(path) not in (self.state.best_model_checkpoint, kept):

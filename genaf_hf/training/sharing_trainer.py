@@ -46,7 +46,7 @@ class SharingTrainer(ResumableTrainer):
         """
         if self.eval_dataset is None:
             raise UserError("There is no eval_dataset to measure robustness on: give the trainer one, or a report.")
-        model = self._pixel_model(self.model)
+        model = self.pixel_model(self.model)
         with evaluating(model):
             return evaluate_robustness(
                 {HARDENED: model},
@@ -84,7 +84,7 @@ class SharingTrainer(ResumableTrainer):
     def _assessed_layers(self) -> dict | None:
         """What was written down of the layers, if the stage 2 of this model has these."""
         found = Assessment.load(self.args.output_dir)
-        return asdict(found) if found and found.redundant_layers == self._redundant_layers else None
+        return asdict(found) if found and found.redundant_layers == self.redundant_layers else None
 
     def create_model_card(
         self,
@@ -149,7 +149,7 @@ class SharingTrainer(ResumableTrainer):
             self.init_hf_repo(token=token, private=private)
         for adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).values():
             adapter.base_model_name_or_path = public_name(adapter.base_model_name_or_path or "")
-        self.save_model(_internal_call=True)
+        self.save_here(self.args.output_dir)
         self.create_model_card(**kwargs)
         if not self.is_world_process_zero():
             return None
@@ -167,7 +167,8 @@ class SharingTrainer(ResumableTrainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""
 
-    def _pixel_model(self, model: nn.Module) -> PixelModel:
+    def pixel_model(self, model: nn.Module) -> PixelModel:
+        """A model of this trainer on images in [0, 1], without what it was wrapped in."""
         """What attacks see of a model, made once for each; with `torch_compile` its logits are compiled."""
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         device = next(model.parameters()).device

@@ -103,7 +103,7 @@ class GenAFTrainer(AttackingTrainer):
             )
         self._given_optimizer_and_scheduler = self.optimizer, self.lr_scheduler
         self.stage: str | None = None
-        self._redundant_layers: list[str] | None = None
+        self.redundant_layers: list[str] | None = None
         self._waiting: list[MicroBatch] = []
         self._accumulated: list[Logits] = []
         if self.defence.objective is not None and self.defence.objective.reads_features:
@@ -161,7 +161,7 @@ class GenAFTrainer(AttackingTrainer):
         The result is written to `layer_robustness.json`.
         """
         assessment = Assessment.of(
-            self._pixel_model(self.model),
+            self.pixel_model(self.model),
             self.samples(self.args.assessment_samples, "Attacking images for assessment"),
             eps=self.args.eps,
             norm=self.args.norm,
@@ -169,7 +169,7 @@ class GenAFTrainer(AttackingTrainer):
             redundant_share=self.args.redundant_share,
         )
         [assessment] = broadcast_object_list([assessment])
-        self._redundant_layers = assessment.redundant_layers
+        self.redundant_layers = assessment.redundant_layers
         if self.is_world_process_zero():
             assessment.save(self.args.output_dir)
         return assessment.contributions
@@ -186,13 +186,13 @@ class GenAFTrainer(AttackingTrainer):
             redundant_layers: exact parameter names, default those that `assess_layers` picked.
         """
         if redundant_layers is not None:
-            self._redundant_layers = list(redundant_layers)
-        if self._redundant_layers is None:
+            self.redundant_layers = list(redundant_layers)
+        if self.redundant_layers is None:
             if (assessment := Assessment.load(self.args.output_dir)) is None:
                 path = Path(self.args.output_dir) / LAYERS
                 raise UserError(f"{path} is missing: call assess_layers() first, or name the redundant_layers.")
-            self._redundant_layers = assessment.redundant_layers
-        with only_trainable(self.model, self._redundant_layers):
+            self.redundant_layers = assessment.redundant_layers
+        with only_trainable(self.model, self.redundant_layers):
             return self._train_stage(ADAPT, resume_from_checkpoint, **kwargs)
 
     # ---- losses ----
@@ -230,7 +230,6 @@ class GenAFTrainer(AttackingTrainer):
             label_smoothing=self.args.label_smoothing_factor,
         )
         self.add_to_log(**loss.terms, **own.accuracies())
-        self._log_count += 1
         # The Trainer divides by the number of micro-batches; what is of all of them already is the same in each.
         total = loss.of_rows * micro_batch.share + loss.of_update * self.current_gradient_accumulation_steps
         return (total, outputs) if return_outputs else total
@@ -278,7 +277,7 @@ class GenAFTrainer(AttackingTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Under gradient accumulation, attacks all micro-batches first where the objective relates their rows."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = [self._prepare_inputs(batch) for batch in batches]
+        batches = [self.prepared(batch) for batch in batches]
         self._waiting, self._accumulated = micro_batches([len(batch["pixel_values"]) for batch in batches]), []
         if len(batches) > 1 and self._defends and self.defence.objective.relates_rows:
             self._waiting = [self._attack_first(*each) for each in zip(batches, self._waiting, strict=True)]
@@ -286,7 +285,7 @@ class GenAFTrainer(AttackingTrainer):
 
     def _attack_first(self, inputs: dict, micro_batch: MicroBatch) -> MicroBatch:
         """A micro-batch with its attacked pixel values; their logits and the clean ones' are written down."""
-        attacked, model = self.craft(self.model, inputs, micro_batch), self._pixel_model(self.model)
+        attacked, model = self.craft(self.model, inputs, micro_batch), self.pixel_model(self.model)
         with evaluating(model), torch.no_grad():
             own = self._logits(model.model(self._passed(inputs, attacked)), inputs["labels"])
         self._accumulated.append(gather_logits(own))
@@ -348,8 +347,7 @@ class GenAFTrainer(AttackingTrainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience_counter = 0  # else a stage ends because of the one before it
-        self._log_sums.clear()
-        self._log_count = 0
+        self.forget_log()
         self.model_wrapped = self.model
         set_seed(whole_run.seed, device_specific=True)
         try:

@@ -11,4 +11,14 @@ def public_name(name_or_path: str) -> str:
 
 def model_source(config) -> tuple[str | None, str | None]:
     """Name and commit of the checkpoint that a `transformers` model was loaded from, None where not known."""
-    return public_name(config.name_or_path) if config.name_or_path else None, getattr(config, "_commit_hash", None)
+    return public_name(config.name_or_path) if config.name_or_path else None, commit_of(config)
+
+
+def commit_of(config) -> str | None:
+    """The commit that a configuration was loaded from; None where not known."""
+    return getattr(config, "_commit_hash", None)
+
+
+def set_commit(config, commit: str | None) -> None:
+    """Has a configuration know the commit that it, or what it was made of, was loaded from."""
+    config._commit_hash = commit
