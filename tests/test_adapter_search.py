@@ -12,13 +12,16 @@ import torch
 from conftest import colored_images
 from datasets import DatasetDict
 from optuna.trial import TrialState
+from own_defence import HALF
 from peft import PeftModel
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from genaf_hf import PixelModel, load_encoder, with_pixel_values
 from genaf_hf.adapter_search import METHODS, AdapterSearchArguments, Genome, evolve, pick
 from genaf_hf.adapter_search.content import encoder_content, images_content
+from genaf_hf.adapter_search.fitness import Fitness
 from genaf_hf.adapter_search.search import STAGE, open_laboratory, settings_of_search, space_of
+from genaf_hf.adapter_search.search_space import ALL_LINEAR, SearchSpace
 from genaf_hf.adapter_search.storage import slot
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.pgd import default_step_size
@@ -263,9 +266,25 @@ def test_what_cannot_be_searched_is_refused(changes, sentence, arguments, config
         evolve(arguments(**changes), config())
 
 
-def test_a_defence_that_does_not_read_what_genomes_say_is_refused(arguments, config):
-    with pytest.raises(UserError, match="defence is universal, but a genome says steps"):
-        evolve(arguments(), config(defence="universal", steps=None, genetic_weight=None))
+def test_a_defence_that_leaves_the_encoder_alone_is_refused(arguments, config):
+    with pytest.raises(UserError, match="defence is linear-probe, which leaves the encoder as it is"):
+        evolve(arguments(), config(defence="linear-probe", steps=None, eps=None, genetic_weight=None))
+
+
+@pytest.mark.parametrize("settings", [{"defence_settings": {"bank": []}}, {"defence_settings": {**HALF, "bank": []}}])
+def test_genomes_are_trained_by_any_defence(dataset, encoders, config, settings):
+    encoder, processor = load_encoder(encoders["dino"], dataset["train"].features["label"].names)
+    pixels = with_pixel_values(dataset["train"], processor)
+    training = config(defence="universal", eps=0.04, max_steps=2, steps=None, genetic_weight=None, **settings)
+    space = SearchSpace.of(encoder, training, pixels[:2]["pixel_values"])
+    assert not {"steps", "genetic_weight"} & space.distributions.keys()
+    genome = space.genome({**space.known_configurations()[ALL_LINEAR], "eps_share": 0.5})
+    assert (genome.steps, genome.genetic_weight) == (None, None)
+    assert Genome.from_json(genome.to_json()) == genome
+    fitness = Fitness(encoder, processor, pixels, pixels, training, Threat("pgd", ATTACKS["pgd"].configure(steps=1)))
+    trained = fitness.training_of(genome)
+    assert (trained.eps, trained.step_size) == (0.02, pytest.approx(training.step_size / 2))
+    assert fitness(genome).parameters == fitness.parameters(genome)
 
 
 def test_an_objective_that_never_varies_is_told(arguments, config, tmp_path, caplog):

@@ -117,9 +117,11 @@ class Fitness:
         config.data_seed = number + (config.seed if config.data_seed is None else config.data_seed)
         for name in ("learning_rate", "head_learning_rate", "genetic_weight", "steps"):
             setattr(config, name, getattr(genome, name))
-        config.eps = self.config.eps * genome.eps_share
-        asked = self.config.step_size / default_step_size(self.config.eps, self.config.steps)
-        config.step_size = asked * default_step_size(config.eps, config.steps)
+        if genome.eps_share is not None:
+            config.eps = self.config.eps * genome.eps_share
+        if self.config.step_size is not None:
+            asked = self.config.step_size / default_step_size(self.config.eps, self.config.steps or 1)
+            config.step_size = asked * default_step_size(config.eps, config.steps or 1)
         config.save_strategy = config.eval_strategy = "no"
         config.logging_strategy, config.logging_steps = "steps", LOGS
         config.report_to, config.disable_tqdm = [], True

@@ -69,7 +69,7 @@ class Genome:
         dropout: on the adapters' inputs, in [0, 1).
         learning_rate: of the adapters.
         head_learning_rate: of the head.
-        genetic_weight: of the genetic regularization.
+        genetic_weight: of the genetic regularization; None, as of the next two, where the defence has no such setting.
         eps_share: eps of the training adversary, as a share of the one that is defended against.
         steps: gradient steps of the training adversary.
 
@@ -83,9 +83,9 @@ class Genome:
     dropout: float
     learning_rate: float
     head_learning_rate: float
-    genetic_weight: float
-    eps_share: float
-    steps: int
+    genetic_weight: float | None = None
+    eps_share: float | None = None
+    steps: int | None = None
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -93,9 +93,9 @@ class Genome:
         if (self.method == HEAD_ONLY) != (not self.ranks):
             raise UserError(f"{self.method} adapts {len(self.ranks)} modules; expected none for {HEAD_ONLY} alone.")
         for name in ("alpha", "learning_rate", "head_learning_rate", "eps_share", "steps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}, expected a positive number.")
-        if not 0 <= self.genetic_weight < math.inf:
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise UserError(f"{name} is {value}, expected a positive number.")
+        if self.genetic_weight is not None and not 0 <= self.genetic_weight < math.inf:
             raise UserError(f"genetic_weight is {self.genetic_weight}, expected 0 or more.")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}, expected a share in [0, 1).")

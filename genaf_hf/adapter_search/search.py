@@ -69,7 +69,6 @@ STUDY_FILE, OWNER = "study.db", "study.txt"
 STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune` that it trains all weights
 OF_THE_WORKER = ("study", "storage", "pick", "attn_implementation")
 FOUND = ("model_revision", "dataset_revision")  # branches and tags move: the commit or the content is compared
-OF_GENOME = ("eps", "steps", "genetic_weight")  # settings of the defence
 OF_THE_REPORT = ("attacks", "attack_settings")
 
 
@@ -200,11 +199,8 @@ def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
             "Each worker is one process with one device: start the same command once for each, with --num_processes 1 "
             "and, on a machine with several GPUs, another CUDA_VISIBLE_DEVICES each."
         )
-    if unread := [name for name in OF_GENOME if name not in DEFENCES[config.defence].defaults]:
-        raise UserError(
-            f"defence is {config.defence}, but a genome says {unread[0]}, which that does not read: choose one that "
-            f"reads {', '.join(OF_GENOME)}, such as gen-af."
-        )
+    if DEFENCES[config.defence].head_alone:
+        raise UserError(f"defence is {config.defence}, which leaves the encoder as it is: choose one that trains it.")
     if PGD not in asked_attacks(arguments, config):
         raise UserError(f"attacks are {arguments.attacks}, but genomes are compared by {PGD}: add it.")
 

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 QUERY_VALUE, ALL_LINEAR, HEAD_ALONE = "LoRA q, v, rank 8", "LoRA all linear, rank 8", "head only"
 OFF = -1
+OF_TRAINING = ("alpha", "dropout", "learning_rate", "head_learning_rate", "genetic_weight", "eps_share", "steps")
 LARGEST_RANK = 5  # as a power of two
 BLOCK_SHARES = {"off": 0.0, "half": 0.5, "full": 1.0, "double": 2.0}
 SMALLEST_BLOCK = 2  # of OFT: blocks of one have nothing to rotate
@@ -60,8 +61,9 @@ class SearchSpace:
 
     Args:
         targets: modules that can be adapted, by exact name.
-        config: the settings of training that genomes vary: learning rates by a factor of 10 either way, the genetic
-            weight from 0 to twice its value, eps from a quarter to 1.25 times its value, and from one step to all.
+        config: the settings of training that genomes vary: learning rates by a factor of 10 either way, and of what its
+            defence reads, the genetic weight from 0 to twice its value, eps from a quarter to 1.25 times its value, and
+            from one step to all.
 
     Raises:
         UserError: when there is no target.
@@ -145,10 +147,19 @@ class SearchSpace:
             "dropout": FloatDistribution(0.0, 0.3),
             "learning_rate": around(config.learning_rate),
             "head_learning_rate": around(config.head_learning_rate),
-            "genetic_weight": FloatDistribution(0.0, 2 * config.genetic_weight),
-            "eps_share": FloatDistribution(0.25, 1.25),
-            "steps": IntDistribution(1, config.steps),
+            **self.of_defence(),
         }
+
+    def of_defence(self) -> dict[str, BaseDistribution]:
+        """Those that the defence reads."""
+        found: dict[str, BaseDistribution] = {}
+        if self.config.genetic_weight is not None:
+            found["genetic_weight"] = FloatDistribution(0.0, 2 * self.config.genetic_weight)
+        if self.config.eps is not None:
+            found["eps_share"] = FloatDistribution(0.25, 1.25)
+        if self.config.steps is not None:
+            found["steps"] = IntDistribution(1, self.config.steps)
+        return found
 
     def largest_rank(self, kind: str) -> int:
         """Of a kind of module, as a power of two."""
@@ -168,13 +179,7 @@ class SearchSpace:
         return Genome(
             method=parameters["method"] if ranks else HEAD_ONLY,
             ranks=ranks,
-            **{
-                name: parameters[name]
-                for name in (
-                    *("alpha", "dropout", "learning_rate", "head_learning_rate", "genetic_weight"),
-                    *("eps_share", "steps"),
-                )
-            },
+            **{name: value for name, value in parameters.items() if name in OF_TRAINING},
         )
 
     def with_one_size(self, ranks: Mapping[str, int], method: Method) -> dict[str, int]:
@@ -206,6 +211,7 @@ class SearchSpace:
             "eps_share": 1.0,
             "steps": config.steps,
         }
+        training = {name: value for name, value in training.items() if name in self.distributions}
         chosen = {
             QUERY_VALUE: [kind for kind in self.kinds if QUERY_OR_VALUE.search(kind)],
             ALL_LINEAR: self.kinds,

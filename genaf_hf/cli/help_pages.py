@@ -68,7 +68,7 @@ GROUPS = {
         "Model": MODEL,
         "Images": f"{IMAGES} {DRAWN}",
         "Search": "population generations max_parameters max_seconds inherit pick study storage",
-        "Training": f"{TRAINING} head_learning_rate eps steps",
+        "Training": f"{TRAINING} head_learning_rate defence defence_settings eps steps",
         "Attacks on the result": "attacks attack_settings",
         "Output": "output_dir report_to",
     },
