@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from genaf_hf import UniversalPerturbation
 from genaf_hf.attacks import UniversalPatch
+from genaf_hf.attacks.patch import of_pasting, pasting, turned
 from genaf_hf.errors import UserError
 
 FILE = "perturbation.safetensors"
@@ -232,7 +234,37 @@ def test_a_random_place_depends_on_the_images_seed_alone(patch):
     assert torch.equal(anywhere(images), anywhere(images, seeds=range(400)))
 
 
+def test_a_round_patch_covers_a_disc_of_its_area():
+    pasted, side = pasting((40, 40), area=0.2, place="fixed", shape="round", degrees=0, smallest=1)
+    patch = of_pasting(torch.full((3, side, side), 0.25), "advencoder-pat", pasted)
+    covered = (patch(torch.ones(1, 3, 40, 40))[0] == 0.25).all(0)
+    assert covered.float().mean().item() == pytest.approx(0.2, abs=0.005)
+    assert covered[40 - side // 2 - 1, 40 - side :].all()
+    assert not covered[40 - side, 40 - side]
+
+
+def test_a_patch_is_turned_about_its_middle_and_shrunk():
+    patch = torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    quarter, half = turned(patch, torch.tensor([math.pi / 2, math.pi]), torch.ones(2))
+    torch.testing.assert_close(quarter, patch[0].rot90(1, (1, 2)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(half, patch[1].rot90(2, (1, 2)), rtol=0, atol=1e-5)
+    [shrunk] = turned(torch.ones(1, 1, 8, 8), torch.zeros(1), torch.tensor([0.5]))
+    assert shrunk[0, 2:6, 2:6].eq(1).all()
+    assert shrunk.sum().item() == pytest.approx(16)
+
+
+def test_how_a_patch_is_turned_and_shrunk_depends_on_the_images_seed_alone():
+    patch = UniversalPatch(torch.full((3, 8, 8), 0.25), "advencoder-pat", 1.0, degrees=45.0, smallest=0.5)
+    images = torch.ones(60, 3, 20, 20)
+    attacked = patch(images, seeds=range(60))
+    assert torch.equal(attacked[7:8], patch(images[:1], seeds=[7]))
+    areas = (attacked == 0.25).all(1).sum(dim=(1, 2))
+    assert 12 <= areas.min() < 30 < areas.max() <= 64
+    assert ((attacked == 0.25) | (attacked == 1)).all()  # also at its edges, whose colors are the patch's
+
+
 def test_a_patch_comes_back_as_one(patch, tmp_path):
+    patch = replace(patch, shape="round", degrees=30.0, smallest=0.5)
     patch.save_pretrained(tmp_path)
     loaded = UniversalPerturbation.from_pretrained(tmp_path)
     assert type(loaded) is UniversalPatch

@@ -33,7 +33,7 @@ PUBLISHED = {
     "fff": ENCODER[:1],
     **dict.fromkeys(("fgsm", "n-fgsm", "mi-fgsm", "pgd", "square", "autoattack"), MODEL),
     "feature-pgd": MODEL[:2],
-    "upgd": MODEL,
+    **dict.fromkeys(("upgd", "adversarial-patch"), MODEL),
 }
 
 
@@ -41,7 +41,7 @@ def test_the_attacks_by_their_names():
     assert {name: ATTACKS[name].needs for name in PUBLISHED} == PUBLISHED
     assert ATTACKS["l4a-fuse"].function is l4a_fuse
     assert {name for name, attack in ATTACKS.items() if attack.universal} >= {
-        name for name, needs in PUBLISHED.items() if needs[0] == "encoder" or name == "upgd"
+        name for name, needs in PUBLISHED.items() if needs[0] == "encoder" or name in ("upgd", "adversarial-patch")
     }
 
 

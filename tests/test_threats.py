@@ -154,7 +154,8 @@ def test_a_patch_is_held_against_a_patch_of_noise_in_its_place():
     size, random = threat.noise("m")
     images = torch.full((4, 3, 5, 5), 0.5)
     changed = (random(None, images, None, seeds=range(4)) != images).any(dim=1)
-    assert size == {"patch": [3, 2, 2], "top": 1, "left": 0}
+    square = {"shape": "square", "degrees": 0.0, "smallest": 1.0}
+    assert size == {"patch": [3, 2, 2], "top": 1, "left": 0, **square}
     assert changed.sum() == 4 * 2 * 2
     assert changed[:, 1:3, :2].all()
 

@@ -14,6 +14,7 @@ from genaf_hf.attacks import (
     ATTACKS,
     UniversalPatch,
     advencoder_pat,
+    adversarial_patch,
     fff,
     l4a,
     l4a_fuse,
@@ -36,7 +37,8 @@ from genaf_hf.errors import UserError
 EPS = 0.1
 UNIVERSAL = [name for name, attack in ATTACKS.items() if attack.universal]
 ON_ENCODER = [name for name in UNIVERSAL if ATTACKS[name].on_encoder]
-BOUNDED = [name for name in UNIVERSAL if name != "advencoder-pat"]
+PATCHES = ("advencoder-pat", "adversarial-patch")
+BOUNDED = [name for name in UNIVERSAL if name not in PATCHES]
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def craft(name, encoder, images, labels, **settings):
     """An attack with small settings."""
     given = {"encoder": encoder, "model": encoder, "images": images, "labels": labels}
     attack = ATTACKS[name]
-    small = {"steps": 3, **({} if name == "advencoder-pat" else {"eps": EPS})}
+    small = {"steps": 3, **({} if name in PATCHES else {"eps": EPS})}
     small |= {"width": 16} if name.startswith("advencoder") else {}
     return attack.configure(**{**small, **settings})(*(given[each] for each in attack.needs))
 
@@ -424,7 +426,7 @@ def test_a_budget_that_cannot_be_spent_is_refused(setting, sentence, vit, images
 # ---- several encoders at once ----
 
 
-@pytest.mark.parametrize("name", [name for name in UNIVERSAL if name not in ("uap", "upgd")])
+@pytest.mark.parametrize("name", [name for name in ON_ENCODER if name != "uap"])
 def test_on_several_encoders_it_is_another_than_on_each(name, vit, resnet, images, labels):
     one, other = PixelModel(*vit), PixelModel(*resnet)
     with leaves_no_trace(one), leaves_no_trace(other):
@@ -664,6 +666,47 @@ def test_the_patch_covers_three_percent_of_64_pixels(resnet):
 def test_a_patch_that_does_not_fit_is_refused(vit, images, area):
     with pytest.raises(ValueError, match="area is"):
         advencoder_pat(PixelModel(*vit), images, area=area, steps=1)
+
+
+class Brightness(PixelModel):
+    """Linear in the mean of the pixels: class 1 rises with it, class 0 falls, class 2 is never told."""
+
+    def forward(self, images):
+        mean = images.mean(dim=(1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5, 0 * mean - 9], dim=1) + 0 * self.model.classifier.bias.sum()
+
+
+@pytest.mark.parametrize(("target", "color"), [(None, 1.0), (1, 1.0), (0, 0.0)])
+def test_a_patch_on_a_linear_model_is_the_closed_form(target, color, vit, images):
+    patch = adversarial_patch(Brightness(*vit), images, torch.zeros(12).long(), area=0.25, target=target, steps=101)
+    assert torch.equal(patch.delta, torch.full((3, 4, 4), color))
+    assert (patch.top, patch.shape, patch.step_size) == (None, "square", 0.01)
+    assert patch.objective == "cross-entropy of the model" + ("" if target is None else f", lowered at class {target}")
+
+
+def test_a_patch_is_crafted_in_the_shape_and_the_moves_that_it_attacks_in(vit, images):
+    settings = {"area": 0.3, "shape": "round", "degrees": 90.0, "smallest": 0.5, "place": "fixed"}
+    for attack, needed in ((advencoder_pat, (images,)), (adversarial_patch, (images, torch.zeros(12).long()))):
+        small = {"width": 8} if attack is advencoder_pat else {}
+        found = attack(Brightness(*vit), *needed, steps=3, **settings, **small)
+        assert (found.shape, found.degrees, found.smallest, found.top) == ("round", 90.0, 0.5, 3)
+        assert found.delta.shape == (3, 5, 5)
+        assert (found(images)[:, :, :3] == images[:, :, :3]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"degrees": 181.0}, "degrees is 181.0, expected 0 to 180"),
+        ({"smallest": 0.0}, "smallest is 0.0, expected a share of the patch's side from 0.1 to 1"),
+        ({"shape": "oval"}, 'shape is "oval", expected one of square, round'),
+        ({"area": 0.9, "shape": "round"}, "area is 0.9, a patch of 9 pixels a side in images of 8 x 8"),
+        ({"target": 3}, "target is 3, expected one of the model's 3 classes from 0 on"),
+    ],
+)
+def test_a_patch_that_cannot_be_is_refused(settings, sentence, vit, images, labels):
+    with pytest.raises(UserError, match=sentence):
+        adversarial_patch(PixelModel(*vit), images, labels, steps=1, **settings)
 
 
 def test_an_unknown_place_is_refused(vit, images):

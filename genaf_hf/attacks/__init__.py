@@ -33,6 +33,7 @@ in README.
 
 from genaf_hf.attacks.activation_attack import activation_attack
 from genaf_hf.attacks.advencoder import advencoder_pat, advencoder_per
+from genaf_hf.attacks.adversarial_patch import adversarial_patch
 from genaf_hf.attacks.autoattack import autoattack
 from genaf_hf.attacks.feature_pgd import feature_pgd
 from genaf_hf.attacks.fff import fff
@@ -61,6 +62,7 @@ __all__ = [
     "activation_attack",
     "advencoder_pat",
     "advencoder_per",
+    "adversarial_patch",
     "autoattack",
     "feature_pgd",
     "fff",

@@ -1,7 +1,6 @@
 """AdvEncoder (Zhou et al., ICCV 2023, https://arxiv.org/abs/2307.12280)."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball
-from genaf_hf.attacks.patch import UniversalPatch, paste, random_corners
+from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import (
@@ -89,7 +88,10 @@ def advencoder_pat(
     images: Tensor,
     *,
     area: float = 0.03,
-    place: Literal["random", "fixed"] = "random",
+    place: Place = "random",
+    shape: Shape = "square",
+    degrees: float = 0.0,
+    smallest: float = 1.0,
     steps: int = 500,
     learning_rate: float = 2e-4,
     width: int = 1024,
@@ -97,11 +99,14 @@ def advencoder_pat(
     seed: int = 0,
     data: str | None = None,
 ) -> UniversalPatch:
-    """A square patch, universal, from the same generator and for the same loss as `advencoder_per`.
+    """A patch, universal, from the same generator and for the same loss as `advencoder_per`.
 
     Args:
         area: share of the image that the patch covers.
         place: `"random"`, another for each image, or `"fixed"`, the lower right corner.
+        shape: `"square"` or `"round"`.
+        degrees: it is turned by up to so many at random, either way, where it is crafted and where it attacks.
+        smallest: it is shrunk at random, to this share of its side at least, as it is turned.
         encoder, images, steps, learning_rate, width, batch_size, seed, data: as for `advencoder_per`.
 
     Returns:
@@ -111,30 +116,20 @@ def advencoder_pat(
         UserError: for a setting or an image outside its range, or a patch of no pixel or larger than the images.
     """
     check_settings(images, eps=0.5, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
-    height, wide = images.shape[-2:]
-    side = round((area * height * wide) ** 0.5) if 0 < area <= 1 else 0
-    if not 1 <= side <= min(height, wide):
-        raise UserError(
-            f"area is {area}, a patch of {side} pixels a side in images of {height} x {wide}; expected a share in "
-            "(0, 1] that is at least a pixel and fits."
-        )
+    pasted, side = pasting(images.shape[-2:], area=area, place=place, shape=shape, degrees=degrees, smallest=smallest)
     encoders = several(encoder)
     generator = seeded_generator((side, side), width, seed).to(encoders[0].mean.device)
-    corner = (height - side, wide - side)
     random = torch.Generator().manual_seed(seed)
 
     def pixels() -> Tensor:
         return ((generator() + 1) / 2).clamp(0, 1)
 
     def perturb(batch: Tensor) -> Tensor:
-        if place == "fixed":
-            return paste(batch, pixels(), [corner] * len(batch))
-        return paste(batch, pixels(), random_corners(batch, side, [random] * len(batch)))
+        return pasted(batch, pixels(), [random] * len(batch))
 
     train(generator, encoders, images, perturb, steps, learning_rate, batch_size, random)
-    top, left = corner if place == "fixed" else (None, None)
     known = provenance(encoders, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
-    return UniversalPatch(pixels().detach(), "advencoder-pat", 1.0, top=top, left=left, **known)
+    return of_pasting(pixels().detach(), "advencoder-pat", pasted, **known)
 
 
 class Generator(nn.Module):

@@ -107,6 +107,7 @@ def raised(
     told: tuple[str, str],
     batches: Callable,
     stepping: Callable,
+    size: Sequence[int] | None = None,
     *,
     eps: float = 0.05,
     norm: Norm = "linf",
@@ -128,6 +129,7 @@ def raised(
         make_objective: called with each encoder and what is needed when the settings are checked.
         told: name of the attack, and the objective in words.
         batches, stepping: as for `universal_attack`.
+        size: of the perturbation (3, h, w), default that of the images.
         eps: radius of the ball in pixel units.
         norm: `"linf"` or `"l2"`.
         steps: number of steps, each on a fresh random batch.
@@ -150,7 +152,8 @@ def raised(
     if max_images is not None and max_images < len(needed[0]):
         needed, data = some_of(needed, max_images, seed), data and f"{max_images} of {data}"
     objectives = [make_objective(encoder, *needed) for encoder in encoders]
-    device, size = encoders[0].mean.device, needed[0].shape[1:] if needed else (3, *encoders[0].image_size)
+    device = encoders[0].mean.device
+    size = size or (needed[0].shape[1:] if needed else (3, *encoders[0].image_size))
     begun = [] if init is None else [into_ball(given(init, size)[None], eps, norm)[0]]
 
     def crafted(restart: int) -> Tensor:

@@ -233,7 +233,8 @@ class UniversalThreat(Threat):
             return super().noise(model)
         patch = self.perturbations[model]
         drawn = torch.rand(patch.delta.shape, generator=torch.Generator().manual_seed(0))
-        size = {"patch": list(patch.delta.shape), "top": known["top"], "left": known["left"]}
+        pasted = {name: known[name] for name in ("top", "left", "shape", "degrees", "smallest")}
+        size = {"patch": list(patch.delta.shape), **pasted}
         random = replace(patch, delta=drawn.to(patch.delta))
         return size, lambda _, images, __, *, seeds: random(images, seeds=seeds)
 

@@ -1,0 +1,82 @@
+"""Adversarial patch (Brown et al., 2017, https://arxiv.org/abs/1712.09665)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pasting
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.attacks.universal import raised, random_batches, share_of_eps, steepest_steps
+from genaf_hf.errors import UserError
+from genaf_hf.models.pixel_model import PixelModel
+
+GRAY = 0.5  # that a patch is a perturbation of, by at most as much
+CITATION = """@article{brown2017patch,
+  title = {Adversarial Patch},
+  author = {Brown, Tom B. and Man{\\'e}, Dandelion and Roy, Aurko and Abadi, Mart{\\'i}n and Gilmer, Justin},
+  journal = {arXiv preprint arXiv:1712.09665},
+  year = {2017},
+  url = {https://arxiv.org/abs/1712.09665}
+}"""
+
+
+@register_attack("model", "images", "labels", universal=True, citation=CITATION)
+def adversarial_patch(
+    model: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    target: int | None = None,
+    area: float = 0.03,
+    place: Place = "random",
+    shape: Shape = "square",
+    degrees: float = 0.0,
+    smallest: float = 1.0,
+    steps: int = 500,
+    restarts: int = 1,
+    batch_size: int = 64,
+    seed: int = 0,
+    data: str | None = None,
+) -> UniversalPatch:
+    """A universal patch that raises the classifier's own cross-entropy wherever it lies.
+
+    The attacker has the model itself and labelled images of its task. From random pixels on, steps of a hundredth by
+    the sign of the gradient, each on a batch in which the patch is placed, turned and shrunk anew.
+
+    Args:
+        model: that is attacked; left as it was.
+        images: (n, 3, h, w) in [0, 1], the attacker's.
+        labels: (n,) class ids of the model.
+        target: class id that all images are to be taken for; None for any but their own.
+        area, place, shape, degrees, smallest: as for `advencoder_pat`.
+        steps, restarts, batch_size, seed, data: as for `l4a`. The seed is also that of the places.
+
+    Raises:
+        UserError: for a setting outside its range, or a model without finite values or gradients.
+    """
+    pasted, side = pasting(images.shape[-2:], area=area, place=place, shape=shape, degrees=degrees, smallest=smallest)
+    random = torch.Generator().manual_seed(seed)
+
+    def objective(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
+        logits = model(pasted(batch, GRAY + delta, [random] * len(batch)))
+        if target is None:
+            return F.cross_entropy(logits, of_batch)
+        if not 0 <= target < logits.shape[1]:
+            raise UserError(f"target is {target}, expected one of the model's {logits.shape[1]} classes from 0 on.")
+        return -F.cross_entropy(logits, torch.full_like(of_batch, target))
+
+    words = "cross-entropy of the model" + ("" if target is None else f", lowered at class {target}")
+    found = raised(
+        *([model], (images, labels), lambda *_: objective, ("adversarial-patch", words), random_batches),
+        *(steepest_steps, (images.shape[1], side, side)),
+        eps=GRAY,
+        steps=steps,
+        step_size=share_of_eps(GRAY),
+        restarts=restarts,
+        batch_size=batch_size,
+        seed=seed,
+        data=data,
+    )
+    told = {name: found.provenance[name] for name in ("encoder", "encoder_revision", "objective", "data")}
+    pixels = (GRAY + found.delta).clamp(0, 1)
+    return of_pasting(pixels, found.attack, pasted, steps=steps, step_size=found.step_size, seed=seed, **told)
