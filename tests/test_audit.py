@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import torch
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from datasets import ClassLabel, DatasetDict
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import (
     DeiTConfig,
@@ -167,6 +169,41 @@ def test_an_audit_ends_with_an_error_where_a_model_keeps_too_little(model, image
         assert end.value.code.strip().count("\n") == 0
         assert (tmp_path / "gate/report.json").exists() == ("worst-model" in more)
     assert "| pgd " in capsys.readouterr().out
+
+
+def test_several_models_stand_in_one_table_and_the_public_encoder_is_attacked_once(model, images, tmp_path):
+    from genaf_hf.evaluation.perturbation_cache import CACHE
+
+    shutil.copytree(model, tmp_path / "twin")
+    weights = load_file(tmp_path / "twin/model.safetensors")
+    save_file({name: weight + 1e-3 for name, weight in weights.items()}, tmp_path / "twin/model.safetensors")
+    both = AuditArguments(
+        model_name_or_path=f"{model}, {tmp_path / 'twin'}",
+        dataset_name=images,
+        attacks="l4a",
+        attack_settings={"steps": 3},
+        sweep=[],
+        limit=6,
+        output_dir=str(tmp_path / "both"),
+    )
+    before = {*CACHE.glob("*")}
+    report = audit(both)
+    assert len({*CACHE.glob("*")} - before) == 3  # once on the encoder, and on each model
+    assert report == RobustnessReport.load(tmp_path / "both/report.json")
+    assert [*report.models] == ["model", "twin"]
+    assert [report.table().splitlines()[0].split("|")[i].strip() for i in (6, 7)] == ["model", "twin"]
+    for name in report.models:
+        alone = RobustnessReport.load(tmp_path / "both" / name / "report.json")
+        assert alone.measurements == [each for each in report.measurements if each.model == name]
+        assert (tmp_path / "both" / name / "README.md").exists()
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        audit(both)
+    for changes in ({"model_name_or_path": f"{model},{model}/"}, {"model_revision": "main"}):
+        with pytest.raises(UserError, match="several need different names, and no model_revision"):
+            audit(replace(both, output_dir=str(tmp_path / "other"), **changes))
+    with pytest.raises(UserError, match='"nobody/nothing" has no configuration'):
+        audit(replace(both, output_dir=str(tmp_path / "other"), model_name_or_path=f"{model},nobody/nothing"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_report_says_who_knew_what_and_with_which_settings(report, images):

@@ -2,9 +2,10 @@
 
     genaf-hf audit --model_name_or_path user/model --dataset_name uoft-cs/cifar10 \\
         --attacks l4a,advencoder-per,pgd,square
+    genaf-hf audit --model_name_or_path user/one,user/other --dataset_name uoft-cs/cifar10
     genaf-hf audit
 
-The latter audits the model that genaf-hf harden makes by default (audit_digits.yaml). An audit needs no training and no
+The last audits the model that genaf-hf harden makes by default (audit_digits.yaml). An audit needs no training and no
 change of the model. A YAML file before the flags holds values of flags by name. Several processes share the work by
 accelerate launch -m genaf_hf.cli audit; an audit that was killed goes on where it was by the same command.
 """

@@ -1,8 +1,8 @@
 """What changed from one report to another: of which accuracies chance is no explanation."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scipy.stats import binomtest
@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import right_answers
 from genaf_hf.evaluation.report import CLEAN, Measurement, Rate, RobustnessReport, markdown
+from genaf_hf.evaluation.self_checks import beside_undefended
 
 REPORT, ANSWERS = "report.json", "answers.parquet"
 SIGNIFICANCE = 0.05
@@ -153,6 +154,27 @@ def check_same_images(old: RobustnessReport, new: RobustnessReport) -> None:
                 f"The reports are of other images ({name} {before} and {now}): compare reports of the same dataset, "
                 "split and limit."
             )
+
+
+def joined(reports: Sequence[RobustnessReport]) -> RobustnessReport:
+    """One report of the models of several, which are of the same images and attacks.
+
+    Raises:
+        UserError: when they are of other images.
+    """
+    first, *others = reports
+    for other in others:
+        check_same_images(first, other)
+    measurements = [each for report in reports for each in report.measurements]
+    return replace(
+        first,
+        models={name: known for report in reports for name, known in report.models.items()},
+        measurements=measurements,
+        checks=[*(each for report in reports for each in report.checks), *beside_undefended(measurements)],
+        sweep=[each for report in reports for each in report.sweep],
+        worst_cases=[each for report in reports for each in report.worst_cases],
+        answers={name: found for report in reports for name, found in report.answers.items()},
+    )
 
 
 def compare(old: RobustnessReport, new: RobustnessReport, right: tuple[Right, Right] | None = None) -> Comparison:

@@ -1,15 +1,19 @@
 """What an audit is asked for on the command line, and by published cards."""
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
 
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.comparison import joined
 from genaf_hf.evaluation.gate import check_gate
 from genaf_hf.evaluation.report import PERTURBATION, RobustnessReport
 from genaf_hf.evaluation.threats import threats_of
+from genaf_hf.models.loading import load_configuration
 from genaf_hf.pipelines.attack_arguments import (
     ATTACKS_HELP,
     DAE_EPS,
@@ -21,8 +25,13 @@ from genaf_hf.pipelines.attack_arguments import (
 from genaf_hf.pipelines.audit import SWEEP, audit, check_numbers
 from genaf_hf.pipelines.experiment_arguments import dataset_options
 from genaf_hf.pipelines.perturbation_collection import collected
+from genaf_hf.runs.run import Run
 from genaf_hf.sharing.audited_card import check_card, share_findings
+from genaf_hf.sharing.layout import REPORT, SPREADSHEET
+from genaf_hf.sharing.layout import SWEEP as SWEEP_DRAWN
+from genaf_hf.sharing.result_folder import write_report
 from genaf_hf.values.numbers import make_plain
+from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +40,9 @@ logger = logging.getLogger(__name__)
 class AuditArguments:
     """Which classifier is audited on which images, and what it is attacked with."""
 
-    model_name_or_path: str = field(metadata={"help": "Image classifier: Hub id or local folder."})
+    model_name_or_path: str = field(
+        metadata={"help": "Image classifier: Hub id or local folder; several, separated by commas, in one table."}
+    )
     dataset_name: str = field(metadata={"help": "Hub id, local folder (also of images in class folders), or digits."})
     attacks: str = field(default=DEFAULT_ATTACKS, metadata={"help": ATTACKS_HELP})
     encoder: str | None = field(
@@ -102,10 +113,14 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
     """The audit that flags ask for.
 
     With `update_card` the findings stand in the model's own card too, with report and pictures in `audit/` beside it.
+    Of several models each is audited in a folder of its own within `output_dir`, which then holds the report of all.
 
     Raises:
         UserError: as `audit`, and for a card that cannot be updated, before anything is measured or written.
     """
+    names = models_named(arguments.model_name_or_path)
+    if len(names) > 1:
+        return audit_each(arguments, names)
     attacks = named_attacks(
         arguments.attacks,
         arguments.attack_settings,
@@ -143,6 +158,40 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         )
         logger.info("The findings are in the model's card: %s", place)
     PartialState().wait_for_everyone()
+    return report
+
+
+def models_named(words: str) -> list[str]:
+    """The names of models, separated by commas; a folder that is there is one, whatever its name."""
+    return [words] if Path(words).is_dir() else [name.strip() for name in words.split(",") if name.strip()]
+
+
+def audit_each(arguments: AuditArguments, names: Sequence[str]) -> RobustnessReport:
+    """Audits several models, and joins what was found; an audit that was killed goes on with the model where it was.
+
+    Raises:
+        UserError: as `audit_as_asked`, and where a report could not tell the models apart.
+    """
+    folder, by_name = Path(arguments.output_dir), {public_name(name): name for name in names}
+    if len(by_name) < len(names) or arguments.model_revision is not None:
+        at = "" if arguments.model_revision is None else f" at {arguments.model_revision}"
+        told = ", ".join(map(public_name, names))
+        raise UserError(f"The models are {told}{at}: several need different names, and no model_revision.")
+    for name in names:
+        load_configuration(name)
+    settings = {name: value for name, value in asdict(arguments).items() if name not in ("fail_under", "under")}
+    run = Run(folder, settings, leaves=(REPORT,), overwrites=(SPREADSHEET, SWEEP_DRAWN))
+    run.check()
+
+    def audited(name: str) -> str:
+        place = str(folder / name.replace("/", "--"))
+        return audit_as_asked(replace(arguments, model_name_or_path=by_name[name], output_dir=place)).to_json()
+
+    with run.working():
+        found = {name: run.journal("models").once(name, partial(audited, name)) for name in by_name}
+        report = joined([RobustnessReport.from_json(each) for each in found.values()])
+        if PartialState().is_main_process:
+            write_report(folder, report)
     return report
 
 
