@@ -373,11 +373,26 @@ def test_two_processes_and_accumulation_are_one_batch_on_one(tmp_path, two, name
             torch.testing.assert_close(found[name, batch], one, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}])
+def test_twins_goes_on_with_the_statistics_that_were_frozen(tmp_path):
+    settings = {"defence": "twins", "save_strategy": "steps", "save_steps": 2, "images": 24, "adapt_max_steps": -1}
+    whole = tiny_trainer(tmp_path, model=batch_norm_model(torch.float32), **settings)
+    whole.train()
+    other = batch_norm_model(torch.float32)
+    other.resnet.embedder.embedder.normalization.running_mean += 1
+    again = tiny_trainer(tmp_path, model=other, **settings)
+    again.train(resume_from_checkpoint=tmp_path / "adversarial_finetune/checkpoint-2")
+    torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
+    torch.testing.assert_close(state_of(again), state_of(whole), rtol=0, atol=0)
+
+
+ALL_AT_ONCE = {"bf16": True, CHECKPOINTING: True, "gradient_accumulation_steps": 2, "defence": "gen-af-universal"}
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}, ALL_AT_ONCE])
 def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp_path, changes):
     settings = {name: value for name, value in changes.items() if name != "lora"}
     model = lora_model(tiny_model(), ["q_proj", "v_proj"]) if "lora" in changes else None
-    trainer = tiny_trainer(tmp_path, model=model, **settings, **QUICK)
+    trainer = tiny_trainer(tmp_path, model=model, **{**QUICK, **settings})
     trainer.evaluate()
     weights, state = copied_weights(trainer.model), state_of(trainer)
     trainer.train()
@@ -479,6 +494,7 @@ def make(tmp_path):
             {"defence": "universal-n-fgsm", "defence_settings": {"per_image_share": 2}},
             r"share of an adversary is 2, expected one in \[0, 1\]",
         ),
+        ({"defence": "awp", "eps": 0.0}, "eps is 0.0, expected"),
         ({"defence": "mart", "defence_settings": {"beta": 0}}, "beta is 0, expected a positive number"),
         ({"defence": "awp", "defence_settings": {"gamma": 1.5}}, "gamma is 1.5, expected a share of a weight"),
         ({"defence": "twins", "defence_settings": {"frozen_weight": 0}}, "frozen_weight is 0, expected a positive"),

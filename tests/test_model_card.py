@@ -247,7 +247,9 @@ def test_what_is_not_known_of_the_training_is_not_claimed():
     assert "All settings are the defaults of `GenAFConfig`." in text_of(record=make_record(hyperparameters={}))
     undefended = make_record(history=[{"stage": "standard_finetune", "step": 3, "epoch": 1.0}])
     card = card_of(record=undefended)
-    assert "without any defense" in card.text
+    assert "fine-tuned on clean images, without any defense" in card.text
+    probe = text_of(record=make_record(history=[{"stage": "linear_probe", "step": 3, "epoch": 1.0}]))
+    assert "fine-tuned on clean images, its head alone, without any defense" in probe
     assert "Gen-AF" not in card.text
     assert card.data.tags == ["adversarial-robustness"]
     audited = text_of()
