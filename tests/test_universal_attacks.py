@@ -554,22 +554,22 @@ def test_towards_a_class_of_a_linear_model_it_is_the_closed_form(norm, target, v
 def test_towards_the_features_of_an_image_of_a_linear_model_it_is_the_difference_to_the_mean(vit):
     images = 0.4 + 0.2 * torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     settings = {"eps": 1.0, "norm": "l2", "batch_size": 400, "steps": 150, "step_size": 0.02}
-    found = ATTACKS["activation-attack"].configure(**settings, target=4)(Linear(*vit), images)
+    found = ATTACKS["activation-attack"].configure(**settings, image=4)(Linear(*vit), images)
     torch.testing.assert_close(found.delta, images[4] - images.mean(0), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize(
     ("name", "target", "sentence"),
     [
-        ("uapgd", 5, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
-        ("uapgd", "cat", 'target is "cat", expected a whole number or None'),
-        ("activation-attack", 12, "target is 12, expected one of the attacker's 12 images, counted from 0"),
-        ("activation-attack", -1, "target is -1, expected one of the attacker's 12 images"),
+        ("uapgd", {"target": 5}, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
+        ("uapgd", {"target": "cat"}, 'target is "cat", expected a whole number or None'),
+        ("activation-attack", {"image": 12}, "image is 12, expected one of the attacker's 12 images, counted from 0"),
+        ("activation-attack", {"image": -1}, "image is -1, expected one of the attacker's 12 images"),
     ],
 )
 def test_a_target_that_is_not_there_is_refused(name, target, sentence, vit, images, labels):
     with pytest.raises(UserError, match=sentence):
-        craft(name, PixelModel(*vit), images, labels, target=target)
+        craft(name, PixelModel(*vit), images, labels, **target)
 
 
 def test_deepfool_finds_the_nearest_boundary_of_a_linear_model():

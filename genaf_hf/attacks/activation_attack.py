@@ -16,21 +16,21 @@ CITATION = """@inproceedings{inkawhich2019activation,
 
 
 @universal_attack(
-    "images", words="minus the squared distance of the features to those of image {target}", citation=CITATION
+    "images", words="minus the squared distance of the features to those of image {image}", citation=CITATION
 )
-def activation_attack(encoder: PixelModel, images: Tensor, *, target: int = 0) -> Objective:
+def activation_attack(encoder: PixelModel, images: Tensor, *, image: int = 0) -> Objective:
     """A targeted universal perturbation without labels: minimises ||f(x + delta) - f(t)||^2 for one image t.
 
     Whatever a model that reads these features answers to t, it tends to answer to every image with the perturbation.
 
     Args:
         encoder, images: as for `l4a`, and its settings.
-        target: which of the images t is, from 0 on; of `max_images` one of those that are drawn.
+        image: which of the images t is, from 0 on; of `max_images` one of those that are drawn.
     """
-    if not 0 <= target < len(images):
-        raise UserError(f"target is {target}, expected one of the attacker's {len(images)} images, counted from 0.")
+    if not 0 <= image < len(images):
+        raise UserError(f"image is {image}, expected one of the attacker's {len(images)} images, counted from 0.")
     with evaluating(encoder), torch.no_grad():
-        wanted = encoder.features(images[target : target + 1].to(encoder.mean.device))
+        wanted = encoder.features(images[image : image + 1].to(encoder.mean.device))
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
         return -(encoder.features(attacked(batch, delta)) - wanted).square().sum(dim=1).mean()
