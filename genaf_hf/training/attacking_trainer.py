@@ -59,7 +59,8 @@ class AttackingTrainer(SharingTrainer):
         adversary = self.defence.adversary
         if adversary is not None and not adversary.state:
             adversary.begin(self.pixel_model(self.model), self._sampled_images, self.args.seed)
-            self._check_sizes()
+            if adversary.state:  # else this is done at each evaluation, and reading an augmented row draws numbers
+                self._check_sizes()
 
     def _check_sizes(self) -> None:
         """Refuses images that the adversary's state is not for, to train or to evaluate on.
