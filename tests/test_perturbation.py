@@ -359,16 +359,20 @@ def test_resizing_warns_and_is_remembered(perturbation, caplog):
 SHARE = """
 import sys
 from genaf_hf import UniversalPerturbation
+from genaf_hf.pipelines.perturbation_collection import collected
 made = UniversalPerturbation.from_pretrained(sys.argv[1])
 made.push_to_hub("someone/alone")
 made.push_to_hub("someone/model", subfolder="perturbation", revision="second")
 for place in ({}, {"subfolder": "perturbation", "revision": "second"}):
     found = UniversalPerturbation.from_pretrained("someone/" + ("model" if place else "alone"), **place)
     assert found.delta.equal(made.delta) and found.provenance == made.provenance
-try:
-    UniversalPerturbation.from_pretrained("someone/nothing")
-except ValueError as error:
-    print(error)
+assert collected("someone/model", "second")["perturbation"].delta.equal(made.delta)
+assert [*collected("someone/alone")] == ["alone"]
+for load in (UniversalPerturbation.from_pretrained, collected):
+    try:
+        load("someone/nothing")
+    except ValueError as error:
+        print(error)
 """
 
 
@@ -387,7 +391,8 @@ def test_sharing_on_the_hub_keeps_everything(perturbation, hub, processes, tmp_p
     assert FILE in hub.repositories["models", "someone/alone"].files()
     assert f"perturbation/{FILE}" in hub.repositories["models", "someone/model"].files("second")
     assert "someone/nothing/perturbation.safetensors is not a universal perturbation saved by genaf_hf: " in done.stdout
-    assert len(done.stdout.strip().splitlines()) == 1
+    assert 'There is no collection of perturbations "someone/nothing", neither a folder nor on the Hub' in done.stdout
+    assert len(done.stdout.strip().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,7 @@ def test_the_start_is_kept_that_leaves_fewest_images_right(vit, labels, monkeypa
     assert len({right(each) for each in alone}) > 1
     assert right(kept) == min(map(right, alone))
     assert (kept.seed, kept.attack, kept.objective) == (0, "upgd", "cross-entropy of the model")
-    with pytest.raises(UserError, match="restarts is 0, expected at least 1"):
+    with pytest.raises(UserError, match="restarts is 0, expected 1 to 100"):
         upgd(model, images, labels, restarts=0)
 
 

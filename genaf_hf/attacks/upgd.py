@@ -12,8 +12,7 @@ from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.uap import predictions
 from genaf_hf.attacks.uapgd import momentum_steps
-from genaf_hf.attacks.universal import Step, attacked, raised, random_batches
-from genaf_hf.errors import UserError
+from genaf_hf.attacks.universal import Step, attacked, check_budget, raised, random_batches
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 
 CITATION = """@inproceedings{shafahi2020universal,
@@ -73,8 +72,7 @@ def upgd(
     Raises:
         UserError: for a setting outside its range, or a model without finite values or gradients.
     """
-    if restarts < 1:
-        raise UserError(f"restarts is {restarts}, expected at least 1.")
+    check_budget(restarts, None)
     step_size = fifth_of_eps(eps) if step_size is None else step_size
 
     def cross_entropy(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
