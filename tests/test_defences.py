@@ -313,6 +313,20 @@ def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
     assert {*trainer.defence.attacks()} == {"live-1", "live-2", "l4a", "n-fgsm"}
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_mixture_may_be_of_one_adversary_alone(tmp_path, share):
+    settings = {"clean_share": 0, "eps": 0.01, "eps_warmup_ratio": 0}
+    mixed = {**QUICK["defence_settings"], "per_image_share": share, "per_image_eps": 0.01}
+    trainer = tiny_trainer(tmp_path / "mixed", defence="universal-n-fgsm", defence_settings=mixed, **settings)
+    alone = {"defence": "n-fgsm", "eps": 0.01} if share else {**QUICK, **settings}
+    if not share:
+        alone["defence_settings"] = {**QUICK["defence_settings"], **HALF}
+    other = tiny_trainer(tmp_path / "alone", **{**alone, "eps_warmup_ratio": 0})
+    for each in (trainer, other):
+        each.adversarial_finetune()
+    torch.testing.assert_close(copied_weights(trainer.model), copied_weights(other.model), rtol=0, atol=0)
+
+
 def test_a_mixture_gives_the_second_its_share():
     drawn_bits = mixed_bits(range(40_000), draw=1) / 2.0**64
     assert (drawn_bits < 0.25).mean() == pytest.approx(0.25, abs=0.01)

@@ -49,8 +49,8 @@ class Mixture(Adversary):
             one.check_model(model)
 
     def check_update(self, images: int) -> None:
-        for one, share in zip(self.both.values(), (1 - self.share, self.share), strict=True):
-            one.check_update(int(share * images))
+        for one in self.both.values():
+            one.check_update(images)
 
     def check_size(self, height: int, width: int) -> None:
         for one in self.both.values():
