@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from genaf_hf import load_encoder
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
+from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport, WorstCase
 from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.sharing.layout import PICTURES
@@ -78,6 +78,17 @@ def test_the_verdict_is_one_sentence_with_the_worst_of_each_kind():
         "20.0%), and 50.0% [23.7%, 76.3%] under the worst attack on the model itself (pgd, linf, eps 8/255; "
         "undefended: 0.0%); guessing is right about 33.3%."
     )
+
+
+def test_the_verdict_ends_with_what_every_attack_together_leaves():
+    text = text_of(worst_cases=[WorstCase("undefended", None, 0, 10), WorstCase("hardened", None, 4, 10)])
+    assert verdict_of(text).endswith(
+        "(pgd, linf, eps 8/255; undefended: 0.0%), and 40.0% [16.8%, 68.7%] under every attack, each image under its "
+        "worst (undefended: 0.0%); guessing is right about 33.3%."
+    )
+    assert "| every attack | any of these   |" in text
+    assert "Under *every attack* are the images that stay right" in text
+    assert "every attack" not in text_of()
 
 
 def test_the_verdict_on_one_model_and_without_some_kinds_of_attack():

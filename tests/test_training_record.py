@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
 from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.evaluation.report import WorstCase
 from genaf_hf.pipelines.harden import HardeningArguments, described
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import TILE, draw_samples
@@ -257,6 +258,16 @@ def test_chance_is_drawn_where_it_is_known():
     assert lines(replace(report, models={name: {"class": "ViT"} for name in report.models})) == []
 
 
+def test_the_picture_shows_what_the_verdict_tells():
+    cases = [WorstCase("undefended", None, 0, 10), WorstCase("hardened", None, 4, 10)]
+    report, axes = make_report(worst_cases=cases), Figure().subplots()
+    draw_accuracies(axes, report)
+    assert [each.attack for each in report.verdict("hardened")] == ["clean", "l4a", "pgd"]
+    shown = [label.get_text().split("\n")[0] for label in axes.get_xticklabels()]
+    assert shown == ["clean", "l4a", "pgd", "every attack"]
+    assert [round(bar.get_height()) for bar in axes.patches] == [90, 20, 0, 0, 80, 70, 50, 40]
+
+
 def test_pictures_say_the_eps_of_what_they_show():
     record = make_record()
     assert stage_label(record, "adversarial_finetune") == "adversarial finetune, adversary up to eps 0.1"
@@ -266,7 +277,7 @@ def test_pictures_say_the_eps_of_what_they_show():
     labels = [attack_label(make_report(), attack) for attack in ("clean", "l4a", "pgd")]
     assert labels == [
         "clean\n(no attack)",
-        "l4a\neps 10/255\n(knows the\npublic encoder)",
+        "l4a\neps 10/255\n(knows the\npublic\nencoder)",
         "pgd\neps 8/255\n(knows the\nmodel)",
     ]
 

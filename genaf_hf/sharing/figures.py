@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, PUBLIC_ENCODER, Rate, RobustnessReport, eps_text
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, EVERY_ATTACK, PUBLIC_ENCODER, Rate, RobustnessReport, eps_text
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.names import shortened
 
 COLORS = ("#b04a4a", "#2f6f8f", "#7a7a3a", "#5a4a7a")
 RIGHT, WRONG = "#2b7a3d", "#b03030"
 SHOWN = 6
+LABEL_LETTERS = 13  # of a line below a bar
 LABEL_ROOM = 12  # height of a bar, in %, that holds its label
 
 
@@ -71,12 +73,17 @@ def draw_overview(
 def draw_accuracies(axes, report: RobustnessReport) -> None:
     """Grouped bars: a group per attack, a bar per model, with 95 % intervals.
 
-    The attacks are those of the verdict on the last model.
+    The attacks are those of the verdict on the last model, and then all of them, each image under its worst.
     """
     width, subject = 0.8 / len(report.models), list(report.models)[-1]
-    attacks = [each.attack for each in report.verdict(subject)]
+    groups: dict = {
+        attack_label(report, each.attack): [report.measurement(name, each.attack) for name in report.models]
+        for each in report.verdict(subject)
+    }
+    if None in report.kinds_of_several():
+        groups[f"{EVERY_ATTACK}\n(each image\nunder its\nworst)"] = [report.worst_case(name) for name in report.models]
     for index, name in enumerate(report.models):
-        found = [report.measurement(name, attack) for attack in attacks]
+        found = [group[index] for group in groups.values()]
         places = [group + (index - (len(report.models) - 1) / 2) * width for group in range(len(found))]
         heights, below, above = percentages([each.accuracy for each in found])
         bars = axes.bar(places, heights, 0.92 * width, yerr=[below, above], capsize=3, color=COLORS[index], label=name)
@@ -84,7 +91,7 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
         above = ["" if text else f"{height:.0f}" for text, height in zip(inside, heights, strict=True)]
         axes.bar_label(bars, inside, label_type="center", color="white", fontsize=9)
         axes.bar_label(bars, above, padding=2, color=COLORS[index], fontsize=9)
-    axes.set_xticks(range(len(attacks)), [attack_label(report, attack) for attack in attacks], fontsize=9)
+    axes.set_xticks(range(len(groups)), [*groups], fontsize=9)
     axes.set_ylim(0, 105)
     axes.set_ylabel(f"accuracy in % of {report.dataset['count']} images")
     axes.spines[["top", "right"]].set_visible(False)
@@ -106,7 +113,7 @@ def attack_label(report: RobustnessReport, attack: str) -> str:
     found = report.measurement(next(iter(report.models)), attack)
     if attack == CLEAN:
         return f"{attack}\n(no attack)"
-    return f"{attack}\neps {eps_text(found.settings['eps'])}\n(knows the\n{found.knowledge})"
+    return f"{attack}\neps {eps_text(found.settings['eps'])}\n(knows the\n{fill(found.knowledge, LABEL_LETTERS)})"
 
 
 def predictions(model: PixelModel, images: Tensor) -> list[int]:
@@ -134,7 +141,9 @@ def draw_sweep(report: RobustnessReport, path: str | Path) -> None:
         sweep_panel(axes, report, name)
     panels[0][0].set_ylabel(f"accuracy in % of {report.sweep[0].count} images")
     panels[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle("solid: the attacker knows the public encoder; dashed: the model itself", fontsize=9)
+    figure.suptitle(
+        "solid: the attacker knows the public encoder; dashed: the model itself, or its answers", fontsize=9
+    )
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
