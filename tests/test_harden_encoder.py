@@ -32,6 +32,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.probing import probed
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder
 from genaf_hf.sharing.record import TrainingRecord
 
@@ -315,3 +316,8 @@ def test_an_encoder_that_is_hardened_already_is_known(hardened, unlabelled, tmp_
     arguments = EncoderArguments(str(hardened[0]), str(unlabelled), attacks="l4a", attack_settings=FEW)
     found = said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))
     assert f'"{hardened[0]}" is hardened already, as its card says' in found
+    caplog.clear()
+    config = settings(tmp_path / "classifier", defence="universal", defence_settings=None)
+    with pytest.raises(UserError, match="has images but no class folders"):
+        harden(HardeningArguments(str(hardened[0]), str(unlabelled), attacks="l4a"), config)
+    assert f'"{hardened[0]}" is an encoder that is hardened already' in caplog.text

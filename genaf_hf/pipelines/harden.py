@@ -38,6 +38,7 @@ from genaf_hf.pipelines.trained_images import images_of_record, warn_of_twins
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
+from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
 from genaf_hf.sharing.layout import (
     CARD,
@@ -118,7 +119,9 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     attacks = asked_attacks(arguments, config)
     run = hardening_run(arguments, config)
     run.check()
-    load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
+    hub = {"revision": arguments.model_revision, "token": config.hub_token}
+    load_configuration(arguments.model_name_or_path, **hub)
+    tell_of_hardened_encoder(arguments.model_name_or_path, config.defence, **hub)
     data = load_data(arguments, config.hub_token)
     source = data_source(
         data["test"],
@@ -184,6 +187,18 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         logger.info("Pushed to %s", publish(run.folder, model_name, **sharing))
     PartialState().wait_for_everyone()
     return report
+
+
+def tell_of_hardened_encoder(model_name_or_path: str, defence: str, **hub) -> None:
+    """Says what is gained by a hardening where the encoder has one behind it."""
+    if PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub):
+        gain = (
+            "a plain fine-tune keeps a part of what it withstands, the more the lower its learning rate"
+            if defence == "none"
+            else f"the defence {defence} adds what the labels tell, and keeps a plain fine-tune, which the report has "
+            "beside it, from unlearning what it withstands"
+        )
+        logger.info('"%s" is an encoder that is hardened already, as its card says: %s', model_name_or_path, gain)
 
 
 def hardening_run(arguments: HardeningArguments, config: GenAFConfig) -> Run:

@@ -137,7 +137,6 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
         trainer = train(classifier, processor, pixels["train"], config, run)
         hardened = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         models = {UNDEFENDED: public.to(config.device), HARDENED: PixelModel(hardened, processor).eval()}
-        report, threats = None, [each.crafted(attacker, models) for each in threats_of(attacks)]
         if labelled:
             models = {name: probed(model, attacker.images, attacker.labels) for name, model in models.items()}
             report, threats = craft_and_evaluate(
@@ -152,6 +151,8 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
                 dataset_info=source,
                 journal=run.journal("evaluation"),
             )
+        else:
+            report, threats = None, [each.crafted(attacker, models) for each in threats_of(attacks)]
         rest = {"batch_size": config.per_device_eval_batch_size, "seed": config.seed}
         drifts = measure_drift(models, public, pixels["test"], threats, **rest)
         if PartialState().is_main_process:
