@@ -125,6 +125,13 @@ def test_a_launch_that_takes_the_model_apart_is_refused(tmp_path, monkeypatch, v
         pretrain_tiny("simclr", tmp_path / "encoder")
 
 
+def test_several_gpus_in_one_process_are_refused(tmp_path):
+    args = tiny_trainer(tmp_path).args
+    args._n_gpu = 3  # as the arguments count them where no launcher started the process
+    with pytest.raises(UserError, match=r"^This one process has 3 GPUs, .*CUDA_VISIBLE_DEVICES=0, .*accelerate launch"):
+        GenAFTrainer(tiny_model(), args, processing_class=object())
+
+
 # ---- data ----
 
 

@@ -194,7 +194,7 @@ def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
     Raises:
         UserError: names the setting.
     """
-    if config.world_size > 1 or config.n_gpu > 1:
+    if config.world_size > 1:
         raise UserError(
             "Each worker is one process with one device: start the same command once for each, with --num_processes 1 "
             "and, on a machine with several GPUs, another CUDA_VISIBLE_DEVICES each."

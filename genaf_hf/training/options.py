@@ -88,6 +88,11 @@ def check_options(args: TrainingArguments) -> None:
     for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
         if getattr(args, name) and args.dataloader_num_workers == 0:
             raise UserError(f"{name} is {getattr(args, name)}, but dataloader_num_workers is 0: name a number.")
+    if args.n_gpu > 1:  # the Trainer would split batches over copies of the model, which adversaries do not know
+        raise UserError(
+            f"This one process has {args.n_gpu} GPUs, but trains on one: leave it one by CUDA_VISIBLE_DEVICES=0, or "
+            "start a process for each by accelerate launch -m genaf_hf.cli harden."
+        )
     if args.fp16 and args.device.type == "cpu":
         raise UserError("fp16 is True, but a CPU does not compute in it: use bf16, or leave it out.")
     check_reporting(args)
