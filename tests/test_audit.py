@@ -435,6 +435,7 @@ def test_by_values_it_finds_what_flags_find_and_writes_nothing(report, model, da
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     classifier, encoder = PixelModel(*load_classifier(model)), PixelModel(*load_encoder(encoders["dino"], CLASSES))
+    classifier.model.config.name_or_path = encoders["dino"]  # as where it was made of that in this process
     attacks = [ATTACKS[name].configure(eps=eps, **QUICK[name]) for name, eps in (("l4a", 0.3), ("pgd", 0.15))]
     found = audit_of_values(classifier, dataset, [*attacks, "fgsm"], encoder=encoder)
     assert found.attacks == ["clean", "l4a", "l4a-adaptive", "pgd", "fgsm"]

@@ -12,6 +12,7 @@ from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pas
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import (
+    EPS,
     all_evaluating,
     all_finite,
     attacked,
@@ -36,7 +37,7 @@ CITATION = """@inproceedings{zhou2023advencoder,
 }"""
 
 
-@register_attack("encoder", "images", eps=10 / 255, norms=NORMS, citation=CITATION)
+@register_attack("encoder", "images", eps=EPS, norms=NORMS, citation=CITATION)
 def advencoder_per(
     encoder: Encoders,
     images: Tensor,

@@ -26,7 +26,7 @@ def l4a(encoder: PixelModel, images: Tensor, *, layer: int | str = 1) -> Objecti
     The attacker needs the public encoder and some images, neither labels nor the downstream task. No layer above the
     one that is read is run.
 
-    `l4a(encoder, images, eps=10 / 255)` takes by name `eps` (0.05), radius of the L-inf ball in pixel units; `steps`
+    `l4a(encoder, images, eps=10 / 255)` takes by name `eps` (10/255), radius of the L-inf ball in pixel units; `steps`
     (500), each on a fresh random batch of `batch_size` (16) images; `step_size` in pixel units (eps / 50); `seed` (0)
     of the uniform start and of the batches; `data`, a name for the images. It returns the perturbation, with its
     provenance, and raises `UserError` for a setting or an image outside its range, or an unknown layer.

@@ -10,7 +10,7 @@ from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import attacked, check_universal_settings, provenance, random_batches
+from genaf_hf.attacks.universal import EPS, attacked, check_universal_settings, provenance, random_batches
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
@@ -25,7 +25,7 @@ CITATION = """@inproceedings{moosavi2017uap,
 }"""
 
 
-@register_attack("encoder", "images", "labels", eps=0.05, norms=NORMS, citation=CITATION)
+@register_attack("encoder", "images", "labels", eps=EPS, norms=NORMS, citation=CITATION)
 def uap(
     encoder: PixelModel,
     images: Tensor,

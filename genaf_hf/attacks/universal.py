@@ -21,6 +21,7 @@ from genaf_hf.runs.progress import progress
 from genaf_hf.values.device import sent
 from genaf_hf.values.provenance import model_source, public_name
 
+EPS = 10 / 255  # where nothing else is said
 MOST_RESTARTS = 100
 JUDGED_BATCHES = 32  # by which the best of several perturbations is told
 
@@ -109,7 +110,7 @@ def raised(
     stepping: Callable,
     size: Sequence[int] | None = None,
     *,
-    eps: float = 0.05,
+    eps: float = EPS,
     norm: Norm = "linf",
     steps: int = 500,
     step_size: float | None = None,

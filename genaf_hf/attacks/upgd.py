@@ -12,7 +12,7 @@ from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.uap import predictions
 from genaf_hf.attacks.uapgd import momentum_steps
-from genaf_hf.attacks.universal import Step, attacked, check_budget, raised, random_batches
+from genaf_hf.attacks.universal import EPS, Step, attacked, check_budget, raised, random_batches
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 
 CITATION = """@inproceedings{shafahi2020universal,
@@ -41,7 +41,7 @@ def upgd(
     images: Tensor,
     labels: Tensor,
     *,
-    eps: float = 0.05,
+    eps: float = EPS,
     norm: Norm = "linf",
     steps: int = 400,
     step_size: float | None = None,

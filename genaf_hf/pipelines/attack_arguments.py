@@ -9,7 +9,6 @@ from genaf_hf.errors import UserError
 from genaf_hf.values.numbers import number
 
 DEFAULT_ATTACKS = "l4a,ssp,uapgd,advencoder-per,pgd"
-DAE_EPS, EPS = 10 / 255, 8 / 255  # of attacks on the public encoder, and of those on the model itself
 LENGTHS = ("eps", "step_size")
 OURS = "data"  # a setting that those who craft give
 EXAMPLE = '{"steps": 200, "l4a": {"layer": 3}}'
@@ -21,8 +20,8 @@ def named_attacks(
     names: str | Sequence[str],
     settings: str | Mapping | None = None,
     *,
-    dae_eps: float = DAE_EPS,
-    eps: float = EPS,
+    dae_eps: float | None = None,
+    eps: float | None = None,
     norm: str = "linf",
     seed: int = 0,
 ) -> dict[str, ConfiguredAttack]:
@@ -31,8 +30,8 @@ def named_attacks(
     Args:
         names: of the attacks, separated by commas where they are one text.
         settings: see `SETTINGS_HELP`; an attack's own win.
-        dae_eps: of attacks on the public encoder, where `settings` do not tell.
-        eps, norm: of those on the model itself that know the norm.
+        dae_eps: of universal attacks, where `settings` do not tell; default their own, 10/255.
+        eps, norm: of other attacks that know the norm; default their own eps, 8/255.
         seed: of what is crafted.
 
     Raises:
@@ -142,13 +141,13 @@ def with_numbers(settings: Mapping, of: str) -> dict:
     return found
 
 
-def defaults(attack: Attack, dae_eps: float, eps: float, norm: str, seed: int) -> dict:
+def defaults(attack: Attack, dae_eps: float | None, eps: float | None, norm: str, seed: int) -> dict:
     """What an attack is run with where nothing else is said."""
     if attack.universal:
         known = {"eps": dae_eps, "seed": seed}
     else:
         known = {"eps": eps, "norm": norm} if norm in attack.norms else {}
-    return {name: value for name, value in known.items() if name in attack.settings}
+    return {name: value for name, value in known.items() if name in attack.settings and value is not None}
 
 
 def checked(attack: ConfiguredAttack) -> ConfiguredAttack:

@@ -42,12 +42,13 @@ from genaf_hf.sharing.figures import SHOWN, draw_gallery
 from genaf_hf.sharing.layout import ANSWERS, AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.values.numbers import is_number, is_whole
-from genaf_hf.values.provenance import model_source, public_name
+from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
 SWEEP = (0.25, 0.5, 2.0, 4.0)
 OF_A_MODEL = (RECORD, "config.json")
+UNNAMED = "model"  # what was loaded elsewhere, and may have been trained since
 UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack reads
 
 
@@ -164,7 +165,7 @@ def audit_run(folder: Path, asked: Mapping) -> Run:
         leaves=(CARD, REPORT),
         overwrites=AUDITED + OF_A_MODEL,
         reads={"dataset": asked["dataset_name"]},
-        replaceable=partial(is_earlier_audit, folder, public_name(asked["model_name_or_path"])),
+        replaceable=partial(is_earlier_audit, folder, asked["model_name_or_path"]),
     )
 
 
@@ -213,7 +214,7 @@ def open_case(
     """
     class_names = [model.model.config.id2label[i] for i in range(model.model.config.num_labels)]
     trained_on = read_record(path, revision=revision) if path else {}
-    name = public_name(path) if path else model_source(model.model.config)[0] or "model"
+    name = public_name(path) if path else UNNAMED
     data = matched_images(dataset, class_names, trained_on, limit, options)
     digests = {split: image_digests(part) for split, part in data.items()}
     check_not_trained_on(trained_on, digests["test"], name)
@@ -272,12 +273,12 @@ def check_numbers(sweep: Sequence[float], limit: int | None, batch_size: int) ->
             raise UserError(f"{name} is {value}, expected at least 1 image.")
 
 
-def is_earlier_audit(folder: Path, name: str) -> bool:
-    """Whether what a folder holds are findings of a model of this name, and none of a model itself."""
-    if any((folder / each).exists() for each in OF_A_MODEL):
+def is_earlier_audit(folder: Path, path: str) -> bool:
+    """Whether what a folder holds are findings of the model of this name, and none of a model itself."""
+    if not path or any((folder / each).exists() for each in OF_A_MODEL):
         return False
     try:
-        return [*RobustnessReport.load(folder / REPORT).models] == [name]
+        return [*RobustnessReport.load(folder / REPORT).models] == [public_name(path)]
     except (OSError, ValueError):
         return False
 

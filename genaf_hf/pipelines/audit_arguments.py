@@ -16,13 +16,11 @@ from genaf_hf.evaluation.threats import threats_of
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.pipelines.attack_arguments import (
     ATTACKS_HELP,
-    DAE_EPS,
     DEFAULT_ATTACKS,
-    EPS,
     SETTINGS_HELP,
     named_attacks,
 )
-from genaf_hf.pipelines.audit import SWEEP, audit, check_numbers
+from genaf_hf.pipelines.audit import SWEEP, audit
 from genaf_hf.pipelines.experiment_arguments import dataset_options
 from genaf_hf.pipelines.perturbation_collection import collected
 from genaf_hf.runs.run import Run
@@ -78,8 +76,8 @@ class AuditArguments:
             "worst-answers, worst-perturbation-at-hand, or every-attack (images that withstand all)."
         },
     )
-    dae_eps: float = field(default=DAE_EPS, metadata={"help": "Eps of the attacks on the public encoder."})
-    eps: float = field(default=EPS, metadata={"help": "Eps of the task-aware attacks."})
+    dae_eps: float | None = field(default=None, metadata={"help": "Eps of universal attacks, default 10/255."})
+    eps: float | None = field(default=None, metadata={"help": "Eps of other attacks, default 8/255."})
     attack_settings: dict | str | None = field(default=None, metadata={"help": SETTINGS_HELP})
     sweep: list[float] = field(
         default_factory=lambda: list(SWEEP),
@@ -132,7 +130,6 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         at_hand = collected(arguments.perturbations) if arguments.perturbations else ()
         known = {each.name: each.knowledge for each in threats_of(attacks)} | dict.fromkeys(at_hand, PERTURBATION)
         check_gate(arguments.fail_under, arguments.under, known)
-    check_numbers(arguments.sweep, arguments.limit, arguments.batch_size)
     check_update(arguments)
     report = audit(
         arguments.model_name_or_path,
