@@ -145,6 +145,8 @@ def entry(action: Action, kind: str, here: Any = None) -> str:
     """The lines on one flag."""
     name = f"  --{action.dest} {kind}".rstrip() if action.option_strings else f"  {action.dest.upper()}"
     said, default = WORDS.get(action.dest, action.help).rstrip("."), action.default
+    if action.choices and len(name) > WIDTH:
+        name, said = f"  --{action.dest} NAME", f"{said}: {', '.join(action.choices)}"
     untold = default is None or default is False or default == -1 or "default" in said.lower()
     if here is not None:
         said = f"{said} (here {value_words(here)})"
