@@ -7,8 +7,8 @@ from cards import PGD, make_report
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, save_answers
-from genaf_hf.evaluation.comparison import Change, compare, compare_files
-from genaf_hf.evaluation.report import Measurement, Rate
+from genaf_hf.evaluation.comparison import Change, compare, compare_files, joined
+from genaf_hf.evaluation.report import Measurement, Rate, RobustnessReport
 
 COUNT = 100
 
@@ -172,3 +172,17 @@ def test_the_command_prints_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["genaf-hf", "compare", *map(str, folders)])
     main()
     assert "worse under pgd" in capsys.readouterr().out
+
+
+def test_reports_of_the_same_images_are_joined_into_one_table():
+    old, new = report_of(OLD, "a"), report_of(NEW, "b")
+    both = joined([old, new])
+    assert [*both.models] == ["a", "b"]
+    assert both.measurements == [*old.measurements, *new.measurements]
+    assert [line.count("|") for line in both.table().splitlines()] == [8] * 5
+    assert RobustnessReport.from_json(both.to_json()) == both
+    assert both.answers.keys() == {"a", "b"}
+    plain = joined([report_of(OLD, "undefended"), new])
+    assert [check.name for check in plain.checks] == ["clean accuracy is not far below the undefended model's"]
+    with pytest.raises(UserError, match="of other images"):
+        joined([old, report_of(NEW, "b", content="f" * 16)])

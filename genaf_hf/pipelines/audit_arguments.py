@@ -185,8 +185,10 @@ def audit_each(arguments: AuditArguments, names: Sequence[str]) -> RobustnessRep
         return audit_as_asked(replace(arguments, model_name_or_path=by_name[name], output_dir=place)).to_json()
 
     with run.working():
-        found = {name: run.journal("models").once(name, partial(audited, name)) for name in by_name}
-        report = joined([RobustnessReport.from_json(each) for each in found.values()])
+        reports: list[RobustnessReport] = []
+        for name in by_name:
+            reports.append(RobustnessReport.from_json(run.journal("models").once(name, partial(audited, name))))
+            report = joined(reports)  # refuses other images before the next model is attacked
         if PartialState().is_main_process:
             write_report(folder, report)
     return report
