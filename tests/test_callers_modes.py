@@ -13,7 +13,7 @@ from genaf_hf.evaluation.neighbors import Neighbors
 
 IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 LABELS = torch.arange(6) % 3
-SMALL = {"steps": 3, "width": 16, "restarts": 2}
+SMALL = {"steps": 2, "width": 16, "restarts": 2}
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """With `torch_compile` the passes of the attacks are compiled as well as the loss, and train the same weights."""
 
+import pytest
 import torch
 from train_tiny import tiny_model, tiny_trainer
 
 
+@pytest.mark.slow(reason="compiles")
 def test_compiled_attacks_train_the_same_weights(tmp_path):
     settings = {"images": 16, "max_steps": 3, "dtype": torch.float64, "defence": "pgd-at", "logging_strategy": "no"}
     backend = "aot_eager"  # all of compilation but for the code that is made, which takes a compiler half a minute
