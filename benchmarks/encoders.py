@@ -1,6 +1,6 @@
 """What a linear probe reads from each encoder, and what attacks on it leave of models made from it.
 
-    python benchmarks/encoders.py --use_cpu
+    python benchmarks/encoders.py --use_cpu --defence gen-af --clean_share 0
     python benchmarks/encoders.py genaf_hf/cli/configs/digits_mae.yaml --encoders ENCODER ... --dataset_name DATASET
 
 From each encoder an undefended and a hardened model are made with the settings of the YAML file, by default those of

@@ -1,7 +1,8 @@
 """What the weight of the genetic regularization changes: paired differences over seeds.
 
-    python benchmarks/genetic_weight.py --use_cpu
-    python benchmarks/genetic_weight.py genaf_hf/cli/configs/digits_vit.yaml --use_cpu --eps 0.25 --weights 0 200 600
+    python benchmarks/genetic_weight.py --use_cpu --defence gen-af --clean_share 0
+    python benchmarks/genetic_weight.py genaf_hf/cli/configs/digits_vit.yaml --use_cpu --defence gen-af \
+        --clean_share 0 --eps 0.25 --weights 0 200 600
 
 Each seed is hardened with each weight, by default with the settings of digits_vit.yaml and nothing else
 changed, and then attacked as recipes/genaf_vit.py does. Flags are those of that recipe. A run takes about a minute of

@@ -158,7 +158,7 @@ def test_an_unknown_flag_is_refused(default):
         parse_arguments(TYPES, default, ["--epss", "0.1"])
 
 
-@pytest.mark.parametrize("name", ["digits_vit.yaml", "paper.yaml", "vit_base_cifar10.yaml"])
+@pytest.mark.parametrize("name", ["digits_vit.yaml", "digits_mae.yaml", "paper.yaml"])
 def test_a_defence_takes_of_a_file_of_ours_what_it_reads(name, tmp_path):
     flags = [*NAMED, "--bf16", "no", "--defence"]
     _, ours = parse_arguments(TYPES, None, [name, *flags, "gen-af"])
@@ -168,6 +168,12 @@ def test_a_defence_takes_of_a_file_of_ours_what_it_reads(name, tmp_path):
     assert (config.adapt_epochs, config.adapt_max_steps) == (0, -1)
     _, adapted = parse_arguments(TYPES, None, [name, *flags, "universal", "--adapt_max_steps", "3"])
     assert (adapted.adapt_max_steps, adapted.adapt_learning_rate) == (3, ours.adapt_learning_rate)
+
+
+@pytest.mark.parametrize("name", ["digits_vit.yaml", "digits_mae.yaml", "digits_dino.yaml", "encoder.yaml", "mae.yaml"])
+def test_recipes_defend_against_universal_perturbations(name):
+    _, config = parse_arguments(TYPES, None, [name, *NAMED])
+    assert (config.defence, config.clean_share, config.adapt_epochs) == ("universal", 0.5, 0)
 
 
 @pytest.mark.parametrize("of_file", [True, False])

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow(reason="hardens")
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_mae.py"
 QUICK = {
     "per_device_train_batch_size": 8,
+    "defence": "gen-af",
     "max_steps": 6,
     "adapt_max_steps": 4,
     "steps": 2,

@@ -34,6 +34,7 @@ OTHER = "hf_ofSomebodyElse"
 PEOPLE = "\n# Mine\n\nWhat people wrote, *byte for byte*.  \n"
 NOT_OURS = (".env", "holiday.png", "notes.md", "optimizer.pt", "secrets.json", "training_args.bin")
 QUICK = {
+    "defence": "gen-af",
     "max_steps": 2,
     "adapt_max_steps": 1,
     "steps": 1,

@@ -293,7 +293,14 @@ def test_a_run_whose_push_fails_is_finished_and_one_command_goes_on_with_the_pus
     folder = place / "it's hardened"
     settings = {"model_name_or_path": encoders["mae"], "dataset_name": "colours", "output_dir": folder.name}
     settings |= {"push_to_hub": True, "hub_model_id": "someone/hardened", "hub_private_repo": True}
-    settings |= {"hub_revision": "next", "max_steps": 1, "adapt_max_steps": 1, "steps": 1, "assessment_samples": 8}
+    settings |= {
+        "hub_revision": "next",
+        "defence": "gen-af",
+        "max_steps": 1,
+        "adapt_max_steps": 1,
+        "steps": 1,
+        "assessment_samples": 8,
+    }
     settings |= {"attacks": "l4a,pgd", "attack_settings": '{"steps": 1}', "push_anyway": True}
     settings |= {"report_to": "none", "use_cpu": True}
     hub.uploads.clear()

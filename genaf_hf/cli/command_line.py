@@ -58,7 +58,7 @@ def parse_arguments(
 ) -> tuple:
     """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win.
 
-    A file of ours is written for Gen-AF; of it another defence that flags name takes what it reads.
+    Of a file of ours a defence takes what it reads, since flags may name another than the file does.
 
     Args:
         dataclass_types: whose fields are the flags.
@@ -80,8 +80,9 @@ def parse_arguments(
         parser.check_complete(given)
         config = family_config(given)
     of_file = parser.settings_of(Path(config)) if config is not None else {}
-    if config is not None and Path(config).parent == CONFIGS and "defence" in given:
-        unread = unread_by(given["defence"])
+    defence = {**of_file, **given}.get("defence")
+    if config is not None and Path(config).parent == CONFIGS and defence is not None:
+        unread = unread_by(defence)
         of_file = {name: value for name, value in of_file.items() if name not in unread}
     settings = {**of_file, **given}
     parser.check_complete(settings)

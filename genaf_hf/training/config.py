@@ -101,7 +101,12 @@ class GenAFConfig(CheckedArguments):
     )
 
     defence: str = field(
-        default="gen-af", metadata={"help": "What stage 1 trains against and on.", "choices": DEFENCES}
+        default="gen-af",
+        metadata={
+            "help": "What stage 1 trains against and on; where harden takes its settings from a file of ours, that "
+            "says universal.",
+            "choices": DEFENCES,
+        },
     )
     defence_settings: dict | str | None = field(
         default=None,

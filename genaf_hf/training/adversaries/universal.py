@@ -47,7 +47,7 @@ class Universal(Adversary):
         *,
         eps: float,
         step_size: float | None = None,
-        live: int = 2,
+        live: int = 6,
         bank: Sequence[str] = (),
         bank_steps: int = 300,
     ):

@@ -22,7 +22,7 @@ def gen_af_universal(
     clean_share: float = 0.5,
     genetic_weight: float = 200.0,
     genetic_share: float = 0.2,
-    live: int = 2,
+    live: int = 6,
     bank: Sequence[str] = ("l4a", "ssp", "uapgd", "fff"),
     bank_steps: int = 300,
     divergence_weight: float = 0.5,

@@ -22,7 +22,7 @@ def universal_n_fgsm(
     eps: float = 10 / 255,
     step_size: float | None = None,
     clean_share: float = 0.25,
-    live: int = 2,
+    live: int = 6,
     bank: Sequence[str] = ("l4a", "ssp", "uapgd", "fff"),
     bank_steps: int = 300,
     single_pass: bool = True,
