@@ -1,69 +1,93 @@
-"""Peak memory of hardening ViT-B/16 at 224 px on the CPU, with and without activation checkpointing.
+"""Peak memory of hardening at 224 px, by model and batch, with and without activation checkpointing.
 
     python benchmarks/memory.py
+    python benchmarks/memory.py --device cuda --batch_sizes 16 64
 
-Two steps of stage 1 on batches of 8 random images, PGD of two steps, fp32, with AdamW and all weights; random weights
-by configuration. Each side runs in a process of its own, whose peak of resident memory is that of everything that it
-holds, Python and libraries too. Prints a Markdown table.
+Two steps of stage 1 on random images, PGD of one step, fp32, with AdamW and all weights; random weights by
+configuration. On a CPU each side runs in a process of its own, whose peak of resident memory is that of everything that
+it holds, Python and libraries too; on a GPU it is the peak of what torch allocated. Prints a Markdown table.
 """
 
+import argparse
 import resource
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 
 import torch
-from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    TrainingArguments,
+    ViTConfig,
+    ViTImageProcessor,
+)
 
 from genaf_hf import GenAFConfig, GenAFTrainer
 from genaf_hf.evaluation.report import markdown
 
-BATCH_SIZE, STEPS = 8, 2
+STEPS = 2
 GIB = 2**30
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 # The second is its older name, the only one in transformers 5.20.
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
+MODELS = {
+    "vit-small": ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536, num_labels=10),
+    "vit-base": ViTConfig(num_labels=10),
+    "convnext-tiny": ConvNextConfig(num_labels=10),
+}
 
 
 def main() -> None:
-    rows = [["activation checkpointing", "peak memory (GiB)", "seconds for two steps"]]
-    for checkpointing in (True, False):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # which says so if it is killed
-            peak, seconds = process.submit(harden, checkpointing).result()
-        rows.append(["on" if checkpointing else "off", f"{peak / GIB:.2f}", f"{seconds:.0f}"])
-    print(f"\n{markdown(rows)}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", choices=MODELS, nargs="+", default=[*MODELS])
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[4])
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    table = [["model", "batch", "without checkpointing (GiB)", "with (GiB)"]]
+    for model, batch_size in product(arguments.models, arguments.batch_sizes):
+        peaks = []
+        for checkpointing in (False, True):
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # which says so if it is killed
+                side = model, arguments.image_size, batch_size, arguments.device, checkpointing
+                peaks.append(process.submit(harden, *side).result())
+        table.append([model, str(batch_size), *(f"{peak / GIB:.1f}" for peak in peaks)])
+    print(f"\n{markdown(table)}")
 
 
-def harden(checkpointing: bool) -> tuple[int, float]:
-    """Peak resident memory of this process in bytes, and the seconds that training took."""
+def harden(model: str, image_size: int, batch_size: int, device: str, checkpointing: bool) -> int:
+    """Peak memory in bytes, of this process or of the device."""
     torch.manual_seed(0)
-    config = ViTConfig(num_labels=10)
-    images = 2 * torch.rand(STEPS * BATCH_SIZE, 3, config.image_size, config.image_size) - 1
+    config = MODELS[model]
+    config.image_size = image_size
+    images = 2 * torch.rand(STEPS * batch_size, 3, image_size, image_size) - 1
     with tempfile.TemporaryDirectory() as folder:
         trainer = GenAFTrainer(
-            model=ViTForImageClassification(config),
+            model=AutoModelForImageClassification.from_config(config),
             args=GenAFConfig(
                 output_dir=folder,
                 max_steps=STEPS,
-                steps=2,
-                per_device_train_batch_size=BATCH_SIZE,
+                adapt_epochs=0.0,
+                steps=1,
+                per_device_train_batch_size=batch_size,
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
-                use_cpu=True,
+                use_cpu=device == "cpu",
                 **{CHECKPOINTING: checkpointing},
             ),
             train_dataset=[{"pixel_values": image, "labels": i % 10} for i, image in enumerate(images)],
-            processing_class=ViTImageProcessor(),
+            processing_class=ViTImageProcessor(size={"height": image_size, "width": image_size}),
         )
-        start = time.perf_counter()
-        trainer.adversarial_finetune()
-        seconds = time.perf_counter() - start
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES, seconds
+        trainer.train()
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.accelerator.dataloader_config.non_blocking = True  # batches come while a device still computes
         if self.args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = self.args.seed
         self._log_sums: dict[str, Any] = defaultdict(float)

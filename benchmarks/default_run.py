@@ -1,0 +1,72 @@
+"""Where the time of the default run goes.
+
+    python benchmarks/default_run.py
+    python benchmarks/default_run.py --max_steps 60
+
+Looks 50 times a second at what the run is doing, and counts the processor's time since the last look to that. Further
+arguments are the run's. Prints a Markdown table when the run is at its end.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+
+# By functions: what runs in one of them, in whatever it calls, is counted to the innermost.
+PARTS = {
+    "importing libraries": {"_find_and_load"},
+    "pre-training the public encoder": {"pretrained"},
+    "training": {"_train_stage"},
+    "assessing layers": {"assess_layers"},
+    "crafting perturbations": {"crafted_once"},
+    "measuring": {"evaluate_threats", "try_out", "evaluation_loop"},
+    "drawing pictures": {"draw_samples", "draw_gallery", "draw_overview", "write_results", "savefig"},
+}
+
+
+class Looks(threading.Thread):
+    """Counts the processor's seconds by what the main thread does."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.main, self.seconds = threading.main_thread().ident, Counter()
+
+    def run(self) -> None:
+        last = time.process_time()
+        while True:
+            time.sleep(0.02)
+            seen = time.process_time()
+            self.seconds[part_of(sys._current_frames().get(self.main))] += seen - last
+            last = seen
+
+
+def part_of(frame) -> str:
+    """The part that a stack of calls is in."""
+    while frame is not None:
+        for part, names in PARTS.items():
+            if frame.f_code.co_name in names:
+                return part
+        frame = frame.f_back
+    return "all else"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ["HF_HOME"] = folder  # where nothing was crafted before
+        looks = Looks()
+        looks.start()
+        from genaf_hf.cli.main import main as run
+
+        run("harden", default_config="digits_vit.yaml", family_config="encoder.yaml")
+    total = sum(looks.seconds.values())
+    print("\n| what | seconds | share |\n|---|---:|---:|")
+    for part, seconds in looks.seconds.most_common():
+        print(f"| {part} | {seconds:.1f} | {seconds / total:.0%} |")
+    print(f"| all | {total:.1f} | |")
+
+
+if __name__ == "__main__":
+    main()
