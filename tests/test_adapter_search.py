@@ -14,7 +14,7 @@ from datasets import DatasetDict
 from optuna.trial import TrialState
 from own_defence import HALF
 from peft import PeftModel
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedModel
 
 from genaf_hf import PixelModel, load_encoder, with_pixel_values
 from genaf_hf.adapter_search import METHODS, AdapterSearchArguments, Genome, evolve, pick
@@ -103,11 +103,28 @@ def test_nothing_tells_where_it_was_made(searched, given):
     assert not [path for path in texts if str(Path(given["model_name_or_path"]).parent) in path.read_text()]
 
 
-def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(processes, searched, again, arguments):
+def unwritten(*args, **kwargs):
+    raise OSError("No space left on the disk")
+
+
+def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(
+    processes, searched, again, arguments, monkeypatch, caplog
+):
     folder, _ = searched
     members = evolve(arguments(), again)  # the search is done: only the table is made again
     chosen = max(members, key=lambda each: (0 < each.robust.part < each.clean.part, each.clean.part))
+    with monkeypatch.context() as full:
+        full.setattr(PreTrainedModel, "save_pretrained", unwritten)
+        with pytest.raises(OSError, match="disk"):
+            pick(arguments(pick=chosen.trial), again, members)
+    other = 0 if chosen.trial else 1
+    with pytest.raises(UserError, match=rf"unfinished run .* \(pick was {chosen.trial} and is {other}\)"):
+        evolve(arguments(pick=other), again)
+    measured = [*(folder / "picked" / "unfinished_run" / "evaluation").rglob("*")]
+    assert len(measured) >= 4  # clean, l4a, its twin, pgd
+    caplog.set_level("INFO")
     report = pick(arguments(pick=chosen.trial), again, members)
+    assert f"Going on with the unfinished run in {folder / 'picked'}" in caplog.text
     (name,) = report.models
     assert report.measurement(name, "clean").accuracy == chosen.clean
     assert report.measurement(name, "pgd").accuracy == chosen.robust
@@ -116,6 +133,9 @@ def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(proce
     record, genome = TrainingRecord.load(folder / "picked" / "training.json"), chosen.genome
     assert record.stages[STAGE]["steps"] == TRAINING["max_steps"]
     assert record.hyperparameters["step_size"] == default_step_size(again.eps * genome.eps_share, genome.steps)
+    assert record.example.keys() == {"label", "answer", "probability"}
+    assert (folder / "picked" / "example.png").exists()
+    assert not (folder / "picked" / "unfinished_run").exists()
     assert (folder / "picked" / "training_curves.png").stat().st_size > 10_000
     card = (folder / "picked" / "README.md").read_text()
     assert "| adversarial finetune of adapter | 12 |" in card

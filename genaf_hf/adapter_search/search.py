@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -44,7 +44,7 @@ from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import data_source, image_digests
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
-from genaf_hf.evaluation.perturbation_cache import digest
+from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Attacker, Threat
 from genaf_hf.models.loading import load_configuration, parameter_count
@@ -55,8 +55,9 @@ from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.runs.run import Run, decisive
 from genaf_hf.sharing.data_figures import draw_samples
+from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.existing_card import license_of
-from genaf_hf.sharing.layout import SAMPLES
+from genaf_hf.sharing.layout import CARD, HARDENED_MODEL, RECORD, REPORT, SAMPLES
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.config import GenAFConfig
@@ -139,6 +140,8 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     check(arguments, config)
     run = search_run(arguments, config)
     run.check()
+    if arguments.pick is not None:
+        pick_run(arguments, config).check()
     run.folder.mkdir(parents=True, exist_ok=True)
     url = arguments.storage or f"sqlite:///{run.folder / STUDY_FILE}"
     storage = open_storage(url, heartbeat_seconds=arguments.heartbeat_seconds)
@@ -186,6 +189,14 @@ def search_run(arguments: AdapterSearchArguments, config: GenAFConfig) -> Run:
     """The run in the folder that workers share; what is done, and with which settings, the study says."""
     sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
     return Run(config.output_dir, {}, reads=sources, shared=True)
+
+
+def pick_run(arguments: AdapterSearchArguments, config: GenAFConfig) -> Run:
+    """The run of the trial that is picked, which may replace an earlier pick."""
+    folder, attacks = Path(config.output_dir, PICKED), asked_attacks(arguments, config)
+    asked = {"pick": arguments.pick, "seed": config.seed, "attacks": {name: attacks[name].settings for name in attacks}}
+    replaceable = (folder / RECORD).exists
+    return Run(folder, asked, leaves=(CARD, REPORT, RECORD), overwrites=HARDENED_MODEL, replaceable=replaceable)
 
 
 def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
@@ -381,34 +392,39 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
 def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[Member]) -> RobustnessReport:
     """Merges a member of the front into a plain model, attacks it with everything, and writes its card.
 
-    The folder `picked/` of the output folder then is a `transformers` checkpoint.
+    The folder `picked/` of the output folder then is a `transformers` checkpoint. A pick that was killed goes on where
+    it was when it is started again.
 
     Raises:
-        UserError: when no such trial is reported.
+        UserError: when no such trial is reported, or another pick is unfinished.
     """
     found = {each.trial: each for each in members}
     if arguments.pick not in found:
         raise UserError(f"pick is {arguments.pick}, expected one of the trials {', '.join(map(str, found))}.")
-    laboratory = open_laboratory(arguments, config)
-    processor, folder = laboratory.processor, laboratory.folder / PICKED
+    run, laboratory = pick_run(arguments, config), open_laboratory(arguments, config)
+    processor, folder, data = laboratory.processor, run.folder, laboratory.data
     plain = merged_model(laboratory.encoder, laboratory.adapter(arguments.pick)).to(config.device)
-    models = {f"trial-{arguments.pick}": PixelModel(plain, processor).eval()}
+    model = PixelModel(plain, processor).eval()
     encoder = PixelModel(laboratory.encoder.to(config.device), processor)
-    report, _ = craft_and_evaluate(
-        models,
-        laboratory.pixels["test"],
-        laboratory.attacks,
-        attacker_of(laboratory, encoder),
-        factors=SWEEP,
-        batch_size=config.per_device_eval_batch_size,
-        seed=config.seed,
-        dataset_info=laboratory.dataset_info,
-    )
-    plain.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    draw_samples(laboratory.data["train"], folder / SAMPLES)
-    name = f"{laboratory.folder.resolve().name}/{folder.name}"
-    write_results(folder, report, record(laboratory, found[arguments.pick]), model_name=name)
+    content = {"weights of the model": digest(None, tensors(model))[:16], "images": images_content(data)}
+    with run.working(content):
+        report, _ = craft_and_evaluate(
+            {f"trial-{arguments.pick}": model},
+            laboratory.pixels["test"],
+            laboratory.attacks,
+            attacker_of(laboratory, encoder),
+            factors=SWEEP,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+            dataset_info=laboratory.dataset_info,
+            journal=run.journal("evaluation"),
+        )
+        plain.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        draw_samples(data["train"], folder / SAMPLES)
+        told = replace(record(laboratory, found[arguments.pick]), example=leave_example(model, data["test"], folder))
+        name = f"{laboratory.folder.resolve().name}/{folder.name}"
+        write_results(folder, report, told, model_name=name)
     return report
 
 
