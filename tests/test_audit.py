@@ -630,7 +630,7 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         ({"attack_settings": {"l4a": {"data": "mine"}}}, "give the data of l4a, which is told by itself"),
         ({"attack_settings": {"pgd": {"seeds": [1]}}}, 'pgd has no setting "seeds"'),
         ({"attack_settings": {"pgd": {"loss": "mse"}}}, 'loss is "mse", expected one of cross-entropy, dlr'),
-        ({"attack_settings": {"norm": "l2"}}, "attack_settings give l4a the norm l2 without an eps"),
+        ({"dae_eps": None, "attack_settings": {"norm": "l2"}}, "attack_settings give l4a the norm l2 without an eps"),
         ({"attack_settings": {"pgd": {"norm": "l3"}}}, 'norm is "l3", expected one of linf, l2'),
         ({"attack_settings": {"pgd": {"step_size": -1}}}, "step_size is -1, expected a positive length"),
         ({"attack_settings": {"pgd": {"restarts": 0}}}, "restarts is 0, expected"),

@@ -43,8 +43,9 @@ def named_attacks(
     for attack in chosen:
         shared = {name: value for name, value in common.items() if name in attack.settings}
         given = {**shared, **own.get(attack.name, {})}
-        found[attack.name] = checked(attack.configure(**{**defaults(attack, dae_eps, eps, norm, seed), **given}))
-        if given.get("norm", attack.norms[0]) != attack.norms[0] and "eps" not in given:
+        known = {**defaults(attack, dae_eps, eps, norm, seed), **given}
+        found[attack.name] = checked(attack.configure(**known))
+        if given.get("norm", attack.norms[0]) != attack.norms[0] and "eps" not in known:
             raise UserError(
                 f"attack_settings give {attack.name} the norm {given['norm']} without an eps, which has another length "
                 f'in each norm: give both, for example {{"{attack.name}": {{"norm": "l2", "eps": 3.0}}}}.'
