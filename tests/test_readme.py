@@ -63,9 +63,7 @@ def test_the_python_example_trains_as_the_recipe_of_its_family_does():
 def test_the_python_example_runs_as_written(dataset, encoders, tmp_path, monkeypatch):
     [example] = [block for block in blocks("python") if "GenAFTrainer(" in block]
     dataset.save_to_disk(tmp_path / "colours")
-    quick = (
-        'max_steps=2, adapt_max_steps=1, warmup_steps=0, steps=1, save_strategy="no", report_to="none", use_cpu=True'
-    )
+    quick = 'max_steps=2, warmup_steps=0, save_strategy="no", report_to="none", use_cpu=True'
     for written, here in (
         ("uoft-cs/cifar10", str(tmp_path / "colours")),
         ("facebook/dino-vits16", encoders["dino"]),
