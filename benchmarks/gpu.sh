@@ -42,7 +42,7 @@ part() {  # NAME LIMIT COMMAND...: writes what it prints to NAME.txt
 if [ "$size" = tiny ]; then
   real="--model digits --image_size 8 --patch_size 2 --batch_size 8 --images 16 --rounds 1 --crafting_steps 2"
   real="$real --defences universal" small=$real limit=900
-  loader="--images 8 --size 40 30 --image_size 16 --batch_size 4 --workers 0 --rounds 1"
+  loader="--images 40 --size 40 30 --image_size 16 --batch_size 4 --workers 0 --rounds 1"
   memory="--models vit-small --batch_sizes 1 --image_size 32"
 else
   real="--model vit-base --image_size 224 --patch_size 16 --images 256 --bf16 --peak_tflops 990 --rounds 3"
