@@ -192,13 +192,11 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
 def tell_of_hardened_encoder(model_name_or_path: str, defence: str, **hub) -> None:
     """Says what is gained by a hardening where the encoder has one behind it."""
     if PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub):
-        gain = (
-            "a plain fine-tune keeps a part of what it withstands, the more the lower its learning rate"
-            if defence == "none"
-            else f"the defence {defence} adds what the labels tell, and keeps a plain fine-tune, which the report has "
-            "beside it, from unlearning what it withstands"
-        )
-        logger.info('"%s" is an encoder that is hardened already, as its card says: %s', model_name_or_path, gain)
+        kept, more = "a plain fine-tune keeps a part of what it withstands", ""
+        if defence != "none":
+            more = f"; what the defence {defence} gains beyond that stands beside the undefended model of the report"
+        said = '"%s" is an encoder that is hardened already, as its card says: %s%s'
+        logger.info(said, model_name_or_path, kept, more)
 
 
 def hardening_run(arguments: HardeningArguments, config: GenAFConfig) -> Run:
