@@ -72,6 +72,13 @@ def info(index, name: str = "someone/hardened") -> ModelInfo:
     return ModelInfo(id=name, sha=COMMIT, tags=["genaf", "base_model:someone/encoder"], **{"model-index": index})
 
 
+def test_an_encoder_is_told_from_a_classifier_by_its_tag():
+    found = info(model_index(make_report()))
+    assert {each.kind for each in read_card(found)[0]} == {"classifier"}
+    found.tags.append("hardened-encoder")
+    assert {each.kind for each in read_card(found)[0]} == {"encoder"}
+
+
 def metric(index: list[dict], attack: str) -> dict:
     """The result under an attack, to be changed."""
     return next(

@@ -115,6 +115,17 @@ def front(page) -> list[str]:
     )
 
 
+def test_encoders_and_classifiers_stand_apart_and_a_classifier_names_the_hardened_encoder_it_came_from(page):
+    encoder = [replace(each, kind="encoder") for each in results("lab/encoder", 99, pgd=(99, 0.03137))]
+    made_of_it = [replace(each, base_model="lab/encoder") for each in results("lab/z", 60, pgd=(20, 0.03137))]
+    shown = page([*MODELS, *encoder, *made_of_it])
+    assert "lab/encoder" not in column(shown, "Model")
+    assert front(shown) == ["lab/a", "lab/b", "lab/c"]
+    assert shown.get_by_text("ViT, hardened").count() == 1
+    shown.select_option("#kind", label="encoder, by a linear probe")
+    assert column(shown, "Model") == ["lab/encoder"]
+
+
 # ---- table ----
 
 

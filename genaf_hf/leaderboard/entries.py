@@ -9,6 +9,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import CLEAN
 from genaf_hf.sharing.eval_results import CLEAN_METRIC, ROBUST_METRIC
+from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 
 MOST_RESULTS = 200  # of one card; a report has one for each attack
 LONGEST_TEXT = 200
@@ -25,6 +26,7 @@ class Entry:
         last_modified: when the repository was, as an ISO 8601 date.
         base_model: the public encoder, as the Hub knows it.
         model_class: of `transformers`.
+        kind: `"classifier"`, or `"encoder"` for one that was hardened without labels, of which a linear probe is meant.
         dataset: id or name.
         config, split, revision: of the dataset.
         attack: its name, `"clean"` for none.
@@ -68,6 +70,7 @@ class Entry:
     reliable: bool
     report: str
     report_sha256: str
+    kind: str = "classifier"
     interval: tuple[float, float] | None = None
     claimed_interval: tuple[float, float] | None = None
     report_checked: bool = False
@@ -181,6 +184,7 @@ def to_entry(info: ModelInfo, result: EvalResult) -> Entry:
         last_modified=info.last_modified.isoformat() if info.last_modified else "",
         base_model=base_model(info),
         model_class=text(known.get("model_class")),
+        kind="encoder" if HARDENED_ENCODER_TAG in (info.tags or ()) else "classifier",
         dataset=text(result.dataset_name),
         config=text(result.dataset_config),
         split=text(result.dataset_split),

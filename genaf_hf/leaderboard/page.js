@@ -31,6 +31,7 @@ const images = (entry) => [entry.dataset, entry.config, entry.split].filter(Bool
 const keyOf = (entry) => JSON.stringify([entry.model, images(entry), entry.revision]);
 const cleanOf = new Map(entries.filter((each) => each.attack === "clean").map((each) => [keyOf(each), each]));
 const attacked = new Set(entries.filter((each) => each.attack !== "clean").map(keyOf));
+const hardened = new Set(entries.filter((each) => each.kind === "encoder").map((each) => each.model));
 const allModels = new Set(entries.map((each) => each.model)).size;
 const WORST = "worst attack";
 // What the worst attacks of two models can be compared by: all that was tried by attackers who know the same.
@@ -51,6 +52,7 @@ function toRow(entry) {
     entry, clean, robust,
     model: entry.model,
     baseModel: entry.base_model,
+    kind: entry.kind === "encoder" ? "encoder, by a linear probe" : "classifier",
     encoder: entry.model_class.replace(/ForImageClassification$/, ""),
     dataset: images(entry),
     attack: entry.attack,
@@ -64,8 +66,8 @@ function toRow(entry) {
     problems: [...entry.problems, ...ofClean],
   };
   row.trusted = row.problems.length === 0 && entry.reliable && (clean === null || clean.reliable);
-  row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps, row.steps]);
-  row.suite = JSON.stringify([row.dataset, row.knowledge, [...(suites.get(suiteOf(entry)) ?? [])].sort()]);
+  row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps, row.steps, row.kind]);
+  row.suite = JSON.stringify([row.dataset, row.kind, row.knowledge, [...(suites.get(suiteOf(entry)) ?? [])].sort()]);
   row.text = [row.model, row.baseModel, row.encoder, row.dataset, row.attack].join(" ").toLowerCase();
   return row;
 }
@@ -111,6 +113,7 @@ const FILTERS = [
   ["eps", "eps"],
   ["steps", "Steps"],
   ["encoder", "Encoder family"],
+  ["kind", "Model is"],
 ];
 const selects = new Map(FILTERS.map(([name, title]) => [name, addFilter(name, title)]));
 
@@ -145,7 +148,7 @@ function chooseCommonCondition() {
   const [common, measured] = [...models].sort((one, other) => other[1].size - one[1].size)[0] ?? [];
   if (!common || 2 * measured.size <= allModels) return;
   const values = JSON.parse(common);
-  ["dataset", "attack", "norm", "eps", "steps"].forEach((name, i) => { selects.get(name).value = JSON.stringify(values[i]); });
+  ["dataset", "attack", "norm", "eps", "steps", "kind"].forEach((name, i) => { selects.get(name).value = JSON.stringify(values[i]); });
 }
 
 // ---- table ----
@@ -158,7 +161,7 @@ const COLUMNS = [
   ["attack", "Attack", (row) => textCell(row.attack, row.knowledge && `knows ${row.knowledge}${row.entry.worst ? ", worst" : ""}`)],
   ["eps", "eps", epsCell],
   ["dataset", "Dataset", (row) => textCell(row.entry.dataset, [row.entry.config, row.entry.split].filter(Boolean).join(" · "))],
-  ["baseModel", "Base model", (row) => textCell(row.baseModel || "-", row.encoder)],
+  ["baseModel", "Base model", (row) => textCell(row.baseModel || "-", hardened.has(row.baseModel) ? `${row.encoder}, hardened` : row.encoder)],
 ];
 const heads = COLUMNS.map(([name, title]) => name === null
   ? make("th", { scope: "col", class: "plain" }, title)
