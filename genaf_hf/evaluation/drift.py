@@ -1,9 +1,7 @@
 """How far a hardening, and attacks, move the features of an encoder: what can be told without any label."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
@@ -123,7 +121,3 @@ def drift_table(drifts: Sequence[Drift], text: Callable[[str], str] = str) -> st
         values = [f"{each.distance:.3f} (cosine {each.cosine:.3f})" for each in found]
         rows.append([*map(text, (attack, found[0].knowledge, eps)), *values])
     return markdown(rows)
-
-
-def save_drift(drifts: Sequence[Drift], path: str | Path) -> None:
-    Path(path).write_text(json.dumps([asdict(each) for each in drifts], indent=2) + "\n", encoding="utf-8")
