@@ -46,12 +46,11 @@ def draw_training(record: TrainingRecord, path: str | Path) -> None:
         path: of the PNG file.
     """
     stages, defence = list(record.stages), record.defence or OF_GEN_AF
-    shown_terms = {
-        "loss": ("loss", *defence["losses"]),
-        "regularization": tuple(defence["penalties"]),
-        "accuracy in %": ACCURACIES,
-    }
-    figure = Figure(figsize=(4.2 * len(stages) + 2.2, 7), layout="constrained")
+    shown_terms = {"loss": ("loss", *defence["losses"])}
+    if defence["penalties"]:
+        shown_terms["regularization"] = tuple(defence["penalties"])
+    shown_terms["accuracy in %"] = ACCURACIES
+    figure = Figure(figsize=(4.2 * len(stages) + 2.2, 1 + 2 * len(shown_terms)), layout="constrained")
     axes = figure.subplots(len(shown_terms), len(stages), sharex="col", squeeze=False)
     for column, stage in enumerate(stages):
         entries = [entry for entry in record.history if entry.get("stage") == stage]
@@ -79,12 +78,14 @@ def stage_label(record: TrainingRecord, stage: str) -> str:
 
 def draw_terms(axes, entries: Sequence[Mapping], terms: Sequence[str], scale: float) -> None:
     """The named terms of a log by step; those of an evaluation are dots in the color of the training's."""
-    for index, term in enumerate(terms):
+    colored = list(dict.fromkeys(term.removeprefix("eval_") for term in terms))
+    for term in terms:
         points = [(entry["step"], scale * entry[term]) for entry in entries if term in entry]
         if points:
             style = {"linestyle": "none", "markersize": 7} if term.startswith("eval_") else {"markersize": 3}
             label = term.replace("eval_", "validation ").replace("_", " ")
-            axes.plot(*zip(*points, strict=True), marker="o", color=f"C{index % 2}", label=label, **style)
+            color = f"C{colored.index(term.removeprefix('eval_'))}"
+            axes.plot(*zip(*points, strict=True), marker="o", color=color, label=label, **style)
     if scale > 1:
         axes.set_ylim(-2, 102)
     else:  # from 0 on, or the least change would fill the panel

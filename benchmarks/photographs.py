@@ -1,0 +1,63 @@
+"""README's first picture and table: photographs under perturbations that were crafted on the public encoder alone.
+
+    python benchmarks/defences.py ENCODER DATASET --held_out_share 0.3 --rows none universal
+    python benchmarks/photographs.py ENCODER DATASET --held_out_share 0.3 --undefended FOLDER --hardened FOLDER
+
+The second attacks two models that the first leaves in folders of defences-found, with the images that it held out.
+Draws photographs.png, with the perturbation that is worst for the hardened model, and prints a Markdown table.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.data import stratified_subset
+from genaf_hf.evaluation.evaluate import evaluate_threats
+from genaf_hf.evaluation.report import PUBLIC_ENCODER
+from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
+from genaf_hf.models.loading import load_classifier
+from genaf_hf.sharing.figures import SHOWN, draw_overview
+
+PICTURE = Path(__file__).with_suffix(".png")
+EPS, PGD_EPS = 10 / 255, 4 / 255
+PUBLIC, HARDENED = ("l4a", "ssp", "uapgd", "fff", "std"), "hardened"
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder")
+    parser.add_argument("dataset")
+    parser.add_argument("--undefended", required=True)
+    parser.add_argument("--hardened", required=True)
+    parser.add_argument("--held_out_share", type=float, default=0.1)
+    args = parser.parse_args()
+
+    data = load_images(args.dataset, held_out_share=args.held_out_share)
+    names, test = data["train"].features["label"].names, data["test"]
+    public = PixelModel(*load_encoder(args.encoder, names)).eval()
+    found = {"undefended": args.undefended, HARDENED: args.hardened}
+    models = {name: PixelModel(*load_classifier(folder)).eval() for name, folder in found.items()}
+    attacker = Attacker.of(stratified_subset(data["validation"], 1024, seed=0), args.dataset, public, public)
+    threats: list[Threat] = [
+        UniversalThreat(name, ATTACKS[name].configure(eps=EPS), adaptive=False).crafted(attacker, models)
+        for name in PUBLIC
+    ]
+    threats.append(Threat("pgd", ATTACKS["pgd"].configure(eps=PGD_EPS, steps=20)))
+    pixels = with_pixel_values(test, public.processor)
+    report = evaluate_threats(models, pixels, threats, batch_size=128)
+    worst = report.worst(HARDENED, PUBLIC_ENCODER)
+    [shown] = [each for each in threats if each.name == worst.attack]
+    chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:SHOWN].tolist()
+    few = pixels[chosen]
+    images, delta = public.to_images(few["pixel_values"]), shown.perturbations[HARDENED]
+    draw_overview(report, models, images, few["labels"], names, delta, PICTURE)
+    print(f"\n{report.table()}")
+
+
+if __name__ == "__main__":
+    main()
