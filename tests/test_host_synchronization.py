@@ -24,9 +24,8 @@ WAITS = {
     *(aten._unique2, aten.unique_dim, aten.repeat_interleave),
 }
 BY_MASK = {aten.index, aten.index_put, aten.index_put_}
-# Those go by what they find, rows that are queried no more and boundaries that are crossed; a patch has places, which
-# are drawn on the CPU.
-GO_BY_VALUES = {"square", "uap", "autoattack", "advencoder-pat"}
+# Those go by what they find, rows that are queried no more and boundaries that are crossed.
+GO_BY_VALUES = {"square", "uap", "autoattack"}
 
 
 class Waits(TorchDispatchMode):
@@ -95,8 +94,11 @@ def test_no_step_of_an_attack_waits(name):
         pytest.skip("has one step")
     given = [{"images": images, "labels": labels}[need] for need in attack.needs[1:]]
 
+    # Random places of a patch are drawn on the CPU.
+    settings = {"place": "fixed"} if "place" in attack.settings else {}
+
     def run(steps: int) -> Callable[[], object]:
-        return lambda: attack.configure(steps=steps)(model, *given)
+        return lambda: attack.configure(steps=steps, **settings)(model, *given)
 
     waits(run(1))  # which finds the names of the layers
     assert waits(run(5)) == waits(run(2))

@@ -73,6 +73,7 @@ def test_the_provenance_says_how_it_was_crafted(vit, encoders, images):
     assert crafted.provenance == {
         "attack": "l4a",
         "eps": EPS,
+        "norm": "linf",
         "steps": 2,
         "step_size": EPS / 50,
         "seed": 7,

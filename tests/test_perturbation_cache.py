@@ -1,7 +1,7 @@
 import copy
 import shutil
 from dataclasses import replace
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 
 from genaf_hf import PixelModel, load_encoder
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation, advencoder_pat, register_attack
+from genaf_hf.attacks.registry import configured
 from genaf_hf.evaluation.perturbation_cache import CACHE, crafted_once, digest
 
 
@@ -240,13 +241,13 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(counting_attack, enco
 
 
 def test_two_audits_may_craft_the_same_at_the_same_time(counting_attack, encoder, images, tmp_path):
-    @wraps(counting_attack)
-    def overtaken(encoder, images, labels, *, eps, seed=0):
+    def craft(encoder, images, labels, **settings):
         crafted_once(attack, encoder, images, labels, cache=tmp_path)  # saved before this one is
-        return counting_attack(encoder, images, labels, eps=eps, seed=seed)
+        return counting_attack(encoder, images, labels, **settings)
 
-    attack = partial(counting_attack, eps=0.1)
-    found = crafted_once(partial(overtaken, eps=0.1), encoder, images, LABELS, cache=tmp_path)
+    attack = configured(partial(counting_attack, eps=0.1))
+    overtaken = replace(attack, attack=replace(attack.attack, function=craft))  # on the encoder alone, as the other
+    found = crafted_once(overtaken, encoder, images, LABELS, cache=tmp_path)
     assert counting_attack.calls == 2
     assert torch.equal(found.delta, crafted_once(attack, encoder, images, LABELS, cache=tmp_path).delta)
     assert counting_attack.calls == 2

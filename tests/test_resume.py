@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from genaf_hf.errors import UserError
 from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
-from genaf_hf.training.trainer import ADAPT, STAGES
+from genaf_hf.training.trainer import ADAPT, LINEAR_PROBE, STAGES
 
 pytestmark = pytest.mark.slow(reason="trains")
 
@@ -135,23 +135,42 @@ def test_another_seed_trains_otherwise(uninterrupted, tmp_path):
     assert history(trainer) != uninterrupted["plain"][1]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+def zeroed_model():
+    """One that tells nothing of the weights that a run began with."""
+    model = tiny_model(dropout=PLAIN["dropout"])
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    return model
+
+
+ALONE = [stage for stage in STAGES if stage != LINEAR_PROBE]  # which only train() does
+
+
+@pytest.mark.parametrize("stage", ALONE)
 def test_stage_called_alone_resumes_from_its_own_newest_complete_checkpoint(tmp_path, stage):
     chosen = {ADAPT: {"redundant_layers": ["classifier.weight", "vit.layers.0.mlp.fc1.weight"]}}
     trainer = tiny_trainer(tmp_path, **PLAIN)
     getattr(trainer, stage)(**chosen.get(stage, {}))
     expected, logged = copied_weights(trainer.model), history(trainer)
-    for other in set(STAGES) - {stage}:  # which leave newer ones
+    for other in set(ALONE) - {stage}:  # which leave newer ones
         getattr(trainer, other)(**chosen.get(other, {}))
     (tmp_path / stage / "checkpoint-5/trainer_state.json").unlink()
 
-    model = tiny_model(dropout=PLAIN["dropout"])
-    for parameter in model.parameters():
-        torch.nn.init.zeros_(parameter)
-    resumed = tiny_trainer(tmp_path, model=model, **PLAIN)
+    resumed = tiny_trainer(tmp_path, model=zeroed_model(), **PLAIN)
     getattr(resumed, stage)(**chosen.get(stage, {}), resume_from_checkpoint=True)
     torch.testing.assert_close(copied_weights(resumed.model), expected, rtol=0, atol=0)
     assert history(resumed) == logged
+
+
+def test_a_linear_probe_resumes_from_its_own_newest_complete_checkpoint(tmp_path):
+    settings = {**PLAIN, "defence": "linear-probe", "adapt_max_steps": -1}
+    trainer = tiny_trainer(tmp_path, **settings)
+    trainer.train()
+    (tmp_path / LINEAR_PROBE / "checkpoint-5/trainer_state.json").unlink()
+    resumed = tiny_trainer(tmp_path, model=zeroed_model(), **settings)
+    resumed.train(resume_from_checkpoint=True)
+    torch.testing.assert_close(copied_weights(resumed.model), copied_weights(trainer.model), rtol=0, atol=0)
+    assert history(resumed) == history(trainer)
 
 
 @pytest.mark.parametrize("method", ["train", "standard_finetune", "adversarial_finetune"])
