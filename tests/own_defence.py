@@ -72,7 +72,7 @@ BATCHES = {
     "half": {"per_device_train_batch_size": 4},
     "quarter": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
 }
-BANK = {"bank": ["l4a"], "bank_steps": 2}
+BANK = {"live": 2, "bank": ["l4a"], "bank_steps": 2}
 HALF = {"single_pass": True, "divergence_weight": 0}
 DEFENCES = {
     "paired": {"defence": "paired"},

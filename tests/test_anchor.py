@@ -29,7 +29,7 @@ def anchored():
     """A defence that anchors a classifier beside cross-entropy."""
 
     def anchored(*, eps: float = 0.1, weight: float = 3.0) -> tuple[Universal, Anchor]:
-        return Universal(eps=eps, bank=[]), Anchor(0.25, weight=weight, beside=CrossEntropy(clean_share=0.5))
+        return Universal(eps=eps, live=2, bank=[]), Anchor(0.25, weight=weight, beside=CrossEntropy(clean_share=0.5))
 
     register_defence(title="anchored")(anchored)
     yield "anchored"

@@ -42,7 +42,7 @@ ONE_STEP = {
     "logging_steps": 1,
 }
 STEP_SEEDS = range((42 * 1_000_003) << 12, ((42 * 1_000_003) << 12) + 24)  # of the images of the first step
-QUICK = {"defence": "universal", "defence_settings": {"bank": ["l4a"], "bank_steps": 2}, "adapt_max_steps": -1}
+QUICK = {"defence": "universal", "defence_settings": BANK, "adapt_max_steps": -1}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,7 +18,7 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport, WorstCase
 from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS
 from genaf_hf.pipelines.audit_arguments import AuditArguments
-from genaf_hf.sharing.layout import PICTURES
+from genaf_hf.sharing.layout import PICTURES, RESULT_PICTURES
 from genaf_hf.sharing.model_card import findings, model_card, shell
 from genaf_hf.sharing.record import balance_table
 from genaf_hf.training.defences import DEFENCES
@@ -229,9 +229,8 @@ def test_what_was_trained_is_told_with_its_sources():
     assert blocks(text, "bash")[-1] == f"{make_record().command}\n"
     pictures = re.findall(r"!\[.+\]\((.+)\)", text)
     assert sorted(pictures) == sorted(PICTURES)
-    assert [text.index(f"({name})") < text.index("## How it was trained") for name in PICTURES] == [True] * 3 + [
-        False
-    ] * 3
+    of_results = [text.index(f"({name})") < text.index("## How it was trained") for name in PICTURES]
+    assert of_results == [name in RESULT_PICTURES for name in PICTURES]
     assert text.index("3 classes: red") < text.index("(samples.png)") < text.index("Stage 1 fine-tunes")
 
 

@@ -212,7 +212,7 @@ def test_a_named_encoder_gets_the_settings_of_its_family(kind, file, rate, decay
 
 def test_a_card_states_what_families_have_settings_of_their_own_for():
     written = [yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8")) for file in (OTHERS, *FAMILIES.values())]
-    assert {name for each in written for name in each} <= {*SET_BY_FAMILY, "learning_rate"}
+    assert {name for each in written for name in each} <= {*SET_BY_FAMILY, "learning_rate", "defence"}
 
 
 @pytest.fixture
