@@ -416,10 +416,14 @@ def test_files_of_the_recipes_have_no_words_that_read_two_ways(file):
 
 
 @pytest.mark.parametrize("family", ["vit", "dino", "mae"])
-def test_the_defaults_of_the_recipes_are_read(family):
-    configs = Path(__file__).parents[1] / "genaf_hf/cli/configs"
-    _, config = parse_arguments(TYPES, configs / f"digits_{family}.yaml", ["--use_cpu"])
+def test_the_defaults_of_the_recipes_are_read(family, tmp_path):
+    copy = tmp_path / f"digits_{family}.yaml"
+    copy.write_bytes((Path(__file__).parents[1] / "genaf_hf/cli/configs" / copy.name).read_bytes())
+    _, config = parse_arguments(TYPES, copy, ["--use_cpu"])
     assert config.max_steps >= 400
+    copy.write_text(copy.read_text().replace("steps: 2", "steps: 3"))
+    with pytest.raises(UserError, match=r"^steps is 3, which the defence universal does not read"):
+        parse_arguments(TYPES, copy, ["--use_cpu"])
 
 
 @pytest.mark.parametrize("place", ["taken", "taken/below", "taken/far/below"])

@@ -145,6 +145,7 @@ def test_a_saved_dataset_is_read_whatever_format_it_had(saved, dataset, kind, co
     assert {type(label) for label in again["label"]} == {int}
 
 
+@pytest.mark.slow(reason="imports pandas")
 def test_encoded_images_as_pandas_writes_them_are_found(tmp_path, dataset):
     (tmp_path / "bytes").mkdir()
     (tmp_path / "structs").mkdir()
@@ -796,6 +797,7 @@ def whole_images(count: int) -> list[dict]:
     return colored_images(count, 4).cast_column("image", Image(decode=False))["image"][:]
 
 
+@pytest.mark.slow(reason="streams")
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_dataset_cannot_name_files_of_its_reader(tmp_path, private, streaming):
     (tmp_path / "data").mkdir()

@@ -70,6 +70,7 @@ def on_the_cpu(monkeypatch):
     monkeypatch.setattr(adam, "_get_value", unseen(adam._get_value))
 
 
+@pytest.mark.slow(reason="trains")
 @pytest.mark.parametrize("defence", [name for name in DEFENCES if name != "none"])
 def test_no_step_of_a_training_waits(tmp_path, defence):
     def train(steps: int) -> Callable[[], object]:

@@ -163,7 +163,7 @@ def test_what_is_private_to_a_library_is_used_in_one_file_and_of_bounded_version
     uses = private_uses(*(f"{library}.{module}" for module in PRIVATE_IS_USED[library]))
     assert uses[name] == {file}
     assert {name: files for name, files in uses.items() if len(files) > 1} == {}
-    pyproject = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert re.search(rf'"{library}>=[\d.]+,<[\d.]+"', pyproject)
 
 

@@ -81,7 +81,7 @@ def parse_arguments(
         config = family_config(given)
     of_file = parser.settings_of(Path(config)) if config is not None else {}
     defence = {**of_file, **given}.get("defence")
-    if config is not None and Path(config).parent == CONFIGS and defence is not None:
+    if config is not None and is_ours(Path(config)) and defence is not None:
         unread = unread_by(defence)
         of_file = {name: value for name, value in of_file.items() if name not in unread}
     settings = {**of_file, **given}
@@ -109,6 +109,12 @@ def is_settings_file(word: str) -> bool:
 def settings_file(name: str) -> Path:
     """The file of this name: the user's own, or else one that comes with the package."""
     return CONFIGS / name if not Path(name).exists() and (CONFIGS / name).exists() else Path(name)
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file is one that comes with the package, from wherever it is read."""
+    ours = CONFIGS / file.name
+    return ours.exists() and ours.read_bytes() == file.read_bytes()
 
 
 def check_writable(output_dir: Path) -> None:
