@@ -18,6 +18,7 @@ from genaf_hf.values.device import sent
 from genaf_hf.values.numbers import is_whole
 
 IMAGES = 1024  # that the bank is crafted from
+LIVE, BANK = 6, ("l4a", "ssp", "uapgd", "fff")  # of defences that name no others
 
 
 class Universal(Adversary):
@@ -47,7 +48,7 @@ class Universal(Adversary):
         *,
         eps: float,
         step_size: float | None = None,
-        live: int = 6,
+        live: int = LIVE,
         bank: Sequence[str] = (),
         bank_steps: int = 300,
     ):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from genaf_hf.attacks.universal import EPS
 from genaf_hf.training.adversaries.universal import Universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.defences.universal import CITATION as UNIVERSAL_TRAINING
@@ -23,7 +24,7 @@ FARE = """@inproceedings{schlarmann2024robustclip,
 )
 def anchor(
     *,
-    eps: float = 10 / 255,
+    eps: float = EPS,
     step_size: float | None = None,
     clean_share: float = 0.5,
     live: int = 2,

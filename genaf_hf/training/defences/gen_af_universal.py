@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from genaf_hf.training.adversaries.universal import Universal
+from genaf_hf.attacks.universal import EPS
+from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
 from genaf_hf.training.defences import gen_af, universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.genetic import Genetic
@@ -17,13 +18,13 @@ CITATION = f"{gen_af.CITATION}\n\n{universal.CITATION}"
 )
 def gen_af_universal(
     *,
-    eps: float = 10 / 255,
+    eps: float = EPS,
     step_size: float | None = None,
     clean_share: float = 0.5,
     genetic_weight: float = 200.0,
     genetic_share: float = 0.2,
-    live: int = 6,
-    bank: Sequence[str] = ("l4a", "ssp", "uapgd", "fff"),
+    live: int = LIVE,
+    bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     divergence_weight: float = 0.5,
 ) -> tuple[Universal, Genetic]:

@@ -2,27 +2,23 @@
 
 from collections.abc import Sequence
 
-from genaf_hf.training.adversaries.universal import Universal
+from genaf_hf.attacks import ATTACKS
+from genaf_hf.attacks.universal import EPS
+from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy
 
-CITATION = """@inproceedings{shafahi2020universal,
-  title = {Universal Adversarial Training},
-  author = {Shafahi, Ali and Najibi, Mahyar and Xu, Zheng and Dickerson, John and Davis, Larry S. and Goldstein, Tom},
-  booktitle = {AAAI Conference on Artificial Intelligence},
-  year = {2020},
-  url = {https://arxiv.org/abs/1811.11304}
-}"""
+CITATION = ATTACKS["upgd"].citation  # the same paper
 
 
 @register_defence(title="universal adversarial training (Shafahi et al., AAAI 2020)", citation=CITATION)
 def universal(
     *,
-    eps: float = 10 / 255,
+    eps: float = EPS,
     step_size: float | None = None,
     clean_share: float = 0.5,
-    live: int = 6,
-    bank: Sequence[str] = ("l4a", "ssp", "uapgd", "fff"),
+    live: int = LIVE,
+    bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     single_pass: bool = False,
     divergence_weight: float = 0.5,

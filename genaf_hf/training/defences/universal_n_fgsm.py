@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from genaf_hf.attacks import ATTACKS
+from genaf_hf.attacks.universal import EPS
 from genaf_hf.training.adversaries.mixture import Mixture
 from genaf_hf.training.adversaries.n_fgsm import NFGSM
-from genaf_hf.training.adversaries.universal import Universal
+from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
 from genaf_hf.training.defences import universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy
@@ -19,11 +20,11 @@ CITATION = f"{universal.CITATION}\n\n{ATTACKS['n-fgsm'].citation}"
 )
 def universal_n_fgsm(
     *,
-    eps: float = 10 / 255,
+    eps: float = EPS,
     step_size: float | None = None,
     clean_share: float = 0.25,
-    live: int = 6,
-    bank: Sequence[str] = ("l4a", "ssp", "uapgd", "fff"),
+    live: int = LIVE,
+    bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     single_pass: bool = True,
     per_image_share: float = 0.5,

@@ -14,9 +14,8 @@ from genaf_hf.values.numbers import is_number
 class Anchor(Objective):
     """weight * ((1 - clean_share) * drift(attacked) + clean_share * drift(clean)), alone or beside another objective.
 
-    Both drifts are from the features that the frozen public encoder has of the clean image, see
-    `relative_distance`. FARE is that
-    of attacked images alone, without the division; it leaves it to chance how far clean features move.
+    Both drifts are from the features that the frozen public encoder has of the clean image, see `relative_distance`.
+    FARE is that of attacked images alone, without the division; it leaves it to chance how far clean features move.
 
     Args:
         clean_share: in [0, 1]; the higher, the less clean features move.

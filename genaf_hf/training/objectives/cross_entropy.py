@@ -24,7 +24,6 @@ class CrossEntropy(Objective):
         clean_share: in [0, 1].
         single_pass: pass each image through the model once: as many of them as `clean_share` says clean, the others
             attacked. The loss is the same in expectation, at about the time of a step on clean images alone.
-
         divergence_weight: 0 or more; with a single pass no image has two answers that could be compared.
 
     Raises:
