@@ -139,10 +139,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     attacker = Attacker.of(data["train"], arguments.dataset_name, public_encoder, public_encoder)
     try_out(attacks, attacker, public_encoder)
     public_encoder.cpu()  # while others are trained
-    model_name = run.folder.resolve().name
-    if config.push_to_hub and PartialState().is_main_process:
-        sharing = {"token": config.hub_token, "private": config.hub_private_repo}
-        model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
+    model_name = open_result(run, config)
     with run.working(what_was_loaded(public_encoder, data, digests)):
         if PartialState().is_main_process:
             draw_samples(data["train"], run.folder / SAMPLES)
@@ -164,27 +161,17 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             save_models(run, models, processor)
             worst = worst_of(report, threats, HARDENED)
             write_attacked(run.folder, report, models, worst, processor, data["test"])
+            of_family = {name: run.settings[name] for name in SET_BY_FAMILY}
             record = replace(
                 record,
                 data=images,
                 example=leave_example(models[HARDENED], data["test"], run.folder),
-                command=run.command(
-                    "harden",
-                    {
-                        **{name: run.settings[name] for name in SET_BY_FAMILY},
-                        **changed(arguments, config),
-                        "learning_rate": record.hyperparameters["learning_rate"],
-                        "model_revision": record.base_model["revision"],
-                        "dataset_revision": source["revision"],
-                    },
-                ),
+                command=run.command("harden", {**of_family, **repeated(arguments, config, record, source)}),
             )
             TrainingRecord(record.base_model, images).save(run.folder / UNDEFENDED / RECORD)
             write_results(run.folder, report, record, model_name=model_name)
             track_results(report, record, config)
-    if config.push_to_hub and PartialState().is_main_process:
-        sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
-        logger.info("Pushed to %s", publish(run.folder, model_name, **sharing))
+    push_result(run, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()
     return report
 
@@ -356,6 +343,39 @@ def write_attacked(
         draw_overview(report, models, images, labels, names, perturbation, folder / OVERVIEW)
     on_images = {each.name: partial(on_shown, each, HARDENED, model) for each in worst}
     draw_gallery(model, images, labels, names, on_images, folder / GALLERY)
+
+
+def open_result(run: Run, config: GenAFConfig) -> str:
+    """The model's name; where it is to be pushed that of its repository, which is made before any work.
+
+    Raises:
+        UserError: when the Hub does not let the user write there.
+    """
+    if not config.push_to_hub or not PartialState().is_main_process:
+        return run.folder.resolve().name
+    sharing = {"token": config.hub_token, "private": config.hub_private_repo}
+    return open_repository(config.output_dir, config.hub_model_id, **sharing)
+
+
+def push_result(run: Run, config: GenAFConfig, model_name: str, *, push_anyway: bool, **told) -> None:
+    """Uploads what `open_result` named, where it is to be pushed.
+
+    Args:
+        told: to `publish`, such as the commit's message.
+    """
+    if config.push_to_hub and PartialState().is_main_process:
+        sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
+        logger.info("Pushed to %s", publish(run.folder, model_name, push_anyway=push_anyway, **sharing, **told))
+
+
+def repeated(arguments: HardeningArguments, config: GenAFConfig, record: TrainingRecord, source: dict) -> dict:
+    """The settings that make a result again, from the revisions that it was made of."""
+    return {
+        **changed(arguments, config),
+        "learning_rate": record.hyperparameters["learning_rate"],
+        "model_revision": record.base_model["revision"],
+        "dataset_revision": source["revision"],
+    }
 
 
 def changed(arguments: HardeningArguments, config: GenAFConfig) -> dict:

@@ -31,13 +31,20 @@ from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, named_attacks
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
-from genaf_hf.pipelines.harden import changed, copy_results, load_data, what_was_loaded, write_attacked
+from genaf_hf.pipelines.harden import (
+    copy_results,
+    load_data,
+    open_result,
+    push_result,
+    repeated,
+    what_was_loaded,
+    write_attacked,
+)
 from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import CARD, DRIFT, HARDENED_ENCODER, RECORD
-from genaf_hf.sharing.publishing import open_repository, publish
 from genaf_hf.sharing.record import TRAINING_EPS
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -129,10 +136,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
         config_name=arguments.dataset_config_name,
         revision=arguments.dataset_revision,
     )
-    model_name = run.folder.resolve().name
-    if config.push_to_hub and PartialState().is_main_process:
-        sharing = {"token": config.hub_token, "private": config.hub_private_repo}
-        model_name = open_repository(config.output_dir, config.hub_model_id, **sharing)
+    model_name = open_result(run, config)
     with run.working(what_was_loaded(public, data, digests)):
         trainer = train(classifier, processor, pixels["train"], config, run)
         hardened = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -169,15 +173,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
             record = replace(
                 record,
                 data={**told, "splits": splits, **images_of_record(digests, asdict(arguments))},
-                command=run.command(
-                    "harden-encoder",
-                    {
-                        **changed(arguments, config),
-                        "learning_rate": record.hyperparameters["learning_rate"],
-                        "model_revision": record.base_model["revision"],
-                        "dataset_revision": source["revision"],
-                    },
-                ),
+                command=run.command("harden-encoder", repeated(arguments, config, record, source)),
             )
             write_encoder_results(
                 run.folder,
@@ -191,9 +187,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
             )
             if report is not None:
                 track_results(report, record, config)
-    if config.push_to_hub and PartialState().is_main_process:
-        sharing |= {"revision": config.hub_revision, "push_anyway": arguments.push_anyway}
-        logger.info("Pushed to %s", publish(run.folder, model_name, message="Hardened without labels", **sharing))
+    push_result(run, config, model_name, push_anyway=arguments.push_anyway, message="Hardened without labels")
     PartialState().wait_for_everyone()
     return drifts, report
 
