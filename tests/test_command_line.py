@@ -1,15 +1,17 @@
 import json
-from pathlib import Path
+import math
 
 import pytest
 
 from genaf_hf import GenAFConfig
 from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.demo.arguments import DemoArguments
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.harden import HardeningArguments
+from genaf_hf.training.defences import DEFENCES
 
 TYPES = (HardeningArguments, GenAFConfig)
 DEFAULT = """
@@ -158,16 +160,54 @@ def test_an_unknown_flag_is_refused(default):
         parse_arguments(TYPES, default, ["--epss", "0.1"])
 
 
-@pytest.mark.parametrize("name", ["digits_vit.yaml", "digits_mae.yaml", "paper.yaml"])
-def test_a_defence_takes_of_a_file_of_ours_what_it_reads(name, tmp_path):
-    flags = [*NAMED, "--bf16", "no", "--defence"]
-    _, ours = parse_arguments(TYPES, None, [name, *flags, "gen-af"])
-    _, config = parse_arguments(TYPES, None, [name, *flags, "universal"])
-    assert (config.eps, config.learning_rate, config.max_steps) == (ours.eps, ours.learning_rate, ours.max_steps)
-    assert (config.steps, config.genetic_weight, config.random_start) == (None, None, True)
-    assert (config.adapt_epochs, config.adapt_max_steps) == (0, -1)
-    _, adapted = parse_arguments(TYPES, None, [name, *flags, "universal", "--adapt_max_steps", "3"])
-    assert (adapted.adapt_max_steps, adapted.adapt_learning_rate) == (3, ours.adapt_learning_rate)
+def test_what_stands_below_a_defence_is_for_that_one(write):
+    own = write("eps: 8/255\nlearning-rate: 2e-5\ngen-af: {steps: 7, learning-rate: 1e-3}\ntrades:\n  eps: 2/255\n")
+    found = {
+        defence: parse_arguments(TYPES, None, [own, *NAMED, *flags])[1]
+        for defence, flags in {
+            "": [],
+            "trades": ["--defence", "trades"],
+            "universal": ["--defence", "universal"],
+        }.items()
+    }
+    assert [(each.defence, each.eps, each.learning_rate) for each in found.values()] == [
+        ("gen-af", 8 / 255, 1e-3),
+        ("trades", 2 / 255, 2e-5),
+        ("universal", 8 / 255, 2e-5),
+    ]
+    assert (found[""].steps, found["trades"].steps != 7, found["universal"].steps) == (7, True, None)
+    assert parse_arguments(TYPES, None, [own, *NAMED, "--steps", "4"])[1].steps == 4
+    of_file = write("defence: trades\ntrades: {steps: 5}\ngen-af: {steps: 7}\n")
+    assert parse_arguments(TYPES, None, [of_file, *NAMED])[1].steps == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("trades: 3\n", "line 1: trades is a defence, expected names and values below it"),
+        ("trades: {stepz: 3}\n", "has the unknown key stepz; --help lists the known ones, the nearest is steps"),
+        ("trades: {steps: x}\n", 'steps is "x", expected a whole number'),
+        ("trades: {step-size: 1, step_size: 2}\n", "step_size is there twice"),
+    ],
+)
+def test_what_stands_below_a_defence_is_checked_whichever_is_chosen(write, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parse_arguments(TYPES, None, [write(text), *NAMED, "--defence", "universal"])
+
+
+@pytest.mark.parametrize("name", ["digits_vit.yaml", "digits_mae.yaml", "digits_dino.yaml", "paper.yaml"])
+def test_files_of_ours_serve_every_defence_and_hold_gen_afs_settings(name):
+    flags = [name, *NAMED, "--bf16", "no", "--defence"]
+    configs = {defence: parse_arguments(TYPES, None, [*flags, defence])[1] for defence in DEFENCES}
+    assert len({each.learning_rate for each in configs.values()}) == 1
+    gen_af = configs["gen-af"]
+    assert (gen_af.eps > 0.05, gen_af.steps, gen_af.genetic_weight, gen_af.genetic_share) == {
+        "digits_vit.yaml": (True, 2, 200, math.inf),
+        "paper.yaml": (False, 10, 5120, math.inf),
+    }.get(name, (True, 2, 20, math.inf))
+    assert [each for each in configs if configs[each].adapt_max_steps > 0] == ["gen-af"] * (name != "paper.yaml")
+    assert configs["universal"].steps is None
+    assert configs["none"].eps is configs["linear-probe"].eps is None
 
 
 @pytest.mark.parametrize("name", ["digits_vit.yaml", "digits_mae.yaml", "digits_dino.yaml", "encoder.yaml", "mae.yaml"])
@@ -284,7 +324,7 @@ def test_a_file_says_what_a_flag_would(write, text, name, value):
         ("lr_scheduler_kwargs: '{power'", "lr_scheduler_kwargs is no JSON"),
         ("output_dir: ''", "output_dir is empty"),
         ("steps: 2\nsteps: 3", "line 2: steps is there twice"),
-        ("max_steps: 2\nmax-steps: 3", "says max_steps and max-steps"),
+        ("max_steps: 2\nmax-steps: 3", "max-steps is there twice"),
         ("a: &a [1, 2]\nb: *a", "line 1: lists and mappings cannot be repeated"),
         ("steps: &a [*a]", "cannot be repeated"),
         ("label_names: " + "[" * 600, "is no YAML"),
@@ -410,20 +450,14 @@ def test_flags_without_effect_are_told(caplog):
     assert [record.message.split()[0] for record in caplog.records] == ["do_train"]
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "genaf_hf/cli/configs").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=str)
 def test_files_of_the_recipes_have_no_words_that_read_two_ways(file):
     assert not [line for line in file.read_text().splitlines() if line.endswith((": no", ": yes", ": on", ": off"))]
 
 
 @pytest.mark.parametrize("family", ["vit", "dino", "mae"])
-def test_the_defaults_of_the_recipes_are_read(family, tmp_path):
-    copy = tmp_path / f"digits_{family}.yaml"
-    copy.write_bytes((Path(__file__).parents[1] / "genaf_hf/cli/configs" / copy.name).read_bytes())
-    _, config = parse_arguments(TYPES, copy, ["--use_cpu"])
-    assert config.max_steps >= 400
-    copy.write_text(copy.read_text().replace("steps: 2", "steps: 3"))
-    with pytest.raises(UserError, match=r"^steps is 3, which the defence universal does not read"):
-        parse_arguments(TYPES, copy, ["--use_cpu"])
+def test_the_defaults_of_the_recipes_are_read(family):
+    assert parse_arguments(TYPES, CONFIGS / f"digits_{family}.yaml", ["--use_cpu"])[1].max_steps >= 400
 
 
 @pytest.mark.parametrize("place", ["taken", "taken/below", "taken/far/below"])

@@ -18,7 +18,6 @@ from transformers.hf_argparser import string_to_bool
 from genaf_hf.cli.process_tree import says
 from genaf_hf.cli.settings_file import CONFIGS, read_settings
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.training.config import unread_by
 from genaf_hf.training.options import UNSUPPORTED
 from genaf_hf.values.numbers import kinds_of, number
 
@@ -58,8 +57,6 @@ def parse_arguments(
 ) -> tuple:
     """One instance of each dataclass from `[config.yaml] [--flag value ...]`; flags win.
 
-    Of a file of ours a defence takes what it reads, since flags may name another than the file does.
-
     Args:
         dataclass_types: whose fields are the flags.
         default_config: the file that is taken where flags name neither a model nor a dataset.
@@ -79,11 +76,7 @@ def parse_arguments(
     elif config is None and family_config is not None:
         parser.check_complete(given)
         config = family_config(given)
-    of_file = parser.settings_of(Path(config)) if config is not None else {}
-    defence = {**of_file, **given}.get("defence")
-    if config is not None and is_ours(Path(config)) and defence is not None:
-        unread = unread_by(defence)
-        of_file = {name: value for name, value in of_file.items() if name not in unread}
+    of_file = parser.settings_of(Path(config), given.get("defence")) if config is not None else {}
     settings = {**of_file, **given}
     parser.check_complete(settings)
     if settings.get("resume_from_checkpoint") is not None:
@@ -109,12 +102,6 @@ def is_settings_file(word: str) -> bool:
 def settings_file(name: str) -> Path:
     """The file of this name: the user's own, or else one that comes with the package."""
     return CONFIGS / name if not Path(name).exists() and (CONFIGS / name).exists() else Path(name)
-
-
-def is_ours(file: Path) -> bool:
-    """Whether a file is one that comes with the package, from wherever it is read."""
-    ours = CONFIGS / file.name
-    return ours.exists() and ours.read_bytes() == file.read_bytes()
 
 
 def check_writable(output_dir: Path) -> None:
@@ -190,21 +177,34 @@ class FlagParser(HfArgumentParser):
         near = [MEANT[name]] if MEANT.get(name) in self.named else get_close_matches(name, self.named, 1, 0.6)
         return f", the nearest is {prefix}{near[0]}" if near else ""
 
-    def settings_of(self, path: Path) -> dict[str, Any]:
-        """Values by name of a YAML file, as flags would give them.
+    def settings_of(self, path: Path, defence: str | None = None) -> dict[str, Any]:
+        """Values by name of a YAML file, as flags would give them; those below a defence's name are for that defence.
+
+        Args:
+            path: of the file.
+            defence: the one that flags name, default that of the file.
 
         Raises:
             UserError: as `read_settings`, for unknown names, and for values of another kind; names the file.
         """
-        settings = read_settings(path)
+        defences = self.named["defence"].choices if "defence" in self.named else ()
+        settings = read_settings(path, sections=defences)
+        of_defences = {name: self.values_of(path, settings.pop(name)) for name in [*settings] if name in defences}
+        values = self.values_of(path, settings)
+        chosen = defence or values.get("defence") or self.get_default("defence")
+        return {**values, **of_defences.get(chosen, {})}
+
+    def values_of(self, path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What flags make of the words that a file has for them; raises `UserError` as `settings_of`."""
+        values = {}
         for name, value in settings.items():
             if name not in self.named:
                 raise UserError(f"{path} has the unknown key {name}; --help lists the known ones{self.nearest(name)}.")
             try:
-                settings[name] = self.value_of(self.named[name], value)
+                values[name] = self.value_of(self.named[name], value)
             except ArgumentTypeError as error:
                 raise UserError(f"{path}: {name} is {error}") from error
-        return settings
+        return values
 
     def value_of(self, action: Action, value: str | list | dict | None) -> Any:
         """What a flag makes of what a file says.

@@ -8,8 +8,9 @@
 
 The first runs digits_vit.yaml: scikit-learn's digits, and a small ViT that is trained on them first and kept for the
 next run. The second takes what serves its family, encoder.yaml or for masked autoencoders mae.yaml. A YAML file holds
-values of flags by name, which flags win over; these three and paper.yaml, digits_dino.yaml, digits_mae.yaml and
-vit_base_cifar10.yaml come with the package. A run that was killed goes on where it was by the same command.
+values of flags by name, which flags win over, and below a defence's name those for that defence alone; these three and
+paper.yaml, digits_dino.yaml, digits_mae.yaml and vit_base_cifar10.yaml come with the package. A run that was killed
+goes on where it was by the same command.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,9 +34,10 @@ class SettingsLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise refusal("a name cannot be a list or a mapping", key)
-            if key.value in seen:
+            name = key.value.replace("-", "_")
+            if name in seen:
                 raise refusal(f"{key.value} is there twice, leave one of them out", key)
-            seen.add(key.value)
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
 
@@ -57,8 +58,12 @@ SettingsLoader.add_constructor(
 )
 
 
-def read_settings(path: Path) -> dict[str, str | list | dict | None]:
+def read_settings(path: Path, sections: Collection[str] = ()) -> dict[str, str | list | dict | None]:
     """The settings of a YAML file by name, with underscores: as words, like those of flags; mappings as they are.
+
+    Args:
+        path: of the file.
+        sections: names below which there may be settings, which are read likewise.
 
     Raises:
         UserError: when the file is missing, cannot be read, is no YAML, no mapping, or names something twice.
@@ -75,7 +80,7 @@ def read_settings(path: Path) -> dict[str, str | list | dict | None]:
         loader = SettingsLoader(text)
         root = loader.get_single_node()
         whole = loader.construct_object(root, deep=True) if root else None
-        values = {key.value: words(loader, node) for key, node in root.value} if isinstance(whole, dict) else {}
+        values = words_by_name(loader, root, sections) if isinstance(whole, dict) else {}
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or first_line(error)
@@ -84,10 +89,20 @@ def read_settings(path: Path) -> dict[str, str | list | dict | None]:
         ) from error
     if not isinstance(whole, dict):
         raise UserError(f"{path} holds a {type(whole).__name__}, expected names and values of flags.")
-    named = Counter(name.replace("-", "_") for name in values)
-    if twice := [name for name, times in named.items() if times > 1]:
-        raise UserError(f"{path} says {twice[0]} and {twice[0].replace('_', '-')}, leave one of them out.")
-    return {name.replace("-", "_"): value for name, value in values.items()}
+    return values
+
+
+def words_by_name(loader: SettingsLoader, mapping: yaml.MappingNode, sections: Collection[str] = ()) -> dict:
+    """Values as a file writes them, by names with underscores; of a section the same of what it holds."""
+    found = {}
+    for key, node in mapping.value:
+        if key.value not in sections:
+            found[key.value.replace("-", "_")] = words(loader, node)
+        elif isinstance(node, yaml.MappingNode):
+            found[key.value] = words_by_name(loader, node)
+        else:
+            raise refusal(f"{key.value} is a defence, expected names and values below it", node)
+    return found
 
 
 def words(loader: SettingsLoader, node: yaml.Node) -> str | list | dict | None:

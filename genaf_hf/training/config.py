@@ -36,12 +36,6 @@ def of_defence(name: str, text: str):
     return field(default=None, metadata={"help": f"{text}; default {told}."})
 
 
-def unread_by(defence: str) -> set[str]:
-    """Fields that a defence does not read, and where stage 2 is no part of it also those that ask for a stage 2."""
-    known = DEFENCES[defence]
-    return {*OF_DEFENCE, *(() if known.adapts else ("adapt_epochs", "adapt_max_steps"))} - known.defaults.keys()
-
-
 def read_settings(given: Mapping | str | None) -> dict | None:
     """Settings of a defence as a dictionary.
 
