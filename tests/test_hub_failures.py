@@ -15,6 +15,8 @@ from local_hub import Fault, LocalHub
 from processes import free_port
 
 from genaf_hf.evaluation.report import Check
+from genaf_hf.sharing.publishing import message_of
+from genaf_hf.training.defences import DEFENCES
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
 WAITS = [2, 8, 32]
@@ -256,6 +258,7 @@ def contents(name: str) -> dict[str, bytes]:
         "config.json": b"{}",
         "model.safetensors": name.encode() * 1000,
         "optimizer.pt": TOKEN.encode(),
+        "training.json": json.dumps({"base_model": {}, "defence": DEFENCES["trades"].configure().record()}).encode(),
     }
 
 
@@ -286,6 +289,13 @@ def test_what_arrived_is_not_sent_again(hub, pushed, name, attempts):
     assert [where for where, _ in sent].count("commit") == attempts
     assert [content for where, content in sent if where == "lfs"] == [contents(name)["model.safetensors"]]
     assert len(hub.repositories["models", f"someone/{name}"].commits) == (1 if name in ("failing", "denied") else 2)
+
+
+def test_a_push_is_called_by_the_defence_that_trained_the_model(hub, place, pushed):
+    bodies = [content for where, content in hub.uploads if where.startswith("POST") and "/commit/" in where]
+    names = {json.loads(body.splitlines()[0])["value"]["summary"] for body in bodies}
+    assert names == {"Defence trades: TRADES (Zhang et al., ICML 2019)"}
+    assert message_of(place / "of-no-record") == "Model, report and card"
 
 
 def test_a_run_whose_push_fails_is_finished_and_one_command_goes_on_with_the_push(hub, place, dataset, encoders):

@@ -357,15 +357,11 @@ def open_result(run: Run, config: GenAFConfig) -> str:
     return open_repository(config.output_dir, config.hub_model_id, **sharing)
 
 
-def push_result(run: Run, config: GenAFConfig, model_name: str, *, push_anyway: bool, **told) -> None:
-    """Uploads what `open_result` named, where it is to be pushed.
-
-    Args:
-        told: to `publish`, such as the commit's message.
-    """
+def push_result(run: Run, config: GenAFConfig, model_name: str, *, push_anyway: bool) -> None:
+    """Uploads what `open_result` named, where it is to be pushed."""
     if config.push_to_hub and PartialState().is_main_process:
         sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
-        logger.info("Pushed to %s", publish(run.folder, model_name, push_anyway=push_anyway, **sharing, **told))
+        logger.info("Pushed to %s", publish(run.folder, model_name, push_anyway=push_anyway, **sharing))
 
 
 def repeated(arguments: HardeningArguments, config: GenAFConfig, record: TrainingRecord, source: dict) -> dict:

@@ -187,7 +187,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
             )
             if report is not None:
                 track_results(report, record, config)
-    push_result(run, config, model_name, push_anyway=arguments.push_anyway, message="Hardened without labels")
+    push_result(run, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()
     return drifts, report
 

@@ -11,7 +11,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.hub import Result, persistently, trouble
-from genaf_hf.sharing.layout import PUBLISHED, REPORT
+from genaf_hf.sharing.layout import PUBLISHED, RECORD, REPORT
+from genaf_hf.sharing.record import TrainingRecord
 
 
 def publish(
@@ -21,7 +22,7 @@ def publish(
     token: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
-    message: str = "Hardened with Gen-AF",
+    message: str | None = None,
     push_anyway: bool = False,
 ) -> str:
     """Uploads a model with its processor and what was found out about it, and nothing else of the folder.
@@ -34,7 +35,7 @@ def publish(
         token: default the one of `hf auth login`.
         private: whether a new repository is private.
         revision: branch to upload to. Made if it is not there.
-        message: of the commit.
+        message: of the commit, default one that names the defence.
         push_anyway: also a model whose report says that its robust accuracies are unreliable.
 
     Returns:
@@ -57,6 +58,7 @@ def publish(
             f'"{name}" was not pushed: {doubt}; everything is kept in {folder}, and this command pushes it all the '
             f"same: {command} --push_anyway"
         )
+    message = message or message_of(folder)
     api = HfApi(token=token)
 
     def push() -> str:
@@ -75,6 +77,14 @@ def publish(
     command += " --push_anyway" * push_anyway
     kept = f"; everything is kept in {folder}, and this command goes on: {command}"
     return on_the_hub(push, f'"{name}" was not pushed', kept)
+
+
+def message_of(folder: Path) -> str:
+    """What a push of a folder is called: by the defence that trained its model, where that is known."""
+    record = TrainingRecord.load(folder / RECORD) if (folder / RECORD).exists() else None
+    if record is None or record.defence is None:
+        return "Model, report and card"
+    return f"Defence {record.defence['name']}: {record.defence['title']}"
 
 
 def why_unreliable(folder: Path) -> str | None:

@@ -115,7 +115,7 @@ class SharingTrainer(ResumableTrainer):
 
     def push_to_hub(
         self,
-        commit_message: str = "Hardened with Gen-AF",
+        commit_message: str | None = None,
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
@@ -126,7 +126,7 @@ class SharingTrainer(ResumableTrainer):
         """Saves the model, writes its card, and shares what `sharing.layout.PUBLISHED` lists, and no checkpoint.
 
         Args:
-            commit_message: of the commit.
+            commit_message: of the commit, default one that names the defence.
             blocking: True; whether a push arrived is told by its end.
             token: default that of the arguments, else of `hf auth login`.
             revision: branch, default that of the arguments.
