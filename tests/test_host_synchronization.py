@@ -9,12 +9,16 @@ from importlib import import_module
 
 import pytest
 import torch
-from conftest import SIDE
+from accelerate.utils import send_to_device
+from conftest import SIDE, colored_images
+from pretrain_tiny import tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from train_tiny import PROCESSOR, tiny_model, tiny_trainer
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from genaf_hf import ATTACKS, PixelModel
+from genaf_hf.pretraining import Augmentation
+from genaf_hf.pretraining.view_trainer import ViewTrainer
 from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.defences import DEFENCES
 
@@ -103,3 +107,13 @@ def test_no_step_of_an_attack_waits(name):
 
     waits(run(1))  # which finds the names of the layers
     assert waits(run(5)) == waits(run(2))
+
+
+def test_no_view_of_a_pretraining_waits(tmp_path):
+    """On the device "meta" a tensor has no values that could be waited for."""
+    probabilities = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize"), 0.4)
+    view = Augmentation(SIDE, **probabilities)
+    trainer = ViewTrainer(tiny_model(), tiny_config(tmp_path), colored_images(6, 0), PROCESSOR, [view], labels=True)
+    [batch] = trainer.get_train_dataloader()
+    [seen] = trainer.views(send_to_device(batch, "meta"))
+    assert seen.shape == batch["pixel_values"].shape

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genaf_hf.values.device import sent
+
 DRAWS = 14  # random numbers of a view
 ASPECT_RATIO = (3 / 4, 4 / 3)
 BLUR_SIGMA = (0.1, 2.0)  # pixels
@@ -118,9 +120,14 @@ def crop(
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp(0, 1)
 
 
+def constant(numbers: Sequence, like: Tensor) -> Tensor:
+    """Numbers as a tensor of the kind of another one, on its device, which the CPU does not wait for."""
+    return sent(torch.tensor(numbers, dtype=like.dtype), like.device)
+
+
 def luma(images: Tensor) -> Tensor:
     """Brightness as it is seen, (n, 1, h, w)."""
-    return (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    return (images * constant(LUMA, images).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def color_jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, *, turn: Tensor) -> Tensor:
@@ -137,8 +144,8 @@ def color_jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturatio
 def hue_rotation(turn: Tensor) -> Tensor:
     """Rotations of colors about the gray axis, (n, 3, 3), by shares of the circle (n,): Rodrigues' formula."""
     angle = (2 * math.pi * turn).view(-1, 1, 1)
-    identity, axis = torch.eye(3).to(turn), turn.new_full((3, 3), 1 / 3)
-    cross = turn.new_tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    identity, axis = torch.eye(3, dtype=turn.dtype, device=turn.device), turn.new_full((3, 3), 1 / 3)
+    cross = constant(((0.0, -1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, 1.0, 0.0)), turn) / math.sqrt(3)
     return identity * angle.cos() + cross * angle.sin() + axis * (1 - angle.cos())
 
 

@@ -19,6 +19,7 @@ from genaf_hf.sharing.record import changed_settings
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.options import check_options, check_schedule, check_training_images
 from genaf_hf.training.resumable_trainer import ResumableTrainer
+from genaf_hf.values.device import sent
 
 LEAVES = (CARD, "config.json", "model.safetensors", "preprocessor_config.json")
 
@@ -56,9 +57,9 @@ class ViewTrainer(ResumableTrainer):
         check_schedule(args)
         self.augmentations = list(views)
         self.needs_labels = labels
-        self.mean, self.std = pixel_statistics(processor)
+        self.mean, self.std = (each.to(args.device) for each in pixel_statistics(processor))
         indexed = Indexed(with_pixel_values(dataset, processor))
-        super().__init__(model, args, train_dataset=indexed, data_collator=default_collate, processing_class=processor)
+        super().__init__(model, args, train_dataset=indexed, data_collator=indexed_batch, processing_class=processor)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         [view] = self.views(inputs)
@@ -72,11 +73,9 @@ class ViewTrainer(ResumableTrainer):
             return [pixel_values]
         mean, std = self.mean.to(pixel_values), self.std.to(pixel_values)
         images, epoch = (pixel_values * std + mean).clamp(0, 1), int(self.state.epoch or 0)
-        numbers = uniform_numbers(self.args.seed, epoch, inputs["index"].tolist(), len(self.augmentations))
-        return [
-            (augmentation(images, numbers[:, i].to(images)) - mean) / std
-            for i, augmentation in enumerate(self.augmentations)
-        ]
+        numbers = uniform_numbers(self.args.seed, epoch, inputs["index"], len(self.augmentations))
+        numbers = sent(numbers, images.device)
+        return [(augmentation(images, numbers[:, i]) - mean) / std for i, augmentation in enumerate(self.augmentations)]
 
     def advice(self) -> str:
         return "Lower the learning rate and begin anew in another output_dir."
@@ -93,6 +92,11 @@ class Indexed(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         return {**self.rows[index], "index": index}
+
+
+def indexed_batch(rows: list[dict]) -> dict:
+    """A batch of `Indexed` rows; its `index` stays a list, as what is drawn by it is drawn on the CPU."""
+    return {**default_collate(rows), "index": [row["index"] for row in rows]}
 
 
 def pretrained(
