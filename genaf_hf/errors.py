@@ -5,7 +5,13 @@ class UserError(ValueError):
     """What its reader can mend: one sentence that names the value, what was expected and how to mend it.
 
     Command lines print the sentence alone; every other exception is a fault of ours and keeps its traceback.
+
+    Args:
+        sentence: also within a traceback, as a worker of a `DataLoader` hands on what it raised.
     """
+
+    def __init__(self, sentence: str):
+        super().__init__(sentence.rpartition(f"{__name__}.UserError: ")[2].strip())
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,11 @@
 """What the workers of a DataLoader make of images that are decoded when they are read."""
 
 import logging
+import os
 import pickle
+import re
+import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +15,10 @@ from torch.utils.data import DataLoader, default_collate
 from transformers import Trainer, TrainingArguments, ViTImageProcessor
 
 from genaf_hf import load_images, with_pixel_values
-from genaf_hf.data import class_balance, to_rgb
+from genaf_hf.data import class_balance, load_unlabelled_images, to_rgb
 from genaf_hf.data.pixel_values import InMemoryDataset
+from genaf_hf.errors import UserError
+from genaf_hf.training.resumable_trainer import ResumableTrainer
 
 
 class CountingProcessor(ViTImageProcessor):
@@ -89,6 +95,49 @@ def test_a_trainer_reads_by_its_workers(processes, vit, read_by, tmp_path, worke
         expected = model(rows[:]["pixel_values"]).logits
     assert predicted.label_ids.tolist() == rows[:]["labels"].tolist()
     assert torch.allclose(torch.as_tensor(predicted.predictions), expected, atol=1e-5)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of four photos of two classes, which are read from the disk whenever they are needed."""
+    for number in range(4):
+        place = tmp_path / "photos" / ("red", "green")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        PILImage.new("RGB", (8, 8), ("red", "green")[number % 2]).save(place / f"{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_breaks_later_is_named_in_one_sentence_whoever_reads_it(
+    processes, photos, vit, monkeypatch, workers
+):
+    monkeypatch.setattr("genaf_hf.data.pixel_values.IN_MEMORY_BYTES", 0)
+    rows = with_pixel_values(load_unlabelled_images(str(photos)), vit[1])
+    for path in photos.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError) as refused:
+        list(DataLoader(rows, batch_size=2, num_workers=workers))
+    assert re.fullmatch(r"Image \S+/photos/\w+/\d.png cannot be read: [^\n]*; mend or delete it\.", str(refused.value))
+
+
+class Deadly(torch.utils.data.Dataset):
+    """Ends the process that reads its last row."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict:
+        if index == 7 and torch.utils.data.get_worker_info():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"pixel_values": torch.zeros(3, 8, 8), "labels": index % 3}
+
+
+def test_a_worker_that_is_killed_is_told_in_one_sentence(processes, tmp_path, vit):
+    args = {"dataloader_num_workers": 1, "max_steps": 9, "save_strategy": "no", "report_to": "none", "use_cpu": True}
+    settings = TrainingArguments(str(tmp_path), remove_unused_columns=False, disable_tqdm=True, **args)
+    trainer = ResumableTrainer(vit[0], settings, train_dataset=Deadly(), processing_class=vit[1])
+    with pytest.raises(UserError, match=r"memory runs out: DataLoader worker [^\n]*; lower dataloader_num_workers"):
+        trainer.train_or_load(None)
 
 
 def test_what_is_decoded_while_it_is_read_is_told_with_the_flag_that_helps(vit, saved, read_by, caplog):

@@ -10,7 +10,8 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from tqdm import tqdm
 
-from genaf_hf.errors import UserError
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.values.names import told
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +110,27 @@ class InMemoryDataset(torch.utils.data.Dataset):
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
 
+def read(image) -> PILImage.Image:
+    """As `to_rgb`, of an image that a dataset holds.
+
+    Raises:
+        UserError: when it cannot be read; names its file.
+    """
+    try:
+        return to_rgb(image)
+    except Exception as error:  # Pillow raises whatever broken bytes lead its decoders to
+        path = image.get("path") if isinstance(image, dict) else None
+        words = f"Image {told(path)}" if path else "An image of the dataset"
+        raise UserError(f"{words} cannot be read: {first_line(error)}; mend or delete it.") from error
+
+
 def to_pixel_values(examples: dict, processor) -> dict[str, torch.Tensor]:
-    """What the image processor makes of a batch of examples."""
-    images = [to_rgb(image) for image in examples["image"]]
+    """What the image processor makes of a batch of examples.
+
+    Raises:
+        UserError: for an image that cannot be read, as one that broke, or went away, since the dataset was loaded.
+    """
+    images = [read(image) for image in examples["image"]]
     # Stacked here: processors for PIL copy their arrays several times to return tensors.
     pixel_values = torch.stack([torch.as_tensor(values) for values in processor(images)["pixel_values"]])
     labels = {"labels": torch.as_tensor(examples["label"])} if "label" in examples else {}

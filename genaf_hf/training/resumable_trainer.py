@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import _is_peft_model
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput
 
-from genaf_hf.errors import UserError
+from genaf_hf.errors import UserError, first_line
 from genaf_hf.training.checkpoint import (
     BESIDE_MODEL,
     check_disk_space,
@@ -148,8 +148,20 @@ class ResumableTrainer(Trainer):
         return TrainOutput(state.global_step, 0.0, {})
 
     def _train_to_the_end(self, **kwargs) -> TrainOutput:
-        """Trains and, where training did not, evaluates what came out of it."""
-        output = super().train(**kwargs)
+        """Trains and, where training did not, evaluates what came out of it.
+
+        Raises:
+            UserError: when a process that reads images was killed.
+        """
+        try:
+            output = super().train(**kwargs)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"A process that reads images ended, as where memory runs out: {first_line(error)}; lower "
+                "dataloader_num_workers, and begin again."
+            ) from error
         self._end_training()
         return output._replace(training_loss=output.metrics["train_loss"])
 
