@@ -117,7 +117,8 @@ def whole(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     rows = examples(arguments)
     sides = {"stock Trainer": partial(train_plainly, arguments, rows)}
     sides |= {name: partial(harden, arguments, rows, DEFENCES[name]) for name in WHOLE if name in arguments.defences}
-    return ratios("a hardening by", medians(sides, arguments), "stock Trainer", len(rows) * arguments.epochs)
+    seconds = medians(sides, arguments, warm_up=0)  # each is long
+    return ratios("a hardening by", seconds, "stock Trainer", len(rows) * arguments.epochs)
 
 
 def straightforward(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
@@ -348,14 +349,14 @@ def now(arguments) -> float:
     return time.perf_counter()
 
 
-def medians(sides: Mapping[str, Callable[[], float | None]], arguments) -> dict[str, float]:
-    """Median seconds of each side, as it tells them or as long as it runs, after a first round that does not count."""
+def medians(sides: Mapping[str, Callable[[], float | None]], arguments, warm_up: int = 1) -> dict[str, float]:
+    """Median seconds of each side, as it tells them or as long as it runs, after first rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(arguments.rounds + 1):
+    for number in range(warm_up + arguments.rounds):
         for name, run in sides.items():
             start = now(arguments)
             told = run()
-            if number:
+            if number >= warm_up:
                 seconds[name].append(told if isinstance(told, float) else now(arguments) - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 

@@ -168,7 +168,7 @@ class SharingTrainer(ResumableTrainer):
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""
 
     def pixel_model(self, model: nn.Module) -> PixelModel:
-        """What attacks see of a model, unwrapped and made once for each; with `torch_compile` its logits are compiled."""
+        """What attacks see of a model, unwrapped, made once for each; with `torch_compile` its logits are compiled."""
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         device = next(model.parameters()).device
         if self._attacked is None or self._attacked.model is not model or self._attacked.mean.device != device:
