@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cards import make_report
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -27,12 +28,13 @@ from transformers import (
 from genaf_hf import GenAFConfig, PixelModel, RobustnessReport, UniversalPerturbation, load_encoder, with_pixel_values
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.cli.command_line import parse_arguments
-from genaf_hf.cli.harden_encoder import TYPES
+from genaf_hf.cli.harden_encoder import TYPES, main
+from genaf_hf.data import image_digests, measured_images
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.probing import probed
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
-from genaf_hf.pipelines.harden import HardeningArguments, harden
+from genaf_hf.pipelines.harden import HardeningArguments, harden, tell_of_gain
 from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder
 from genaf_hf.sharing.record import TrainingRecord
 
@@ -155,6 +157,7 @@ def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_
     assert list(report.models) == ["undefended", "hardened"]
     assert report.measurement("hardened", "clean").neighbors_correct is not None
     assert RobustnessReport.load(folder / "report.json").sha256 == report.sha256
+    assert report.dataset["content"] == measured_images(dataset["test"], image_digests(dataset["test"]))
     own = PixelModel(*load_encoder(str(folder), CLASSES)).eval()
     train, test = (with_pixel_values(dataset[split], own.processor)[:] for split in ("train", "test"))
     probe = LinearProbe(own, own.to_images(train["pixel_values"]), train["labels"])
@@ -231,6 +234,24 @@ def test_an_interrupted_run_goes_on_to_the_same_encoder(encoders, unlabelled, tm
     for name in ("model.safetensors", "drift.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert not (tmp_path / "run/unfinished_run").exists()
+
+
+def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, encoders, unlabelled, tmp_path):
+    images = ["--dataset_name", str(unlabelled), "--attacks", "l4a,feature-pgd", "--attack_settings", json.dumps(FEW)]
+    training = {**QUICK, "defence_settings": json.dumps(QUICK["defence_settings"]), "bf16": True}
+    flags = [word for name, value in training.items() for word in (f"--{name}", str(value))]
+    main(["--model_name_or_path", encoders["dino"], *images, *flags, "--output_dir", str(tmp_path / "run")])
+    found, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", hardened[0]))
+    begun = load_file(Path(encoders["dino"]) / "model.safetensors")
+    assert {each.dtype for each in found.values()} == {torch.float32}
+    difference, way = (
+        torch.cat([(each - others[name]).flatten() for name, each in expected.items()]).norm()
+        for others in (found, begun)
+    )
+    assert 0 < difference < 0.5 * way
+    drifts = json.loads((tmp_path / "run/drift.json").read_text())
+    assert [each["distance"] for each in drifts[:4]] == [each.distance for each in hardened[1][:4]]
+    assert drifts[4]["distance"] == pytest.approx(hardened[1][4].distance, rel=0.2)
 
 
 # ---- what is refused, and what is said ----
@@ -321,3 +342,11 @@ def test_an_encoder_that_is_hardened_already_is_known(hardened, unlabelled, tmp_
     with pytest.raises(UserError, match="has images but no class folders"):
         harden(HardeningArguments(str(hardened[0]), str(unlabelled), attacks="l4a"), config)
     assert f'"{hardened[0]}" is an encoder that is hardened already' in caplog.text
+
+
+def test_what_a_hardening_gains_over_a_plain_fine_tune_of_a_hardened_encoder_is_said(caplog):
+    caplog.set_level(logging.INFO)
+    tell_of_gain(make_report(), "someone/hardened", "universal")
+    gains = "clean 90.0% to 80.0%, l4a 20.0% to 70.0%, pgd 0.0% to 50.0%"
+    before = 'gains over a plain fine-tune of "someone/hardened", which was hardened before'
+    assert caplog.messages == [f"What the defence universal {before}: {gains}"]

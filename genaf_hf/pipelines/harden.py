@@ -121,7 +121,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     run.check()
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
     load_configuration(arguments.model_name_or_path, **hub)
-    tell_of_hardened_encoder(arguments.model_name_or_path, config.defence, **hub)
+    hardened_before = tell_of_hardened_encoder(arguments.model_name_or_path, **hub)
     data = load_data(arguments, config.hub_token)
     source = data_source(
         data["test"],
@@ -171,19 +171,30 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             TrainingRecord(record.base_model, images).save(run.folder / UNDEFENDED / RECORD)
             write_results(run.folder, report, record, model_name=model_name)
             track_results(report, record, config)
+            if hardened_before:
+                tell_of_gain(report, arguments.model_name_or_path, config.defence)
     push_result(run, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()
     return report
 
 
-def tell_of_hardened_encoder(model_name_or_path: str, defence: str, **hub) -> None:
-    """Says what is gained by a hardening where the encoder has one behind it."""
-    if PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub):
-        kept, more = "a plain fine-tune keeps a part of what it withstands", ""
-        if defence != "none":
-            more = f"; what the defence {defence} gains beyond that stands beside the undefended model of the report"
-        said = '"%s" is an encoder that is hardened already, as its card says: %s%s'
-        logger.info(said, model_name_or_path, kept, more)
+def tell_of_hardened_encoder(model_name_or_path: str, **hub) -> bool:
+    """Whether an encoder has a hardening behind it, of which the log then says what it leaves to gain."""
+    found = PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub)
+    if found:
+        said = '"%s" is an encoder that is hardened already, as its card says: a plain fine-tune keeps a part of that'
+        logger.info(said, model_name_or_path)
+    return found
+
+
+def tell_of_gain(report: RobustnessReport, model_name_or_path: str, defence: str) -> None:
+    """Says what a defence gained over the plain fine-tune of an encoder that was hardened before."""
+    parts = [
+        f"{each.attack} {report.measurement(UNDEFENDED, each.attack).accuracy.value:.1%} to {each.accuracy.value:.1%}"
+        for each in report.verdict(HARDENED)
+    ]
+    said = 'What the defence %s gains over a plain fine-tune of "%s", which was hardened before: %s'
+    logger.info(said, defence, model_name_or_path, ", ".join(parts))
 
 
 def hardening_run(arguments: HardeningArguments, config: GenAFConfig) -> Run:

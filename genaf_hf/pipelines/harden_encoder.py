@@ -16,6 +16,7 @@ from genaf_hf.data import (
     hold_out,
     image_digests,
     load_unlabelled_images,
+    measured_images,
     random_subset,
     to_rgb,
     with_pixel_values,
@@ -152,7 +153,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
                 bank=pixels["train"],
                 batch_size=config.per_device_eval_batch_size,
                 seed=config.seed,
-                dataset_info=source,
+                dataset_info={**source, "content": measured_images(data["test"], digests["test"])},
                 journal=run.journal("evaluation"),
             )
         else:
