@@ -5,19 +5,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_tiny import FULL_BATCH, ODD, evaluation_counts, robustness_counts, tiny_trainer
+from safetensors.torch import load_file
+from train_tiny import (
+    FULL_BATCH,
+    ODD,
+    evaluation_counts,
+    hardened_encoder,
+    robustness_counts,
+    tiny_trainer,
+    write_images_and_encoder,
+)
 
 
 @pytest.fixture(scope="module")
 def two(processes, tmp_path_factory) -> dict:
     """What two processes made."""
     folder = tmp_path_factory.mktemp("two")
+    write_images_and_encoder(folder)
     script = Path(__file__).with_name("train_tiny.py")
     processes.run_on_two_processes(script, "dies", folder, fails=True)  # and does not go on for ever
     processes.run_on_two_processes(script, "distributed", folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["world_size"] == 2
-    return {**results, "weights": torch.load(folder / "weights.pt")}
+    return {**results, "folder": folder, "weights": torch.load(folder / "weights.pt")}
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +67,20 @@ def test_run_of_which_one_process_died_resumes_to_the_bit(two):
 
 def test_interrupted_run_of_two_processes_resumes_to_the_bit(two):
     assert two["resumed_to"] == 5
+
+
+def test_an_encoder_is_hardened_as_by_one_process(two, tmp_path):
+    write_images_and_encoder(tmp_path)
+    hardened_encoder(tmp_path, 8)
+    begun, alone, found = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "encoder", tmp_path / "hardened", two["folder"] / "hardened")
+    )
+    way, difference = (
+        torch.cat([(each - alone[name]).flatten() for name, each in others.items()]).norm() for others in (begun, found)
+    )
+    assert difference < 0.1 * way  # Adam makes much of rounding where a gradient is next to none
+    one, both = (json.loads((each / "hardened/drift.json").read_text()) for each in (tmp_path, two["folder"]))
+    assert [each["distance"] for each in one] == pytest.approx([each["distance"] for each in both], rel=0.02, abs=1e-6)
+    assert {each["count"] for each in both} == {3}
+    assert (two["folder"] / "hardened/README.md").exists()

@@ -17,6 +17,7 @@ from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from transformers import TrainerCallback, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, pgd, with_pixel_values
+from genaf_hf.cli.harden_encoder import main as harden_encoder
 from genaf_hf.evaluation.evaluate import evaluate_robustness
 from genaf_hf.training.defences import DEFENCES
 from genaf_hf.training.genetic_regularization import genetic_regularization
@@ -170,6 +171,26 @@ def gathered_gradient_error(rank: int, world_size: int) -> float:
     return (gradient / world_size - expected.chunk(world_size)[rank]).abs().max().item()
 
 
+def write_images_and_encoder(folder: Path) -> None:
+    """What `hardened_encoder` reads."""
+    (folder / "images").mkdir(parents=True)
+    for number, image in enumerate(colored_images(26, 0)["image"]):
+        image.save(folder / "images" / f"{number}.png")
+    tiny_model().base_model.save_pretrained(folder / "encoder")
+    PROCESSOR.save_pretrained(folder / "encoder")
+
+
+def hardened_encoder(folder: Path, rows: int) -> None:
+    """Runs `genaf-hf harden-encoder` by batches of so many rows on each process, into `folder / "hardened"`."""
+    words = f"""
+        --model_name_or_path {folder}/encoder --dataset_name {folder}/images --output_dir {folder}/hardened
+        --attacks l4a,feature-pgd --attack_settings {{"steps":2}} --defence_settings {{"bank":["l4a"],"bank_steps":2}}
+        --max_steps 4 --per_device_train_batch_size {rows} --learning_rate 1e-3 --eps 0.5 --eps_warmup_ratio 0
+        --use_cpu true --disable_tqdm true --report_to none
+    """
+    harden_encoder(words.split())
+
+
 def resumed_from_middle(folder: Path) -> GenAFTrainer:
     """A run of both stages, and then its second half again from a checkpoint."""
     first = tiny_trainer(folder, **WITH_DROPOUT)
@@ -208,6 +229,7 @@ def write_distributed_results(folder: Path) -> None:
     if rank == 0:
         torch.save(weights, folder / "weights.pt")
         (folder / "results.json").write_text(json.dumps(results))
+    hardened_encoder(folder, 4)  # last: its arguments begin a state of the processes anew
 
 
 if __name__ == "__main__":
