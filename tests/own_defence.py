@@ -79,7 +79,7 @@ DEFENCES = {
     "universal": {"defence": "universal", "defence_settings": BANK},
     "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, **HALF}},
     "universal-n-fgsm": {"defence": "universal-n-fgsm", "defence_settings": {**BANK, "per_image_eps": 0.01}},
-    "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": BANK},
+    "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": {**BANK, "patch_share": 0.5}},
     "anchor": {"defence": "anchor", "defence_settings": BANK},
 }
 

@@ -16,13 +16,14 @@ from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation, pgd
+from genaf_hf import GenAFConfig, PixelModel, UniversalPatch, UniversalPerturbation, pgd
 from genaf_hf.attacks import n_fgsm
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
 from genaf_hf.training.adversaries.draws import mixed_bits
+from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
 from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -236,6 +237,64 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
     assert torch.equal(after["bank"], before["bank"])
 
 
+def test_a_live_patch_covers_a_share_of_the_images_and_moves_by_the_same_pass(tmp_path):
+    settings = {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5, "patch_area": 0.25}}
+    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
+    begun.evaluate()
+    before = state_of(begun)
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
+
+    patch, side = before["second.patch"].requires_grad_(), SIDE // 2
+    assert patch.shape == (3, side, side)
+    corners = random_corners(STEP_SEEDS, (SIDE, SIDE), side)
+    assert {*corners.flatten().tolist()} == {*range(side + 1)}
+    is_covered = mixed_bits(STEP_SEEDS, draw=1) < 2**63
+    assert 6 < is_covered.sum() < 18
+    covered = images.clone()
+    for row, (top, left) in enumerate(corners):
+        covered[row, :, top : top + side, left : left + side] = patch
+    perturbations = torch.cat([before["first.live"], before["first.bank"]])
+    perturbed = (images + perturbations[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    attacked = torch.where(torch.from_numpy(is_covered).view(-1, 1, 1, 1), covered, perturbed)
+    clean_logits, attacked_logits = model(images), model(attacked)
+    loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
+    p, q = clean_logits.softmax(1).detach(), attacked_logits.softmax(1)
+    check_gradients(gradients, model, loss + 0.5 * (p * (p / q).log()).sum(1).mean())
+    moved = (patch + 0.1 * patch.grad.sign()).clamp(0, 1).detach()
+    torch.testing.assert_close(state_of(trainer)["second.patch"], moved, rtol=0, atol=1e-15)
+    assert (moved != patch).double().mean() > 0.5
+
+
+def test_a_live_patch_lies_anywhere_in_the_image_by_its_seed_and_is_mixed_in_while_eps_grows():
+    corners = random_corners(range(40_000), (8, 10), 5)
+    for places, column in ((4, 0), (6, 1)):
+        counts = np.bincount(corners[:, column]) / 40_000
+        assert counts == pytest.approx([1 / places] * places, abs=0.01)
+    assert abs(np.corrcoef(corners.T)[0, 1]) < 0.02
+    assert (random_corners(range(10, 15), (8, 10), 5) == corners[10:15]).all()
+
+    adversary = LivePatch(area=0.25)
+    adversary.begin(None, lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
+    images = torch.zeros(6, 3, 8, 8)
+    whole, half = (adversary.craft(None, images, None, seeds=range(6), eps_share=share) for share in (1.0, 0.5))
+    assert torch.equal(half, whole / 2)
+    assert (whole > 0).sum((1, 2, 3)).tolist() == [3 * 4 * 4] * 6
+    assert whole.sum((1, 2, 3)).tolist() == pytest.approx([adversary.state["patch"].sum().item()] * 6, abs=1e-4)
+
+
+def test_a_live_patch_that_does_not_fit_is_refused_before_the_bank_is_crafted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    settings = {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5, "patch_area": 1e-4}}
+    with pytest.raises(UserError, match=r"area is 0\.0001, a patch of 0 pixels a side in images of"):
+        tiny_trainer(tmp_path, **settings).train()
+    assert "Crafting" not in caplog.text
+    adversary = LivePatch(area=0.25)
+    adversary.state = {"patch": torch.zeros(3, 4, 4)}
+    adversary.check_size(8, 8)
+    with pytest.raises(UserError, match="Images are of 10 x 10 pixels, for a patch of 5 pixels a side, and this one"):
+        adversary.craft(None, torch.zeros(1, 3, 10, 10), None, seeds=[0])
+
+
 def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
     chosen = drawn(range(40_000), 2, 4)
     counts = torch.bincount(torch.from_numpy(chosen)) / 40_000
@@ -399,7 +458,7 @@ def test_twins_goes_on_with_the_statistics_that_were_frozen(tmp_path):
     torch.testing.assert_close(state_of(again), state_of(whole), rtol=0, atol=0)
 
 
-ALL_AT_ONCE = {"bf16": True, CHECKPOINTING: True, "gradient_accumulation_steps": 2, "defence": "gen-af-universal"}
+ALL_AT_ONCE = {"bf16": True, CHECKPOINTING: True, "gradient_accumulation_steps": 2, **DEFENCES["gen-af-universal"]}
 
 
 @pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}, ALL_AT_ONCE])
@@ -412,8 +471,9 @@ def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp
     trainer.train()
     trainable = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     assert changed(weights, copied_weights(trainer.model)) == trainable
-    assert changed(state, state_of(trainer)) == {"live"}
-    assert state["live"].dtype == torch.float32
+    live = {"first.live", "second.patch"} if "first.live" in state else {"live"}
+    assert changed(state, state_of(trainer)) == live
+    assert {each.dtype for each in state.values()} == {torch.float32}
     assert trainer.evaluate().keys() >= {"eval_clean_accuracy", "eval_robust_accuracy"}
 
 
@@ -463,18 +523,25 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
 
 
 def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tmp_path):
-    trainer = tiny_trainer(tmp_path, **QUICK)
+    trainer = tiny_trainer(tmp_path, **{**QUICK, "defence_settings": {**BANK, "patch_share": 0.5}})
     trainer.train()
     trainer.create_model_card()
-    for name, delta in (("live-2", state_of(trainer)["live"][1]), ("l4a", state_of(trainer)["bank"][0])):
+    state = state_of(trainer)
+    for name, delta, eps in (
+        ("live-2", state["first.live"][1], 10 / 255),
+        ("l4a", state["first.bank"][0], 10 / 255),
+        ("live-patch", state["second.patch"], 1),
+    ):
         shared = UniversalPerturbation.from_pretrained(tmp_path / "training_perturbations" / name)
         assert torch.equal(shared.delta, delta)
-        assert shared.eps == 10 / 255
+        assert shared.eps == eps
+    assert isinstance(shared, UniversalPatch)
+    assert shared.top is None
     card = " ".join((tmp_path / "README.md").read_text().split())
-    assert "trained on lie in `training_perturbations/`: live-1, live-2, l4a" in card
+    assert "trained on lie in `training_perturbations/`: live-1, live-2, l4a, live-patch" in card
     assert "shafahi2020universal" in card
     report = json.loads((tmp_path / "report.json").read_text())
-    assert {"live-1", "live-2", "l4a"} <= {each["attack"] for each in report["measurements"]}
+    assert {"live-1", "live-2", "l4a", "live-patch"} <= {each["attack"] for each in report["measurements"]}
 
 
 # ---- what is refused or said ----
@@ -512,6 +579,11 @@ def make(tmp_path):
         ({"defence": "mart", "defence_settings": {"beta": 0}}, "beta is 0, expected a positive number"),
         ({"defence": "awp", "defence_settings": {"gamma": 1.5}}, "gamma is 1.5, expected a share of a weight"),
         ({"defence": "twins", "defence_settings": {"frozen_weight": 0}}, "frozen_weight is 0, expected a positive"),
+        (
+            {"defence": "universal", "defence_settings": {"patch_share": -0.1}},
+            r"share of an adversary is -0.1, expected one in \[0, 1\]",
+        ),
+        ({"defence": "universal", "defence_settings": {"patch_area": 0}}, "area of a live patch is 0, expected"),
         (
             {"defence": "universal", "defence_settings": {"bank": ["l4a", "upgd"]}},
             "bank is .*, expected a list of universal",

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from genaf_hf.attacks.inputs import check_images, checked_seeds
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.errors import UserError
+from genaf_hf.values.device import sent
 
 Shape = Literal["square", "round"]
 Place = Literal["random", "fixed"]
@@ -51,7 +52,7 @@ class Pasting:
             if self.moves:
                 turns.append(torch.rand(2, generator=generator))
         if self.shape == "square" and not self.moves:
-            return paste(images, patch, corners)
+            return paste(images, patch, torch.tensor(corners))
         mask = self.mask(side).to(images)
         with_mask = torch.cat([patch.to(images) * mask, mask[None]]).expand(len(images), 4, side, side)
         if self.moves:
@@ -173,13 +174,14 @@ def of_pasting(pixels: Tensor, attack: str, pasted: Pasting, **known) -> Univers
     return UniversalPatch(pixels, attack, 1.0, top=top, left=left, **moves, **known)
 
 
-def paste(images: Tensor, patch: Tensor, corners: Sequence[tuple[int, int]]) -> Tensor:
-    """Images (n, 3, h, w) with the patch (3, k, l) at each one's own (top, left)."""
-    height, width = patch.shape[1:]
-    covered = images.clone()
-    for row, (top, left) in enumerate(corners):
-        covered[row, :, top : top + height, left : left + width] = patch.to(images)
-    return covered
+def paste(images: Tensor, patch: Tensor, corners: Tensor) -> Tensor:
+    """Images (n, 3, h, w) with the patch (3, k, l) at each one's own (top, left), whole numbers (n, 2)."""
+    device, corners = images.device, sent(corners, images.device)
+    channels, height, width = (torch.arange(length, device=device) for length in patch.shape)
+    rows, columns = corners[:, :1] + height, corners[:, 1:] + width
+    each = torch.arange(len(images), device=device)[:, None, None, None]
+    place = each, channels[:, None, None], rows[:, None, :, None], columns[:, None, None]
+    return images.index_put(place, patch.to(images))
 
 
 def random_corner(size: Sequence[int], side: int, generator: torch.Generator) -> tuple[int, int]:

@@ -57,7 +57,7 @@ class Mixture(Adversary):
             one.check_size(height, width)
 
     def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor | None]], seed: int) -> None:
-        for one in self.both.values():
+        for one in reversed(self.both.values()):  # the first may take long, and the second refuse the images
             one.begin(model, samples, seed)
 
     def craft(
@@ -88,3 +88,12 @@ class Mixture(Adversary):
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:
         return {**self.both["first"].perturbations(), **self.both["second"].perturbations()}
+
+
+def mixed(first: Adversary, second: Adversary, share: float) -> Adversary:
+    """A mixture of two adversaries; without any share of the second, the first alone.
+
+    Raises:
+        UserError: for a share out of [0, 1].
+    """
+    return first if share == 0 else Mixture(first, second, share)

@@ -100,14 +100,9 @@ class Universal(Adversary):
         return (images + eps_share * torch.cat([live, bank]).to(images)[chosen]).clamp(0, 1)
 
     def learn(self) -> None:
-        live = self.state.get("live")
-        if live is None:
-            return
-        own = torch.zeros_like(live) if live.grad is None else live.grad  # where no image got one on this process
-        gradient, live.grad = reduce(own, "sum"), None
-        with torch.no_grad():  # a sign of NaN would stay; in float16 that is what an update has that is left out
-            live += self.settings["step_size"] * gradient.nan_to_num(0).sign()
-            live.clamp_(-self.settings["eps"], self.settings["eps"])
+        if self.state:
+            eps = self.settings["eps"]
+            move_by_sign(self.state["live"], self.settings["step_size"], -eps, eps)
 
     def attacks(self) -> Mapping[str, UniversalPerturbation]:
         return self.perturbations()
@@ -122,6 +117,15 @@ class Universal(Adversary):
             **{name: UniversalPerturbation(delta, "universal", eps, step_size=size) for name, delta in live.items()},
             **{name: UniversalPerturbation(delta, name, eps, steps=steps) for name, delta in bank.items()},
         }
+
+
+def move_by_sign(live: Tensor, step_size: float, lowest: float, largest: float) -> None:
+    """Moves a tensor, in place, by a step times the sign of the gradient that all processes' images left it."""
+    own = torch.zeros_like(live) if live.grad is None else live.grad  # where no image got it on this process
+    gradient, live.grad = reduce(own, "sum"), None
+    with torch.no_grad():  # a sign of NaN would stay; in float16 that is what an update has that is left out
+        live += step_size * gradient.nan_to_num(0).sign()
+        live.clamp_(lowest, largest)
 
 
 def drawn(seeds: Sequence[int], live: int, bank: int) -> np.ndarray:

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 from genaf_hf.attacks.universal import EPS
+from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.live_patch import AREA, LivePatch
+from genaf_hf.training.adversaries.mixture import mixed
 from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
 from genaf_hf.training.defences import gen_af, universal
 from genaf_hf.training.defences.registry import register_defence
@@ -26,8 +29,11 @@ def gen_af_universal(
     live: int = LIVE,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
+    patch_share: float = 0.0,
+    patch_area: float = AREA,
     divergence_weight: float = 0.5,
-) -> tuple[Universal, Genetic]:
+) -> tuple[Adversary, Genetic]:
     """Gen-AF with its dual tracks, its regularization and its second stage, and the adversary of `universal`."""
-    adversary = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
+    perturbations = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
+    adversary = mixed(perturbations, LivePatch(area=patch_area), patch_share)
     return adversary, Genetic(clean_share, genetic_weight, genetic_share, divergence_weight)

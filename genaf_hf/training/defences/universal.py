@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.universal import EPS
+from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.live_patch import AREA, LivePatch
+from genaf_hf.training.adversaries.mixture import mixed
 from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy
@@ -20,14 +23,19 @@ def universal(
     live: int = LIVE,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
+    patch_share: float = 0.0,
+    patch_area: float = AREA,
     single_pass: bool = False,
     divergence_weight: float = 0.5,
-) -> tuple[Universal, CrossEntropy]:
+) -> tuple[Adversary, CrossEntropy]:
     """Cross-entropy on clean images and on images under perturbations that are the same for all, answered alike.
 
-    Perturbations of one image alone, such as PGD's, it does not withstand. A step takes about twice as long as one of
-    plain fine-tuning; with `single_pass`, where a share of each batch stays clean and the rest is attacked, as long. It
-    takes a `divergence_weight` of 0, since no image is answered twice.
+    Perturbations of one image alone, such as PGD's, it does not withstand. As large a share of the attacked images as
+    `patch_share` says gets a live patch in place of a perturbation.
+
+    A step takes about twice as long as one of plain fine-tuning; with `single_pass`, where a share of each batch stays
+    clean and the rest is attacked, as long. It takes a `divergence_weight` of 0, since no image is answered twice.
     """
-    adversary = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
+    perturbations = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
+    adversary = mixed(perturbations, LivePatch(area=patch_area), patch_share)
     return adversary, CrossEntropy(clean_share, single_pass, divergence_weight)
