@@ -1,67 +1,222 @@
-"""What every universal attack, crafted on a public encoder, does to a model that was fine-tuned from it, beside noise.
+"""What universal attacks do to models that were fine-tuned from the encoder they are crafted on, and from another.
 
-    python benchmarks/transfer.py --encoder ENCODER --model ENCODER-genaf/undefended --dataset_name uoft-cs/cifar10
+    python benchmarks/transfer.py --encoders FOLDER --data FOLDER --models FOLDER
 
-`--model` is a classifier fine-tuned from the encoder, such as the undefended one that recipes/genaf_vit.py leaves.
-Perturbations are crafted once and cached. Prints a Markdown table.
+The folders hold the encoders and datasets of `CASES` by their names, and what benchmarks/defences.py trained from them.
+A command that was killed and is started again goes on. The tables are written to transfer.md.
 """
 
 import argparse
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
-from genaf_hf.attacks import ATTACKS
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+
+from genaf_hf import PixelModel, load_images, with_pixel_values
+from genaf_hf.attacks import ATTACKS, ConfiguredAttack
 from genaf_hf.data import stratified_subset
 from genaf_hf.evaluation.evaluate import evaluate_threats
-from genaf_hf.evaluation.report import CLEAN, RobustnessReport, markdown
-from genaf_hf.evaluation.threats import Attacker, UniversalThreat
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, RobustnessReport, eps_text, markdown
+from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat, threats_of
 from genaf_hf.models.loading import load_classifier
-from genaf_hf.pipelines.attack_arguments import SETTINGS_HELP, named_attacks
+from genaf_hf.runs.journal import Journal, write_whole
 
-EPS = (10 / 255, 16 / 255)
-MODEL = "model"
+logger = logging.getLogger(__name__)
+
+FOUND = Path(__file__).with_suffix(".md")
+EPS = 10 / 255
+TARGET = 0  # class id
+GENERATOR = {"steps": 200, "batch_size": 64, "width": 256}  # of AdvEncoder, of a size for a CPU
+SEVERAL = {"steps": 200}  # of what is crafted on other encoders
+INTRODUCTION = f"""\
+# Universal attacks on models from the encoder that they are crafted on, and from others
+
+`python benchmarks/transfer.py --encoders FOLDER --data FOLDER --models FOLDER`
+
+Accuracy with its 95 % Wilson interval. A perturbation in L-inf has {eps_text(EPS)}, one in L2 half the length that a
+perturbation has whose pixels are all {eps_text(EPS)} away. *Noise* is the accuracy under random noise of that norm and
+size, or under a patch of random pixels; *shuffled* that under the perturbation with its pixels in random order; *for
+the target* the share of all images that are taken for the class that the attack wants. The attacker's images are none
+that the models were trained on, and of the same task, which is more than an attacker has who knows the encoder alone.
+Attacks are at their defaults, but for AdvEncoder's generator, which is of a size for a CPU ({GENERATOR}).
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Models, and who attacks them.
+
+    Attributes:
+        encoder: its folder; the public encoder of the models.
+        dataset: its folder.
+        models: rows of benchmarks/defences.py; none for the encoder with the head that it was published with.
+        others: encoders that the models were not made from.
+        held_out_share: of the images, which the attacker has.
+        test_images: at most.
+    """
+
+    encoder: str
+    dataset: str
+    models: tuple[str, ...]
+    others: tuple[str, ...]
+    held_out_share: float = 0.1
+    test_images: int = 500
+
+
+RESNET, SMALL_RESNET, VIT = "resnet-cifar10", "resnet20-cifar10", "vit-sup-cifar10"
+CASES = [
+    Case("mobilenet-v1-0.25-128", "animals22", ("none", "universal"), ("mobilenet-v1-0.5-160",), held_out_share=0.3),
+    Case(RESNET, "cifar10", ("none",), (SMALL_RESNET, VIT)),
+    Case(SMALL_RESNET, "cifar10", (), (RESNET, VIT)),
+    Case(VIT, "cifar10", (), (RESNET, SMALL_RESNET)),
+]
+
+
+class AtSize(PixelModel):
+    """A model that is given images of another size than its own, and resizes them.
+
+    Args:
+        model, processor: as for `PixelModel`.
+        size: height and width of the images.
+    """
+
+    def __init__(self, model, processor, size: Sequence[int]):
+        super().__init__(model, processor)
+        self.register_buffer("size", torch.tensor(size), persistent=False)  # a part of what it is, for the cache
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        height, width = self.size.tolist()
+        return height, width
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        own = PixelModel(self.model, self.processor).image_size
+        return super()._normalised(F.interpolate(images, own, mode="bilinear", antialias=True, align_corners=False))
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dataset_name", required=True)
-    parser.add_argument("--attacks", default=",".join(name for name, attack in ATTACKS.items() if attack.on_encoder))
-    parser.add_argument("--attack_settings", help=SETTINGS_HELP)
-    parser.add_argument("--attacker_images", type=int, default=2048)
-    parser.add_argument("--test_images", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
+    for name in ("encoders", "data", "models"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
+    sections = [section(case, args) for case in CASES]
+    write_whole(FOUND, "\n".join([INTRODUCTION, *sections]))
 
-    data = load_images(args.dataset_name)
-    labels = data["train"].features["label"].names
-    encoder, model = PixelModel(*load_encoder(args.encoder, labels)), PixelModel(*load_classifier(args.model))
-    known = stratified_subset(data["train"], args.attacker_images, seed=0)
-    attacker = Attacker.of(known, args.dataset_name, encoder, encoder)
-    test = with_pixel_values(stratified_subset(data["test"], args.test_images, seed=0), model.processor)
-    rounds = [named_attacks(args.attacks, args.attack_settings, dae_eps=eps, seed=args.seed) for eps in EPS]
-    threats = {
-        (name, level): UniversalThreat(f"{name} {level}", attack, adaptive=False).crafted(attacker, {MODEL: model})
-        for level, attacks in zip(levels(), rounds, strict=True)
-        for name, attack in attacks.items()
+
+def section(case: Case, args: argparse.Namespace) -> str:
+    """The tables of a case, below its title."""
+    logger.info("%s on %s", case.encoder, case.dataset)
+    public = loaded(args.encoders / case.encoder)
+    folders = {row: args.models / f"{case.encoder} {case.dataset} {row} 0" / "training" for row in case.models}
+    models = {row: loaded(folder) for row, folder in folders.items()} or {"as published": public}
+    data = load_images(str(args.data / case.dataset), held_out_share=case.held_out_share, max_train_samples=10_000)
+    known = stratified_subset(data["validation"], 1024, seed=0)
+    attacker = Attacker.of(known, str(args.data / case.dataset), public, public)
+    test = with_pixel_values(stratified_subset(data["test"], case.test_images, seed=0), public.processor)
+    journal = Journal(args.models / f"transfer {case.encoder} {case.dataset}")
+    parts = [f"## {case.encoder} on {case.dataset}", f"{len(test)} test images; the attacker has {attacker.words}."]
+    if case.models:
+        crafted = [each.crafted(attacker, models) for each in threats_of(wanted(public.image_size))
+                   if not each.name.endswith(ADAPTIVE)]  # fmt: skip
+        report = evaluate_threats(models, test, crafted, batch_size=128, journal=journal)
+        parts += [each_attack(report, crafted, model, models[model], attacker) for model in models]
+    parts.append(each_surrogate(case, args, models, test, attacker, journal))
+    return "\n\n".join(parts) + "\n"
+
+
+def loaded(folder: Path, size: Sequence[int] | None = None) -> PixelModel:
+    """A classifier, as it is or for images of another size."""
+    parts = load_classifier(str(folder))
+    return (PixelModel(*parts) if size is None else AtSize(*parts, size)).eval()
+
+
+def wanted(size: Sequence[int]) -> dict[str, ConfiguredAttack]:
+    """Attacks for all images, by their names in the table."""
+    length = {"norm": "l2", "eps": EPS * (3 * size[0] * size[1]) ** 0.5 / 2}
+    generator = dict.fromkeys(("advencoder-per", "advencoder-pat"), GENERATOR)
+    on_encoder = [name for name, attack in ATTACKS.items() if attack.on_encoder and "norm" in attack.settings]
+    found = {name: ATTACKS[name].configure(eps=EPS, **generator.get(name, {})) for name in on_encoder}
+    for name in ("l4a", "ssp", "fff", "uapgd", "advencoder-per"):
+        found[f"{name} in L2"] = found[name].changed(**length)
+    for name in ("uap", "uapgd"):
+        found[f"{name} to a class"] = found[name].changed(target=TARGET)
+    patch = ATTACKS["advencoder-pat"].configure(**GENERATOR)
+    of_model = {name: ATTACKS[name].configure(**settings) for name, settings in (
+        ("upgd", {"eps": EPS, "steps": 150}), ("adversarial-patch", {"steps": 150}))}  # fmt: skip
+    return {
+        **found,
+        "advencoder-pat": patch,
+        "advencoder-pat, round": patch.changed(shape="round"),
+        "advencoder-pat in a corner": patch.changed(place="fixed"),
+        "advencoder-pat, turned by 45 degrees": patch.changed(degrees=45.0, smallest=0.7),
+        **of_model,
+        "upgd in L2": of_model["upgd"].changed(**length),
+        **{f"{name} to a class": attack.changed(target=TARGET) for name, attack in of_model.items()},
     }
-    report = evaluate_threats({MODEL: model}, test, list(threats.values()), batch_size=250, seed=args.seed)
-    rows = [["attack", *levels()], ["none", *[str(report.measurement(MODEL, CLEAN).accuracy)] * len(EPS)]]
-    for name in rounds[0]:
-        rows.append([name, *(cell(report, threats[name, level].name) for level in levels())])
-    print(f"\n{markdown(rows)}")
 
 
-def levels() -> list[str]:
-    return [f"eps {round(255 * eps)}/255" for eps in EPS]
+def each_attack(
+    report: RobustnessReport, threats: Sequence[Threat], name: str, model: PixelModel, attacker: Attacker
+) -> str:
+    """A row for each attack on a model, beside its controls."""
+    clean = report.measurement(name, CLEAN)
+    rows = [[name, "attacker knows", "accuracy", "noise", "shuffled", "for the target"]]
+    rows.append(["no attack", "-", str(clean.accuracy), "-", "-", "-"])
+    for threat in threats:
+        found = report.measurement(name, threat.name)
+        marks = [mark for mark in report.marks(found) if mark != "*worst*"]
+        answers = [report.answers[name][of].predictions for of in (threat.name, CLEAN)]
+        target = target_of(threat.attack, model, attacker)
+        share = "{} (no attack {})".format(*(percent(each.count(target), len(each)) for each in answers))
+        controls = [percent(each, found.count) for each in (found.noise_correct, found.shuffled_correct)]
+        accuracy = " ".join([str(found.accuracy), *marks])
+        rows.append([threat.name, found.knowledge, accuracy, *controls, "-" if target is None else share])
+    return markdown(rows)
 
 
-def cell(report: RobustnessReport, threat: str) -> str:
-    """An accuracy, with its marks and what noise of the same size leaves."""
-    found = report.measurement(MODEL, threat)
-    return f"{' '.join([str(found.accuracy), *report.marks(found)])}; noise: {found.noise_correct}"
+def percent(part: int, count: int) -> str:
+    return f"{part / count:.1%}"
+
+
+def target_of(attack: ConfiguredAttack, model: PixelModel, attacker: Attacker) -> int | None:
+    """The class that an attack wants all images to be taken for, if any: one, or that of an image."""
+    if (image := attack.settings.get("image")) is None:
+        return attack.settings.get("target")
+    with torch.no_grad():
+        return int(model(attacker.images[image : image + 1]).argmax())
+
+
+def each_surrogate(
+    case: Case, args: argparse.Namespace, models: dict, test: Dataset, attacker: Attacker, journal: Journal
+) -> str:
+    """A row for each attack that was crafted on the public encoder, on others, on these at once, and on all."""
+    size = attacker.encoder.image_size
+    others = {name: loaded(args.encoders / name, size) for name in case.others}
+    sets = {case.encoder: attacker.encoder, **others}
+    if len(others) > 1:
+        sets[" and ".join(others)] = [*others.values()]
+    sets["all of these"] = [attacker.encoder, *others.values()]
+    name, model = next(iter(models.items()))
+    attacks = {each: ATTACKS[each].configure(eps=EPS, **SEVERAL) for each in ("uapgd", "ssp")}
+    attacks["advencoder-per"] = ATTACKS["advencoder-per"].configure(eps=EPS, **GENERATOR)
+    threats = {
+        (attack, title): UniversalThreat(f"{attack} on {title}", configured, adaptive=False).crafted(
+            replace(attacker, encoder=encoder), {name: model}
+        )
+        for attack, configured in attacks.items()
+        for title, encoder in sets.items()
+    }
+    report = evaluate_threats({name: model}, test, [*threats.values()], batch_size=128, journal=journal)
+    rows = [[f"{name}, crafted on", *sets], ["no attack", *[str(report.measurement(name, CLEAN).accuracy)] * len(sets)]]
+    for attack in attacks:
+        rows.append([attack, *(str(report.measurement(name, threats[attack, title].name).accuracy) for title in sets)])
+    return markdown(rows)
 
 
 if __name__ == "__main__":

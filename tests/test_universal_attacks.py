@@ -278,6 +278,21 @@ def test_its_steps_fall_to_nothing_along_a_cosine(vit, monkeypatch):
     torch.testing.assert_close(found.delta, (start.delta - taken).clamp(min=-0.2))
 
 
+@pytest.mark.parametrize("target", [0, 2])
+def test_universal_pgd_takes_a_linear_model_to_a_class_as_far_as_the_ball_reaches(target, vit, images, labels):
+    weight = torch.randn(3, 3 * 8 * 8, generator=torch.Generator().manual_seed(0))
+    weight[1] = 0  # the class that all images would be of
+    model = PixelModel(*vit)
+    model.forward = lambda batch: batch.flatten(1) @ weight.T + torch.tensor([0.0, 40.0, 0.0])
+    middle = 0.5 + 0.1 * (images - 0.5)  # which no perturbation takes out of [0, 1]
+    found = upgd(model, middle, labels, eps=0.4, steps=20, restarts=1, target=target)
+    other = 2 - target
+    sure = (weight[target].sign() == (weight[target] - weight[other]).sign()).view(3, 8, 8)
+    torch.testing.assert_close(found.delta[sure], (0.4 * weight[target].sign()).view(3, 8, 8)[sure])
+    assert (model(found(middle)).argmax(1) == target).all()
+    assert found.objective == f"cross-entropy of the model, lowered at class {target}"
+
+
 def test_the_start_is_kept_that_leaves_fewest_images_right(vit, labels, monkeypatch):
     """Of images around a boundary: those below a mean of one half are of class 0."""
     model, labels = PixelModel(*vit), torch.zeros_like(labels)
@@ -289,10 +304,11 @@ def test_the_start_is_kept_that_leaves_fewest_images_right(vit, labels, monkeypa
         return (model(images + found.delta).argmax(1) == labels).sum().item()
 
     settings = {"eps": EPS, "steps": 2, "batch_size": 4, "step_size": 1e-6}
-    alone = [upgd(model, images, labels, **settings, restarts=1, seed=seed) for seed in range(5)]
+    alone = [upgd(model, images, labels, **settings, restarts=1, seed=restart * 2**24) for restart in range(5)]
     kept = upgd(model, images, labels, **settings, restarts=5)
     assert len({right(each) for each in alone}) > 1
     assert right(kept) == min(map(right, alone))
+    assert any(torch.equal(kept.delta, each.delta) for each in alone[1:])
     assert (kept.seed, kept.attack, kept.objective) == (0, "upgd", "cross-entropy of the model")
     with pytest.raises(UserError, match="restarts is 0, expected 1 to 100"):
         upgd(model, images, labels, restarts=0)
@@ -379,6 +395,27 @@ def test_of_several_restarts_the_highest_is_kept(vit, images, hilly):
     highest = max(alone, key=lambda delta: delta[0, 0, 2])
     assert not torch.equal(highest, alone[0])
     assert torch.equal(hilly(PixelModel(*vit), images, restarts=4, **settings).delta, highest)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("uap", {"steps": 4}), *((name, {"steps": 2, "width": 8}) for name in ("advencoder-per", "advencoder-pat"))],
+)
+def test_whatever_the_attack_its_best_start_is_kept_and_so_many_images_are_drawn(name, settings, vit, images, labels):
+    encoder, few = PixelModel(*vit), {"max_images": 6, "data": "twelve images"}
+
+    def crafted(**others):
+        return craft(name, encoder, images, labels, **settings, **few, **others)
+
+    alone = [crafted(seed=0), crafted(restarts=2)]
+    assert [each.data for each in alone] == ["6 of twelve images"] * 2
+    first, best = alone
+    second = ATTACKS[name].configure(**{"eps": EPS} if name != "advencoder-pat" else {}, **settings, seed=2**24)
+    drawn = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:6]
+    given = {"encoder": encoder, "images": images[drawn], "labels": labels[drawn]}
+    other = second(*(given[need] for need in ATTACKS[name].needs))
+    assert not torch.equal(first.delta, other.delta)
+    assert any(torch.equal(best.delta, each.delta) for each in (first, other))
 
 
 def test_it_begins_at_a_perturbation_that_is_given(vit, images, hilly, tmp_path):
@@ -562,6 +599,9 @@ def test_towards_the_features_of_an_image_of_a_linear_model_it_is_the_difference
     ("name", "target", "sentence"),
     [
         ("uapgd", {"target": 5}, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
+        ("uap", {"target": 5}, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
+        ("upgd", {"target": 5}, "target is 5, expected one of the model's 3 classes from 0 on"),
+        ("advencoder-per", {"init": "given"}, 'advencoder-per has no setting "init"; it has .*restarts'),
         ("uapgd", {"target": "cat"}, 'target is "cat", expected a whole number or None'),
         ("activation-attack", {"image": 12}, "image is 12, expected one of the attacker's 12 images, counted from 0"),
         ("activation-attack", {"image": -1}, "image is -1, expected one of the attacker's 12 images"),
@@ -583,6 +623,21 @@ def test_deepfool_finds_the_nearest_boundary_of_a_linear_model():
     shift = deepfool(model, image, torch.tensor([0]), 10).flatten()
     # Class 1 is 0.5 / 1 away, class 2 is 0.97 / 5 = 0.194 away, in the direction (0, 0.6, 0.8).
     torch.testing.assert_close(shift, 0.1941 * torch.tensor([0.0, 0.6, 0.8]), rtol=0, atol=1e-6)
+    towards = deepfool(model, image, torch.tensor([0]), 10, target=1).flatten()
+    torch.testing.assert_close(towards, 0.5001 * torch.tensor([1.0, 0.0, 0.0]), rtol=0, atol=1e-6)
+    assert not deepfool(model, image, torch.tensor([0]), 10, target=0).any()
+
+
+def test_deepfool_s_steps_take_all_images_to_a_class_of_a_linear_model(vit):
+    images = 0.4 + 0.2 * torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = torch.where(images[:, 0].mean(dim=(1, 2)) > 0.5, 7, 3)
+    encoder = Linear(*vit)
+    probe = LinearProbe(encoder, images, labels)
+    found = uap(encoder, images, labels, eps=0.3, steps=20, target=7)
+    assert (probe.classes[probe(found(images)).argmax(1)] == 7).all()
+    assert found.objective == "share of images that a linear probe takes for class 7"
+    again = uap(encoder, images, labels, eps=0.3, steps=1, target=7, init=None)
+    assert again.delta.abs().max() < found.delta.abs().max()
 
 
 # ---- AdvEncoder ----

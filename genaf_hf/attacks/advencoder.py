@@ -10,15 +10,20 @@ from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball
 from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.pgd import SEEDS
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import (
     EPS,
+    JUDGED_BATCHES,
     all_evaluating,
     all_finite,
     attacked,
+    best_of,
     check_finite,
+    check_restarts,
     check_universal_settings,
     provenance,
+    some_of,
 )
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
@@ -47,6 +52,8 @@ def advencoder_per(
     steps: int = 500,
     learning_rate: float = 2e-4,
     width: int = 1024,
+    restarts: int = 1,
+    max_images: int | None = None,
     batch_size: int = 256,
     seed: int = 0,
     data: str | None = None,
@@ -58,8 +65,9 @@ def advencoder_per(
         steps: of Adam on the generator's weights, one random batch each.
         learning_rate: of Adam.
         width: channels of the generator's first layer.
+        restarts: that many generators; the one is kept whose loss is the lowest.
         batch_size: images per step, at least 2: the others of a batch are an image's negatives.
-        encoder, images, norm, seed, data: as for `l4a`. The seed is also that of the generator.
+        encoder, images, norm, max_images, seed, data: as for `l4a`. The seed is also that of the generator.
 
     Returns:
         The perturbation, with its provenance.
@@ -67,20 +75,17 @@ def advencoder_per(
     Raises:
         UserError: for a setting or an image outside its range.
     """
+    (images,), data = some_of((images,), max_images, seed, data)
     check_settings(images, eps=eps, norm=norm, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
-    encoders = several(encoder)
-    generator = seeded_generator(images.shape[-2:], width, seed).to(encoders[0].mean.device)
+    encoders, size = several(encoder), images.shape[-2:]
 
-    def made() -> Tensor:
-        return into_ball(generator()[None], eps, norm)[0]
+    def perturb(made: Tensor, batch: Tensor, random: torch.Generator) -> Tensor:
+        return attacked(batch, into_ball(made[None], eps, norm)[0])
 
-    random = torch.Generator().manual_seed(seed)
-    train(
-        *(generator, encoders, images, lambda batch: attacked(batch, made())),
-        *(steps, learning_rate, batch_size, random),
-    )
+    wanted = size, width, encoders, images, perturb, steps, learning_rate, batch_size
+    made = best_generated(*wanted, restarts=restarts, seed=seed)
     known = provenance(encoders, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
-    return UniversalPerturbation(made().detach(), "advencoder-per", eps, norm=norm, **known)
+    return UniversalPerturbation(into_ball(made[None], eps, norm)[0], "advencoder-per", eps, norm=norm, **known)
 
 
 @register_attack("encoder", "images", citation=CITATION)
@@ -96,6 +101,8 @@ def advencoder_pat(
     steps: int = 500,
     learning_rate: float = 2e-4,
     width: int = 1024,
+    restarts: int = 1,
+    max_images: int | None = None,
     batch_size: int = 256,
     seed: int = 0,
     data: str | None = None,
@@ -108,7 +115,8 @@ def advencoder_pat(
         shape: `"square"` or `"round"`.
         degrees: it is turned by up to so many at random, either way, where it is crafted and where it attacks.
         smallest: it is shrunk at random, to this share of its side at least, as it is turned.
-        encoder, images, steps, learning_rate, width, batch_size, seed, data: as for `advencoder_per`.
+        encoder, images, steps, learning_rate, width, restarts, max_images, batch_size, seed, data: as for
+            `advencoder_per`.
 
     Returns:
         The patch, with its provenance.
@@ -116,21 +124,23 @@ def advencoder_pat(
     Raises:
         UserError: for a setting or an image outside its range, or a patch of no pixel or larger than the images.
     """
+    (images,), data = some_of((images,), max_images, seed, data)
     check_settings(images, eps=0.5, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
     pasted, side = pasting(images.shape[-2:], area=area, place=place, shape=shape, degrees=degrees, smallest=smallest)
     encoders = several(encoder)
-    generator = seeded_generator((side, side), width, seed).to(encoders[0].mean.device)
-    random = torch.Generator().manual_seed(seed)
 
-    def pixels() -> Tensor:
-        return ((generator() + 1) / 2).clamp(0, 1)
+    def perturb(made: Tensor, batch: Tensor, random: torch.Generator) -> Tensor:
+        return pasted(batch, pixels_of(made), [random] * len(batch))
 
-    def perturb(batch: Tensor) -> Tensor:
-        return pasted(batch, pixels(), [random] * len(batch))
-
-    train(generator, encoders, images, perturb, steps, learning_rate, batch_size, random)
+    wanted = (side, side), width, encoders, images, perturb, steps, learning_rate, batch_size
+    made = best_generated(*wanted, restarts=restarts, seed=seed)
     known = provenance(encoders, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
-    return of_pasting(pixels().detach(), "advencoder-pat", pasted, **known)
+    return of_pasting(pixels_of(made), "advencoder-pat", pasted, **known)
+
+
+def pixels_of(made: Tensor) -> Tensor:
+    """A patch in [0, 1] of what a generator makes, in [-1, 1]."""
+    return ((made + 1) / 2).clamp(0, 1)
 
 
 class Generator(nn.Module):
@@ -177,37 +187,52 @@ def seeded_generator(size: Sequence[int], width: int, seed: int) -> Generator:
         return Generator(size, width)
 
 
-def train(
-    generator: Generator,
+def best_generated(
+    size: Sequence[int],
+    width: int,
     encoders: Sequence[PixelModel],
     images: Tensor,
-    perturb: Callable[[Tensor], Tensor],
+    perturb: Callable[[Tensor, Tensor, torch.Generator], Tensor],
     steps: int,
     learning_rate: float,
     batch_size: int,
-    random: torch.Generator,
-) -> None:
-    """Minimises AdvEncoder's loss over the generator's weights.
+    *,
+    restarts: int,
+    seed: int,
+) -> Tensor:
+    """What a generator makes (3, h, w) when it has minimised AdvEncoder's loss; of several the one of the lowest loss.
+
+    Args:
+        size, width: of the generators.
+        encoders: that read the images (n, 3, h, w).
+        perturb: called with what a generator makes, a batch, and what draws all that is random; gives attacked images.
+        steps, learning_rate, batch_size, restarts, seed: as for `advencoder_per`.
 
     Raises:
-        UserError: when the loss or its gradient is not finite.
+        UserError: when a loss or its gradient is not finite.
     """
-    weights = list(generator.parameters())
-    optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
-    device = encoders[0].mean.device
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    with all_evaluating(encoders):
+    check_restarts(restarts)
+
+    def losses_on_batch(made: Tensor, random: torch.Generator) -> list[Tensor]:
+        """The loss on each encoder."""
+        chosen = torch.randperm(len(images), generator=random)[:batch_size]  # none twice: it would be a negative
+        batch = sent(images[sent(chosen, images.device)], made.device)
+        with torch.no_grad():
+            clean = [encoder.features(batch) for encoder in encoders]
+        changed = perturb(made, batch, random)
+        return [
+            advencoder_loss(batch, changed, before, encoder.features(changed))
+            for encoder, before in zip(encoders, clean, strict=True)
+        ]
+
+    def trained(restart: int) -> Tensor:
+        own_seed = seed + restart * SEEDS
+        generator = seeded_generator(size, width, own_seed).to(encoders[0].mean.device)
+        random, weights = torch.Generator().manual_seed(own_seed), list(generator.parameters())
+        optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
+        finite = torch.ones((), dtype=torch.bool, device=encoders[0].mean.device)
         for number in progress(range(steps), "Crafting"):
-            chosen = torch.randperm(len(images), generator=random)[:batch_size]  # none twice: it would be a negative
-            batch = sent(images[sent(chosen, images.device)], device)
-            with torch.no_grad():
-                clean = [encoder.features(batch) for encoder in encoders]
-            changed = perturb(batch)
-            losses = [
-                advencoder_loss(batch, changed, before, encoder.features(changed))
-                for encoder, before in zip(encoders, clean, strict=True)
-            ]
-            loss = torch.stack(losses).mean()
+            loss = torch.stack(losses_on_batch(generator(), random)).mean()
             gradients = torch.autograd.grad(loss, weights)
             finite &= all_finite(loss, *gradients)
             if number == 0:  # as for other universal attacks
@@ -215,7 +240,17 @@ def train(
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
             optimizer.step()
-    check_finite(finite)
+        check_finite(finite)
+        return generator().detach()
+
+    def reached(made: Tensor) -> list[float]:
+        random = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            losses = [torch.stack(losses_on_batch(made, random)) for _ in range(JUDGED_BATCHES)]
+        return (-torch.stack(losses).sum(dim=0)).tolist()
+
+    with all_evaluating(encoders):
+        return best_of(restarts, trained, reached)
 
 
 def advencoder_loss(images: Tensor, changed: Tensor, clean_features: Tensor, features: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import raised, random_batches, share_of_eps, steepest_steps
-from genaf_hf.errors import UserError
+from genaf_hf.attacks.universal import PARTS, constant, raised, random_batches, steepest_steps
 from genaf_hf.models.pixel_model import PixelModel
 
 GRAY = 0.5  # that a patch is a perturbation of, by at most as much
@@ -58,25 +57,19 @@ def adversarial_patch(
     random = torch.Generator().manual_seed(seed)
 
     def objective(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
-        logits = model(pasted(batch, GRAY + delta, [random] * len(batch)))
-        if target is None:
-            return F.cross_entropy(logits, of_batch)
-        if not 0 <= target < logits.shape[1]:
-            raise UserError(f"target is {target}, expected one of the model's {logits.shape[1]} classes from 0 on.")
-        return -F.cross_entropy(logits, torch.full_like(of_batch, target))
+        return towards(model(pasted(batch, GRAY + delta, [random] * len(batch))), of_batch, target)
 
-    words = "cross-entropy of the model" + ("" if target is None else f", lowered at class {target}")
+    words = "adversarial-patch", told("cross-entropy of the model", target)
     found = raised(
-        *([model], (images, labels), lambda *_: objective, ("adversarial-patch", words), random_batches),
-        *(steepest_steps, (images.shape[1], side, side)),
+        *([model], (images, labels), lambda *_: objective, words, random_batches, steepest_steps, constant, PARTS),
+        (images.shape[1], side, side),
         eps=GRAY,
         steps=steps,
-        step_size=share_of_eps(GRAY),
         restarts=restarts,
         batch_size=batch_size,
         seed=seed,
         data=data,
     )
-    told = {name: found.provenance[name] for name in ("encoder", "encoder_revision", "objective", "data")}
+    known = {name: found.provenance[name] for name in ("encoder", "encoder_revision", "objective", "data")}
     pixels = (GRAY + found.delta).clamp(0, 1)
-    return of_pasting(pixels, found.attack, pasted, steps=steps, step_size=found.step_size, seed=seed, **told)
+    return of_pasting(pixels, found.attack, pasted, steps=steps, step_size=found.step_size, seed=seed, **known)

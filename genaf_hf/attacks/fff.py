@@ -1,5 +1,7 @@
 """Fast feature fool (Mopuri et al., BMVC 2017, https://arxiv.org/abs/1707.05572)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -16,9 +18,9 @@ CITATION = """@inproceedings{mopuri2017fff,
 }"""
 
 
-def adam_steps(delta: Tensor, step_size: float, norm: str) -> Step:
-    """Steps of Adam, the same in every norm; `step_size` is its learning rate, in pixel units."""
-    optimizer = torch.optim.Adam([delta], lr=step_size, maximize=True)
+def adam_steps(delta: Tensor, lengths: Iterator[float], norm: str) -> Step:
+    """Steps of Adam, the same in every norm; the first of `lengths` is its learning rate, in pixel units."""
+    optimizer = torch.optim.Adam([delta], lr=next(lengths), maximize=True)
 
     def step(gradient: Tensor) -> None:
         delta.grad = gradient

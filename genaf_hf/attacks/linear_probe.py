@@ -71,6 +71,18 @@ class LinearProbe(nn.Module):
             features = self.encoder.features(images.contiguous())
             return F.linear((features - self.mean) / self.scale, self.weight, self.bias)
 
+    def column(self, target: int) -> int:
+        """Column of the logits that belongs to a class id.
+
+        Raises:
+            UserError: when the probe was fitted to no image of it.
+        """
+        known = self.classes.tolist()
+        if target not in known:
+            shown = ", ".join(map(str, known[:20])) + (", ..." if len(known) > 20 else "")
+            raise UserError(f"target is {target}, expected a class of the attacker's images: {shown}.")
+        return known.index(target)
+
     def targets(self, labels: Tensor) -> Tensor:
         """Columns of the logits that belong to class ids."""
         return torch.searchsorted(self.classes, labels.to(self.classes.device))

@@ -39,6 +39,24 @@ def targeted_dlr(logits: Tensor, labels: Tensor, *, targets: Tensor) -> Tensor:
     return -(gaps / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)).mean()
 
 
+def towards(logits: Tensor, labels: Tensor, target: int | None) -> Tensor:
+    """What an attack raises: the cross-entropy at the labels, or minus that at the class that all are to be taken for.
+
+    Raises:
+        UserError: when there is no such class.
+    """
+    if target is None:
+        return F.cross_entropy(logits, labels)
+    if not 0 <= target < logits.shape[1]:
+        raise UserError(f"target is {target}, expected one of the model's {logits.shape[1]} classes from 0 on.")
+    return -F.cross_entropy(logits, torch.full_like(labels, target))
+
+
+def told(loss: str, target: int | None) -> str:
+    """The words for `towards`."""
+    return loss if target is None else f"{loss}, lowered at class {target}"
+
+
 def most_of(logits: Tensor, least: int, name: str) -> Tensor:
     """Logits in descending order.
 

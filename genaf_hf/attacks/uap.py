@@ -9,8 +9,20 @@ from torch import Tensor
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball
 from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.pgd import SEEDS
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import EPS, attacked, check_universal_settings, provenance, random_batches
+from genaf_hf.attacks.universal import (
+    EPS,
+    attacked,
+    best_of,
+    check_restarts,
+    check_universal_settings,
+    from_on,
+    given,
+    provenance,
+    random_batches,
+    some_of,
+)
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
@@ -33,8 +45,12 @@ def uap(
     *,
     eps: float,
     norm: Norm = "linf",
+    target: int | None = None,
     steps: int = 500,
     deepfool_steps: int = 10,
+    restarts: int = 1,
+    init: str | None = None,
+    max_images: int | None = None,
     seed: int = 0,
     data: str | None = None,
 ) -> UniversalPerturbation:
@@ -42,13 +58,16 @@ def uap(
 
     From no perturbation on, each image whose prediction is still the clean one adds the smallest step that changes it;
     the sum is projected into the ball. Of the sums after each pass over the images and at the end, the one that
-    changes most predictions is kept. The attacker has labels for images of his own, and trains the probe on them.
+    changes most predictions is kept. The attacker has labels for images of his own, and trains the probe on them. With
+    a target each image that is not taken for that class adds the smallest step that makes it so.
 
     Args:
         labels: (n,) class ids of the attacker's images, of at least two classes.
+        target: class id among the labels that all images are to be taken for; None for any but that of the clean image.
         steps: images that are visited, drawn at random.
         deepfool_steps: at most so many for one image.
-        encoder, images, eps, norm, seed, data: as for `l4a`, but for one encoder alone.
+        restarts: that many orders of the images; of their perturbations the one that changes most is kept.
+        encoder, images, eps, norm, init, max_images, seed, data: as for `l4a`, but for one encoder alone.
 
     Returns:
         The perturbation, with its provenance.
@@ -57,25 +76,40 @@ def uap(
         UserError: for a setting, an image or a label outside its range.
     """
     check_universal_settings(eps=eps, norm=norm, steps=steps, step_size=eps, batch_size=1)
+    check_restarts(restarts)
     if deepfool_steps < 1:
         raise UserError(f"deepfool_steps is {deepfool_steps}, expected at least 1.")
-    probe = LinearProbe(encoder, images, labels)
-    generator = torch.Generator().manual_seed(seed)
-    best = delta = torch.zeros(images.shape[1:], device=encoder.mean.device)
-    highest = -1.0
-    with evaluating(encoder):
-        clean = predictions(probe, images, delta)
+    (images, labels), data = some_of((images, labels), max_images, seed, data)
+    probe, size = LinearProbe(encoder, images, labels), images.shape[1:]
+    wanted = None if target is None else probe.column(target)
+    begun = torch.zeros(size) if init is None else into_ball(given(init, size)[None], eps, norm)[0]
+
+    def crafted(restart: int) -> tuple[Tensor, float]:
+        """A perturbation, and the share of images that it fools."""
+        generator = torch.Generator().manual_seed(seed + restart * SEEDS)
+        best = delta = begun.to(encoder.mean.device)
+        highest = -1.0
         visits = islice(random_batches(encoder, (images, clean), 1, generator), steps)
         for visited, (image, prediction) in enumerate(visits, start=1):
-            shift = deepfool(probe, attacked(image, delta), prediction, deepfool_steps)
+            shift = deepfool(probe, attacked(image, delta), prediction, deepfool_steps, wanted)
             delta = into_ball((delta + (1 + OVERSHOOT) * shift)[None], eps, norm)[0]
             if visited % len(images) == 0 or visited == steps:
-                fooled = (predictions(probe, images, delta) != clean).float().mean().item()
+                found = predictions(probe, images, delta)
+                fooled = (found != clean if wanted is None else found == wanted).float().mean().item()
                 if fooled > highest:
                     best, highest = delta, fooled
-    words = "share of images whose prediction by a linear probe changes"
-    known = provenance([encoder], objective=words, steps=steps, seed=seed, data=data)
-    return UniversalPerturbation(best, "uap", eps, norm=norm, **known)
+        return best, highest
+
+    with evaluating(encoder):
+        clean = predictions(probe, images, torch.zeros(size, device=encoder.mean.device))
+        delta, _ = best_of(restarts, crafted, lambda found: [found[1]])
+    words = (
+        "share of images whose prediction by a linear probe changes"
+        if target is None
+        else (f"share of images that a linear probe takes for class {target}")
+    )
+    known = provenance([encoder], objective=words + from_on(init), steps=steps, seed=seed, data=data)
+    return UniversalPerturbation(delta, "uap", eps, norm=norm, **known)
 
 
 def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor, batch_size: int = 64) -> Tensor:
@@ -85,31 +119,37 @@ def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor
         return torch.cat([model(attacked(batch, delta)).argmax(1) for batch in batches])
 
 
-def deepfool(model: Callable[[Tensor], Tensor], image: Tensor, prediction: Tensor, steps: int) -> Tensor:
+def deepfool(
+    model: Callable[[Tensor], Tensor], image: Tensor, prediction: Tensor, steps: int, target: int | None = None
+) -> Tensor:
     """The shift to the nearest decision boundary in L2 (DeepFool, Moosavi-Dezfooli et al., CVPR 2016).
 
-    Each step goes to the nearest boundary of the model's linearisation, until the prediction is another one.
+    Each step goes to the nearest boundary of the model's linearisation, until the prediction is another one; or to
+    that of a target, until it is the prediction.
 
     Args:
         model: images in [0, 1] to logits.
         image: (1, 3, h, w) in [0, 1].
         prediction: (1,) the class to get away from.
         steps: at most so many.
+        target: column of the logits to get to; None for any but the prediction.
 
     Returns:
-        (3, h, w), zero where the prediction is another one already.
+        (3, h, w), zero where the prediction is another one, or the target, already.
     """
     shift = torch.zeros_like(image)
     for _ in progress(range(steps), "Crafting"):
         candidate = (image + (1 + OVERSHOOT) * shift).requires_grad_()
         (logits,) = model(candidate)
-        if logits.argmax() != prediction:
+        now = logits.argmax()
+        if now != prediction if target is None else now == target:
             break
-        gaps = logits - logits[prediction]
+        leaving = prediction if target is None else now
+        gaps = logits - logits[leaving]
         slopes = torch.stack([torch.autograd.grad(gap, candidate, retain_graph=True)[0] for gap in gaps])
         lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
         distances = gaps.detach().abs() / lengths
-        distances[prediction] = torch.inf
-        nearest = distances.argmin()
+        distances[leaving] = torch.inf
+        nearest = distances.argmin() if target is None else torch.as_tensor(target)
         shift = shift + (distances[nearest] + 1e-4) * slopes[nearest] / lengths[nearest]
     return shift[0]

@@ -1,13 +1,15 @@
 """UAPGD (Deng & Karam, ICIP 2020) over a linear probe."""
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.norms import steepest_ascent
 from genaf_hf.attacks.universal import Objective, Step, attacked, universal_attack
-from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{deng2020uapgd,
@@ -18,11 +20,11 @@ CITATION = """@inproceedings{deng2020uapgd,
 }"""
 
 
-def momentum_steps(delta: Tensor, step_size: float, norm: str, *, momentum: float = 0.9) -> Step:
+def momentum_steps(delta: Tensor, lengths: Iterator[float], norm: str, *, momentum: float = 0.9) -> Step:
     """Steps along the accumulated gradient, each gradient divided by its L1 norm; along its own for momentum 0.
 
     Args:
-        delta, step_size, norm: as for `steepest_steps`.
+        delta, lengths, norm: as for `steepest_steps`.
         momentum: decay of the accumulated gradient.
     """
     velocity = torch.zeros_like(delta)
@@ -30,17 +32,17 @@ def momentum_steps(delta: Tensor, step_size: float, norm: str, *, momentum: floa
     def step(gradient: Tensor) -> None:
         length = gradient.abs().sum().clamp(min=1e-12) if momentum else 1
         velocity.mul_(momentum).add_(gradient / length)
-        delta.data += step_size * steepest_ascent(velocity[None], norm)[0]
+        delta.data += next(lengths) * steepest_ascent(velocity[None], norm)[0]
 
     return step
 
 
-def in_words(target: int | None) -> str:
-    """The objective."""
-    return "cross-entropy of a linear probe" + ("" if target is None else f", lowered at class {target}")
-
-
-@universal_attack("images", "labels", words=in_words, stepping=momentum_steps, citation=CITATION)
+@universal_attack(
+    *("images", "labels"),
+    words=partial(told, "cross-entropy of a linear probe"),
+    stepping=momentum_steps,
+    citation=CITATION,
+)
 def uapgd(encoder: PixelModel, images: Tensor, labels: Tensor, *, target: int | None = None) -> Objective:
     """A universal perturbation that raises the cross-entropy of a linear probe, by PGD with momentum (0.9).
 
@@ -53,15 +55,5 @@ def uapgd(encoder: PixelModel, images: Tensor, labels: Tensor, *, target: int | 
         target: class id among the labels that all images are to be taken for; None for any but their own.
     """
     probe = LinearProbe(encoder, images, labels)
-    known = probe.classes.tolist()
-    if target is not None and target not in known:
-        shown = ", ".join(map(str, known[:20])) + (", ..." if len(known) > 20 else "")
-        raise UserError(f"target is {target}, expected a class of the attacker's images: {shown}.")
-
-    def objective(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
-        logits = probe(attacked(batch, delta))
-        if target is None:
-            return F.cross_entropy(logits, probe.targets(of_batch))
-        return -F.cross_entropy(logits, probe.targets(torch.full_like(of_batch, target)))
-
-    return objective
+    wanted = None if target is None else probe.column(target)
+    return lambda delta, batch, of_batch: towards(probe(attacked(batch, delta)), probe.targets(of_batch), wanted)

@@ -1,11 +1,12 @@
-"""Attacks on public encoders that raise an objective over one perturbation for all images."""
+"""Attacks that raise an objective over one perturbation for all images."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from itertools import islice, repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,19 +23,24 @@ from genaf_hf.values.device import sent
 from genaf_hf.values.provenance import model_source, public_name
 
 EPS = 10 / 255  # where nothing else is said
+PARTS = 50  # of eps, of which a step is one
 MOST_RESTARTS = 100
 JUDGED_BATCHES = 32  # by which the best of several perturbations is told
 
 Objective = Callable[..., Tensor]  # of the perturbation (3, h, w) and of what is drawn for a step, a scalar
 Step = Callable[[Tensor], None]  # moves the perturbation, by its gradient
+Crafted = TypeVar("Crafted")
 
 
 def universal_attack(
     *needs: str,
     words: str | Callable[..., str],
+    on: str = "encoder",
     citation: str | None = None,
     batches: Callable[..., Iterator[tuple[Tensor, ...]]] | None = None,
     stepping: Callable[..., Step] | None = None,
+    lengths: Callable[[float, int], Iterator[float]] | None = None,
+    parts: int = PARTS,
     **defaults,
 ) -> Callable[[Callable[..., Objective]], Callable[..., UniversalPerturbation]]:
     """Adds an attack to `ATTACKS` that is told by its objective alone.
@@ -50,9 +56,12 @@ def universal_attack(
     Args:
         needs: beside the encoder: `"images"`, `"labels"` or nothing.
         words: the objective for the provenance, with settings of the function in braces; or what makes it of them.
+        on: what is attacked, the public `"encoder"`, or the `"model"` itself by those who have it.
         citation: of the paper, in BibTeX.
         batches: gives what the objective is called with at each step, default `random_batches`.
         stepping: makes the step of a perturbation, default `steepest_steps`; what it takes by name are settings, too.
+        lengths: of the steps, made of `step_size` and their number, default `constant`.
+        parts: of eps, of which the step size is one where it is not given.
         defaults: settings, where they are others than those of `raised`, `stepping` and the function.
 
     Returns:
@@ -64,7 +73,7 @@ def universal_attack(
     Raises:
         UserError: as `register_attack`.
     """
-    batches, stepping = batches or random_batches, stepping or steepest_steps
+    batches, stepping, lengths = batches or random_batches, stepping or steepest_steps, lengths or constant
     without_images = {} if "images" in needs else {"max_images": None, "batch_size": 1, "data": "none"}
 
     def register(function: Callable[..., Objective]) -> Callable[..., UniversalPerturbation]:
@@ -83,13 +92,16 @@ def universal_attack(
             found = {each.name: each.default for each in settings} | given | without_images
             chosen = {each.name: found.pop(each.name) for each in own}
             told = words(**chosen) if callable(words) else words.format(**chosen)
-            return raised(
-                several(encoder), needed, partial(function, **chosen), (attack, told), batches, stepping, **found
-            )
+            way = batches, stepping, lengths, parts
+            return raised(several(encoder), needed, partial(function, **chosen), (attack, told), *way, **found)
 
         craft.__dict__["__signature__"], craft.__annotations__ = Signature([*positional, *settings]), hints
         register_as = register_attack(
-            *("encoder", *needs), norms=NORMS, derived={"step_size": share_of_eps}, citation=citation
+            *(on, *needs),
+            universal=True,
+            norms=NORMS,
+            derived={"step_size": partial(share_of_eps, parts=parts)},
+            citation=citation,
         )
         return register_as(craft)
 
@@ -108,6 +120,8 @@ def raised(
     told: tuple[str, str],
     batches: Callable,
     stepping: Callable,
+    lengths: Callable[[float, int], Iterator[float]],
+    parts: int,
     size: Sequence[int] | None = None,
     *,
     eps: float = EPS,
@@ -129,12 +143,12 @@ def raised(
         needed: images (n, 3, h, w) and labels (n,), as far as the attack needs them.
         make_objective: called with each encoder and what is needed when the settings are checked.
         told: name of the attack, and the objective in words.
-        batches, stepping: as for `universal_attack`.
+        batches, stepping, lengths, parts: as for `universal_attack`.
         size: of the perturbation (3, h, w), default that of the images.
         eps: radius of the ball in pixel units.
         norm: `"linf"` or `"l2"`.
         steps: number of steps, each on a fresh random batch.
-        step_size: in pixel units, default eps / 50.
+        step_size: in pixel units, default one of the `parts` of eps.
         restarts: from so many starts; of their perturbations the one with the highest objective is kept, by the mean
             over the same random batches, of several encoders relative to what is usual on each.
         init: perturbation that the first start is at, moved into the ball: folder or Hub id.
@@ -147,11 +161,10 @@ def raised(
     Raises:
         UserError: for a setting outside its range, or an encoder without finite values or gradients.
     """
-    step_size = share_of_eps(eps) if step_size is None else step_size
+    step_size = share_of_eps(eps, parts=parts) if step_size is None else step_size
     check_universal_settings(eps=eps, norm=norm, steps=steps, step_size=step_size, batch_size=batch_size)
-    check_budget(restarts, max_images)
-    if max_images is not None and max_images < len(needed[0]):
-        needed, data = some_of(needed, max_images, seed), data and f"{max_images} of {data}"
+    check_restarts(restarts)
+    needed, data = some_of(needed, max_images, seed, data)
     objectives = [make_objective(encoder, *needed) for encoder in encoders]
     device = encoders[0].mean.device
     size = size or (needed[0].shape[1:] if needed else (3, *encoders[0].image_size))
@@ -162,7 +175,7 @@ def raised(
         delta = draw_in_ball(torch.empty(size), eps, norm, generator)
         delta = (begun[restart] if restart < len(begun) else delta).to(device).requires_grad_()
         drawn = islice(batches(encoders[0], needed, batch_size, generator), steps)
-        step = stepping(delta, step_size, norm, **of_stepping)
+        step = stepping(delta, lengths(step_size, steps), norm, **of_stepping)
         finite, moved = (torch.full((), truth, device=device) for truth in (True, False))
         for number, batch in enumerate(progress(drawn, "Crafting", total=steps)):
             values = [objective(delta, *batch) for objective in objectives]
@@ -184,10 +197,8 @@ def raised(
         return [sum(each) for each in zip(*values, strict=True)]
 
     with all_evaluating(encoders):
-        found = [crafted(restart) for restart in range(restarts)]
-        best = found[highest([reached(delta) for delta in found])] if restarts > 1 else found[0]
-    attack, words = told
-    words += "" if init is None else f", from {public_name(init)} on"
+        best = best_of(restarts, crafted, reached)
+    attack, words = told[0], told[1] + from_on(init)
     known = provenance(encoders, objective=words, steps=steps, step_size=step_size, seed=seed, data=data)
     return UniversalPerturbation(best, attack, eps, norm=norm, **known)
 
@@ -200,24 +211,40 @@ def joint_gradient(values: Sequence[Tensor], delta: Tensor) -> Tensor:
     return torch.stack([each / each.abs().sum().clamp(min=1e-12) for each in gradients]).mean(dim=0)
 
 
+def best_of(restarts: int, craft: Callable[[int], Crafted], reached: Callable[[Crafted], list[float]]) -> Crafted:
+    """What is crafted from several starts, by their numbers, and reaches the highest, see `highest`."""
+    found = [craft(restart) for restart in range(restarts)]
+    return found[highest([reached(each) for each in found])] if restarts > 1 else found[0]
+
+
 def highest(values: Sequence[Sequence[float]]) -> int:
     """Which row of values is the highest in the mean, each relative to the usual size of its column."""
     table = torch.tensor(values, dtype=torch.float64)
     return int((table / table.abs().mean(dim=0).clamp(min=1e-12)).mean(dim=1).argmax())
 
 
-def steepest_steps(delta: Tensor, step_size: float, norm: str) -> Step:
+def steepest_steps(delta: Tensor, lengths: Iterator[float], norm: str) -> Step:
     """Steps of a perturbation along its gradient: in L-inf by the sign, each pixel as far as any other."""
 
     def step(gradient: Tensor) -> None:
-        delta.data += step_size * steepest_ascent(gradient[None], norm)[0]
+        delta.data += next(lengths) * steepest_ascent(gradient[None], norm)[0]
 
     return step
 
 
-def share_of_eps(eps: float, **others) -> float:
-    """The step size that is not given: a fiftieth of eps; `others` are settings that it does not depend on."""
-    return eps / 50
+def constant(step_size: float, steps: int) -> Iterator[float]:
+    """The same length for each of `steps` steps."""
+    return repeat(step_size, steps)
+
+
+def falling(step_size: float, steps: int) -> Iterator[float]:
+    """Lengths that fall from `step_size` to nothing along a cosine."""
+    return (step_size * (1 + math.cos(math.pi * number / steps)) / 2 for number in range(steps))
+
+
+def share_of_eps(eps: float, *, parts: int, **others) -> float:
+    """The step size that is not given: eps in so many parts; `others` are settings that it does not depend on."""
+    return eps / parts
 
 
 def random_batches(
@@ -230,10 +257,20 @@ def random_batches(
     yield from repeat(())
 
 
-def some_of(tensors: Sequence[Tensor], count: int, seed: int) -> list[Tensor]:
-    """So many rows drawn at random, none twice, the same ones of each tensor."""
-    rows = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(seed))[:count]
-    return [tensor[rows.to(tensor.device)] for tensor in tensors]
+def some_of(
+    tensors: Sequence[Tensor], most: int | None, seed: int, data: str | None
+) -> tuple[Sequence[Tensor], str | None]:
+    """At most so many rows, drawn at random, none twice, the same ones of each tensor; and the words for them.
+
+    Raises:
+        UserError: when that is none.
+    """
+    if most is not None and most < 1:
+        raise UserError(f"max_images is {most}, expected at least 1, or None for all.")
+    if most is None or most >= len(tensors[0]):
+        return tensors, data
+    rows = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(seed))[:most]
+    return [tensor[rows.to(tensor.device)] for tensor in tensors], data and f"{most} of {data}"
 
 
 def given(name: str, size: Sequence[int]) -> Tensor:
@@ -248,6 +285,11 @@ def given(name: str, size: Sequence[int]) -> Tensor:
             f"init is {name}, a perturbation of shape {tuple(delta.shape)}, expected {tuple(size)} as the images are."
         )
     return delta
+
+
+def from_on(init: str | None) -> str:
+    """The words for a perturbation that was begun at."""
+    return "" if init is None else f", from {public_name(init)} on"
 
 
 @contextmanager
@@ -313,8 +355,8 @@ def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_
         raise UserError(f"batch_size is {batch_size}, expected at least 1.")
 
 
-def check_budget(restarts: int, max_images: int | None) -> None:
-    """Refuses a budget that cannot be spent.
+def check_restarts(restarts: int) -> None:
+    """Refuses a number of starts that cannot be spent.
 
     Raises:
         UserError: names what was found.
@@ -323,5 +365,3 @@ def check_budget(restarts: int, max_images: int | None) -> None:
         raise UserError(
             f"restarts is {restarts}, expected 1 to {MOST_RESTARTS}: each one takes as long as crafting without."
         )
-    if max_images is not None and max_images < 1:
-        raise UserError(f"max_images is {max_images}, expected at least 1, or None for all.")

@@ -1,19 +1,13 @@
 """Universal PGD on the attacked classifier's own cross-entropy (Shafahi et al., AAAI 2020, arXiv 1811.11304)."""
 
-import math
-from dataclasses import replace
+from functools import partial
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from genaf_hf.attacks.norms import NORMS, Norm
-from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.uap import predictions
+from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.uapgd import momentum_steps
-from genaf_hf.attacks.universal import EPS, Step, attacked, check_budget, raised, random_batches
-from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.attacks.universal import Objective, attacked, falling, universal_attack
+from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{shafahi2020universal,
   title = {Universal Adversarial Training},
@@ -24,88 +18,29 @@ CITATION = """@inproceedings{shafahi2020universal,
 }"""
 
 
-def fifth_of_eps(eps: float, **others) -> float:
-    """The first step size that is not given; `others` are settings that it does not depend on."""
-    return eps / 5
-
-
-@register_attack(
-    *("model", "images", "labels"),
-    universal=True,
-    derived={"step_size": fifth_of_eps},
-    norms=NORMS,
+@universal_attack(
+    *("images", "labels"),
+    on="model",
+    words=partial(told, "cross-entropy of the model"),
+    stepping=momentum_steps,
+    lengths=falling,
+    parts=5,
     citation=CITATION,
+    steps=400,
+    restarts=2,
+    batch_size=64,
 )
-def upgd(
-    model: PixelModel,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float = EPS,
-    norm: Norm = "linf",
-    steps: int = 400,
-    step_size: float | None = None,
-    restarts: int = 2,
-    batch_size: int = 64,
-    seed: int = 0,
-    data: str | None = None,
-) -> UniversalPerturbation:
+def upgd(model: PixelModel, images: Tensor, labels: Tensor, *, target: int | None = None) -> Objective:
     """A universal perturbation that raises the classifier's own cross-entropy: what its worst enemy would use.
 
     The attacker has the model itself and labelled images of its task. From a uniform random start, steps along the
-    accumulated gradient, as `uapgd` has them, shrink from `step_size` to nothing along a cosine; of several starts the
-    perturbation is kept that leaves fewest of the attacker's images right.
+    accumulated gradient, as `uapgd` has them, shrink from `step_size` to nothing along a cosine.
 
     Args:
         model: that is attacked; left as it was.
-        images: (n, 3, h, w) in [0, 1], the attacker's.
+        images: (n, 3, h, w) in [0, 1], the attacker's. The other settings are those of `l4a`, but for the step size:
+            the first is eps / 5 where it is not given.
         labels: (n,) class ids of the model.
-        eps: radius of the ball in pixel units.
-        norm: `"linf"` or `"l2"`.
-        steps: number of steps of each start, each on a fresh random batch.
-        step_size: the first, in pixel units, default eps / 5.
-        restarts: number of random starts.
-        batch_size: images per step.
-        seed: of the starts and of the batches.
-        data: a name for the images, kept in the provenance.
-
-    Raises:
-        UserError: for a setting outside its range, or a model without finite values or gradients.
+        target: class id that all images are to be taken for; None for any but their own.
     """
-    check_budget(restarts, None)
-    step_size = fifth_of_eps(eps) if step_size is None else step_size
-
-    def cross_entropy(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
-        return F.cross_entropy(model(attacked(batch, delta)), of_batch)
-
-    def falling_steps(delta: Tensor, step_size: float, norm: str) -> Step:
-        lengths = (step_size * (1 + math.cos(math.pi * number / steps)) / 2 for number in range(steps))
-        direction = torch.zeros_like(delta)
-        accumulate = momentum_steps(direction, 1.0, norm)
-
-        def step(gradient: Tensor) -> None:
-            direction.zero_()
-            accumulate(gradient)
-            delta.data += next(lengths) * direction
-
-        return step
-
-    def right(found: UniversalPerturbation) -> float:
-        with evaluating(model):
-            return int((predictions(model, images, found.delta) == labels.to(found.delta.device)).sum())
-
-    told = "upgd", "cross-entropy of the model"
-    tried = [
-        raised(
-            *([model], (images, labels), lambda *_: cross_entropy, told, random_batches, falling_steps),
-            eps=eps,
-            norm=norm,
-            steps=steps,
-            step_size=step_size,
-            batch_size=batch_size,
-            seed=seed + start,
-            data=data,
-        )
-        for start in range(restarts)
-    ]
-    return replace(min(tried, key=right), seed=seed)
+    return lambda delta, batch, of_batch: towards(model(attacked(batch, delta)), of_batch, target)

@@ -31,6 +31,7 @@ BEFORE = {
     "init": None,
     "max_images": None,
     "target": None,
+    "momentum": 0.9,
     "loss": "cross-entropy",
     "keep_best": False,
 }
