@@ -1,6 +1,6 @@
 """What a model answers on clean and on attacked images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +76,8 @@ def save_answers(answers: Mapping[str, Mapping[str, Answers]], path: str | Path,
         for attack, found in by_attack.items():
             count = len(found.labels)
             confidences: list = found.confidences or [None] * count
-            rows = ([model] * count, [attack] * count, range(count), found.labels, found.predictions, confidences)
+            rows: tuple[Iterable, ...] = ([model] * count, [attack] * count, range(count))
+            rows += (found.labels, found.predictions, confidences)
             for name, values in zip(COLUMNS, rows, strict=True):
                 columns[name] += values
     table = pa.table(columns, schema=pa.schema(COLUMNS, metadata={REPORT_SHA256: report_sha256}))
