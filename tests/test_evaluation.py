@@ -18,6 +18,7 @@ from genaf_hf.evaluation.answers import Answers, answer
 from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, measure, worst_cases
 from genaf_hf.evaluation.report import RobustnessReport, WorstCase
 from genaf_hf.evaluation.threats import threats_from
+from genaf_hf.models.partial_forward import removing
 from genaf_hf.runs.journal import Journal
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
@@ -78,6 +79,30 @@ def answered(model, dataset, attack) -> int:
 def counts(report: RobustnessReport, model: str = "model") -> dict[str, Counter]:
     found = [each for each in report.measurements if each.model == model]
     return {each.attack: Counter(correct=each.correct, fooled=each.fooled, changed=each.changed) for each in found}
+
+
+def test_where_memory_is_short_fewer_images_at_a_time_give_the_same(model, pixels, attacks):
+    whole = evaluate_robustness({"model": model}, pixels["test"], attacks, bank=pixels["train"])
+    sizes = []
+
+    def small_memory(_, inputs):
+        sizes.append(len(inputs[0]))
+        if sizes[-1] > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with removing([model.register_forward_pre_hook(small_memory)]):
+        found = evaluate_robustness({"model": model}, pixels["test"], attacks, bank=pixels["train"], batch_size=16)
+    assert [size for size in sizes if size > 7] == [16, 8]  # and from then on no more than what did fit
+    assert max(sizes[2:]) == 4
+    assert [vars(each) for each in found.measurements] == [vars(each) for each in whole.measurements]
+
+
+def test_memory_that_is_too_small_for_one_image_is_no_size_of_batches(model, pixels):
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with removing([model.register_forward_pre_hook(no_memory)]), pytest.raises(torch.OutOfMemoryError):
+        evaluate_robustness({"model": model}, pixels["test"], {})
 
 
 @pytest.mark.parametrize(("batch_size", "seed"), [(1, 0), (5, 0), (64, 100)])

@@ -104,6 +104,7 @@ FLAGS = {
     "head_learning_rate": 2e-3,
     "num_train_epochs": 7.0,
     "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 32,
     "layer_decay": 0.65,
     "weight_decay": 0.1,
     "warmup_steps": 7.0,

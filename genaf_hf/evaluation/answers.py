@@ -144,17 +144,19 @@ def answer(
             shift = max(shift, distances(attacked, images, norm).max().item())
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
             with torch.no_grad():
-                logits = checked_logits(model(attacked), int(labels.amax()))
-                columns = [labels, where_finite(logits, logits.argmax(1)), logits.float().softmax(1).amax(1)]
-                if neighbors is not None:
-                    features = model.features(attacked)
-                    columns.append(where_finite(features, neighbors(features)))
+                if neighbors is None:
+                    logits, votes = model(attacked), []
+                else:
+                    logits, features = model.logits_and_features(attacked)
+                    votes = [where_finite(features, neighbors(features))]
+                logits = checked_logits(logits, int(labels.amax()))
+                columns = [labels, where_finite(logits, logits.argmax(1)), logits.float().softmax(1).amax(1), *votes]
             rows += zip(indices, *(column.tolist() for column in columns), strict=True)
     rows = sorted(gather_object(rows))
-    _, given, predictions, confidences, *votes = (list(column) for column in zip(*rows, strict=True))
+    _, given, predictions, confidences, *voted = (list(column) for column in zip(*rows, strict=True))
     found = gather_object([(shift, in_range)])
     far, fine = max(far for far, _ in found), all(fine for _, fine in found)
-    return Answers(given, predictions, votes[0] if votes else None, far, fine, confidences)
+    return Answers(given, predictions, voted[0] if voted else None, far, fine, confidences)
 
 
 def where_finite(values: Tensor, classes: Tensor) -> Tensor:
@@ -168,7 +170,7 @@ def distances(attacked: Tensor, images: Tensor, norm: str) -> Tensor:
     return per_image_l2(shift) if norm == "l2" else shift.abs().amax(dim=(1, 2, 3))
 
 
-def feature_bank(model: PixelModel, dataset: Dataset, *, batch_size: int = 64) -> Neighbors:
+def feature_bank(model: PixelModel, dataset: Dataset, batch_size: int) -> Neighbors:
     """The nearest-neighbor vote by the features that a model has of labelled images, of all its classes."""
     features, labels = [], []
     with evaluating(model), torch.no_grad():

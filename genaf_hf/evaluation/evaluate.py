@@ -5,6 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
 
@@ -20,6 +21,7 @@ from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer, feature_bank
+from genaf_hf.evaluation.batch_size import BatchSize
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport, WorstCase
@@ -54,7 +56,7 @@ def evaluate_robustness(
     *,
     sweep: Sequence[Mapping[str, Attack]] = (),
     bank: Dataset | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     dataset_info: Mapping | None = None,
     journal: Journal | None = None,
@@ -73,7 +75,7 @@ def evaluate_robustness(
             them.
         sweep: the same attacks at other eps, measured on a stratified part of the images.
         bank: labelled images, as `dataset`, for the nearest-neighbor accuracy of the features.
-        batch_size: images at a time.
+        batch_size: images at a time, default 64 on a CPU and 512 elsewhere; fewer where these do not fit into memory.
         seed: image i of the dataset starts from seed + i.
         dataset_info: name, split and revision, for the report.
         journal: remembers what was measured, so that a killed evaluation goes on where it was.
@@ -158,7 +160,7 @@ def evaluate_threats(
     *,
     sweep: Sequence[Sequence[Threat]] = (),
     bank: Dataset | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     dataset_info: Mapping | None = None,
     journal: Journal | None = None,
@@ -173,16 +175,17 @@ def evaluate_threats(
     Raises:
         UserError: as `evaluate_robustness`.
     """
-    batch_size, seed = checked_setting("batch_size", batch_size, int), checked_setting("seed", seed, int)
+    batch_size, seed = checked_setting("batch_size", batch_size, int | None), checked_setting("seed", seed, int)
     check_dataset(dataset, batch_size)
     parts: list[Findings] = []
     for name, model in models.items():
+        fits = BatchSize(batch_size, model.mean.device)
         subject = Subject(
             name,
             model,
             dataset,
-            neighbors=None if bank is None else feature_bank(model, bank, batch_size=batch_size),
-            batch_size=batch_size,
+            neighbors=None if bank is None else fits.fitting(partial(feature_bank, model, bank)),
+            batch_size=fits,
             seed=seed,
             journal=journal or Journal(),
             identity=identity(model, seed, dataset, bank),
@@ -214,13 +217,13 @@ def check_models(models: Mapping) -> None:
         raise UserError('models are no PixelModels by name, expected e.g. {"mine": PixelModel(model, processor)}.')
 
 
-def check_dataset(dataset: Dataset, batch_size: int) -> None:
+def check_dataset(dataset: Dataset, batch_size: int | None) -> None:
     """Refuses images that cannot be evaluated on.
 
     Raises:
         UserError: says what was found and what is expected.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1.")
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise UserError(f"The dataset is a {type(dataset).__name__}, expected one with a length and rows by number.")
@@ -251,7 +254,8 @@ class Subject:
 
     Attributes:
         name: of the model in the report.
-        model, dataset, batch_size, seed: as for `evaluate_robustness`.
+        model, dataset, seed: as for `evaluate_robustness`.
+        batch_size: that fits.
         neighbors: classifies its features; None where nobody asks.
         journal: of the answers.
         identity: what they depend on beside the attack.
@@ -261,7 +265,7 @@ class Subject:
     model: PixelModel
     dataset: Dataset
     neighbors: Neighbors | None
-    batch_size: int
+    batch_size: BatchSize
     seed: int
     journal: Journal
     identity: str
@@ -285,18 +289,17 @@ class Subject:
         images = self.dataset if rows is None else Subset(self.dataset, rows)
 
         def ask() -> dict:
-            return asdict(
-                answer(
-                    self.model,
-                    images,
-                    attack,
-                    norm=settings.get("norm", "linf"),
-                    neighbors=self.neighbors,
-                    batch_size=self.batch_size,
-                    seed=self.seed,
-                    title=f"{self.name}: {step}",
-                )
+            asked = partial(
+                answer,
+                self.model,
+                images,
+                attack,
+                norm=settings.get("norm", "linf"),
+                neighbors=self.neighbors,
+                seed=self.seed,
+                title=f"{self.name}: {step}",
             )
+            return asdict(self.batch_size.fitting(lambda fits: asked(batch_size=fits)))
 
         of = digest((self.identity, len(images), settings), made_of)
         return Answers(**self.journal.once(f"answers.{self.name}.{step}", ask, of=of))
@@ -347,7 +350,8 @@ class Subject:
             pixel_values = torch.stack([torch.as_tensor(each["pixel_values"]) for each in examples])
             images = self.model.to_images(pixel_values.to(self.model.mean.device))
             labels = class_ids([each["labels"] for each in examples], len(images)).to(images.device)
-            found = self_checks(self.model, images, labels, eps=eps, name=self.name, batch_size=self.batch_size)
+            checked = partial(self_checks, self.model, images, labels, eps=eps, name=self.name)
+            found = self.batch_size.fitting(lambda fits: checked(batch_size=fits))
             [found] = broadcast_object_list([found])
             return [asdict(each) for each in found]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.blocks import stem_and_blocks
 from genaf_hf.models.head import head_of, timm_part
-from genaf_hf.models.partial_forward import called, input_of, outputs_of, producers_of
+from genaf_hf.models.partial_forward import called, input_of, inputs_of, outputs_of, producers_of
 from genaf_hf.values.device import are_trusted
 
 ROUNDING = 1e-3
@@ -106,6 +106,12 @@ class PixelModel(nn.Module):
         """What the classification head reads, (n, d), in float32 or wider; the head itself is not run."""
         read = input_of(head_of(self.model), lambda: self._answer(images))
         return at_least_float32(read.flatten(1))
+
+    def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` and `features` give, by one pass."""
+        with inputs_of(head_of(self.model)) as read:
+            logits = self(images)
+        return logits, at_least_float32(read[0].flatten(1))
 
     def hidden_states(self, images: Tensor, up_to: int | str | None = None) -> tuple[Tensor, ...]:
         """Activations from the embeddings (index 0) to the last layer, (n, tokens, d) or feature maps (n, d, h, w).

@@ -62,7 +62,7 @@ def audit(
     resize_perturbations: bool = False,
     sweep: Sequence[float] = (),
     limit: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     output_dir: str | Path | None = None,
     answers: bool = False,
@@ -90,7 +90,7 @@ def audit(
         resize_perturbations: whether those of another size than the model's images are resized, which weakens them.
         sweep: factors on the eps, see `swept`, at which a part of the images is measured.
         limit: images at most, a stratified subset.
-        batch_size: images at a time on each process.
+        batch_size: images at a time on each process, default as for `evaluate_robustness`.
         seed: of the attacks.
         output_dir: None writes nothing.
         answers: whether `answers.parquet` is written too, with what was answered to each image.
@@ -260,7 +260,7 @@ def audit_again(
     return audit(model, dataset, attacks_of(report), **given)
 
 
-def check_numbers(sweep: Sequence[float], limit: int | None, batch_size: int) -> None:
+def check_numbers(sweep: Sequence[float], limit: int | None, batch_size: int | None) -> None:
     """Refuses numbers that no audit can be made with.
 
     Raises:

@@ -96,7 +96,10 @@ class AuditArguments:
     train_split: str | None = field(default=None, metadata={"help": "Split that the attacker's images are drawn from."})
     test_split: str | None = field(default=None, metadata={"help": "Split to report."})
     skip_broken_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
-    batch_size: int = field(default=64, metadata={"help": "Images at a time on each process."})
+    batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Images at a time on each process, default 64 on a CPU and what fits elsewhere."},
+    )
     seed: int = field(default=0, metadata={"help": "Of the attacks."})
     update_card: bool = field(
         default=False, metadata={"help": "Put the findings into the model's own card, in its folder or on the Hub."}

@@ -74,6 +74,10 @@ class GenAFConfig(CheckedArguments):
     )
     head_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the head in stage 1."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Images in a batch on each device."})
+    per_device_eval_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Images in a batch of an evaluation, default as in training; fewer where memory is short."},
+    )
     num_train_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of stage 1; default 3, and more where these are less than 300 steps."}
     )
@@ -155,6 +159,8 @@ class GenAFConfig(CheckedArguments):
         for name, kind in GenAFConfig.__annotations__.items():
             if (value := getattr(self, name)) != math.inf:
                 check_kind(name, value, get_args(kind) or (kind,))
+        if self.per_device_eval_batch_size is None:  # an attack on so many takes no more memory than a step on them
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
         self._settle_defence()
         self._check_rates()
         if self.num_train_epochs is None and self.max_steps > 0:
