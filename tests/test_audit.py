@@ -275,7 +275,6 @@ def test_the_sweep_has_every_factor_of_every_attack_with_an_eps(report):
         "l4a": [0.3, 0.15, 0.6],
         "l4a-adaptive": [0.3, 0.15, 0.6],
         "pgd": [0.15, 0.075, 0.3],
-        "square": [0.15, 0.075, 0.3],
     }
     assert {each.count for each in report.sweep} == {18}
     by_eps = sorted((each.settings["eps"], each.correct) for each in report.sweep if each.attack == "pgd")

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from traces import leave_gradients_and_modes, trace
 
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, pgd
-from genaf_hf.attacks import ATTACKS, UniversalPatch
+from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
@@ -266,6 +266,60 @@ def test_the_worst_case_is_below_every_attack():
         WorstCase("model", None, 1, 4),
     ]
     assert worst_cases("model", [], answers) == []
+
+
+@pytest.fixture
+def finisher():
+    """A registered attack for what stands, which fools every image, and remembers the seeds of those it is given."""
+
+    @register_attack("model", "images", eps=0.1, on_standing=True)
+    def finisher(model, images, *, eps, max_images: int | None = None, seeds):
+        finisher.seeds += seeds
+        with torch.no_grad():
+            wrong = model(images).argmin(1)
+        return pgd(model, images, wrong, eps=1.0, steps=20, loss=lambda *given: -F.cross_entropy(*given), seeds=seeds)
+
+    finisher = finisher.__wrapped__
+    finisher.seeds = []
+    yield finisher
+    ATTACKS.pop("finisher")
+
+
+def test_what_is_for_standing_images_attacks_those_that_others_in_its_ball_leave_right(model, pixels, finisher):
+    def under(**others):
+        finisher.seeds.clear()
+        attacks = {"pgd": partial(pgd, **PGD), **others}
+        return evaluate_robustness({"model": model}, pixels["test"], attacks)
+
+    report = under(last=ATTACKS["finisher"].configure())
+    right = {name: found.right for name, found in report.answers["model"].items()}
+    standing = [a and b for a, b in zip(right["clean"], right["pgd"], strict=True)]
+    assert 0 < sum(standing) < sum(right["clean"])
+    assert len(finisher.seeds) == sum(standing)
+    last = report.measurement("model", "last")
+    assert last.settings == {
+        "attack": "finisher",
+        "norm": "linf",
+        "eps": 0.1,
+        "max_images": None,
+        "after": ["pgd"],
+        "standing": sum(standing),
+        "attacked": sum(standing),
+    }
+    assert last.correct == report.worst_case("model", "model").correct == 0
+    assert report.marks(last)[0] == "*worst*"
+
+    few = under(last=ATTACKS["finisher"].configure(max_images=1))
+    assert len(finisher.seeds) == 1
+    assert few.measurement("model", "last").correct == sum(standing) - 1
+    assert f"*1 of {sum(standing)} images left were attacked*" in few.table()
+    assert RobustnessReport.from_json(few.to_json()) == few
+
+    for other in ({"eps": 0.2}, {"norm": "l2"}):
+        apart = under(other=partial(pgd, **{**PGD, **other}), last=ATTACKS["finisher"].configure())
+        assert apart.measurement("model", "last").settings["after"] == ["pgd"]
+    alone = evaluate_robustness({"model": model}, pixels["test"], {"last": ATTACKS["finisher"].configure()})
+    assert alone.measurement("model", "last").settings.keys() == {"attack", "norm", "eps", "max_images"}
 
 
 def test_confidences_are_probabilities_of_the_predictions(model, pixels):

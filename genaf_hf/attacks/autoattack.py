@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 WITHOUT_DLR = ("apgd-ce", "fab-t", "square")
+PACKAGE = "pyautoattack"
 NAMES = {"linf": "Linf", "l2": "L2"}  # the authors'
 TARGETS = 9
 CITATION = """@inproceedings{croce2020autoattack,
@@ -27,7 +29,12 @@ CITATION = """@inproceedings{croce2020autoattack,
 }"""
 
 
-@register_attack("model", "images", "labels", eps=8 / 255, norms=NORMS, citation=CITATION)
+def is_installed() -> bool:
+    """Whether there is the authors' package, which the first installation does without."""
+    return find_spec(PACKAGE) is not None
+
+
+@register_attack("model", "images", "labels", eps=8 / 255, norms=NORMS, citation=CITATION, on_standing=True)
 def autoattack(
     model: nn.Module,
     images: Tensor,
@@ -35,6 +42,7 @@ def autoattack(
     *,
     eps: float,
     norm: Norm = "linf",
+    max_images: int | None = None,
     batch_size: int = 250,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
@@ -44,6 +52,7 @@ def autoattack(
     the targeted attacks go through all the wrong ones, instead of nine.
 
     Args:
+        max_images: so many of the images at most are attacked, the first ones; the others come back as they are.
         batch_size: images at a time.
         seeds: the first one seeds the package, which draws for a whole batch at once.
         model, images, labels, eps, norm: as for `pgd`.
@@ -55,6 +64,8 @@ def autoattack(
         UserError: when the package is not installed, or for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=1, step_size=eps, norm=norm)
+    if max_images is not None and max_images < 1:
+        raise UserError(f"max_images is {max_images}, expected at least 1, or None for all.")
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
@@ -76,5 +87,6 @@ def autoattack(
         )
         authors.apgd.n_restarts = authors.fab.n_restarts = authors.apgd_targeted.n_restarts = 1
         authors.apgd_targeted.n_target_classes = authors.fab.n_target_classes = min(TARGETS, classes - 1)
-        adversarial, _ = authors.run_standard_evaluation(images, labels, batch_size=batch_size)
-    return adversarial
+        first_ones = images[:max_images]
+        attacked, _ = authors.run_standard_evaluation(first_ones, labels[:max_images], batch_size=batch_size)
+    return torch.cat([attacked, images[len(first_ones) :]])

@@ -33,6 +33,8 @@ class Attack:
         norms: that its `eps` can be meant in, `"linf"` and `"l2"`; the first is its default.
         citation: of its paper, in BibTeX.
         universal: whether it returns one perturbation for all images.
+        on_standing: whether it is for those images alone that other attacks on single images leave right, see
+            `evaluate_robustness`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Attack:
     norms: tuple[str, ...] = ("linf",)
     citation: str | None = None
     universal: bool = False
+    on_standing: bool = False
 
     @property
     def on_encoder(self) -> bool:
@@ -176,6 +179,7 @@ def register_attack(
     citation: str | None = None,
     derived: Mapping[str, Callable] = MappingProxyType({}),
     universal: bool = False,
+    on_standing: bool = False,
     **defaults,
 ) -> Callable[[Callable], Callable]:
     """Adds a function to `ATTACKS`, under its own name with hyphens.
@@ -188,7 +192,8 @@ def register_attack(
             returns a `UniversalPerturbation`, with `"model"` first adversarial images; if anything in it is random, it
             takes `seeds`, one per image.
         universal: with `"model"` first, returns a `UniversalPerturbation` all the same.
-        knowledge, norms, citation, derived: as in `Attack`; knowledge by default that of the encoder or the model.
+        knowledge, norms, citation, derived, on_standing: as in `Attack`; knowledge by default that of the encoder or
+            the model.
         defaults: settings, where they are others than the function's own.
 
     Returns:
@@ -215,6 +220,7 @@ def register_attack(
         ATTACKS[name] = Attack(
             *(name, called, needs, {**own_defaults(called, needs), **defaults}, derived),
             *(knowledge or KNOWLEDGE[needs[0]], tuple(norms), citation, universal or needs[0] == "encoder"),
+            on_standing=on_standing,
         )
         return called
 

@@ -50,6 +50,26 @@ class Answers:
     in_range: bool
     confidences: list[float] = field(default_factory=list)
 
+    def but(self, rows: Sequence[int], others: "Answers") -> "Answers":
+        """The same, but on some images those of others that were asked about these alone."""
+
+        def mixed(column: list | None, of_others: list | None) -> list | None:
+            if not column or not of_others:
+                return column and None  # known of the one alone
+            new = dict(zip(rows, of_others, strict=True))
+            return [new.get(row, value) for row, value in enumerate(column)]
+
+        if not rows:
+            return self
+        return Answers(
+            self.labels,
+            mixed(self.predictions, others.predictions) or [],
+            mixed(self.neighbors, others.neighbors),
+            max(self.shift, others.shift),
+            self.in_range and others.in_range,
+            mixed(self.confidences, others.confidences) or [],
+        )
+
     @property
     def right(self) -> list[bool]:
         """Whether each prediction is."""

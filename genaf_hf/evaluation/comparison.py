@@ -14,7 +14,8 @@ from genaf_hf.evaluation.self_checks import beside_undefended
 
 REPORT, ANSWERS = "report.json", "answers.parquet"
 SIGNIFICANCE = 0.05
-WHERE_FROM = {"encoder", "encoder_revision", "data", "seed"}  # may differ between attacks that are the same
+# What may differ between attacks that are the same.
+WHERE_FROM = {"encoder", "encoder_revision", "data", "seed", "standing", "attacked"}
 
 Right = Mapping[tuple[str, str], list[bool]]
 

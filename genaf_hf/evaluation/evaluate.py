@@ -4,7 +4,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
@@ -35,7 +35,7 @@ from genaf_hf.evaluation.self_checks import (
     no_weaker_than_twin,
     self_checks,
 )
-from genaf_hf.evaluation.threats import Attack, Attacker, Threat, at_hand, swept, threats_from, threats_of
+from genaf_hf.evaluation.threats import Attack, Attacker, Threat, at_hand, in_turn, swept, threats_from, threats_of
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
@@ -72,7 +72,8 @@ def evaluate_robustness(
             model by its name, crafted on that model itself; or a per-image attack with its settings, as
             `ATTACKS[name].configure()` or `functools.partial(function, **settings)` make it, called as
             `attack(model, images, labels, seeds=...)`, or without labels where the attack is registered not to need
-            them.
+            them. `autoattack` is given the images that per-image attacks before it, in its norm and of no larger eps,
+            leave right, as it gives its own attacks what is left, and of these at most `max_images`.
         sweep: the same attacks at other eps, measured on a stratified part of the images.
         bank: labelled images, as `dataset`, for the nearest-neighbor accuracy of the features.
         batch_size: images at a time, default 64 on a CPU and 512 elsewhere; fewer where these do not fit into memory.
@@ -301,7 +302,7 @@ class Subject:
             )
             return asdict(self.batch_size.fitting(lambda fits: asked(batch_size=fits)))
 
-        of = digest((self.identity, len(images), settings), made_of)
+        of = digest((self.identity, len(images) if rows is None else list(rows), settings), made_of)
         return Answers(**self.journal.once(f"answers.{self.name}.{step}", ask, of=of))
 
     def clean(self) -> Answers:
@@ -319,9 +320,29 @@ class Subject:
         return found
 
     def under(self, threat: Threat, step: str, rows: Sequence[int] | None = None) -> Answers:
-        """Its answers under a threat."""
+        """Its answers under a threat, on some of the images or all."""
         of_threat = threat.settings(self.name), threat.tensors(self.name)
         return self.answers(step, threat.on(self.name), *of_threat, rows=rows)
+
+    def under_after(self, threat: Threat, found: Mapping[str, Answers]) -> tuple[Answers, dict]:
+        """Its answers under a threat that attacks what others leave right, and how many images these are.
+
+        Where another one fools the model already, its answers are that one's.
+
+        Args:
+            threat: after others.
+            found: answers under these, and clean.
+        """
+        answers = found[CLEAN]
+        standing = [row for row, right in enumerate(answers.right) if right]
+        for name in threat.after:
+            fooled = [row for row in standing if not found[name].right[row]]
+            answers = answers.but(fooled, found[name].of(fooled))
+            standing = [row for row in standing if found[name].right[row]]
+        tried = standing[: threat.attack.settings.get("max_images")]
+        if tried:
+            answers = answers.but(tried, self.under(threat, threat.name, tried))
+        return answers, {"standing": len(standing), "attacked": len(tried)}
 
     def under_noise(self, threat: Threat, known: dict[str, Answers]) -> Answers:
         """Its answers under noise of the norm and the size of a threat.
@@ -381,11 +402,13 @@ def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[
     measurements, checks = [measure(name, clean, clean)], collapse_checks(name, clean.labels, clean.predictions)
     swept, found = [], {CLEAN: clean}
     noise: dict = {}
-    for threat in threats:
+    for threat in in_turn(threats):
         label, known = threat.name, threat.settings(name)
-        found[label] = attacked = subject.under(threat, label)
+        attacked, counts = subject.under_after(threat, found) if threat.after else (subject.under(threat, label), {})
+        found[label] = attacked
         noisy = subject.under_noise(threat, noise)
-        measurements.append(measure(name, clean, attacked, threat, noisy, subject.under_shuffled(threat)))
+        measured = measure(name, clean, attacked, threat, noisy, subject.under_shuffled(threat))
+        measurements.append(replace(measured, settings={**measured.settings, **counts}))
         checks += [ball_check(name, label, known, attacked), effect_check(name, label, known, clean, attacked)]
         if not threat.universal:
             checks.append(better_than_noise(name, label, clean, attacked, noisy))

@@ -288,8 +288,10 @@ class RobustnessReport:
         """What a reader has to know beside an accuracy, for a table."""
         rivals = [each for each in self.measurements if each.knowledge == measurement.knowledge]
         several = len({each.attack for each in rivals}) > 1
+        standing, attacked = (measurement.settings.get(name, 0) for name in ("standing", "attacked"))
         found = {
             "*worst*": several and self.is_worst(measurement),
+            f"*{attacked} of {standing} images left were attacked*": attacked < standing,
             "*no more than noise*": measurement.beyond_noise is False,
             "*unreliable*": not self.is_reliable(measurement),
         }

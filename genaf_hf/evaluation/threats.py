@@ -99,10 +99,12 @@ class Threat:
     Attributes:
         name: in the report.
         attack: with its settings.
+        after: names of other threats; of the images only those are attacked that all of them leave right.
     """
 
     name: str
     attack: ConfiguredAttack
+    after: tuple[str, ...] = field(default=(), kw_only=True)
     universal: ClassVar[bool] = False
 
     @property
@@ -143,7 +145,8 @@ class Threat:
         known = {name: list(value) if type(value) is tuple else value for name, value in given.items()}
         if given.get("init"):
             known["init"] = public_name(given["init"])
-        return {"attack": self.attack.attack.name, "norm": self.attack.norm, **known}
+        after = {"after": list(self.after)} if self.after else {}
+        return {"attack": self.attack.attack.name, "norm": self.attack.norm, **known, **after}
 
     def tensors(self, model: str) -> dict[str, Tensor]:
         """What the attack on a model is made of beside its settings."""
@@ -273,6 +276,18 @@ def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
     return found
 
 
+def in_turn(threats: Sequence[Threat]) -> list[Threat]:
+    """The threats, of which some only attack what others before them within the same ball leave right."""
+    found: list[Threat] = []
+    for threat in threats:
+        if not threat.universal and threat.attack.attack.on_standing:
+            eps, norm = threat.attack.settings["eps"], threat.attack.norm
+            alike = (each for each in found if not each.universal and each.attack.norm == norm)
+            threat = replace(threat, after=tuple(each.name for each in alike if each.attack.settings["eps"] <= eps))
+        found.append(threat)
+    return found
+
+
 def at_hand(
     perturbations: Mapping[str, UniversalPerturbation], models: Mapping[str, PixelModel]
 ) -> list[UniversalThreat]:
@@ -284,9 +299,10 @@ def at_hand(
 
 
 def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, ConfiguredAttack]:
-    """The attacks at `factor` times their eps: the first universal one that has an eps, and all on single images."""
+    """The attacks at `factor` times their eps: the first universal one that has an eps, and the first on images."""
     with_eps = {name: attack for name, attack in attacks.items() if "eps" in attack.settings}
-    left_out = [name for name, attack in with_eps.items() if attack.attack.universal][1:]
+    kinds = ([name for name, attack in with_eps.items() if attack.attack.universal is kind] for kind in (True, False))
+    left_out = [name for names in kinds for name in names[1:]]
     return {
         name: attack.changed(eps=min(factor * attack.settings["eps"], LARGEST_EPS[attack.norm]))
         for name, attack in with_eps.items()

@@ -1,14 +1,19 @@
 """Attacks as users name them: what hardening, audits, the search for adapters and the demo are asked to attack with."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 
 from genaf_hf.attacks import ATTACKS, Attack, ConfiguredAttack
+from genaf_hf.attacks.autoattack import is_installed
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.errors import UserError
 from genaf_hf.values.numbers import number
 
-DEFAULT_ATTACKS = "l4a,ssp,uapgd,advencoder-per,pgd"
+logger = logging.getLogger(__name__)
+
+DEFAULT_ATTACKS = "l4a,ssp,uapgd,advencoder-per,advencoder-pat,pgd,square"
+LAST, LAST_IMAGES = "autoattack", 32  # of an audit at its defaults: what is the strongest, and on how many it is tried
 LENGTHS = ("eps", "step_size")
 OURS = "data"  # a setting that those who craft give
 EXAMPLE = '{"steps": 200, "l4a": {"layer": 3}}'
@@ -17,7 +22,7 @@ SETTINGS_HELP = f"Settings of all attacks that have them, and by attack its own,
 
 
 def named_attacks(
-    names: str | Sequence[str],
+    names: str | Sequence[str] | None,
     settings: str | Mapping | None = None,
     *,
     dae_eps: float | None = None,
@@ -28,7 +33,8 @@ def named_attacks(
     """The attacks that are asked for, with all their settings.
 
     Args:
-        names: of the attacks, separated by commas where they are one text.
+        names: of the attacks, separated by commas where they are one text; None for those of an audit, which are
+            `DEFAULT_ATTACKS` and, where it is installed, AutoAttack on at most `LAST_IMAGES` images.
         settings: see `SETTINGS_HELP`; an attack's own win.
         dae_eps: of universal attacks, where `settings` do not tell; default their own, 10/255.
         eps, norm: of other attacks that know the norm; default their own eps, 8/255.
@@ -37,13 +43,14 @@ def named_attacks(
     Raises:
         UserError: for an unknown attack or setting, or a setting of another kind or out of range.
     """
-    chosen = [ATTACKS[name] for name in separate(names)]
+    chosen = [ATTACKS[name] for name in (of_an_audit() if names is None else separate(names))]
     common, own = separate_settings(settings, chosen)
     found = {}
     for attack in chosen:
         shared = {name: value for name, value in common.items() if name in attack.settings}
         given = {**shared, **own.get(attack.name, {})}
-        known = {**defaults(attack, dae_eps, eps, norm, seed), **given}
+        budget = {"max_images": LAST_IMAGES} if names is None and attack.name == LAST else {}
+        known = {**defaults(attack, dae_eps, eps, norm, seed), **budget, **given}
         found[attack.name] = checked(attack.configure(**known))
         if given.get("norm", attack.norms[0]) != attack.norms[0] and "eps" not in known:
             raise UserError(
@@ -54,7 +61,7 @@ def named_attacks(
 
 
 def attacks_by_name(
-    attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack], *, seed: int = 0
+    attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] | None, *, seed: int = 0
 ) -> dict[str, ConfiguredAttack]:
     """The attacks that a caller gives: by name at the defaults, or with their settings, or the latter by other names.
 
@@ -65,6 +72,8 @@ def attacks_by_name(
     Raises:
         UserError: for what is no attack, and for a name that is there twice.
     """
+    if attacks is None:
+        return named_attacks(None, seed=seed)
     given = separate(attacks) if isinstance(attacks, str) else attacks
     values = [*given.values()] if isinstance(given, Mapping) else [*given]
     if not values or not all(isinstance(each, str | ConfiguredAttack) for each in values):
@@ -74,6 +83,15 @@ def attacks_by_name(
     if len(set(names)) < len(names):
         raise UserError(f"attacks are {', '.join(names)}, expected different ones: give those of one by other names.")
     return dict(zip(names, attacks, strict=True))
+
+
+def of_an_audit() -> list[str]:
+    """The names of the attacks of an audit at its defaults."""
+    found = separate(DEFAULT_ATTACKS)
+    if is_installed():
+        return [*found, LAST]
+    logger.info("AutoAttack is not installed, and not among the attacks: pip install 'genaf_hf[autoattack]' adds it.")
+    return found
 
 
 def separate(names: str | Sequence[str]) -> list[str]:

@@ -32,7 +32,7 @@ from genaf_hf.evaluation.threats import ATTACKER_IMAGES, Attacker, Threat, attac
 from genaf_hf.models.head import HEAD, find_head
 from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name
+from genaf_hf.pipelines.attack_arguments import attacks_by_name
 from genaf_hf.pipelines.class_matching import class_ids
 from genaf_hf.pipelines.perturbation_collection import collected, fitting
 from genaf_hf.pipelines.trained_images import CHOICES, check_not_trained_on, choices_of_training, read_record
@@ -55,7 +55,7 @@ UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack read
 def audit(
     model: str | PixelModel,
     dataset: str | DatasetDict,
-    attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] = DEFAULT_ATTACKS,
+    attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] | None = None,
     *,
     encoder: str | Encoders | None = None,
     perturbations: str | Mapping[str, UniversalPerturbation] | None = None,
@@ -82,7 +82,8 @@ def audit(
         model: classifier, or its Hub id or local folder.
         dataset: splits train, of which the attacker has some, and test, with the columns `image` and `label`; or Hub
             id or local folder.
-        attacks: names, attacks with their settings, or the latter by the names that the report is to use.
+        attacks: names, attacks with their settings, or the latter by the names that the report is to use; default
+            those of a report, see `named_attacks`.
         encoder: that the attacker has, or its Hub id or local folder; several, of names separated by commas, are
             attacked at once; default the base_model of the model's card.
         perturbations: ready-made ones by name, or a folder or Hub repository of them, see `collected`; the attacker

@@ -17,6 +17,8 @@ from genaf_hf.models.loading import load_configuration
 from genaf_hf.pipelines.attack_arguments import (
     ATTACKS_HELP,
     DEFAULT_ATTACKS,
+    LAST,
+    LAST_IMAGES,
     SETTINGS_HELP,
     named_attacks,
 )
@@ -42,7 +44,13 @@ class AuditArguments:
         metadata={"help": "Image classifier: Hub id or local folder; several, separated by commas, in one table."}
     )
     dataset_name: str = field(metadata={"help": "Hub id, local folder (also of images in class folders), or digits."})
-    attacks: str = field(default=DEFAULT_ATTACKS, metadata={"help": ATTACKS_HELP})
+    attacks: str | None = field(
+        default=None,
+        metadata={
+            "help": f"{ATTACKS_HELP[:-1]}; default {DEFAULT_ATTACKS} and, where it is installed, {LAST} on at most "
+            f"{LAST_IMAGES} of the images that these leave right."
+        },
+    )
     encoder: str | None = field(
         default=None,
         metadata={
@@ -82,8 +90,8 @@ class AuditArguments:
     sweep: list[float] = field(
         default_factory=lambda: list(SWEEP),
         metadata={
-            "help": "Factors on the eps of the first attack on the public encoder and of all on the model, for the "
-            "picture of accuracy against eps."
+            "help": "Factors on the eps of the first attack on the public encoder and of the first on single images, "
+            "for the picture of accuracy against eps."
         },
     )
     limit: int | None = field(default=None, metadata={"help": "Audit on a stratified subset of this size."})
