@@ -3,7 +3,9 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
@@ -32,6 +34,7 @@ from genaf_hf.evaluation.answers import answer, right_answers
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.loading import load_classifier
+from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name, named_attacks
 from genaf_hf.pipelines.audit import audit as audit_of_values
 from genaf_hf.pipelines.audit import audit_again, base_model, class_ids
 from genaf_hf.pipelines.audit_arguments import AuditArguments
@@ -689,6 +692,19 @@ def test_an_encoder_of_larger_images_is_brought_to_the_size_of_the_model(argumen
     assert report.measurement("model", "l4a").settings["encoder"] == "large"
     perturbation = UniversalPerturbation.from_pretrained(tmp_path / "out/perturbations/l4a")
     assert perturbation.delta.shape == (3, SIDE, SIDE)
+
+
+def test_an_audit_at_its_defaults_has_autoattack_where_it_is_installed(monkeypatch):
+    expected = ["l4a", "ssp", "uapgd", "advencoder-per", "advencoder-pat", "pgd", "square"]
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    assert [*named_attacks(None)] == [*attacks_by_name(None)] == expected == DEFAULT_ATTACKS.split(",")
+    installed = ModuleType("pyautoattack")
+    installed.__spec__ = ModuleSpec("pyautoattack", None)
+    monkeypatch.setitem(sys.modules, "pyautoattack", installed)
+    assert [*named_attacks(None)] == [*attacks_by_name(None)] == [*expected, "autoattack"]
+    for names, own, most in ((None, {}, 32), (None, {"max_images": None}, None), (["autoattack"], {}, None)):
+        found = named_attacks(names, {"autoattack": own})["autoattack"]
+        assert found.settings["max_images"] == most
 
 
 def test_without_its_package_autoattack_is_refused_before_any_work(arguments, monkeypatch, tmp_path):

@@ -275,9 +275,10 @@ def finisher():
     @register_attack("model", "images", eps=0.1, on_standing=True)
     def finisher(model, images, *, eps, max_images: int | None = None, seeds):
         finisher.seeds += seeds
+        colours = torch.eye(3)[:, :, None, None].expand(3, 3, 8, 8)
         with torch.no_grad():
-            wrong = model(images).argmin(1)
-        return pgd(model, images, wrong, eps=1.0, steps=20, loss=lambda *given: -F.cross_entropy(*given), seeds=seeds)
+            given, of_colours = model(images).argmax(1), model(colours).argmax(1)
+        return torch.stack([colours[of_colours != each][0] for each in given])
 
     finisher = finisher.__wrapped__
     finisher.seeds = []

@@ -98,3 +98,6 @@ def test_autoattack_finds_the_images_of_its_authors(library, norm, eps):
     assert asked == [1, 1, *they_asked]
     # Images were left for each of the four attacks, and after the last.
     assert 0 < (model(theirs).argmax(1) == labels).sum() < 32
+    few = autoattack(model, images, labels, eps=eps, norm=norm, max_images=40)
+    assert torch.equal(few[40:], images[40:])
+    assert not torch.equal(few[:40], images[:40])

@@ -124,14 +124,12 @@ def test_a_report_that_does_not_tell_all_settings_cannot_be_run_again(encoder, p
         attacks_of(report)
 
 
-def test_the_sweep_has_one_universal_attack_and_all_on_single_images():
+def test_the_sweep_has_one_universal_attack_and_one_on_single_images():
     names = ("advencoder-pat", "l4a", "ssp", "pgd", "square")
     attacks = {name: ATTACKS[name].configure(**({} if name == "advencoder-pat" else {"eps": 0.4})) for name in names}
     for factor, eps in ((0.5, 0.2), (4.0, 1.0)):
         found = swept(attacks, factor)
-        assert {name: attack.settings["eps"] for name, attack in found.items()} == dict.fromkeys(
-            ("l4a", "pgd", "square"), eps
-        )
+        assert {name: attack.settings["eps"] for name, attack in found.items()} == dict.fromkeys(("l4a", "pgd"), eps)
         assert found["pgd"].settings["step_size"] == 2.5 * eps / 20
 
 
