@@ -76,10 +76,10 @@ BANK = {"live": 2, "bank": ["l4a"], "bank_steps": 2}
 HALF = {"single_pass": True, "divergence_weight": 0}
 DEFENCES = {
     "paired": {"defence": "paired"},
-    "universal": {"defence": "universal", "defence_settings": BANK},
+    "universal": {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5}},
     "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, **HALF}},
     "universal-n-fgsm": {"defence": "universal-n-fgsm", "defence_settings": {**BANK, "per_image_eps": 0.01}},
-    "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": {**BANK, "patch_share": 0.5}},
+    "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": BANK},
     "anchor": {"defence": "anchor", "defence_settings": BANK},
 }
 

@@ -53,7 +53,7 @@ def test_killed_and_started_again_it_finds_the_same(run, defences, monkeypatch, 
     ]
     assert expected[1]["row"]["settings"]["live"] == 1
     assert expected[1]["row"]["settings"]["learning_rate"] == 1e-3
-    assert [[*line["attacks"]["trained on"]] for line in expected] == [[], ["l4a", "live-1"]]
+    assert [[*line["attacks"]["trained on"]] for line in expected] == [[], ["l4a", "live-1", "live-patch"]]
     for line in expected:
         counts = [line["clean"], *(each for kind in line["attacks"].values() for each in kind.values())]
         assert {count for _, count in counts} == {18, 6}

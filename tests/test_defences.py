@@ -43,7 +43,8 @@ ONE_STEP = {
     "logging_steps": 1,
 }
 STEP_SEEDS = range((42 * 1_000_003) << 12, ((42 * 1_000_003) << 12) + 24)  # of the images of the first step
-QUICK = {"defence": "universal", "defence_settings": BANK, "adapt_max_steps": -1}
+UNPATCHED = {**BANK, "patch_share": 0}
+QUICK = {"defence": "universal", "defence_settings": UNPATCHED, "adapt_max_steps": -1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -304,7 +305,7 @@ def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
 
 
 def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean(tmp_path):
-    settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**QUICK["defence_settings"], **HALF}}
+    settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**UNPATCHED, **HALF}}
     begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
     begun.evaluate()
     before = state_of(begun)
@@ -325,7 +326,7 @@ def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean
 
 
 def test_gen_af_universal_is_gen_afs_objective_on_universal_perturbations(tmp_path):
-    bank = {**QUICK["defence_settings"], "divergence_weight": 0}
+    bank = {**UNPATCHED, "divergence_weight": 0}
     settings = {"genetic_weight": 0.5, "genetic_share": math.inf, "defence_settings": bank}
     _, gradients, model, images, labels = one_step(tmp_path / "run", defence="gen-af-universal", **settings)
     begun = tiny_trainer(tmp_path / "begun", defence="gen-af-universal", **ONE_STEP, **settings)
@@ -375,11 +376,11 @@ def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
 @pytest.mark.parametrize("share", [0, 1])
 def test_a_mixture_may_be_of_one_adversary_alone(tmp_path, share):
     settings = {"clean_share": 0, "eps": 0.01, "eps_warmup_ratio": 0}
-    mixed = {**QUICK["defence_settings"], "per_image_share": share, "per_image_eps": 0.01}
+    mixed = {**BANK, "per_image_share": share, "per_image_eps": 0.01}
     trainer = tiny_trainer(tmp_path / "mixed", defence="universal-n-fgsm", defence_settings=mixed, **settings)
     alone = {"defence": "n-fgsm", "eps": 0.01} if share else {**QUICK, **settings}
     if not share:
-        alone["defence_settings"] = {**QUICK["defence_settings"], **HALF}
+        alone["defence_settings"] = {**UNPATCHED, **HALF}
     other = tiny_trainer(tmp_path / "alone", **{**alone, "eps_warmup_ratio": 0})
     for each in (trainer, other):
         each.adversarial_finetune()
@@ -406,7 +407,7 @@ def test_defence_none_is_the_undefended_baseline(tmp_path):
 
 @pytest.mark.parametrize("name", ["pgd-at", "universal", "none", "gen-af-universal"])
 def test_stage_2_is_a_part_of_gen_af_and_can_follow_others(tmp_path, name):
-    settings = {"defence": name, **({"defence_settings": QUICK["defence_settings"]} if "universal" in name else {})}
+    settings = {"defence": name, **({"defence_settings": BANK} if "universal" in name else {})}
     assert tiny_trainer(tmp_path, adapt_max_steps=-1, adapt_epochs=0, **settings).train().global_step == 5
     assert (tiny_trainer(tmp_path, **settings).args.adapt_epochs > 0) == (name == "gen-af-universal")
     trainer = tiny_trainer(tmp_path, **settings)

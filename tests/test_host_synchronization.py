@@ -81,8 +81,6 @@ def test_no_step_of_a_training_waits(tmp_path, defence):
         settings = {"defence": defence, "max_steps": steps, "logging_strategy": "no"}
         if "eps" in DEFENCES[defence].defaults:
             settings["eps"] = 0.1
-        if "patch_share" in DEFENCES[defence].defaults:
-            settings["defence_settings"] = {"patch_share": 0.5}
         model = tiny_resnet() if defence == "twins" else None  # which is for those with BatchNorm
         trainer = tiny_trainer(tmp_path, images=40, model=model, **settings)
         trainer.begin_adversary()

@@ -15,7 +15,7 @@ from genaf_hf.training.adversaries.draws import mixed_bits
 from genaf_hf.training.adversaries.universal import move_by_sign
 from genaf_hf.values.numbers import is_number
 
-AREA = 0.03  # that of attackers' patches
+AREA, SHARE = 0.03, 0.125  # of the image and of the attacked images, of defences that name no others
 STEP_SIZE = 0.1  # a fifth of what a pixel can be off gray by, as a live perturbation's is of eps
 
 

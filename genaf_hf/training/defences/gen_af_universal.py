@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from genaf_hf.attacks.universal import EPS
 from genaf_hf.training.adversaries.adversary import Adversary
-from genaf_hf.training.adversaries.live_patch import AREA, LivePatch
+from genaf_hf.training.adversaries.live_patch import AREA, SHARE, LivePatch
 from genaf_hf.training.adversaries.mixture import mixed
 from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
 from genaf_hf.training.defences import gen_af, universal
@@ -29,7 +29,7 @@ def gen_af_universal(
     live: int = LIVE,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
-    patch_share: float = 0.0,
+    patch_share: float = SHARE,
     patch_area: float = AREA,
     divergence_weight: float = 0.5,
 ) -> tuple[Adversary, Genetic]:

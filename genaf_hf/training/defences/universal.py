@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.universal import EPS
 from genaf_hf.training.adversaries.adversary import Adversary
-from genaf_hf.training.adversaries.live_patch import AREA, LivePatch
+from genaf_hf.training.adversaries.live_patch import AREA, SHARE, LivePatch
 from genaf_hf.training.adversaries.mixture import mixed
 from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
 from genaf_hf.training.defences.registry import register_defence
@@ -23,7 +23,7 @@ def universal(
     live: int = LIVE,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
-    patch_share: float = 0.0,
+    patch_share: float = SHARE,
     patch_area: float = AREA,
     single_pass: bool = False,
     divergence_weight: float = 0.5,
