@@ -164,14 +164,20 @@ def test_class_names_are_no_markup(encoders, tmp_path):
     data.save_to_disk(tmp_path / "odd | names")
     settings = {name: value for name, value in QUICK.items() if not name.startswith("attack")}
     config = GenAFConfig(output_dir=str(tmp_path / "run"), report_to="none", disable_tqdm=True, **settings)
-    quick = {"eps": 0.1, "steps": 2, "advencoder-per": {"width": 8, "batch_size": 4}}
+    quick = {
+        "eps": 0.1,
+        "steps": 2,
+        "width": 8,
+        "advencoder-per": {"batch_size": 4},
+        "advencoder-pat": {"batch_size": 4},
+    }
     report = harden(HardeningArguments(encoders["mae"], str(tmp_path / "odd | names"), attack_settings=quick), config)
     assert report.measurement("hardened", "clean").count == 18
-    universal = ["l4a", "ssp", "uapgd", "advencoder-per"]
+    universal = ["l4a", "ssp", "uapgd", "advencoder-per", "advencoder-pat"]
     twins = [name for attack in universal for name in (attack, f"{attack}-adaptive")]
-    assert report.attacks == ["clean", *twins, "pgd"]
+    assert report.attacks == ["clean", *twins, "pgd", "square"]
     knowledge = [report.measurement("hardened", attack).knowledge for attack in report.attacks]
-    assert knowledge == ["nothing", *["public encoder", "model"] * 4, "model"]
+    assert knowledge == ["nothing", *["public encoder", "model"] * 5, "model", "model's answers"]
     swept = {(each.attack, round(each.settings["eps"] / 0.1, 6)) for each in report.sweep if each.attack != "pgd"}
     assert swept == {(name, factor) for name in twins[:2] for factor in (0.5, 1.0, 1.5, 2.0)}
     worst = report.worst("hardened", "public encoder")
@@ -186,7 +192,7 @@ def test_class_names_are_no_markup(encoders, tmp_path):
         for name in ("undefended", "hardened")
     ]
     assert crafted_on == ["mae", "mae", "undefended", "hardened"]
-    of_attacks = 9 * 2 + 1 + 4  # each has two; pgd is held against noise, each adaptive one against its twin
+    of_attacks = 12 * 2 + 2 + 5  # each has two; those on images are held against noise, adaptive ones against twins
     assert len(report.checks) == 2 * (2 + of_attacks + 5) + 1  # and the hardened model against the undefended one
     card = (tmp_path / "run/README.md").read_text()
     assert "odd \\| names" in card
