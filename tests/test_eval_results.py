@@ -3,7 +3,7 @@ import yaml
 from cards import ENCODER, make_report
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from genaf_hf.evaluation.report import Measurement
+from genaf_hf.evaluation.report import Measurement, WorstCase
 from genaf_hf.sharing.eval_results import eval_results
 
 
@@ -23,6 +23,24 @@ def test_results_are_of_one_model_with_images():
     assert [each.metric_value for each in eval_results(report, "undefended")] == [0.9, 0.2, 0.1, 0.0]
     empty = make_report("hardened", measurements=[Measurement("hardened", "clean", "nothing", {}, 0, 0, 0)])
     assert eval_results(empty, "hardened") == []
+
+
+def test_what_every_attack_leaves_is_a_result_where_there_are_several():
+    cases = [WorstCase("hardened", "model", 4, 10), WorstCase("hardened", None, 3, 10)]
+    *_, every = eval_results(make_report(worst_cases=cases), "hardened")
+    assert (every.metric_type, every.metric_name) == ("robust_accuracy", "robust accuracy under every attack")
+    assert every.metric_value == 0.3
+    told = {name: every.metric_args.get(name) for name in ("attack", "knowledge", "correct", "count", "eps", "worst")}
+    assert told == {
+        "attack": "every attack",
+        "knowledge": "any of these",
+        "correct": 3,
+        "count": 10,
+        "eps": None,
+        "worst": None,
+    }
+    one = make_report("hardened", measurements=make_report("hardened").measurements[:2], worst_cases=cases)
+    assert [each.metric_args["attack"] for each in eval_results(one, "hardened")] == ["clean", "l4a"]
 
 
 def test_a_result_points_to_its_report(results, tmp_path):

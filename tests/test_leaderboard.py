@@ -13,7 +13,7 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from local_hub import LocalHub
 
-from genaf_hf.evaluation.report import Check, Measurement, Rate, RobustnessReport
+from genaf_hf.evaluation.report import Check, Measurement, Rate, RobustnessReport, WorstCase
 from genaf_hf.leaderboard import Leaderboard, LeftOut, check, check_folder, write
 from genaf_hf.leaderboard.check import Report
 from genaf_hf.leaderboard.entries import MOST_RESULTS, read_card
@@ -208,6 +208,20 @@ def test_implausible_numbers_are_marked(changes, expected):
 def test_more_robust_than_clean_is_absurd_beyond_chance():
     assert problems(model_index(make_report(clean=60, l4a=65)))["l4a"] == []
     assert problems(model_index(make_report(clean=60, l4a=95)))["l4a"] == ["the robust accuracy exceeds the clean one"]
+
+
+def test_what_every_attack_leaves_is_believed_where_it_can_be():
+    report = replace(make_report(), worst_cases=[WorstCase("hardened", None, 45, 100)])
+    index = model_index(report)
+    assert problems(index, report) == {"clean": [], "l4a": [], "pgd": [], "every attack": []}
+    [entry] = [each for each in check(read_card(info(index))[0], {}) if each.is_of_all]
+    assert (entry.accuracy, entry.knowledge, entry.eps, entry.worst) == (0.45, "any of these", None, False)
+    metric(index, "every attack")["args"].update(correct=51, interval=[*Rate(51, 100).interval])
+    metric(index, "every attack")["value"] = 0.51
+    assert problems(index, report)["every attack"] == [
+        "the accuracy under every attack exceeds that under one",
+        "the report does not hold this result",
+    ]
 
 
 def test_a_result_said_twice_is_marked_both_times():

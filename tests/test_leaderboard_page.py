@@ -102,6 +102,20 @@ def page(browser, folder):
         assert trouble == []
 
 
+def test_what_every_attack_leaves_is_compared_where_the_attacks_are_the_same(page):
+    entries = []
+    for name, left, eps in (("lab/a", 20, 0.03137), ("lab/b", 40, 0.03137), ("lab/c", 50, 0.01)):
+        clean, pgd, every = results(name, 90, pgd=(60, eps), every=(left, None))
+        entries += [clean, pgd, replace(every, attack="every attack", knowledge="any of these", steps=None)]
+    opened = page(entries)
+    opened.get_by_label("Attack", exact=True).select_option("every attack")
+    for name in ("eps", "Steps", "Norm"):
+        opened.get_by_label(name, exact=True).select_option("")
+    assert column(opened, "Robust accuracy") == ["50.0%", "40.0%", "20.0%"]
+    legend = opened.locator("#legend").inner_text()
+    assert legend.count("each image under the worst of 1 attack, knows any of these") == 2
+
+
 def column(page, title: str) -> list[str]:
     """The first line of each cell."""
     titles = page.locator("thead th").all_inner_texts()

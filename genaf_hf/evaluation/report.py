@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from scipy.integrate import trapezoid
@@ -37,7 +38,7 @@ COLUMNS = (
     *("reliable", "attack_success_rate", "decline", "fooling_rate", "neighbors_correct", "noise_correct"),
     *("shuffled_correct", "beyond_noise", "expected_robustness", "expected_up_to_eps"),
 )
-EVERY_ATTACK = "every attack"  # in a table, that of the worst case for each image
+EVERY_ATTACK, ANY_KNOWLEDGE = "every attack", "any of these"  # in a table, of the worst case for each image
 UNDEFENDED = "undefended"  # name of the model that others are held against
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
 
@@ -163,6 +164,7 @@ class WorstCase:
     correct: int
     count: int
     attack: ClassVar[str] = EVERY_ATTACK
+    settings: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     @property
     def accuracy(self) -> Rate:
@@ -271,9 +273,9 @@ class RobustnessReport:
         kinds = dict.fromkeys((*KINDS, *(each.knowledge for each in self.attacked(model))))
         return [*clean, *filter(None, (self.worst(model, knowledge) for knowledge in kinds))]
 
-    def is_worst(self, measurement: Measurement) -> bool:
+    def is_worst(self, measurement: "Measurement | WorstCase") -> bool:
         """Whether it is of the worst attack of attackers who know the same."""
-        return measurement == self.worst(measurement.model, measurement.knowledge)
+        return measurement == self.worst(measurement.model, measurement.knowledge or ANY_KNOWLEDGE)
 
     def is_reliable(self, measurement: "Measurement | WorstCase") -> bool:
         """Whether the model passed every check; clean accuracy is not in doubt."""
@@ -314,7 +316,7 @@ class RobustnessReport:
         for knowledge in self.kinds_of_several():
             cases = filter(None, (self.worst_case(model, knowledge) for model in self.models))
             accuracies = [f"{each.accuracy}{'' if self.is_reliable(each) else ' *unreliable*'}" for each in cases]
-            rows.append([EVERY_ATTACK, text(knowledge or "any of these"), "-", "-", "-", *accuracies])
+            rows.append([EVERY_ATTACK, text(knowledge or ANY_KNOWLEDGE), "-", "-", "-", *accuracies])
         return markdown(rows)
 
     def kinds_of_several(self) -> list[str | None]:
@@ -367,7 +369,7 @@ class RobustnessReport:
         for each in self.measurements:
             table.writerow({name: cell(value) for name, value in self.columns(each).items()})
         for case in self.worst_cases:
-            known = {"model": case.model, "attack": case.attack, "knowledge": case.knowledge or "any of these"}
+            known = {"model": case.model, "attack": case.attack, "knowledge": case.knowledge or ANY_KNOWLEDGE}
             known |= rate_columns(case.accuracy) | {"reliable": self.is_reliable(case)}
             table.writerow({name: cell(value) for name, value in known.items()})
         return lines.getvalue()

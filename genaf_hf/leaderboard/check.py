@@ -10,7 +10,7 @@ from itertools import groupby
 
 from genaf_hf.evaluation.report import Rate, RobustnessReport
 from genaf_hf.leaderboard.entries import Entry, number, text, whole
-from genaf_hf.sharing.eval_results import conditions, dataset_name
+from genaf_hf.sharing.eval_results import conditions, dataset_name, published
 
 TOLERANCE = 1e-4  # cards round
 UNCHECKED = "no self-check was made"
@@ -33,7 +33,7 @@ def check(entries: Iterable[Entry], reports: dict[tuple[str, str], Report] | Non
     """
     checked = [replace(each, interval=interval(each)) for each in entries]
     checked = above_clean(other_counts(repeated([with_problems(each, problems_of(each)) for each in checked])))
-    checked = worst_of_each(checked)
+    checked = worst_of_each(above_one(checked))
     if reports is None:
         checked = [with_notes(each, ["report not checked"]) for each in checked]
     else:
@@ -73,9 +73,10 @@ def problems_of(entry: Entry) -> Iterable[str]:
         claimed = entry.claimed_interval or (math.inf, math.inf)
         if any(abs(bound - other) > TOLERANCE for bound, other in zip(entry.interval, claimed, strict=True)):
             yield "the interval is not the 95 % Wilson interval of the counts"
-    if not entry.is_clean and (entry.eps is None or entry.eps <= 0):
+    is_one = not (entry.is_clean or entry.is_of_all)
+    if is_one and (entry.eps is None or entry.eps <= 0):
         yield "the attack has no eps above 0"
-    if not entry.is_clean and not entry.norm:
+    if is_one and not entry.norm:
         yield "the attack has no norm"
     if not is_path(entry.report) or not re.fullmatch("[0-9a-f]{64}", entry.report_sha256):
         yield "no report is cited by its path and SHA-256"
@@ -116,7 +117,7 @@ def worst_of_each(entries: list[Entry]) -> list[Entry]:
     worst: dict[tuple, int] = {}
     for i, each in enumerate(entries):
         key = (each.model, each.images, each.knowledge)
-        if not each.is_clean and (key not in worst or each.accuracy < entries[worst[key]].accuracy):
+        if not (each.is_clean or each.is_of_all) and (key not in worst or each.accuracy < entries[worst[key]].accuracy):
             worst[key] = i
     return [replace(each, worst=i in worst.values()) for i, each in enumerate(entries)]
 
@@ -130,6 +131,21 @@ def above_clean(entries: list[Entry]) -> list[Entry]:
         return not entry.is_clean and bool(known and entry.interval) and entry.interval[0] > known[1]
 
     higher = "the robust accuracy exceeds the clean one"
+    return [with_problems(each, [higher] * absurd(each)) for each in entries]
+
+
+def above_one(entries: list[Entry]) -> list[Entry]:
+    """Marks what all attacks leave of a model where it is more than one of them leaves."""
+    least: dict[tuple, float] = {}
+    for each in entries:
+        if not each.is_of_all:
+            key = (each.model, each.images)
+            least[key] = min(each.accuracy, least.get(key, math.inf))
+
+    def absurd(entry: Entry) -> bool:
+        return entry.is_of_all and entry.accuracy > least.get((entry.model, entry.images), math.inf) + TOLERANCE
+
+    higher = "the accuracy under every attack exceeds that under one"
     return [with_problems(each, [higher] * absurd(each)) for each in entries]
 
 
@@ -194,7 +210,7 @@ def results_of(report: RobustnessReport) -> dict[tuple, set[str]]:
     """The models of a report by what an entry of theirs would have as `measured`."""
     held = defaultdict(set)
     images = [text(dataset_name(report)), *(text(report.dataset.get(name)) for name in ("config", "split", "revision"))]
-    for each in report.measurements:
+    for each in published(report):
         known = conditions(report, each)
         attack = [text(known["attack"]), text(known.get("norm")), number(known.get("eps"))]
         attack += [whole(known.get("steps")), whole(known.get("seed")), text(known.get("surrogate"))]

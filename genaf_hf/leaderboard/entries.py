@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelInfo
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.report import CLEAN
+from genaf_hf.evaluation.report import CLEAN, EVERY_ATTACK
 from genaf_hf.sharing.eval_results import CLEAN_METRIC, ROBUST_METRIC
 from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 
@@ -29,7 +29,7 @@ class Entry:
         kind: `"classifier"`, or `"encoder"` for one that was hardened without labels, of which a linear probe is meant.
         dataset: id or name.
         config, split, revision: of the dataset.
-        attack: its name, `"clean"` for none.
+        attack: its name, `"clean"` for none, `"every attack"` for what all of the report leave.
         knowledge: what the attacker knew.
         norm, eps, steps, seed, surrogate: of the attack; eps in pixel units.
         accuracy: as claimed.
@@ -83,6 +83,11 @@ class Entry:
     @property
     def is_clean(self) -> bool:
         return self.attack == CLEAN
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether it is what all attacks of the report leave, each image under its worst."""
+        return self.attack == EVERY_ATTACK
 
     @property
     def images(self) -> tuple[str, ...]:

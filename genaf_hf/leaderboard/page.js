@@ -34,12 +34,14 @@ const attacked = new Set(entries.filter((each) => each.attack !== "clean").map(k
 const hardened = new Set(entries.filter((each) => each.kind === "encoder").map((each) => each.model));
 const allModels = new Set(entries.map((each) => each.model)).size;
 const WORST = "worst attack";
+const EVERY = "every attack";
+const ANY = "any of these";
 // What the worst attacks of two models can be compared by: all that was tried by attackers who know the same.
 const suiteOf = (entry) => JSON.stringify([keyOf(entry), entry.knowledge]);
 const suites = new Map();
-for (const each of entries.filter((entry) => entry.attack !== "clean")) {
+for (const each of entries.filter((entry) => entry.attack !== "clean" && entry.attack !== EVERY)) {
   const tried = JSON.stringify([each.attack, each.norm, each.eps, each.steps]);
-  suites.set(suiteOf(each), [...(suites.get(suiteOf(each)) ?? []), tried]);
+  for (const key of [suiteOf(each), suiteOf({ ...each, knowledge: ANY })]) suites.set(key, [...(suites.get(key) ?? []), tried]);
 }
 const rows = entries.filter((each) => each.attack !== "clean" || !attacked.has(keyOf(each))).map(toRow);
 
@@ -60,14 +62,14 @@ function toRow(entry) {
     eps: entry.eps,
     steps: entry.steps,
     knowledge: robust ? entry.knowledge : "",
-    verdict: robust ? (entry.worst ? WORST : "other attacks") : "",
+    verdict: robust ? (entry.worst ? WORST : entry.attack === EVERY ? EVERY : "other attacks") : "",
     cleanAccuracy: clean && clean.accuracy,
     robustAccuracy: robust && robust.accuracy,
     problems: [...entry.problems, ...ofClean],
   };
   row.trusted = row.problems.length === 0 && entry.reliable && (clean === null || clean.reliable);
-  row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps, row.steps, row.kind]);
   row.suite = JSON.stringify([row.dataset, row.kind, row.knowledge, [...(suites.get(suiteOf(entry)) ?? [])].sort()]);
+  row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps, row.steps, row.kind, ...(row.attack === EVERY ? [row.suite] : [])]);
   row.text = [row.model, row.baseModel, row.encoder, row.dataset, row.attack].join(" ").toLowerCase();
   return row;
 }
@@ -141,7 +143,7 @@ function filtered() {
 // there are none, with all results, so that no model is overlooked.
 function chooseCommonCondition() {
   const models = new Map();
-  for (const row of rows.filter((each) => each.robust)) {
+  for (const row of rows.filter((each) => each.robust && each.attack !== EVERY)) {
     if (!models.has(row.condition)) models.set(row.condition, new Set());
     models.get(row.condition).add(row.model);
   }
@@ -342,11 +344,12 @@ function hint(points, conditions) {
 }
 
 function conditionText(row) {
+  if (row.attack === EVERY) return suiteText(row).replace("worst of", "each image under the worst of");
   return [row.attack, `${row.norm} ${epsText(row.eps)}`, ...(row.steps === null ? [] : [`${row.steps} steps`]), row.dataset].join(", ");
 }
 
 function suiteText(row) {
-  const number = suites.get(suiteOf(row.entry)).length;
+  const number = (suites.get(suiteOf(row.entry)) ?? []).length;
   return `worst of ${number} attack${number === 1 ? "" : "s"}, knows ${row.knowledge}, ${row.dataset}`;
 }
 
@@ -428,7 +431,7 @@ function point(row, onFront, color, x, y, small) {
 }
 
 function describe(row) {
-  const lines = [row.model, `clean ${percent(row.cleanAccuracy)}, robust ${percent(row.robustAccuracy)}`, `${row.attack}, ${row.norm} ${epsText(row.eps)}`];
+  const lines = [row.model, `clean ${percent(row.cleanAccuracy)}, robust ${percent(row.robustAccuracy)}`, row.attack === EVERY ? EVERY : `${row.attack}, ${row.norm} ${epsText(row.eps)}`];
   return row.trusted ? lines : [...lines, row.problems.length ? "has problems" : "unreliable", ...row.entry.failed_checks];
 }
 

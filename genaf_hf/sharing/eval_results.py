@@ -2,7 +2,14 @@
 
 from huggingface_hub import EvalResult
 
-from genaf_hf.evaluation.report import CLEAN, PUBLIC_ENCODER, Measurement, RobustnessReport
+from genaf_hf.evaluation.report import (
+    ANY_KNOWLEDGE,
+    CLEAN,
+    PUBLIC_ENCODER,
+    Measurement,
+    RobustnessReport,
+    WorstCase,
+)
 from genaf_hf.sharing.hub_metadata import dataset_type
 from genaf_hf.sharing.layout import REPORT
 
@@ -19,6 +26,8 @@ def dataset_name(report: RobustnessReport) -> str:
 
 def eval_results(report: RobustnessReport, model: str, *, report_path: str = REPORT) -> list[EvalResult]:
     """One result per attack on one model, for the `model-index` of its card; none where no image was measured.
+
+    After several attacks comes what all of them leave when each image meets the worst of them, `every attack`.
 
     The value is an accuracy in [0, 1]. `metric_args` holds what the accuracy means nothing without: `attack`,
     `knowledge` of the attacker, `norm`, `eps` in pixel units, `steps`, `seed`, `surrogate` and its revision; `correct`
@@ -49,19 +58,25 @@ def eval_results(report: RobustnessReport, model: str, *, report_path: str = REP
                 "report_sha256": report.sha256,
             },
         )
-        for each in report.measurements
+        for each in published(report)
         if each.model == model and each.count
     ]
 
 
-def conditions(report: RobustnessReport, measurement: Measurement) -> dict:
+def published(report: RobustnessReport) -> list[Measurement | WorstCase]:
+    """What a report found of its models, and what all attacks on each leave where there are several."""
+    several = (model for model in report.models if len(report.attacked(model)) > 1)
+    return [*report.measurements, *filter(None, map(report.worst_case, several))]
+
+
+def conditions(report: RobustnessReport, measurement: Measurement | WorstCase) -> dict:
     """What an accuracy was measured under, and how sure it is, in plain values."""
     known = measurement.settings
     low, high = measurement.accuracy.interval
     on_encoder = measurement.knowledge == PUBLIC_ENCODER
     found = {
         "attack": measurement.attack,
-        "knowledge": measurement.knowledge,
+        "knowledge": measurement.knowledge or ANY_KNOWLEDGE,
         "norm": known.get("norm"),
         "eps": known.get("eps"),
         "steps": known.get("steps"),
