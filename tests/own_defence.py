@@ -1,9 +1,5 @@
-"""A defence that only the tests define, and trainings by defences with a state on one and two processes.
+"""A defence that only the tests define, and trainings by defences with a state."""
 
-python -m torch.distributed.run --nproc_per_node 2 tests/own_defence.py FOLDER
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -67,11 +63,6 @@ def register() -> None:
     register_defence(title="Paired (Tests, 2026)", citation=CITATION)(paired)
 
 
-BATCHES = {
-    "full": {"per_device_train_batch_size": 8},
-    "half": {"per_device_train_batch_size": 4},
-    "quarter": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
-}
 BANK = {"live": 2, "bank": ["l4a"], "bank_steps": 2}
 HALF = {"single_pass": True, "divergence_weight": 0}
 DEFENCES = {
@@ -84,23 +75,11 @@ DEFENCES = {
 }
 
 
-def trained(folder: Path, defence: str, batch: str) -> dict[str, torch.Tensor]:
+def trained(folder: Path, images: int = 24, **settings) -> dict[str, torch.Tensor]:
     """Weights and state of the adversary after a training in float64."""
-    trainer = tiny_trainer(
-        folder, dtype=torch.float64, images=24, adapt_max_steps=-1, **DEFENCES[defence], **BATCHES[batch]
-    )
+    trainer = tiny_trainer(folder, dtype=torch.float64, images=images, adapt_max_steps=-1, **settings)
     trainer.train()
     return {
         **trainer.model.state_dict(),
         **{name: each.detach() for name, each in trainer.tensors_beside_model().items()},
     }
-
-
-def main(folder: Path) -> None:
-    register()
-    found = {(name, batch): trained(folder / name, name, batch) for name in DEFENCES for batch in ("half", "quarter")}
-    torch.save(found, folder / f"found-{torch.distributed.get_rank()}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -3,13 +3,12 @@
 import copy
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, SIDE
-from own_defence import BANK, DEFENCES, HALF, register, trained
+from own_defence import BANK, DEFENCES, HALF, register
 from test_genaf_trainer import CHECKPOINTING, Recorder, changed, lora_model
 from torch import nn
 from torch.nn import functional as F
@@ -429,22 +428,6 @@ def test_resumed_is_uninterrupted_with_the_state_to_the_bit(tmp_path, name):
         torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
         torch.testing.assert_close(state_of(again), state_of(whole), rtol=0, atol=0)
         assert again.evaluate()["eval_robust_accuracy"] == whole.evaluate()["eval_robust_accuracy"]
-
-
-@pytest.fixture(scope="module")
-def two(processes, tmp_path_factory) -> list[dict]:
-    """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("two")
-    processes.run_on_two_processes(Path(__file__).with_name("own_defence.py"), folder, HF_HOME=str(folder / "cache"))
-    return [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
-
-
-@pytest.mark.parametrize("name", DEFENCES)
-def test_two_processes_and_accumulation_are_one_batch_on_one(tmp_path, two, name):
-    one = trained(tmp_path / "full", name, "full")
-    for batch in ("half", "quarter"):
-        for found in two:
-            torch.testing.assert_close(found[name, batch], one, rtol=0, atol=1e-9)
 
 
 def test_twins_goes_on_with_the_statistics_that_were_frozen(tmp_path):

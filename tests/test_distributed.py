@@ -1,10 +1,15 @@
-"""Two processes compute what one does on the same global batch."""
+"""Two and four processes compute what one does on the same global batch."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
+import own_defence
 import pytest
 import torch
+import train_forked
+from own_defence import register, trained
 from safetensors.torch import load_file
 from train_tiny import (
     FULL_BATCH,
@@ -15,6 +20,8 @@ from train_tiny import (
     tiny_trainer,
     write_images_and_encoder,
 )
+
+from genaf_hf.training import defences
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +91,40 @@ def test_an_encoder_is_hardened_as_by_one_process(two, tmp_path):
     assert [each["distance"] for each in one] == pytest.approx([each["distance"] for each in both], rel=0.02, abs=1e-6)
     assert {each["count"] for each in both} == {3}
     assert (two["folder"] / "hardened/README.md").exists()
+
+
+@pytest.fixture(scope="module")
+def forked(processes, tmp_path_factory) -> dict[int, list[dict]]:
+    """What each of two and of four processes trained."""
+    folder = tmp_path_factory.mktemp("forked")
+    script = Path(__file__).with_name("train_forked.py")
+    done = processes.run([sys.executable, script, folder], env={**os.environ, "HF_HOME": str(folder / "home")})
+    assert done.returncode == 0, done.stderr
+    return {count: [torch.load(folder / f"{count}-{rank}.pt") for rank in range(count)] for count in (2, 4)}
+
+
+@pytest.fixture
+def registered():
+    yield register()
+    del defences.DEFENCES["paired"]
+
+
+@pytest.mark.slow(reason="trains by all defences on two and four processes")
+@pytest.mark.parametrize("name", own_defence.DEFENCES)
+def test_two_processes_and_accumulation_are_one_batch_on_one(tmp_path, forked, registered, name):
+    one = trained(tmp_path, **own_defence.DEFENCES[name], **train_forked.FULL)
+    for found in forked[2]:
+        for batch in train_forked.ON_TWO:
+            torch.testing.assert_close(found[f"{name} {batch}"], one, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", train_forked.DEFENCES)
+def test_four_processes_train_what_one_does_by_every_defence(tmp_path, forked, name):
+    one = trained(tmp_path, **train_forked.DEFENCES[name], **train_forked.SHORT, **train_forked.FULL)
+    for found in forked[4]:
+        torch.testing.assert_close(found[name], one, rtol=0, atol=1e-9)
+
+
+def test_processes_that_cannot_share_a_batch_evenly_stay_the_same(forked):
+    for found in forked[4][1:]:
+        torch.testing.assert_close(found["uneven"], forked[4][0]["uneven"], rtol=0, atol=0)

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -32,8 +32,9 @@ QUARTER_BATCH = {**FULL_BATCH, "per_device_train_batch_size": 2, "gradient_accum
 WITH_DROPOUT = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "images": 24}
 
 
+@cache
 def tensors(count: int, seed: int, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
-    """Decoded images: a dataset for the Trainer in any precision."""
+    """Decoded images: a dataset for the Trainer in any precision. Making it takes as long as training on it."""
     rows = with_pixel_values(colored_images(count, seed), PROCESSOR)
     return [{"pixel_values": row["pixel_values"].to(dtype), "labels": row["labels"]} for row in rows]
 
