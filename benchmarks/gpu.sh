@@ -46,7 +46,7 @@ if [ "$size" = tiny ]; then
   memory="--models vit-small --batch_sizes 1 --image_size 32"
 else
   real="--model vit-base --image_size 224 --patch_size 16 --images 256 --bf16 --peak_tflops 990 --rounds 3"
-  small="--model vit-small --images 6400 --epochs 3 --rounds 1 --bf16" limit=60
+  small="--model vit-small --images 6400 --epochs 3 --rounds 1 --bf16 --defences universal" limit=60
   memory="--batch_sizes 16 64"
   loader="--workers 0 4 8 16 --rounds 1"
 fi
@@ -54,9 +54,9 @@ fi
 part correct $((limit * 2)) python3 benchmarks/gpu.py --device "$device"
 part step $limit python3 benchmarks/speed.py --device "$device" $real --parts straightforward attacks
 part defences $limit python3 benchmarks/speed.py --device "$device" $real --parts training crafting
-part compiled $limit python3 benchmarks/speed.py --device "$device" $real --parts straightforward --torch_compile
+part compiled $((limit * 3 / 2)) python3 benchmarks/speed.py --device "$device" $real --parts straightforward --torch_compile
 part whole $limit python3 benchmarks/speed.py --device "$device" $small --parts whole
-part memory 50 python3 benchmarks/memory.py --device "$device" $memory
+part memory 40 python3 benchmarks/memory.py --device "$device" $memory
 part loader 30 python3 benchmarks/loader.py $loader
 cat "$results/parts.txt"
 exit $failed

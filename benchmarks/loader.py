@@ -1,4 +1,4 @@
-"""Images per second of reading JPEGs as pixel values, by a DataLoader without and with workers.
+"""Images per second of a DataLoader that reads JPEGs as pixel values, without and with workers, and its memory.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --workers 0 4 8 16
@@ -8,6 +8,7 @@ All ways take their turn, round after round; the table shows their medians.
 
 import argparse
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import psutil
 import torch
 from datasets import Dataset
 from PIL import Image
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10, help="after which memory is looked at again")
     args = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -49,12 +52,18 @@ def main() -> None:
         for workers in args.workers:
             sides[f"loader, {workers} workers"] = lambda workers=workers: read(rows, args.batch_size, workers)
         seconds = medians(sides, args.rounds)
+        grown = {workers: memory(rows, args.batch_size, workers, args.epochs) for workers in args.workers}
 
     print(f"{len(encoded)} JPEGs of {args.size[0]} x {args.size[1]} pixels to {args.image_size} x {args.image_size}, "
           f"batches of {args.batch_size}, {os.cpu_count()} cores, {type(processor).__name__}\n")  # fmt: skip
     print("| way | images/s |\n| --- | ---: |")
     for name, value in seconds.items():
         print(f"| {name} | {len(encoded) / value:.0f} |")
+    print(f"\n| MiB held after epoch | 1 | {args.epochs} |\n| --- | ---: | ---: |")
+    for workers, found in grown.items():
+        print(f"| by the process, {workers} workers | {found[0][0]:.0f} | {found[-1][0]:.0f} |")
+        if workers:
+            print(f"| by its largest worker | {found[0][1]:.0f} | {found[-1][1]:.0f} |")
 
 
 def write_jpegs(folder: Path, count: int, size: list[int]) -> None:
@@ -79,6 +88,16 @@ def floor(encoded: Dataset, side: int) -> None:
 def read(rows: Dataset, batch_size: int, workers: int) -> None:
     for _ in DataLoader(rows, batch_size=batch_size, num_workers=workers):
         pass
+
+
+def memory(rows: Dataset, batch_size: int, workers: int, epochs: int) -> list[tuple[float, float]]:
+    """MiB that this process holds after each epoch, and that its largest worker has held at any time."""
+    found = []
+    for _ in range(epochs):
+        read(rows, batch_size, workers)
+        of_workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10 if workers else 0.0
+        found.append((psutil.Process().memory_info().rss / 2**20, of_workers))
+    return found
 
 
 def medians(sides: dict[str, Callable], rounds: int) -> dict[str, float]:

@@ -9,6 +9,7 @@ it holds, Python and libraries too; on a GPU it is the peak of what torch alloca
 """
 
 import argparse
+import gc
 import resource
 import sys
 import tempfile
@@ -26,7 +27,6 @@ from transformers import (
 )
 
 from genaf_hf import GenAFConfig, GenAFTrainer
-from genaf_hf.evaluation.report import markdown
 
 STEPS = 2
 GIB = 2**30
@@ -49,18 +49,24 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    table = [["model", "batch", "without checkpointing (GiB)", "with (GiB)"]]
+    print("| model | batch | without checkpointing (GiB) | with (GiB) |\n|---|---:|---:|---:|")
     for model, batch_size in product(arguments.models, arguments.batch_sizes):
-        peaks = []
-        for checkpointing in (False, True):
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # which says so if it is killed
-                side = model, arguments.image_size, batch_size, arguments.device, checkpointing
-                peaks.append(process.submit(harden, *side).result())
-        table.append([model, str(batch_size), *(f"{peak / GIB:.1f}" for peak in peaks)])
-    print(f"\n{markdown(table)}")
+        side = arguments.device, model, arguments.image_size, batch_size
+        peaks = [peak(*side, checkpointing) for checkpointing in (False, True)]
+        print("| " + " | ".join([model, str(batch_size), *(f"{peak / GIB:.1f}" for peak in peaks)]) + " |", flush=True)
 
 
-def harden(model: str, image_size: int, batch_size: int, device: str, checkpointing: bool) -> int:
+def peak(device: str, *side) -> int:
+    """Peak memory in bytes, of a process of its own or of the device; `side` is what `harden` takes besides."""
+    if device == "cpu":
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # which says so if it is killed
+            return process.submit(harden, device, *side).result()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    return harden(device, *side)
+
+
+def harden(device: str, model: str, image_size: int, batch_size: int, checkpointing: bool) -> int:
     """Peak memory in bytes, of this process or of the device."""
     torch.manual_seed(0)
     config = MODELS[model]

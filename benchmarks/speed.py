@@ -56,7 +56,8 @@ DEFENCES = {
 WHOLE = ("universal, single pass", "universal", "gen-af-universal", "gen-af")
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 2 / 255
 # Passes of a step: how many without gradients, how many with; through how many blocks, None is all; on how many images.
-PER_IMAGE = {"fgsm": (0, 1), "n-fgsm": (0, 1), "mi-fgsm": (0, STEPS), "pgd": (0, STEPS), "feature-pgd": (1, STEPS)}
+# In a report, pgd asks at its end which images it fools.
+PER_IMAGE = {"fgsm": (0, 1), "n-fgsm": (0, 1), "mi-fgsm": (0, STEPS), "pgd": (1, STEPS), "feature-pgd": (1, STEPS)}
 UNIVERSAL = {
     "l4a": (0, 1, 1),
     "l4a-fuse": (0, 1, 2),
@@ -155,7 +156,7 @@ def straightforward(arguments, images: Tensor, labels: Tensor) -> list[list[str]
 
 def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     """Seconds of an attack and of its floor."""
-    model = make_model(arguments).eval()
+    model = attacked_model(arguments)
     pixel_model = PixelModel(model, make_processor(arguments))
     table = [["attack", "seconds", "floor", "beyond it"]]
     for name, (forwards, gradients) in PER_IMAGE.items():
@@ -172,7 +173,7 @@ def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
 
 def crafting(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     """Seconds of crafting and of its floor; what comes once, such as the fit of a probe, is in a run of no step."""
-    model = make_model(arguments).eval()
+    model = attacked_model(arguments)
     pixel_model = PixelModel(model, make_processor(arguments))
     table = [["attack", "seconds", "floor", "beyond it"]]
     for name, (forwards, gradients, blocks) in UNIVERSAL.items():
@@ -328,6 +329,14 @@ def make_model(arguments) -> ViTForImageClassification:
         attn_implementation="eager" if arguments.bf16 and arguments.device == "cpu" else "sdpa",
     )
     return ViTForImageClassification(config).to(arguments.device)
+
+
+def attacked_model(arguments) -> ViTForImageClassification:
+    """A model that computes in half precision by itself, if it is to: attacks leave the caller's autocast."""
+    model = make_model(arguments).eval()
+    if arguments.bf16:
+        model.forward = half(arguments)(model.forward)
+    return model
 
 
 def make_processor(arguments) -> ViTImageProcessor:
