@@ -15,7 +15,7 @@ from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
-from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, measure, worst_cases
+from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, evaluate_threats, measure, worst_cases
 from genaf_hf.evaluation.report import RobustnessReport, WorstCase
 from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.partial_forward import removing
@@ -95,6 +95,14 @@ def test_where_memory_is_short_fewer_images_at_a_time_give_the_same(model, pixel
     assert [size for size in sizes if size > 7] == [16, 8]  # and from then on no more than what did fit
     assert max(sizes[2:]) == 4
     assert [vars(each) for each in found.measurements] == [vars(each) for each in whole.measurements]
+
+
+def test_images_that_workers_read_are_answered_the_same(processes, model, pixels, attacks):
+    threats = threats_from(attacks, {"model": model})
+    alone, beside = (
+        evaluate_threats({"model": model}, pixels["test"], threats, batch_size=5, workers=workers) for workers in (0, 1)
+    )
+    assert beside == alone
 
 
 def test_memory_that_is_too_small_for_one_image_is_no_size_of_batches(model, pixels):

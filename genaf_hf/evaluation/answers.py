@@ -135,6 +135,7 @@ def answer(
     norm: str = "linf",
     neighbors: Neighbors | None = None,
     batch_size: int = 64,
+    workers: int = 0,
     seed: int = 0,
     title: str = "",
 ) -> Answers:
@@ -147,12 +148,13 @@ def answer(
         norm: in which the attack is bounded.
         neighbors: classifies the features too.
         batch_size: images at a time.
+        workers: processes that read them meanwhile.
         seed: image i of the dataset starts from seed + i.
         title: of the progress bar.
     """
     state = PartialState()
     mine = range(state.process_index, len(dataset), state.num_processes)
-    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size)
+    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size, num_workers=workers)
     rows: list[tuple] = []
     shift, in_range = 0.0, True
     with evaluating(model):

@@ -162,6 +162,7 @@ def evaluate_threats(
     sweep: Sequence[Sequence[Threat]] = (),
     bank: Dataset | None = None,
     batch_size: int | None = None,
+    workers: int = 0,
     seed: int = 0,
     dataset_info: Mapping | None = None,
     journal: Journal | None = None,
@@ -171,6 +172,7 @@ def evaluate_threats(
     Args:
         threats: against each model.
         sweep: the same at other eps.
+        workers: processes that read images while others are attacked, on each process.
         models, dataset, bank, batch_size, seed, dataset_info, journal: as for `evaluate_robustness`.
 
     Raises:
@@ -187,6 +189,7 @@ def evaluate_threats(
             dataset,
             neighbors=None if bank is None else fits.fitting(partial(feature_bank, model, bank)),
             batch_size=fits,
+            workers=workers,
             seed=seed,
             journal=journal or Journal(),
             identity=identity(model, seed, dataset, bank),
@@ -257,6 +260,7 @@ class Subject:
         name: of the model in the report.
         model, dataset, seed: as for `evaluate_robustness`.
         batch_size: that fits.
+        workers: as for `evaluate_threats`.
         neighbors: classifies its features; None where nobody asks.
         journal: of the answers.
         identity: what they depend on beside the attack.
@@ -267,6 +271,7 @@ class Subject:
     dataset: Dataset
     neighbors: Neighbors | None
     batch_size: BatchSize
+    workers: int
     seed: int
     journal: Journal
     identity: str
@@ -297,6 +302,7 @@ class Subject:
                 attack,
                 norm=settings.get("norm", "linf"),
                 neighbors=self.neighbors,
+                workers=self.workers,
                 seed=self.seed,
                 title=f"{self.name}: {step}",
             )

@@ -153,6 +153,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             attacker,
             factors=SWEEP,
             batch_size=config.per_device_eval_batch_size,
+            workers=config.dataloader_num_workers,
             seed=config.seed,
             dataset_info={**source, "content": measured_images(data["test"], digests["test"])},
             journal=run.journal("evaluation"),
