@@ -16,7 +16,6 @@ from transformers import HfArgumentParser
 from genaf_hf import load_encoder
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport, WorstCase
-from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.sharing.layout import PICTURES, RESULT_PICTURES
 from genaf_hf.sharing.model_card import findings, model_card, shell
@@ -591,7 +590,7 @@ def test_the_command_is_one_of_ours(attacked):
     (arguments,) = HfArgumentParser((AuditArguments,)).parse_args_into_dataclasses(flags)
     assert (arguments.model_name_or_path, arguments.dataset_name) == ("someone/hardened", "someone/colours")
     assert arguments.dataset_revision == IMAGES
-    expected = ("someone/encoder", ENCODER, DEFAULT_ATTACKS) if attacked > 1 else (None, None, "pgd,square")
+    expected = ("someone/encoder", ENCODER, None) if attacked > 1 else (None, None, "pgd,square")
     assert (arguments.encoder, arguments.encoder_revision, arguments.attacks) == expected
 
 
