@@ -1,10 +1,12 @@
-"""Where the time of the default run goes.
+"""Where the time of the default run goes, or of another command.
 
-    python benchmarks/default_run.py
-    python benchmarks/default_run.py --max_steps 60
+    python benchmarks/time_spent.py
+    python benchmarks/time_spent.py --max_steps 60
+    python benchmarks/time_spent.py audit --model_name_or_path MODEL --encoder ENCODER --dataset_name DATASET
 
-Looks 50 times a second at what the run is doing, and counts the processor's time since the last look to that. Further
-arguments are the run's. Prints a Markdown table when the run is at its end.
+Looks 50 times a second at what the command is doing, and counts the processor's time since the last look to that.
+Further arguments are the command's. It runs in an empty folder, where nothing was crafted before. Prints a Markdown
+table when it is at its end.
 """
 
 import os
@@ -20,8 +22,8 @@ PARTS = {
     "pre-training the public encoder": {"pretrained"},
     "training": {"_train_stage"},
     "assessing layers": {"assess_layers"},
-    "crafting perturbations": {"crafted_once"},
-    "measuring": {"evaluate_threats", "try_out", "evaluation_loop"},
+    "self-checks": {"self_checks"},
+    "measuring, all else": {"evaluate_threats", "try_out", "evaluation_loop"},
     "drawing pictures": {"draw_samples", "draw_gallery", "draw_overview", "write_results", "savefig"},
 }
 
@@ -45,11 +47,23 @@ class Looks(threading.Thread):
 def part_of(frame) -> str:
     """The part that a stack of calls is in."""
     while frame is not None:
+        name, known = frame.f_code.co_name, frame.f_locals
+        if name == "crafted_once":
+            return f"crafting {known['attack'].attack.name}"
+        if name == "answers" and "step" in known:
+            return measured(known["step"])
         for part, names in PARTS.items():
-            if frame.f_code.co_name in names:
+            if name in names:
                 return part
         frame = frame.f_back
     return "all else"
+
+
+def measured(step: str) -> str:
+    """What a step of an evaluation is for."""
+    if step.startswith("noise.") or step.endswith(".shuffled"):
+        return "measuring controls"
+    return "measuring other eps" if ".sweep-" in step else f"measuring {step.removesuffix('-adaptive')}"
 
 
 def main() -> None:
@@ -58,9 +72,13 @@ def main() -> None:
         os.environ["HF_HOME"] = folder  # where nothing was crafted before
         looks = Looks()
         looks.start()
+        from genaf_hf.cli.help_pages import COMMANDS
         from genaf_hf.cli.main import main as run
 
-        run("harden", default_config="digits_vit.yaml", family_config="encoder.yaml")
+        if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+            run()
+        else:
+            run("harden", default_config="digits_vit.yaml", family_config="encoder.yaml")
     total = sum(looks.seconds.values())
     print("\n| what | seconds | share |\n|---|---:|---:|")
     for part, seconds in looks.seconds.most_common():
