@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 FOUND = Path(__file__).with_suffix(".md")
 EPS = 10 / 255
 TARGET = 0  # class id
-GENERATOR = {"steps": 200, "batch_size": 64, "width": 256}  # of AdvEncoder, of a size for a CPU
-SEVERAL = {"steps": 200}  # of what is crafted on other encoders
+STEPS = 200
+VISITS = 50  # of uap
 INTRODUCTION = f"""\
 # Universal attacks on models from the encoder that they are crafted on, and from others
 
@@ -43,7 +43,7 @@ perturbation has whose pixels are all {eps_text(EPS)} away. *Noise* is the accur
 size, or under a patch of random pixels; *shuffled* that under the perturbation with its pixels in random order; *for
 the target* the share of all images that are taken for the class that the attack wants. The attacker's images are none
 that the models were trained on, and of the same task, which is more than an attacker has who knows the encoder alone.
-Attacks are at their defaults, but for AdvEncoder's generator, which is of a size for a CPU ({GENERATOR}).
+Perturbations are crafted in {STEPS} steps, but for `uap`, which visits {VISITS} images; all else is at the defaults.
 """
 
 
@@ -139,16 +139,17 @@ def loaded(folder: Path, size: Sequence[int] | None = None) -> PixelModel:
 def wanted(size: Sequence[int]) -> dict[str, ConfiguredAttack]:
     """Attacks for all images, by their names in the table."""
     length = {"norm": "l2", "eps": EPS * (3 * size[0] * size[1]) ** 0.5 / 2}
-    generator = dict.fromkeys(("advencoder-per", "advencoder-pat"), GENERATOR)
     on_encoder = [name for name, attack in ATTACKS.items() if attack.on_encoder and "norm" in attack.settings]
-    found = {name: ATTACKS[name].configure(eps=EPS, **generator.get(name, {})) for name in on_encoder}
+    found = {name: ATTACKS[name].configure(eps=EPS, steps=VISITS if name == "uap" else STEPS) for name in on_encoder}
     for name in ("l4a", "ssp", "fff", "uapgd", "advencoder-per"):
         found[f"{name} in L2"] = found[name].changed(**length)
     for name in ("uap", "uapgd"):
         found[f"{name} to a class"] = found[name].changed(target=TARGET)
-    patch = ATTACKS["advencoder-pat"].configure(**GENERATOR)
-    of_model = {name: ATTACKS[name].configure(**settings) for name, settings in (
-        ("upgd", {"eps": EPS, "steps": 150}), ("adversarial-patch", {"steps": 150}))}  # fmt: skip
+    patch = ATTACKS["advencoder-pat"].configure(steps=STEPS)
+    of_model = {
+        "upgd": ATTACKS["upgd"].configure(eps=EPS, steps=STEPS),
+        "adversarial-patch": ATTACKS["adversarial-patch"].configure(steps=STEPS),
+    }
     return {
         **found,
         "advencoder-pat": patch,
@@ -203,8 +204,7 @@ def each_surrogate(
         sets[" and ".join(others)] = [*others.values()]
     sets["all of these"] = [attacker.encoder, *others.values()]
     name, model = next(iter(models.items()))
-    attacks = {each: ATTACKS[each].configure(eps=EPS, **SEVERAL) for each in ("uapgd", "ssp")}
-    attacks["advencoder-per"] = ATTACKS["advencoder-per"].configure(eps=EPS, **GENERATOR)
+    attacks = {each: ATTACKS[each].configure(eps=EPS, steps=STEPS) for each in ("uapgd", "ssp", "advencoder-per")}
     threats = {
         (attack, title): UniversalThreat(f"{attack} on {title}", configured, adaptive=False).crafted(
             replace(attacker, encoder=encoder), {name: model}

@@ -1,6 +1,7 @@
 """AdvEncoder (Zhou et al., ICCV 2023, https://arxiv.org/abs/2307.12280)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ from genaf_hf.runs.progress import progress
 from genaf_hf.values.device import sent
 
 NOISE = 100
+# By its name, as in a report: of as many images as other universal attacks, and of a generator that a CPU can train.
+BY_NAME: dict[str, Any] = {"steps": 100, "batch_size": 64, "width": 256}
 OBJECTIVE = "InfoNCE of clean and attacked features, high frequencies, small distance"
 CITATION = """@inproceedings{zhou2023advencoder,
   title = {Downstream-agnostic Adversarial Examples},
@@ -42,7 +45,7 @@ CITATION = """@inproceedings{zhou2023advencoder,
 }"""
 
 
-@register_attack("encoder", "images", eps=EPS, norms=NORMS, citation=CITATION)
+@register_attack("encoder", "images", eps=EPS, norms=NORMS, citation=CITATION, **BY_NAME)
 def advencoder_per(
     encoder: Encoders,
     images: Tensor,
@@ -88,7 +91,7 @@ def advencoder_per(
     return UniversalPerturbation(into_ball(made[None], eps, norm)[0], "advencoder-per", eps, norm=norm, **known)
 
 
-@register_attack("encoder", "images", citation=CITATION)
+@register_attack("encoder", "images", citation=CITATION, **BY_NAME)
 def advencoder_pat(
     encoder: Encoders,
     images: Tensor,
