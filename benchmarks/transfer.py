@@ -105,8 +105,10 @@ def main() -> None:
     for name in ("encoders", "data", "models"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
-    sections = [section(case, args) for case in CASES]
-    write_whole(FOUND, "\n".join([INTRODUCTION, *sections]))
+    parts = [INTRODUCTION]
+    for case in CASES:
+        parts.append(section(case, args))
+        write_whole(FOUND, "\n".join(parts))
 
 
 def section(case: Case, args: argparse.Namespace) -> str:
