@@ -6,31 +6,38 @@
 The encoder is hardened on the first images without their labels, once for each seed. Of the public and of the hardened
 encoder a linear probe, the nearest neighbours and fine-tunes by the stock `Trainer` are measured on each of the others,
 clean and under perturbations that are crafted on the public encoder and on the hardened one, which is published too,
-from images that none of these sees. Fine-tunes are given as STEPS:RATE. What is found is a line of
-hardened_encoders.jsonl, and a command that was killed and is started again goes on. The table, hardened_encoders.md, is
-written from all lines.
+from images that none of these sees. Fine-tunes are given as KIND:STEPS:RATE: `all` weights from a new head on, all
+weights from the `probe` on, as Kumar et al. (ICLR 2022, https://arxiv.org/abs/2202.10054) do, or `lora` of rank 8 on
+every layer. What is found is a line of hardened_encoders.jsonl, and a command that was killed and is started again goes
+on. The table, hardened_encoders.md, is written from all lines.
 """
 
 import argparse
+import copy
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import mean
 
 import torch
-from datasets import DatasetDict
-from transformers import Trainer, TrainingArguments, set_seed
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.data import stratified_subset
-from genaf_hf.evaluation.answers import answer, feature_bank
+from genaf_hf.evaluation.answers import Answers, answer, feature_bank
 from genaf_hf.evaluation.drift import measure_drift
+from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.evaluation.probing import probed
 from genaf_hf.evaluation.report import CLEAN, markdown
 from genaf_hf.evaluation.threats import Attacker
+from genaf_hf.models.blocks import is_adaptable
+from genaf_hf.models.head import head_name
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
@@ -43,8 +50,11 @@ PUBLIC, HARDENED = "public", "hardened"
 INTRODUCTION = """\
 Accuracy in %, the mean over seeds. Perturbations are crafted on the public encoder, or on the hardened one, from images
 that neither the hardening nor its user has. *drift* is the relative squared distance of clean features from the public
-encoder's. Time is that of the hardening, of the process.
+encoder's. *worst* is the lowest of those that were crafted there. *probe* is what a user has who leaves the encoder as
+it is. Of the hardening the time is given, of the process, and the passes forward and backward in epochs of its images.
 """
+COST = "cost.json"
+PASSES = 2 + 1 / 3  # of an image in a step: clean and attacked, and forward alone through the public encoder
 
 
 def main() -> None:
@@ -69,14 +79,14 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--eps", type=float, default=10 / 255)
     parser.add_argument("--clean_share", type=float, default=0.5)
     parser.add_argument("--bank_steps", type=int, default=300)
-    parser.add_argument("--fine_tunes", nargs="*", default=["300:1e-4"], help="steps and learning rate, STEPS:RATE")
+    parser.add_argument("--fine_tunes", nargs="*", default=["all:300:1e-4"], help="KIND:STEPS:RATE")
     parser.add_argument("--attacks", default="l4a,ssp,uapgd,fff,advencoder-per,advencoder-pat")
     parser.add_argument("--attack_settings", default='{"advencoder-per": {"width": 256, "batch_size": 64}}')
-    parser.add_argument("--train_images", type=int, default=10_000)
+    parser.add_argument("--train_images", type=int, default=45_000)
     parser.add_argument("--probe_images", type=int, default=4_000)
     parser.add_argument("--attacker_images", type=int, default=1024)
     parser.add_argument("--test_images", type=int, default=1000)
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of the hardening")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of trainings")
     parser.add_argument("--found", type=Path, default=HERE, help="of the results, without .jsonl and .md")
     parser.add_argument("--models", type=Path, default=Path("hardened-encoders-found"))
     return parser.parse_args()
@@ -94,9 +104,9 @@ def measure(args: argparse.Namespace, downstream: str, seed: int) -> None:
     if any(line == {name: each[name] for name in line} for each in lines(args.found)):
         return
     data = load_images(downstream, max_train_samples=args.probe_images, max_eval_samples=args.test_images)
-    names = data["train"].features["label"].names
+    names = [f"class {i}" for i in range(data["train"].features["label"].num_classes)]  # else a head that fits is kept
     public = PixelModel(*load_encoder(args.encoder, names)).eval()
-    folder, seconds = hardened_once(args, public, seed)
+    folder, cost = hardened_once(args, public, seed)
     models = {PUBLIC: public, HARDENED: PixelModel(*load_encoder(str(folder), names)).eval()}
     attacker = Attacker.of(stratified_subset(data["validation"], args.attacker_images, 0), downstream, public, public)
     attacks = named_attacks(args.attacks, args.attack_settings, dae_eps=args.eps)
@@ -110,25 +120,32 @@ def measure(args: argparse.Namespace, downstream: str, seed: int) -> None:
     images, rows = public.to_images(train["pixel_values"]), {}
     for origin, model in models.items():
         probe = probed(model, images, train["labels"])
-        rows[f"linear probe, {origin}"], rows[f"kNN, {origin}"] = accuracies(probe, pixels, crafted, origin)
+        own = {name: each for name, each in crafted.items() if origin == HARDENED or name.endswith(PUBLIC)}
+        found = answers(probe, pixels["test"], own, feature_bank(model, pixels["train"], batch_size=128))
+        rows[f"linear probe, {origin}"] = accuracies(found)
+        rows[f"kNN, {origin}"] = accuracies(found, of="neighbors")
         place = str(folder) if origin == HARDENED else args.encoder
         for given in args.fine_tunes:
-            steps, rate = given.split(":")
-            tuned = fine_tuned(place, data, pixels, int(steps), float(rate), seed)
-            rows[f"fine-tune {given}, {origin}"], _ = accuracies(tuned, pixels, crafted, origin)
+            kind, steps, rate = given.split(":")
+            if origin == HARDENED or kind == "all":  # the others are what keeps more of a hardening
+                set_seed(seed)
+                begun = probe.model if kind == "probe" else load_encoder(place, names)[0]
+                tuned = fine_tuned(args, copy.deepcopy(begun), pixels, int(steps), float(rate), seed, kind == "lora")
+                found = answers(PixelModel(tuned, public.processor).eval(), pixels["test"], own)
+                rows[f"fine-tune {given}, {origin}"] = accuracies(found)
     drift = [each.distance for each in measure_drift(models, public, pixels["test"], [], batch_size=128)]
-    line |= {"rows": rows, "drift": dict(zip(models, drift, strict=True)), "seconds": seconds}
+    line |= {"rows": rows, "drift": dict(zip(models, drift, strict=True)), **cost}
     with args.found.with_suffix(".jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     write(args.found)
 
 
-def hardened_once(args: argparse.Namespace, public: PixelModel, seed: int) -> tuple[Path, float]:
-    """The folder of the encoder, hardened by this seed, with an unused head, and the seconds that this took."""
+def hardened_once(args: argparse.Namespace, public: PixelModel, seed: int) -> tuple[Path, dict[str, float]]:
+    """The folder of the encoder, hardened by this seed, with an unused head, and what this took: seconds and epochs."""
     told = (args.steps, args.batch_size, args.learning_rate, args.eps, args.clean_share, args.bank_steps)
     name = "-".join(map(str, (public_name(args.encoder), public_name(args.dataset), seed, *told, args.train_images)))
     folder = args.models / f"{name}-{args.precision}-{encoder_digest(public)[:8]}"
-    if not (folder / "seconds.json").exists():
+    if not (folder / COST).exists():
         images = load_images(args.dataset, max_train_samples=args.train_images)["train"]
         torch.manual_seed(seed)
         model, processor = load_encoder(args.encoder, ("a", "b"))
@@ -153,46 +170,58 @@ def hardened_once(args: argparse.Namespace, public: PixelModel, seed: int) -> tu
         began = time.process_time()
         trainer.train()
         spent = time.process_time() - began
+        epochs = PASSES * args.steps * args.batch_size / len(images)
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).cpu().save_pretrained(folder)
         processor.save_pretrained(folder)
-        write_whole(folder / "seconds.json", json.dumps(spent))
-    return folder, json.loads((folder / "seconds.json").read_text())
+        write_whole(folder / COST, json.dumps({"seconds": spent, "epochs": epochs}))
+    return folder, json.loads((folder / COST).read_text())
 
 
-def fine_tuned(place: str, data: DatasetDict, pixels: Mapping, steps: int, rate: float, seed: int) -> PixelModel:
-    """All weights, trained on clean images as anybody would."""
-    set_seed(seed)
-    model, processor = load_encoder(place, data["train"].features["label"].names)
-    args = TrainingArguments(
+def fine_tuned(
+    args: argparse.Namespace, model: PreTrainedModel, pixels: Mapping, steps: int, rate: float, seed: int, lora: bool
+) -> PreTrainedModel:
+    """A classifier, trained on clean images as anybody would."""
+    if lora:
+        layers = [name for name, each in model.base_model.named_modules() if is_adaptable(each)]
+        targets = [f"{model.base_model_prefix}.{name}" for name in layers]
+        model = get_peft_model(model, LoraConfig(target_modules=targets, modules_to_save=[head_name(model)]))
+    training = TrainingArguments(
         output_dir="fine-tune",
         max_steps=steps,
         learning_rate=rate,
         per_device_train_batch_size=64,
         weight_decay=0.05,
         warmup_steps=0.1,
+        bf16=args.precision == "bf16",
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        label_names=["labels"],
         use_cpu=not torch.accelerator.is_available(),
         seed=seed,
     )
-    Trainer(model=model, args=args, train_dataset=pixels["train"]).train()
-    return PixelModel(model.cpu(), processor).eval()
+    Trainer(model=model, args=training, train_dataset=pixels["train"]).train()
+    return (model.merge_and_unload() if lora else model).cpu()
 
 
-def accuracies(
-    model: PixelModel, pixels: Mapping, crafted: Mapping[str, UniversalPerturbation], origin: str
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Accuracy of the head and of the nearest neighbours in %, by perturbation."""
-    bank, by_head, by_neighbours = feature_bank(model, pixels["train"], batch_size=128), {}, {}
-    own = {name: each for name, each in crafted.items() if origin == HARDENED or name.endswith(PUBLIC)}
-    for name, perturbation in {CLEAN: None, **own}.items():
-        found = answer(model, pixels["test"], under(perturbation), neighbors=bank, batch_size=128)
-        by_head[name] = 100 * sum(found.right) / len(found.right)
-        votes = zip(found.neighbors, found.labels, strict=True)
-        by_neighbours[name] = 100 * sum(vote == label for vote, label in votes) / len(found.labels)
-    return by_head, by_neighbours
+def answers(
+    model: PixelModel,
+    test: Dataset,
+    crafted: Mapping[str, UniversalPerturbation],
+    neighbors: Neighbors | None = None,
+) -> dict[str, Answers]:
+    """What a model answers without an attack, and under each."""
+    return {
+        name: answer(model, test, under(perturbation), neighbors=neighbors, batch_size=128)
+        for name, perturbation in {CLEAN: None, **crafted}.items()
+    }
+
+
+def accuracies(found: Mapping[str, Answers], of: str = "predictions") -> dict[str, float]:
+    """Accuracy in % by attack, of the head or of the nearest neighbours."""
+    right = {name: zip(getattr(each, of), each.labels, strict=True) for name, each in found.items()}
+    return {name: 100 * mean(given == label for given, label in pairs) for name, pairs in right.items()}
 
 
 def under(perturbation: UniversalPerturbation | None) -> Callable | None:
@@ -223,18 +252,23 @@ def section(found: list[dict]) -> str:
     """Settings, drift and time in words, and the table."""
     told, first = found[0]["setting"], found[0]
     attacks = list(dict.fromkeys(name for row in first["rows"].values() for name in row))
-    rows = [["used as", *attacks]]
+    rows = [["used as", CLEAN, *(f"worst, {origin}" for origin in (PUBLIC, HARDENED)), *attacks[1:]]]
     for way in first["rows"]:
-        values = {name: [line["rows"][way][name] for line in found if name in line["rows"][way]] for name in attacks}
-        rows.append([way, *(f"{sum(each) / len(each):.1f}" if each else "-" for each in values.values())])
-    drift = sum(line["drift"][HARDENED] for line in found) / len(found)
-    seconds = sum(line["seconds"] for line in found) / len(found)
+        means = {name: mean(line["rows"][way][name] for line in found) for name in first["rows"][way]}
+        for origin in (PUBLIC, HARDENED):
+            means[f"worst, {origin}"] = min(
+                (each for name, each in means.items() if name.endswith(origin)), default=None
+            )
+        rows.append([way, *("-" if means.get(name) is None else f"{means[name]:.1f}" for name in rows[0][1:])])
+    drift = mean(line["drift"][HARDENED] for line in found)
+    seconds, epochs = (mean(line[name] for line in found) for name in ("seconds", "epochs"))
     settings = ", ".join(
         f"{name} {value}" for name, value in told.items() if name not in ("encoder", "dataset", "seeds")
     )
     return (
         f"## {told['encoder']}, hardened on {told['dataset']}, used on {first['downstream']}\n\n"
-        f"Seed {', '.join(str(line['seed']) for line in found)}; {settings}. Drift {drift:.3f}; {seconds:.0f} s.\n\n"
+        f"Seed {', '.join(str(line['seed']) for line in found)}; {settings}. Drift {drift:.3f}; {epochs:.1f} epochs, "
+        f"{seconds:.0f} s.\n\n"
         f"{markdown(rows)}\n"
     )
 
