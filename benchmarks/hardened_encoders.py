@@ -8,8 +8,8 @@ encoder a linear probe, the nearest neighbours and fine-tunes by the stock `Trai
 clean and under perturbations that are crafted on the public encoder and on the hardened one, which is published too,
 from images that none of these sees. Fine-tunes are given as KIND:STEPS:RATE: `all` weights from a new head on, all
 weights from the `probe` on, as Kumar et al. (ICLR 2022, https://arxiv.org/abs/2202.10054) do, or `lora` of rank 8 on
-every layer. What is found is a line of hardened_encoders.jsonl, and a command that was killed and is started again goes
-on. The table, hardened_encoders.md, is written from all lines.
+every layer; of the public encoder only the first. What is found is a line of hardened_encoders.jsonl, and a command that
+was killed and is started again goes on. The table, hardened_encoders.md, is written from all lines.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def measure(args: argparse.Namespace, downstream: str, seed: int) -> None:
         place = str(folder) if origin == HARDENED else args.encoder
         for given in args.fine_tunes:
             kind, steps, rate = given.split(":")
-            if origin == HARDENED or kind == "all":  # the others are what keeps more of a hardening
+            if origin == HARDENED or given == args.fine_tunes[0]:
                 set_seed(seed)
                 begun = probe.model if kind == "probe" else load_encoder(place, names)[0]
                 tuned = fine_tuned(args, copy.deepcopy(begun), pixels, int(steps), float(rate), seed, kind == "lora")
