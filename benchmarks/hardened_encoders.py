@@ -8,8 +8,8 @@ encoder a linear probe, the nearest neighbours and fine-tunes by the stock `Trai
 clean and under perturbations that are crafted on the public encoder and on the hardened one, which is published too,
 from images that none of these sees. Fine-tunes are given as KIND:STEPS:RATE: `all` weights from a new head on, all
 weights from the `probe` on, as Kumar et al. (ICLR 2022, https://arxiv.org/abs/2202.10054) do, or `lora` of rank 8 on
-every layer; of the public encoder only the first. What is found is a line of hardened_encoders.jsonl, and a command that
-was killed and is started again goes on. The table, hardened_encoders.md, is written from all lines.
+every layer; of the public encoder only the first. What is found is a line of hardened_encoders.jsonl, and a command
+that was killed and is started again goes on. The table, hardened_encoders.md, is written from all lines.
 """
 
 import argparse

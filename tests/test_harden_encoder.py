@@ -151,10 +151,11 @@ def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_
     arguments = EncoderArguments(
         encoders["dino"], str(tmp_path / "colours"), attacks="l4a,uapgd,pgd", attack_settings=quick
     )
-    _, report = harden_encoder(arguments, settings(folder))
+    drifts, report = harden_encoder(arguments, settings(folder))
     assert "Labels are not trained on: they are for the report" in caplog.text
     assert report.attacks == ["clean", "l4a", "l4a-adaptive", "uapgd", "uapgd-adaptive", "pgd"]
     assert list(report.models) == ["undefended", "hardened"]
+    assert [each.attack for each in drifts[5:]] == report.attacks[:5]  # pgd is on labels, not on features
     assert report.measurement("hardened", "clean").neighbors_correct is not None
     assert RobustnessReport.load(folder / "report.json").sha256 == report.sha256
     assert report.dataset["content"] == measured_images(dataset["test"], image_digests(dataset["test"]))
@@ -164,7 +165,7 @@ def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_
     right = probe(own.to_images(test["pixel_values"])).argmax(1) == test["labels"]
     assert report.measurement("hardened", "clean").correct == right.sum()
     results = ModelCard.load(folder / "README.md").data.eval_results
-    assert [each.metric_args["attack"] for each in results] == report.attacks
+    assert [each.metric_args["attack"] for each in results] == [*report.attacks, "every attack"]
     assert (folder / "overview.png").exists()
     assert (folder / "gallery.png").exists()
 

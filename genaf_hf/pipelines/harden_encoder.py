@@ -159,7 +159,8 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
         else:
             report, threats = None, [each.crafted(attacker, models) for each in threats_of(attacks)]
         rest = {"batch_size": config.per_device_eval_batch_size, "seed": config.seed}
-        drifts = measure_drift(models, public, pixels["test"], threats, **rest)
+        on_features = [each for each in threats if each.universal or "labels" not in each.attack.attack.needs]
+        drifts = measure_drift(models, public, pixels["test"], on_features, **rest)
         if PartialState().is_main_process:
             take_weights(bare, hardened)
             bare.save_pretrained(run.folder)
