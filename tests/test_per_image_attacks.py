@@ -200,7 +200,9 @@ def test_of_all_restarts_the_first_that_is_misclassified_is_kept(vit, images, la
     assert not torch.equal(single[0], best)
 
 
-@pytest.mark.parametrize("change", [{"restarts": 0}, {"restarts": 1.5}, {"restarts": 2, "random_start": False}])
+@pytest.mark.parametrize(
+    "change", [{"restarts": 0}, {"restarts": 101}, {"restarts": 1.5}, {"restarts": 2, "random_start": False}]
+)
 def test_restarts_that_make_no_sense_are_refused(vit, images, labels, change):
     with pytest.raises(ValueError, match=f"restarts is {change['restarts']}, expected"):
         pgd(PixelModel(*vit), images, labels, eps=EPS, steps=1, **change)

@@ -11,7 +11,7 @@ from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball
 from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS
+from genaf_hf.attacks.pgd import SEEDS, check_restarts
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import (
     EPS,
@@ -21,7 +21,6 @@ from genaf_hf.attacks.universal import (
     attacked,
     best_of,
     check_finite,
-    check_restarts,
     check_universal_settings,
     provenance,
     some_of,

@@ -15,6 +15,7 @@ from genaf_hf.values.device import are_trusted
 from genaf_hf.values.numbers import is_number, is_whole, plain
 
 SEEDS = 2**24  # between restarts; torch uses the lower 32 bits of a seed
+MOST_RESTARTS = 100
 CITATION = """@inproceedings{madry2018pgd,
   title = {Towards Deep Learning Models Resistant to Adversarial Attacks},
   author = {Madry, Aleksander and Makelov, Aleksandar and Schmidt, Ludwig and Tsipras, Dimitris and Vladu, Adrian},
@@ -90,8 +91,9 @@ def pgd(
     """
     step_size = default_step_size(eps, steps) if step_size is None else step_size
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
-    if restarts < 1 or (restarts > 1 and not random_start):
-        raise UserError(f"restarts is {restarts}, expected a whole number, at least 1, and 1 without a random start.")
+    check_restarts(restarts)
+    if restarts > 1 and not random_start:
+        raise UserError(f"restarts is {restarts}, expected 1 without a random start: all would be the same.")
     rows = torch.arange(len(images), device=images.device)
     seeds = range(len(images)) if seeds is None else seeds
     best = images.clone()
@@ -252,3 +254,15 @@ def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str
         raise UserError(f"steps is {steps}, expected a whole number, at least 1.")
     if not is_number(step_size) or step_size <= 0:
         raise UserError(f"step_size is {step_size}, expected a positive length in pixel units, for example eps / 4.")
+
+
+def check_restarts(restarts: int) -> None:
+    """Refuses a number of starts that cannot be spent, or of which some would be the same.
+
+    Raises:
+        UserError: names what was found.
+    """
+    if not 1 <= restarts <= MOST_RESTARTS:
+        raise UserError(
+            f"restarts is {restarts}, expected 1 to {MOST_RESTARTS}: each one takes as long as the attack without."
+        )

@@ -9,13 +9,12 @@ from torch import Tensor
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS
+from genaf_hf.attacks.pgd import SEEDS, check_restarts
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import (
     EPS,
     attacked,
     best_of,
-    check_restarts,
     check_universal_settings,
     from_on,
     given,

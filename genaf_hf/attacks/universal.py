@@ -14,7 +14,7 @@ from torch import Tensor
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.norms import NORMS, Norm, draw_in_ball, into_ball, steepest_ascent
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS, check_attack_settings, gradient_of
+from genaf_hf.attacks.pgd import SEEDS, check_attack_settings, check_restarts, gradient_of
 from genaf_hf.attacks.registry import attack_name, known_hints, register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -24,7 +24,6 @@ from genaf_hf.values.provenance import model_source, public_name
 
 EPS = 10 / 255  # where nothing else is said
 PARTS = 50  # of eps, of which a step is one
-MOST_RESTARTS = 100
 JUDGED_BATCHES = 32  # by which the best of several perturbations is told
 
 Objective = Callable[..., Tensor]  # of the perturbation (3, h, w) and of what is drawn for a step, a scalar
@@ -353,15 +352,3 @@ def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1.")
-
-
-def check_restarts(restarts: int) -> None:
-    """Refuses a number of starts that cannot be spent.
-
-    Raises:
-        UserError: names what was found.
-    """
-    if not 1 <= restarts <= MOST_RESTARTS:
-        raise UserError(
-            f"restarts is {restarts}, expected 1 to {MOST_RESTARTS}: each one takes as long as crafting without."
-        )
