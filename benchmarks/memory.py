@@ -19,6 +19,7 @@ from multiprocessing import get_context
 
 import torch
 from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoModelForImageClassification,
     ConvNextConfig,
     TrainingArguments,
@@ -52,8 +53,13 @@ def main() -> None:
     print("| model | batch | without checkpointing (GiB) | with (GiB) |\n|---|---:|---:|---:|")
     for model, batch_size in product(arguments.models, arguments.batch_sizes):
         side = arguments.device, model, arguments.image_size, batch_size
-        peaks = [peak(*side, checkpointing) for checkpointing in (False, True)]
-        print("| " + " | ".join([model, str(batch_size), *(f"{peak / GIB:.1f}" for peak in peaks)]) + " |", flush=True)
+        peaks = [peak(*side, checkpointing) for checkpointing in (False, True)[: 1 + has_checkpointing(model)]]
+        told = [f"{each / GIB:.2f}" for each in peaks] + ["-"] * (2 - len(peaks))
+        print("| " + " | ".join([model, str(batch_size), *told]) + " |", flush=True)
+
+
+def has_checkpointing(model: str) -> bool:
+    return MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(MODELS[model])].supports_gradient_checkpointing
 
 
 def peak(device: str, *side) -> int:

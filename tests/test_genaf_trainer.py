@@ -719,6 +719,12 @@ def test_activation_checkpointing_gives_the_same_weights(tmp_path):
     torch.testing.assert_close(*final, rtol=0, atol=1e-6)
 
 
+def test_a_model_without_activation_checkpointing_is_refused_it(tmp_path, resnet):
+    resnet[0].supports_gradient_checkpointing = False  # as ConvNeXts have it
+    with pytest.raises(UserError, match="a ResNetForImageClassification has no activation checkpointing: leave it out"):
+        tiny_trainer(tmp_path, model=resnet[0], **{CHECKPOINTING: True})
+
+
 def test_bf16_trains_both_stages_in_autocast(tmp_path):
     dtypes = set()
     trainer = tiny_trainer(tmp_path, bf16=True, logging_steps=1)

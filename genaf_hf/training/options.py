@@ -172,6 +172,19 @@ def check_checkpointing(args: TrainingArguments) -> None:
             )
 
 
+def check_checkpointable(args: TrainingArguments, model: nn.Module) -> None:
+    """Refuses activation checkpointing of a model that has none.
+
+    Raises:
+        UserError: names the model.
+    """
+    if args.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):
+        raise UserError(
+            f"gradient_checkpointing is True, but a {type(model).__name__} has no activation checkpointing: leave it "
+            "out, and lower per_device_train_batch_size where memory is short."
+        )
+
+
 def check_reporting(args: TrainingArguments) -> None:
     """Refuses to report to what is not installed.
 

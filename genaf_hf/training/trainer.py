@@ -36,6 +36,7 @@ from genaf_hf.training.global_batch import (
 from genaf_hf.training.layers import freeze_modules, layer_weights
 from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, of_arguments, parameter_groups
 from genaf_hf.training.options import (
+    check_checkpointable,
     check_early_stopping,
     check_evaluation_images,
     check_options,
@@ -88,6 +89,7 @@ class GenAFTrainer(AttackingTrainer):
             args.learning_rate = fine_tuning_rate(model)
         check_options(args)
         check_schedule(args)
+        check_checkpointable(args, model)
         keep_precision(args)
         if kwargs.get("eval_dataset") is None and not others[2:]:
             check_evaluation_images(args, None, any_metric=True)
