@@ -10,7 +10,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.pipelines.attack_arguments import named_attacks
+from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, named_attacks
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +39,9 @@ def commands(shell: str) -> list[tuple[str, list[str]]]:
 def test_the_audit_needs_no_more_than_the_first_installation():
     [words] = [words for command, words in commands("\n".join(blocks("bash"))) if command == "audit"]
     (arguments,) = HfArgumentParser(AuditArguments).parse_args_into_dataclasses(words)
-    assert not EXTRAS & set(arguments.attacks.split(","))
-    assert named_attacks(arguments.attacks).keys() == set(arguments.attacks.split(","))
+    assert arguments.attacks is None
+    assert not EXTRAS & set(DEFAULT_ATTACKS.split(","))
+    assert named_attacks(None).keys() - EXTRAS == set(DEFAULT_ATTACKS.split(","))
 
 
 def test_every_attack_is_in_the_table():
