@@ -299,7 +299,7 @@ def test_nothing_tells_a_path(whole, place, encoders):
 def test_its_card_tells_what_is_in_the_report(whole, report):
     card = ModelCard.load(whole / "README.md")
     assert [(each.metric_args["attack"], each.metric_args["correct"]) for each in card.data.eval_results] == [
-        (each.attack, each.correct) for each in report.measurements
+        (each.attack, each.correct) for each in (*report.measurements, report.worst_case("model"))
     ]
     for part in (report.table(), report.details("model")):
         assert part in card.text

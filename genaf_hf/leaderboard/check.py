@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -91,12 +91,10 @@ def is_path(path: str) -> bool:
 
 
 def repeated(entries: list[Entry]) -> list[Entry]:
-    """Marks what one card says twice."""
-    times = defaultdict(int)
-    for each in entries:
-        times[each.model, each.conditions] += 1
-    twice = "the card has several results under these conditions"
-    return [with_problems(each, [twice] * (times[each.model, each.conditions] > 1)) for each in entries]
+    """Marks what one card says twice; what every attack leaves, each report says for itself."""
+    keys = [(each.model, each.conditions, each.report if each.is_of_all else "") for each in entries]
+    times, twice = Counter(keys), "the card has several results under these conditions"
+    return [with_problems(each, [twice] * (times[key] > 1)) for each, key in zip(entries, keys, strict=True)]
 
 
 def other_counts(entries: list[Entry]) -> list[Entry]:
