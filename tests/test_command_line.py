@@ -214,6 +214,7 @@ def test_files_of_ours_serve_every_defence_and_hold_gen_afs_settings(name):
 def test_recipes_defend_against_universal_perturbations(name):
     _, config = parse_arguments(TYPES, None, [name, *NAMED])
     assert (config.defence, config.clean_share, config.adapt_epochs) == ("universal", 0.5, 0)
+    assert config.make_defence().settings["patch_share"] == (0 if "digits" in name else 0.125)
 
 
 @pytest.mark.parametrize("of_file", [True, False])
