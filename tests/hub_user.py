@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib
+import processes
 from local_hub import LocalHub
 
 TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
@@ -33,6 +34,4 @@ def run_as_user(
         **({"HF_TOKEN": token} if token else {}),
         **environment,
     }
-    return subprocess.run(
-        [sys.executable, *command], env={**inherited, **settings}, cwd=place, capture_output=True, text=True
-    )
+    return processes.run([sys.executable, *command], env={**inherited, **settings}, cwd=place)

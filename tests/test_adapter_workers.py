@@ -35,7 +35,6 @@ def studies(processes, server, tmp_path_factory) -> dict[str, list[FrozenTrial]]
     storages = {kind: url for kind, url in storages.items() if url is not None}
     done = processes.run(
         [sys.executable, Path(__file__).with_name("adapter_workers.py"), *storages.values()],
-        timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.stdout.splitlines() == [str([signal.SIGKILL.value, 0, 0])] * len(storages), done.stderr

@@ -1,7 +1,6 @@
 import io
 import os
 import re
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -412,19 +411,18 @@ def address(processes, place, models, images, encoders, published):
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(place / "uploads")}
     (place / "secret.txt").write_text("a secret")
-    with (place / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, RECIPE, *words], cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            while "Running on local URL" not in (place / "log").read_text():
-                assert server.poll() is None, (place / "log").read_text()
-                time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait()
-    assert "Traceback" not in (place / "log").read_text()
+    log = place / "log"
+    log.touch()
+    server = processes.start([sys.executable, RECIPE, *words], cwd=place, env=environment, said=(log, log))
+    try:
+        while "Running on local URL" not in log.read_text():
+            assert server.exitcode is None, log.read_text()
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.join()
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.fixture

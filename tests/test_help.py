@@ -26,7 +26,7 @@ def test_each_page_is_what_the_flags_say(name):
 
 def test_help_is_said_without_importing_torch(processes):
     code = "import sys; from genaf_hf.cli.main import main; main(); print({'torch', 'transformers'} & {*sys.modules})"
-    done = processes.run([sys.executable, "-c", code, "harden", "--help"], timeout=60)
+    done = processes.run_alone([sys.executable, "-c", code, "harden", "--help"])
     assert done.stdout == help_pages.read_page("harden") + "\nset()\n", done.stderr
 
 
@@ -74,7 +74,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch):
 
 def test_under_a_launcher_the_sentence_is_the_last_word(processes):
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "-m", "genaf_hf.cli"]
-    done = processes.run([*launcher, "push", "nowhere", "someone/thing"], timeout=120)
+    done = processes.run_alone([*launcher, "push", "nowhere", "someone/thing"], timeout=120)
     assert done.returncode != 0
     assert done.stderr.strip().splitlines()[-1] == "nowhere holds nothing to publish, expected a folder with a model."
     assert "Traceback" not in done.stderr

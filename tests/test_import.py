@@ -16,7 +16,7 @@ def in_a_fresh_process(processes):
     """A function that runs code, and gives what it prints."""
 
     def run(code: str) -> str:
-        done = processes.run([sys.executable, "-c", code], timeout=300)
+        done = processes.run_alone([sys.executable, "-c", code])
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -78,7 +78,7 @@ def run(processes, script, *arguments, home, **environment):
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment = {**kept, **environment, "HF_HOME": str(home)}
     command = [sys.executable, "-c", NEVER_CONNECT + script, *map(str, arguments)]
-    finished = processes.run(command, env=environment, cwd=home, timeout=300)
+    finished = processes.run(command, env=environment, cwd=home)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 

@@ -347,7 +347,7 @@ print(matplotlib.get_backend())
 def test_drawing_leaves_a_notebooks_backend_as_it_was(processes, tmp_path):
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     notebook = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": path}
-    done = processes.run([sys.executable, "-c", DRAWS], env=notebook, cwd=tmp_path)
+    done = processes.run_alone([sys.executable, "-c", DRAWS], env=notebook, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "svg\n"), done.stderr
     assert size_of(tmp_path / "sweep.png")[1] == 690
 
