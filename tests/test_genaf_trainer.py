@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F
 from train_tiny import ODD, PROCESSOR, copied_weights, tiny_model, tiny_trainer
 from transformers import TrainerCallback, TrainingArguments
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, pgd
+from genaf_hf.cli.command_line import FlagParser
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
 from genaf_hf.models.head import HEAD, in_head
+from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
 
@@ -135,7 +136,7 @@ def test_decay_counts_the_epochs_that_drop_the_last_batch(tmp_path):
 
 def test_the_papers_settings_are_adam_with_a_decay_per_epoch(tmp_path):
     recorder = Recorder()
-    written = yaml.safe_load((CONFIGS / "paper.yaml").read_text(encoding="utf-8"))
+    written = FlagParser((HardeningArguments, GenAFConfig)).settings_of(CONFIGS / "paper.yaml")
     ours = {*GenAFConfig.__annotations__, "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "max_grad_norm"}
     paper = {name: value for name, value in written.items() if name in ours} | {"per_device_train_batch_size": 10}
     trainer = tiny_trainer(
