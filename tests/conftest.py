@@ -95,11 +95,16 @@ def own_perturbations(tmp_path, monkeypatch):
     monkeypatch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", tmp_path / "perturbations")
 
 
-@pytest.fixture
-def quick_checks(monkeypatch):
-    """The self-checks of an evaluation ask little, for tests of what stands beside them."""
-    for name in ("STEPS", "FAR_STEPS", "QUERIES"):
-        monkeypatch.setattr(f"genaf_hf.evaluation.self_checks.{name}", 2)
+@pytest.fixture(scope="module")
+def quick_checks():
+    """The self-checks of an evaluation ask little, in processes that tests start too, for what stands beside them."""
+    from processes import LENGTHS_OF_CHECKS, QUICK
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(QUICK, "2")
+        for name in LENGTHS_OF_CHECKS:
+            patch.setattr(f"genaf_hf.evaluation.self_checks.{name}", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from genaf_hf.sharing.record import TrainingRecord
 
 pytestmark = [
     pytest.mark.slow(reason="searches, trains and merges"),
+    pytest.mark.usefixtures("quick_checks"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
 RECIPE = Path(__file__).parents[1] / "recipes" / "evolve_peft.py"

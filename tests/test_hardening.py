@@ -17,7 +17,7 @@ from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.values.markup import plain
 
-pytestmark = pytest.mark.slow(reason="hardens")
+pytestmark = [pytest.mark.slow(reason="hardens"), pytest.mark.usefixtures("quick_checks")]
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_mae.py"
 QUICK = {
@@ -66,21 +66,32 @@ def told(folder: Path) -> dict:
 
 
 @pytest.fixture
-def refusal(monkeypatch):
+def run(monkeypatch):
+    """A function that runs the recipe in this process."""
+
+    def run(command: list[str]) -> None:
+        monkeypatch.setattr("sys.argv", command[1:])
+        monkeypatch.setattr("sys.orig_argv", command)
+        runpy.run_path(str(RECIPE), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def refusal(run):
     """A function that runs the recipe in this process, and gives the sentence that it ends with."""
 
     def refusal(command: list[str]) -> str:
-        monkeypatch.setattr("sys.argv", command[1:])
         with pytest.raises(SystemExit) as refused:
-            runpy.run_path(str(RECIPE), run_name="__main__")
+            run(command)
         return str(refused.value)
 
     return refusal
 
 
-def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processes, command, refusal, tmp_path):
+def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processes, command, run, refusal, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    processes.run(command(whole), check=True)
+    run(command(whole))
     assert not (whole / "unfinished_run").exists()
 
     stages = killed / "unfinished_run"
@@ -90,7 +101,7 @@ def test_a_killed_run_goes_on_where_it_was_and_never_mixes_with_another(processe
     stages = killed / "unfinished_run"
     answered = stages / "evaluation/answers.undefended.l4a-adaptive.json"
     processes.start_and_kill(command("moved", disable_tqdm=True), answered, cwd=tmp_path)
-    processes.run(command(killed, save_total_limit=2), check=True)
+    run(command(killed, save_total_limit=2))
     assert not stages.exists()
     stated = shlex.split(TrainingRecord.load(whole / "training.json").command)
     _, config = parse_arguments((HardeningArguments, GenAFConfig), None, [*stated[2:], "--use_cpu"])
@@ -156,7 +167,6 @@ def test_a_checkpoint_that_is_named_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("quick_checks")
 def test_class_names_are_no_markup(encoders, tmp_path):
     names = ["$a_$", '"> <script>', "*b* | c"]
     data = DatasetDict({split: colored_images(18, seed) for seed, split in enumerate(("train", "validation", "test"))})

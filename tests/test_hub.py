@@ -22,6 +22,7 @@ from genaf_hf.sharing.existing_card import BEGIN, HEADLINE, TOP, card_metadata
 from genaf_hf.values.provenance import public_name
 
 __all__ = ["browser"]  # a fixture
+pytestmark = pytest.mark.usefixtures("quick_checks")
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {
     *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json", "report.csv"),

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 from cards import make_report
-from hub_user import TOKEN, run_as_user
+from hub_user import TOKEN, run_as_user, run_several
 from local_hub import Fault, LocalHub
 from processes import free_port
 
 from genaf_hf.evaluation.report import Check
 from genaf_hf.sharing.publishing import message_of
 from genaf_hf.training.defences import DEFENCES
+
+pytestmark = pytest.mark.usefixtures("quick_checks")
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "genaf_vit.py"
 WAITS = [2, 8, 32]
@@ -344,35 +346,31 @@ def test_a_run_whose_push_fails_is_finished_and_one_command_goes_on_with_the_pus
     assert hub.uploads_with(TOKEN) == []
 
 
-def test_an_empty_folder_is_refused(hub, place):
+DOUBTFUL = {
+    "failed": (
+        [Check("hardened", "the model predicts more than one class", False, {"images": 10})],
+        "it failed the self-checks of its report (the model predicts more than one class)",
+    ),
+    "unchecked": ([], "its report has no self-check of it"),
+}
+
+
+def test_what_cannot_be_trusted_is_pushed_only_where_that_is_asked_for_and_nothing_never(hub, place, encoders):
     (place / "empty").mkdir()
-    refused = run_as_user(hub, place, "-m", "genaf_hf.push", "empty", "someone/empty")
-    assert refused.returncode == 1
-    assert refused.stderr == "\nempty holds nothing to publish, expected a folder with a model.\n"
-    assert ("models", "someone/empty") not in hub.repositories
-
-
-@pytest.mark.parametrize(
-    ("checks", "reason"),
-    [
-        (
-            [Check("hardened", "the model predicts more than one class", False, {"images": 10})],
-            "it failed the self-checks of its report (the model predicts more than one class)",
-        ),
-        ([], "its report has no self-check of it"),
-    ],
-)
-def test_a_model_that_cannot_be_trusted_is_pushed_only_where_that_is_asked_for(hub, place, encoders, checks, reason):
-    folder = place / f"doubtful-{len(checks)}"
-    shutil.copytree(encoders["dino"], folder, dirs_exist_ok=True)
-    make_report(checks=checks).save(folder / "report.json")
-    name = f"someone/{folder.name}"
-    refused = run_as_user(hub, place, "-m", "genaf_hf.push", folder.name, name)
-    assert refused.returncode == 1
-    assert f'"{name}" was not pushed: {reason}; everything is kept in {folder.name}' in refused.stderr
-    assert ("models", name) not in hub.repositories
-
-    command = shlex.split(refused.stderr.strip().rpartition("all the same: ")[2])
-    assert command[-1] == "--push_anyway"
-    assert run_as_user(hub, place, *command[1:]).returncode == 0
-    assert "model.safetensors" in hub.repositories["models", name].files("main")
+    for name, (checks, _) in DOUBTFUL.items():
+        shutil.copytree(encoders["dino"], place / name)
+        make_report(checks=checks).save(place / name / "report.json")
+    names = ["empty", *DOUBTFUL]
+    said = run_several(hub, place, [["genaf_hf.push", name, f"someone/{name}"] for name in names])
+    assert said[0] == "\nempty holds nothing to publish, expected a folder with a model."
+    for (name, (_, reason)), sentence in zip(DOUBTFUL.items(), said[1:], strict=True):
+        kept = f"{reason}; everything is kept in {name}, and this command pushes it all the same: "
+        command = f"python -m genaf_hf.push {name} someone/{name} --push_anyway"
+        assert sentence == f'\n"someone/{name}" was not pushed: {kept}{command}'
+    assert not [name for name in names if ("models", f"someone/{name}") in hub.repositories]
+    assert (
+        run_several(hub, place, [shlex.split(sentence.rpartition("python -m ")[2]) for sentence in said[1:]])
+        == [""] * 2
+    )
+    for name in DOUBTFUL:
+        assert "model.safetensors" in hub.repositories["models", f"someone/{name}"].files("main")

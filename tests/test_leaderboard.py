@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_user import TOKEN, run_as_user
+from hub_user import TOKEN, run_as_user, run_several
 from huggingface_hub import ModelInfo
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from local_hub import LocalHub
@@ -24,22 +24,6 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "leaderboard.py"
 PGD = {"norm": "linf", "eps": 8 / 255, "steps": 20}
 L4A = {"norm": "linf", "eps": 10 / 255, "steps": 500, "seed": 0, "encoder": "someone/encoder"}
 COMMIT = "c" * 40
-
-# Runs the recipe several times with the flags in JSON, and prints what it says where it ends with an error.
-SEVERAL = """
-import json, runpy, sys
-
-recipe, runs = sys.argv[1], json.loads(sys.argv[2])
-said = []
-for flags in runs:
-    sys.argv[1:] = flags
-    try:
-        runpy.run_path(recipe, run_name="__main__")
-        said.append("")
-    except SystemExit as end:
-        said.append(end.code)
-print("\\n" + json.dumps(said))
-"""
 
 
 def measured(model, attack, knowledge, settings, correct, clean) -> Measurement:
@@ -445,12 +429,6 @@ def build(hub, place, *flags) -> dict:
     return json.loads((place / "board/leaderboard.json").read_text())
 
 
-def run_several(hub, place, runs: list[list[str]], **environment) -> list[str]:
-    done = run_as_user(hub, place, "-c", SEVERAL, RECIPE, json.dumps(runs), **environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def requests(hub: LocalHub, pattern: str) -> list[str]:
     """What the Hub was asked for, without the queries."""
     return [where.split("?")[0] for where, _ in hub.uploads if re.match(pattern, where)]
@@ -486,7 +464,7 @@ def test_ids_and_reports_cost_one_request_each_and_a_report_only_once(hub, place
     ids = ["--models", "someone/hardened, other/forged"]
     unchecked = [*ids, "--no_verify_reports", "--output_dir", "unchecked"]
     checked = [*ids, "--output_dir", "checked"]
-    assert run_several(hub, place, [unchecked, checked, checked]) == [""] * 3
+    assert run_several(hub, place, [[RECIPE, *flags] for flags in (unchecked, checked, checked)]) == [""] * 3
     boards = [json.loads((place / name / "leaderboard.json").read_text()) for name in ("unchecked", "checked")]
     assert [{each["model"] for each in board["entries"]} for board in boards] == [set(ids[1].split(", "))] * 2
     assert all("report not checked" in each["notes"] for each in boards[0]["entries"])
@@ -498,7 +476,7 @@ def test_ids_and_reports_cost_one_request_each_and_a_report_only_once(hub, place
 
 @pytest.mark.hub
 def test_thousands_of_models_cost_one_listing(place):
-    count, kinds = 5000, [make_report(pgd=50 + kind) for kind in range(5)]
+    count, kinds = 2001, [make_report(pgd=50 + kind) for kind in range(5)]
     with LocalHub({}) as hub:
         for kind, report in enumerate(kinds):
             publish(hub, f"many/{kind}", report)
@@ -507,7 +485,7 @@ def test_thousands_of_models_cost_one_listing(place):
                 hub.add("models", f"many/{number}").add_commit("main", same)
         board = build(hub, place, "--no_verify_reports")
         assert len(board["entries"]) == 3 * count
-        assert requests(hub, "GET /(api/models|many)") == ["GET /api/models"] * 5
+        assert requests(hub, "GET /(api/models|many)") == ["GET /api/models"] * 3
 
 
 def test_what_cannot_be_done_is_said_in_one_sentence(hub, place):
@@ -520,7 +498,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(hub, place):
         "--filtre": ["--filtre", "genaf"],
         "taken holds thesis.tex": ["--output_dir", "taken"],
     }
-    said = run_several(hub, place, [["--output_dir", "none", *flags] for flags in sentences.values()])
+    said = run_several(hub, place, [[RECIPE, "--output_dir", "none", *flags] for flags in sentences.values()])
     for sentence, words in zip(sentences, said, strict=True):
         assert sentence in words
         assert "\n" not in words.strip()
@@ -529,7 +507,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(hub, place):
 
 def test_a_hub_that_cannot_be_reached_is_named(hub, place):
     nowhere = "http://127.0.0.1:9"
-    runs = [["--output_dir", "none", *flags] for flags in ([], ["--models", "someone/hardened"])]
+    runs = [[RECIPE, "--output_dir", "none", *flags] for flags in ([], ["--models", "someone/hardened"])]
     for words in run_several(hub, place, runs, HF_ENDPOINT=nowhere):
         assert words.strip().startswith(f"The Hub at {nowhere} cannot be read: ")
         assert "\n" not in words.strip()

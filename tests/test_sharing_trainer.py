@@ -14,7 +14,7 @@ from genaf_hf import GenAFTrainer
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.record import TrainingRecord
 
-pytestmark = pytest.mark.slow(reason="trains")
+pytestmark = [pytest.mark.slow(reason="trains"), pytest.mark.usefixtures("quick_checks")]
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = {"README.md", "report.json", "report.csv", "training.json", "layer_robustness.json"}
