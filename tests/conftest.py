@@ -37,9 +37,15 @@ def pytest_collection_modifyitems(items):
         if MARKS.isdisjoint(mark.name for mark in item.iter_markers()):
             item.add_marker("fast")
     # First what takes long, then what is much: a file is one process's, and the last one keeps others waiting.
-    long = {item.path for item in items if not item.get_closest_marker("fast")}
+    costs = {item.path: cost_of(item) for item in sorted(items, key=cost_of)}
     sizes = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in long, -sizes[item.path]))
+    items.sort(key=lambda item: (-costs[item.path], -sizes[item.path]))
+
+
+def cost_of(item) -> int:
+    """2 where a test waits for others than its own process, 1 where it is slow by itself."""
+    marks = {mark.name for mark in item.iter_markers()}
+    return 2 if marks & {*NEEDS.values()} else 1 if "slow" in marks else 0
 
 
 @pytest.hookimpl(wrapper=True)

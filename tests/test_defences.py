@@ -29,7 +29,7 @@ from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
 from genaf_hf.training.objectives.mart import log_of_all_but_the_largest_wrong
 
-pytestmark = pytest.mark.slow(reason="trains by every defence")
+pytestmark = [pytest.mark.slow(reason="trains by every defence"), pytest.mark.usefixtures("quick_checks")]
 
 ADVERSARY = {"eps": 0.1, "steps": 3, "step_size": 0.05}
 ONE_STEP = {

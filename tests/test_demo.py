@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -559,5 +560,5 @@ def test_a_narrow_screen_shows_everything_without_scrolling_sideways(page):
 def test_only_the_pages_own_files_are_served(page, address, place, models):
     for path in ("secret.txt", place / "secret.txt", RECIPE, Path(models["hardened"]) / "config.json", "/etc/hostname"):
         assert page.request.get(f"{address}/gradio_api/file={path}").status in (403, 404)
-    upload = {"files": {"name": "a.png", "mimeType": "image/png", "buffer": bytes(11 * 2**20)}}
-    assert page.request.post(f"{address}/gradio_api/upload", multipart=upload).status == 413
+    upload = {"files": ("a.png", bytes(11 * 2**20), "image/png")}
+    assert httpx2.post(f"{address}/gradio_api/upload", files=upload).status_code == 413

@@ -143,6 +143,7 @@ def test_every_flag_that_is_told_is_there(page):
 
 
 @pytest.mark.slow  # trains two models and measures them
+@pytest.mark.usefixtures("quick_checks")
 def test_the_notebook_runs_as_it_is_written(encoders, tmp_path, monkeypatch):
     import matplotlib as mpl
 
