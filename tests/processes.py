@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 
 LIBRARIES = "torch._dynamo pandas pyarrow.dataset scipy.stats sklearn.datasets matplotlib.figure jinja2 httpx2 requests"
 FORKS = multiprocessing.get_context("forkserver")
@@ -90,7 +91,8 @@ def be_python(words: list[str], environment: dict[str, str], folder: str, said: 
         vars(self_checks).update(dict.fromkeys(LENGTHS_OF_CHECKS, int(environment[QUICK])))
     if kind == "-c":
         sys.argv = [kind, *rest[1:]]
-        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), vars(main))
     elif kind == "-m":
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)

@@ -1,32 +1,22 @@
+"""What an audit leaves and tells, and what it keeps apart."""
+
 import json
 import re
-import runpy
 import shutil
-import sys
 from dataclasses import replace
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import CLASSES, SIDE, TINY_VIT, colored_images
+from audits import QUICK, arguments, counts, home, images, model, place, report, whole
+from conftest import CLASSES, colored_images
 from datasets import ClassLabel, DatasetDict
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
-from transformers import (
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-    ViTModel,
-)
 
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, with_pixel_values
-from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
+from genaf_hf.attacks import ATTACKS, UniversalPatch
 from genaf_hf.audit import audit
 from genaf_hf.cli.main import main
 from genaf_hf.data import image_digests, load_images, stratified_subset
@@ -35,101 +25,18 @@ from genaf_hf.evaluation.answers import answer, right_answers
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.loading import load_classifier
-from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name, named_attacks
 from genaf_hf.pipelines.audit import audit as audit_of_values
-from genaf_hf.pipelines.audit import audit_again, base_model, class_ids
+from genaf_hf.pipelines.audit import audit_again
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.trained_images import CHOICES, images_of_record
 from genaf_hf.sharing.figures import draw_gallery
 from genaf_hf.sharing.record import TrainingRecord
 
+__all__ = ["arguments", "home", "images", "model", "place", "report", "whole"]  # fixtures
 pytestmark = [
     pytest.mark.slow(reason="audits a model with all attacks"),
     pytest.mark.usefixtures("quick_checks"),
 ]
-
-RECIPE = Path(__file__).parents[1] / "recipes" / "audit.py"
-PATCH = {"steps": 1, "width": 8, "batch_size": 4, "area": 0.1}
-QUICK = {"l4a": {"steps": 2}, "advencoder-pat": PATCH, "pgd": {"steps": 2}, "square": {"steps": 5}}
-ALL = "l4a,advencoder-pat,pgd,square"
-STRONG = {"dae_eps": 0.3, "eps": 0.15, "sweep": [0.5, 2.0]}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """What is audited, with the caches of the tests beside it."""
-    return tmp_path_factory.mktemp("audit")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(place):
-    """The user's cache of perturbations is not touched, neither by this process nor by others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
-        patch.setenv("HF_HOME", str(place / "home"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def images(place, dataset) -> str:
-    dataset.save_to_disk(place / "colours")
-    return str(place / "colours")
-
-
-@pytest.fixture(scope="module")
-def model(place, dataset, encoders) -> str:
-    """The folder of a classifier that is right about most images, with a card that names its encoder."""
-    torch.manual_seed(0)
-    classifier, processor = load_encoder(encoders["dino"], CLASSES)
-    batch = with_pixel_values(dataset["train"], processor)[:]
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
-    for _ in range(2):
-        F.cross_entropy(classifier(pixel_values=batch["pixel_values"]).logits, batch["labels"]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    for part in (classifier, processor):
-        part.save_pretrained(place / "model")
-    (place / "model/README.md").write_text(f"---\nbase_model: {encoders['dino']}\n---\n# A model\n")
-    return str(place / "model")
-
-
-@pytest.fixture(scope="module")
-def arguments(model, images):
-    """A function that makes arguments of a quick audit, changed by keyword."""
-
-    def make(output_dir, attacks=ALL, **changes) -> AuditArguments:
-        settings = {"attack_settings": {name: QUICK[name] for name in QUICK if name in attacks}, **STRONG}
-        given = {"model_name_or_path": model, "dataset_name": images, **settings, **changes}
-        return AuditArguments(output_dir=str(output_dir), attacks=attacks, **given)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def whole(arguments, place) -> Path:
-    """The folder of an audit with every kind of attack."""
-    audit(arguments(place / "whole", answers=True))
-    return place / "whole"
-
-
-@pytest.fixture(scope="module")
-def report(whole) -> RobustnessReport:
-    return RobustnessReport.load(whole / "report.json")
-
-
-def counts(report: RobustnessReport) -> list[tuple]:
-    names = ("attack", "count", "correct", "clean_correct", "fooled", "changed", "neighbors_correct")
-    return [
-        (each.settings.get("eps"), *(getattr(each, name) for name in names))
-        for each in (*report.measurements, *report.sweep)
-    ]
-
-
-def flags(arguments: AuditArguments) -> list[str]:
-    """For the recipe."""
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
-    return [word for name, values in lists.items() for word in (f"--{name}", *map(str, values))]
 
 
 # ---- what it leaves ----
@@ -508,316 +415,6 @@ def test_classes_without_names_are_taken_in_order(arguments, report, model, tmp_
     found = audit(arguments(tmp_path / "out", model_name_or_path=str(tmp_path / "model")))
     assert counts(found) == counts(report)
     assert "The model does not name its classes" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("of_model", "of_dataset", "ids"),
-    [
-        (["a", "b", "c"], ["c", "a"], [2, 0]),
-        (["tabby cat", "Dog"], ["DOG", "tabby_cat "], [1, 0]),
-        (["A", "a", "b"], ["a", "A"], [1, 0]),  # letters: by case where that is needed
-        (["crane", "crane", "kite"], ["kite"], [2]),
-        (["LABEL_0", "LABEL_1"], ["x", "y"], [0, 1]),
-        (["LABEL_0", "LABEL_1"], ["LABEL_1", "LABEL_0"], [0, 1]),
-        (["1", "0"], ["0", "1"], [1, 0]),
-    ],
-)
-def test_class_ids(of_model, of_dataset, ids):
-    assert class_ids(of_model, of_dataset) == ids
-
-
-@pytest.mark.parametrize(
-    ("of_model", "of_dataset", "ids", "said"),
-    [
-        (
-            ["tench", "crane", "crane", "dog"],
-            ["tench", "crane", "crane2", "dog"],
-            [0, 1, 2, 3],
-            '"crane2" is 2, "crane"',
-        ),
-        (
-            ["crane", "tench, Tinca tinca", "crane"],
-            ["crane", "tench", "construction crane"],
-            [0, 1, 2],
-            "by their order",
-        ),
-        (["crane", "kite", "crane"], ["crane", "kite", "crane"], [0, 1, 2], None),
-        (["kite", "tench, Tinca tinca", "Great_White-shark"], ["great white shark", "Tench"], [2, 1], '"Tench" is 1'),
-        (["maillot", "maillot, tank suit"], ["tank suit", "maillot"], [1, 0], '"tank suit" is 1, "maillot, tank suit"'),
-        (["cat", "dog", "ant"], ["2", "0", "1"], [2, 0, 1], '"2" is 2, "ant"; "0" is 0, "cat"'),
-        (["0", "1"], ["cat", "dog"], [0, 1], "The model has numbers for names"),
-    ],
-)
-def test_classes_that_are_matched_without_the_same_name_are_named(of_model, of_dataset, ids, said, caplog):
-    assert class_ids(of_model, of_dataset) == ids
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * (said is not None)
-    assert (said or "") in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("of_model", "of_dataset", "odd"),
-    [
-        (["a", "b"], ["a", "c"], "c"),
-        (["crane", "crane", "kite"], ["kite", "crane"], "crane"),
-        (["A", "a"], ["a", "Ä"], "a"),
-        (["cat", "dog"], ["cat", "Cat"], "cat"),
-        (["LABEL_0", "LABEL_1", "LABEL_2"], ["x", "y"], "x"),
-        (["dog", "crane", "crane"], ["dog", "boat", "ship"], "boat"),
-        (["crane", "crane"], ["bird", "machine"], "bird"),
-        (["dog", "crane", "crane"], ["crane", "dog", "crane2"], "crane"),
-        (["cat", "dog"], ["1", "2"], "1"),
-        (["cat", "dog", "ant"], ["0", "1"], "0"),
-    ],
-)
-def test_classes_that_cannot_be_told_are_refused(of_model, of_dataset, odd):
-    with pytest.raises(ValueError, match=f'The model has not exactly one class for "{odd}" of the dataset; it has'):
-        class_ids(of_model, of_dataset)
-
-
-@pytest.mark.parametrize(
-    ("card", "name"),
-    [
-        ("base_model: someone/encoder", "someone/encoder"),
-        ("base_model:\n- someone/encoder", "someone/encoder"),
-        ("base_model: someone/encoder\nmodel-index: broken", "someone/encoder"),
-    ],
-)
-def test_the_base_model_is_read_from_the_card(tmp_path, card, name):
-    (tmp_path / "README.md").write_text(f"---\n{card}\n---\n# Ünïcode\n", encoding="utf-8")
-    assert base_model(str(tmp_path)) == name
-
-
-@pytest.mark.parametrize(
-    ("card", "sentence"),
-    [
-        (None, "names no base_model"),
-        (b"# No front matter", "names no base_model"),
-        (b"---\nlicense: mit\n---\n", "names no base_model"),
-        (b"---\nbase_model: [a/b, c/d]\n---\n", "names a/b, c/d"),
-        (b"---\nbase_model: [1, 2]\n---\n", "names 1, 2"),
-        (b"---\nbase_model: [a\n---\n", "cannot be read (its metadata is no YAML: while parsing a flow sequence"),
-        (b"---\n- a\n---\n", "cannot be read (its metadata is a list, expected names and values"),
-        (b"\xff\xfe\xfd", "cannot be read ('utf-8' codec can't decode"),
-    ],
-)
-def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sentence):
-    if card is not None:
-        (tmp_path / "README.md").write_bytes(card)
-    with pytest.raises(ValueError, match="with --encoder") as refusal:
-        base_model(str(tmp_path))
-    assert str(refusal.value).startswith(f'The card of "{tmp_path}" {sentence}')
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"attacks": "l4a,pdg"}, 'There is no attack "pdg"; there are .*l4a, l4a-fuse'),
-        ({"attacks": " , "}, 'attacks are " , ", expected different names, separated by commas, of'),
-        ({"attacks": "pgd,pgd"}, 'attacks are "pgd,pgd", expected different names,'),
-        ({"dae_eps": 10}, r"eps is 10, expected a value in \(0, 1\]"),
-        ({"eps": 0}, r"eps is 0, expected a value in \(0, 1\]"),
-        *(
-            ({"sweep": sweep}, rf"sweep is {re.escape(str(sweep))}, expected positive numbers other than 1, such as")
-            for sweep in ([2.0, 1.0], [-2.0], [float("inf")], ["a"], 2.0, None)
-        ),
-        ({"limit": 0}, "limit is 0, expected at least 1 image"),
-        ({"batch_size": 0}, "batch_size is 0, expected at least 1 image"),
-        ({"attack_settings": "{"}, "attack_settings are {, expected JSON such as"),
-        ({"attack_settings": "[1]"}, r"attack_settings are \[1\], expected settings by name"),
-        ({"attack_settings": {"l4a": 3}}, r"attack_settings are \{'l4a': 3\}, expected settings by name"),
-        ({"attack_settings": {"layr": 1}}, 'attack_settings have "layr", a setting of none of the attacks l4a, adv'),
-        ({"attack_settings": {"std": {}}}, 'attack_settings are for "std", which is not among the attacks l4a, adv'),
-        ({"attack_settings": {"l4a": {"layr": 1}}}, 'l4a has no setting "layr"; it has eps, norm, steps,'),
-        ({"attack_settings": {"l4a": {"steps": 0}}}, "steps is 0, expected a whole number"),
-        ({"attack_settings": {"l4a": {"steps": "9"}}}, 'steps is "9", expected a whole number'),
-        ({"attack_settings": {"l4a": {"layer": [1]}}}, r"layer is \[1\], expected a whole number or a text"),
-        ({"attack_settings": {"l4a": {"layer": 9}}}, "layer is 9, expected 0 to 2"),
-        ({"attack_settings": {"l4a": {"data": "mine"}}}, "give the data of l4a, which is told by itself"),
-        ({"attack_settings": {"pgd": {"seeds": [1]}}}, 'pgd has no setting "seeds"'),
-        ({"attack_settings": {"pgd": {"loss": "mse"}}}, 'loss is "mse", expected one of cross-entropy, dlr'),
-        ({"dae_eps": None, "attack_settings": {"norm": "l2"}}, "attack_settings give l4a the norm l2 without an eps"),
-        ({"attack_settings": {"pgd": {"norm": "l3"}}}, 'norm is "l3", expected one of linf, l2'),
-        ({"attack_settings": {"pgd": {"step_size": -1}}}, "step_size is -1, expected a positive length"),
-        ({"attack_settings": {"pgd": {"restarts": 0}}}, "restarts is 0, expected"),
-        ({"attack_settings": {"square": {"share": "half"}}}, 'share is "half", expected a number'),
-        ({"attack_settings": {"square": {"share": 2}}}, "share is 2, expected a share of the pixels"),
-        ({"attack_settings": {"advencoder-pat": {**PATCH, "area": 1.1}}}, "area is 1.1, a patch of 0 pixels a side"),
-        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
-        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
-        ({"encoder": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
-    ],
-)
-def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(arguments, tmp_path, changes, sentence):
-    with pytest.raises(ValueError, match=sentence) as refusal:
-        audit(arguments(tmp_path / "out", **changes))
-    assert "\n" not in str(refusal.value)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def odd_models(tmp_path, model, encoders) -> dict[str, str]:
-    """Folders by what is odd about what is there."""
-    folders = {name: str(tmp_path / name) for name in ("other labels", "no card", "teacher")}
-    shutil.copytree(model, folders["no card"], ignore=shutil.ignore_patterns("README.md"))
-    others = ViTConfig(**TINY_VIT, id2label=dict(enumerate(["red", "green", "violet"])))
-    ViTForImageClassification(others).save_pretrained(folders["other labels"])
-    DeiTForImageClassificationWithTeacher(DeiTConfig(**TINY_VIT, num_labels=3)).save_pretrained(folders["teacher"])
-    for name in ("other labels", "teacher"):
-        ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folders[name])
-    return {**folders, "no head": encoders["dino"]}
-
-
-@pytest.mark.parametrize(
-    ("changed", "name", "sentence"),
-    [
-        ("model_name_or_path", "other labels", 'not exactly one class for "blue" of the dataset; it has red, green, v'),
-        ("model_name_or_path", "no card", 'no card" names no base_model: name the public encoder with --encoder'),
-        ("model_name_or_path", "no head", "lacks 2 weights of a ViTForImageClassification"),
-        (
-            "model_name_or_path",
-            "teacher",
-            'ForImageClassificationWithTeacher, expected one with a head by the name "cl',
-        ),
-    ],
-)
-def test_models_that_do_not_fit_are_refused(arguments, odd_models, changed, name, sentence, tmp_path):
-    encoder = {} if name == "no card" else {"encoder": odd_models["no head"]}
-    with pytest.raises(ValueError, match=sentence):
-        audit(arguments(tmp_path / "out", **{**encoder, changed: odd_models[name]}))
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_encoder_of_larger_images_is_brought_to_the_size_of_the_model(arguments, tmp_path):
-    large = tmp_path / "large"
-    ViTModel(ViTConfig(**{**TINY_VIT, "image_size": 16})).save_pretrained(large)
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(large)
-    report = audit(arguments(tmp_path / "out", "l4a", encoder=str(large), sweep=[]))
-    assert report.measurement("model", "l4a").settings["encoder"] == "large"
-    perturbation = UniversalPerturbation.from_pretrained(tmp_path / "out/perturbations/l4a")
-    assert perturbation.delta.shape == (3, SIDE, SIDE)
-
-
-def test_an_audit_at_its_defaults_has_autoattack_where_it_is_installed(monkeypatch):
-    expected = ["l4a", "ssp", "uapgd", "advencoder-per", "advencoder-pat", "pgd", "square"]
-    monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    assert [*named_attacks(None)] == [*attacks_by_name(None)] == expected == DEFAULT_ATTACKS.split(",")
-    installed = ModuleType("pyautoattack")
-    installed.__spec__ = ModuleSpec("pyautoattack", None)
-    monkeypatch.setitem(sys.modules, "pyautoattack", installed)
-    assert [*named_attacks(None)] == [*attacks_by_name(None)] == [*expected, "autoattack"]
-    for names, own, most in ((None, {}, 32), (None, {"max_images": None}, None), (["autoattack"], {}, None)):
-        found = named_attacks(names, {"autoattack": own})["autoattack"]
-        assert found.settings["max_images"] == most
-
-
-def test_without_its_package_autoattack_is_refused_before_any_work(arguments, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    with pytest.raises(UserError, match="AutoAttack is not installed: pip install"):
-        audit(arguments(tmp_path / "out", "l4a,autoattack"))
-    assert not (tmp_path / "out").exists()
-
-
-# ---- going on ----
-
-
-@pytest.fixture
-def mortal():
-    """A registered attack on single images that dies when it is told to, and counts its images."""
-
-    @register_attack("model", "images", eps=0.1)
-    def mortal(model, images, *, eps, seeds):
-        mortal.images += len(images)
-        if mortal.images == mortal.dies_at:
-            raise KeyboardInterrupt
-        return (images + eps).clamp(0, 1)
-
-    mortal.images, mortal.dies_at = 0, None
-    yield mortal
-    del ATTACKS["mortal"]
-
-
-def test_nothing_is_measured_twice_and_nothing_is_mixed(arguments, mortal, model, tmp_path):
-    shutil.copytree(model, tmp_path / "model")
-    settings = {"model_name_or_path": str(tmp_path / "model"), "batch_size": 6}
-    make = lambda **changes: arguments(tmp_path / "out", "l4a,mortal,pgd", **{**settings, **changes})  # noqa: E731
-    mortal.dies_at = 1 + 18 + 12  # tried out on one image, then all, then at a smaller eps
-    with pytest.raises(KeyboardInterrupt):
-        audit(make())
-    for changes, sentence in (
-        ({"eps": 0.14}, "mortal.eps was 0.15 and is 0.14, pgd."),
-        ({"attack_settings": {"pgd": {"steps": 3}}}, "l4a.steps was 2 and is 500, pgd."),
-    ):
-        with pytest.raises(ValueError, match=f"unfinished run with other settings \\({sentence}"):
-            audit(make(**changes))
-
-    classifier, _ = load_classifier(model)
-    with torch.no_grad():
-        classifier.classifier.bias[0] += 1e-3
-    classifier.save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"other settings \(weights of the model was \w+ and is \w+\): choose another"):
-        audit(make())
-    shutil.copytree(model, tmp_path / "model", dirs_exist_ok=True)
-
-    mortal.images, mortal.dies_at = 0, None
-    resumed = audit(make())
-    assert mortal.images == 1 + 18 + 18  # tried out, at two other eps
-    assert resumed == audit(make())
-    assert mortal.images == 1 + 18 + 18 + 1 + 3 * 18
-
-
-def test_a_killed_audit_goes_on_to_the_same_report(processes, arguments, whole, place, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "whole"
-    words = [str(RECIPE), *flags(arguments(out, attack_settings=json.dumps(QUICK)))]
-    crafted = {path: path.stat().st_mtime_ns for path in (place / "home/genaf_hf").rglob("*.safetensors")}
-    processes.start_and_kill([sys.executable, *words], out / "unfinished_run/evaluation/answers.model.pgd.json")
-    assert not (out / "report.json").exists()
-    shutil.copytree(out, tmp_path / "killed")
-
-    monkeypatch.setattr("sys.argv", words)
-    runpy.run_path(str(RECIPE), run_name="__main__")
-    said = capsys.readouterr().out
-    assert (out / "report.json").read_bytes() == (whole / "report.json").read_bytes()
-    assert not (out / "unfinished_run").exists()
-    report = RobustnessReport.load(out / "report.json")
-    for part in (report.table(), report.details("model"), *map(str, report.checks)):
-        assert part in said
-    assert {path: path.stat().st_mtime_ns for path in (place / "home/genaf_hf").rglob("*.safetensors")} == crafted
-
-    # What was written down is not asked again: an answer that was changed by hand is found in the report.
-    shutil.copytree(tmp_path / "killed", out, dirs_exist_ok=True)
-    path = out / "unfinished_run/evaluation/answers.model.pgd.json"
-    step = json.loads(path.read_text())
-    step["result"]["predictions"] = step["result"]["labels"]
-    path.write_text(json.dumps(step))
-    forged = audit(arguments(out, attack_settings=json.dumps(QUICK)))
-    assert forged.measurement("model", "pgd").correct == 18 > report.measurement("model", "pgd").correct
-
-
-def test_two_processes_count_what_one_does(processes, arguments, place, tmp_path):
-    """Of 13 images one process has 7, the other 6."""
-    one = audit(arguments(tmp_path / "one", limit=13))
-    given = arguments(tmp_path / "two", attack_settings=json.dumps(QUICK), limit=13)
-    command = ["-m", "genaf_hf.cli", "audit", *flags(given)]
-    processes.run_on_two_processes(*command, HF_HOME=str(tmp_path / "home"))
-    two = RobustnessReport.load(tmp_path / "two/report.json")
-    assert counts(two) == counts(one)
-    assert [(each.name, each.passed) for each in two.checks] == [(each.name, each.passed) for each in one.checks]
-    assert (one.environment["processes"], two.environment["processes"]) == (1, 2)
-    for name in ("l4a", "advencoder-pat-adaptive"):
-        deltas = [
-            UniversalPerturbation.from_pretrained(tmp_path / out / "perturbations" / name).delta
-            for out in ("one", "two")
-        ]
-        torch.testing.assert_close(*deltas, rtol=0, atol=1e-6)
-
-
-def test_the_recipe_refuses_in_one_sentence(arguments, tmp_path, monkeypatch):
-    odd = arguments(tmp_path / "out", attack_settings='{"pgd": {"step": 1}}')
-    monkeypatch.setattr("sys.argv", [str(RECIPE), *flags(odd)])
-    with pytest.raises(SystemExit, match=r'^\spgd has no setting "step"; it has eps, steps,'):
-        runpy.run_path(str(RECIPE), run_name="__main__")
-    assert not (tmp_path / "out").exists()
 
 
 # ---- pictures ----

@@ -1,0 +1,69 @@
+"""Which class of a model is meant by which of a dataset."""
+
+import pytest
+
+from genaf_hf.pipelines.class_matching import class_ids
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_dataset", "ids"),
+    [
+        (["a", "b", "c"], ["c", "a"], [2, 0]),
+        (["tabby cat", "Dog"], ["DOG", "tabby_cat "], [1, 0]),
+        (["A", "a", "b"], ["a", "A"], [1, 0]),  # letters: by case where that is needed
+        (["crane", "crane", "kite"], ["kite"], [2]),
+        (["LABEL_0", "LABEL_1"], ["x", "y"], [0, 1]),
+        (["LABEL_0", "LABEL_1"], ["LABEL_1", "LABEL_0"], [0, 1]),
+        (["1", "0"], ["0", "1"], [1, 0]),
+    ],
+)
+def test_class_ids(of_model, of_dataset, ids):
+    assert class_ids(of_model, of_dataset) == ids
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_dataset", "ids", "said"),
+    [
+        (
+            ["tench", "crane", "crane", "dog"],
+            ["tench", "crane", "crane2", "dog"],
+            [0, 1, 2, 3],
+            '"crane2" is 2, "crane"',
+        ),
+        (
+            ["crane", "tench, Tinca tinca", "crane"],
+            ["crane", "tench", "construction crane"],
+            [0, 1, 2],
+            "by their order",
+        ),
+        (["crane", "kite", "crane"], ["crane", "kite", "crane"], [0, 1, 2], None),
+        (["kite", "tench, Tinca tinca", "Great_White-shark"], ["great white shark", "Tench"], [2, 1], '"Tench" is 1'),
+        (["maillot", "maillot, tank suit"], ["tank suit", "maillot"], [1, 0], '"tank suit" is 1, "maillot, tank suit"'),
+        (["cat", "dog", "ant"], ["2", "0", "1"], [2, 0, 1], '"2" is 2, "ant"; "0" is 0, "cat"'),
+        (["0", "1"], ["cat", "dog"], [0, 1], "The model has numbers for names"),
+    ],
+)
+def test_classes_that_are_matched_without_the_same_name_are_named(of_model, of_dataset, ids, said, caplog):
+    assert class_ids(of_model, of_dataset) == ids
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * (said is not None)
+    assert (said or "") in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_dataset", "odd"),
+    [
+        (["a", "b"], ["a", "c"], "c"),
+        (["crane", "crane", "kite"], ["kite", "crane"], "crane"),
+        (["A", "a"], ["a", "Ä"], "a"),
+        (["cat", "dog"], ["cat", "Cat"], "cat"),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ["x", "y"], "x"),
+        (["dog", "crane", "crane"], ["dog", "boat", "ship"], "boat"),
+        (["crane", "crane"], ["bird", "machine"], "bird"),
+        (["dog", "crane", "crane"], ["crane", "dog", "crane2"], "crane"),
+        (["cat", "dog"], ["1", "2"], "1"),
+        (["cat", "dog", "ant"], ["0", "1"], "0"),
+    ],
+)
+def test_classes_that_cannot_be_told_are_refused(of_model, of_dataset, odd):
+    with pytest.raises(ValueError, match=f'The model has not exactly one class for "{odd}" of the dataset; it has'):
+        class_ids(of_model, of_dataset)
