@@ -41,7 +41,7 @@ from genaf_hf.adapter_search.study import (
     work,
 )
 from genaf_hf.attacks import ConfiguredAttack
-from genaf_hf.data import data_source, image_digests
+from genaf_hf.data import image_digests
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
@@ -114,13 +114,7 @@ class Laboratory:
     @property
     def dataset_info(self) -> dict:
         """Where the test images come from."""
-        asked = self.arguments
-        return data_source(
-            self.data["test"],
-            asked.dataset_name,
-            config_name=asked.dataset_config_name,
-            revision=asked.dataset_revision,
-        )
+        return self.arguments.source_of(self.data["test"])
 
 
 def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Member] | None:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from datasets import Dataset
+
+from genaf_hf.data import data_source
 from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, SETTINGS_HELP
 from genaf_hf.values.numbers import make_plain
 
@@ -65,3 +68,8 @@ class ExperimentArguments:
     def encoder_options(self) -> dict:
         """Arguments for `load_encoder`."""
         return {"revision": self.model_revision, "attn_implementation": self.attn_implementation}
+
+    def source_of(self, test: Dataset) -> dict[str, str | None]:
+        """Where the test images come from, for a report."""
+        asked = {"config_name": self.dataset_config_name, "revision": self.dataset_revision}
+        return data_source(test, self.dataset_name, **asked)

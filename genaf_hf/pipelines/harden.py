@@ -17,7 +17,6 @@ from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
     check_enough_to_train,
     class_balance,
-    data_source,
     image_digests,
     images_content,
     load_images,
@@ -123,12 +122,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     load_configuration(arguments.model_name_or_path, **hub)
     hardened_before = tell_of_hardened_encoder(arguments.model_name_or_path, **hub)
     data = load_data(arguments, config.hub_token)
-    source = data_source(
-        data["test"],
-        arguments.dataset_name,
-        config_name=arguments.dataset_config_name,
-        revision=arguments.dataset_revision,
-    )
+    source = arguments.source_of(data["test"])
     digests = {split: image_digests(part) for split, part in data.items()}
     images = {**described(data, source), **images_of_record(digests, asdict(arguments))}
     if PartialState().is_main_process:
@@ -198,11 +192,13 @@ def tell_of_gain(report: RobustnessReport, model_name_or_path: str, defence: str
     logger.info(said, defence, model_name_or_path, ", ".join(parts))
 
 
-def hardening_run(arguments: HardeningArguments, config: GenAFConfig) -> Run:
-    """The run that these ask for, in `config.output_dir`."""
+def hardening_run(
+    arguments: ExperimentArguments, config: GenAFConfig, *, leaves=(CARD, REPORT, RECORD), overwrites=HARDENED_MODEL
+) -> Run:
+    """The run that these ask for, in `config.output_dir`: what it leaves, and what of an earlier one it overwrites."""
     settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
     sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
-    return Run(config.output_dir, settings, leaves=(CARD, REPORT, RECORD), overwrites=HARDENED_MODEL, reads=sources)
+    return Run(config.output_dir, settings, leaves=leaves, overwrites=overwrites, reads=sources)
 
 
 def what_was_loaded(encoder: PixelModel, data: DatasetDict, digests: Mapping[str, Sequence[str]]) -> dict:
@@ -276,6 +272,14 @@ def described(data: DatasetDict, source: Mapping[str, str | None]) -> dict:
     }
 
 
+def training_config(config: GenAFConfig, run: Run) -> GenAFConfig:
+    """The configuration of a training in the run's own folder, of which nothing is pushed."""
+    logger.info("Training on %d process(es), %s", config.world_size, config.device)
+    config = copy.copy(config)
+    config.output_dir, config.push_to_hub = str(run.unfinished.resolve()), False  # checkpoints name the folder
+    return config
+
+
 def fine_tune(
     encoder: PreTrainedModel,
     processor,
@@ -285,9 +289,8 @@ def fine_tune(
     run: Run,
 ) -> tuple[dict[str, PixelModel], TrainingRecord]:
     """The undefended and the hardened model, both from the same encoder and head, and how the latter was made."""
-    folder = run.unfinished.resolve()  # which checkpoints name
-    config = copy.copy(config)
-    config.output_dir, config.push_to_hub = str(folder), False
+    config = training_config(config, run)
+    folder = Path(config.output_dir)
 
     def trainer() -> GenAFTrainer:
         return GenAFTrainer(
@@ -301,7 +304,6 @@ def fine_tune(
     def finished(trained: GenAFTrainer) -> PixelModel:
         return PixelModel(trained.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False), processor).eval()
 
-    logger.info("Training on %d process(es), %s", config.world_size, config.device)
     newest = partial(newest_complete_checkpoint, world_size=config.world_size)
     undefended, hardened = trainer(), trainer()
     undefended.args.max_steps = standard_max_steps or config.max_steps

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -12,7 +13,6 @@ from transformers import PreTrainedModel
 from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
     LabelsError,
-    data_source,
     hold_out,
     image_digests,
     load_unlabelled_images,
@@ -34,10 +34,12 @@ from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, n
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
 from genaf_hf.pipelines.harden import (
     copy_results,
+    hardening_run,
     load_data,
     open_result,
     push_result,
     repeated,
+    training_config,
     what_was_loaded,
     write_attacked,
 )
@@ -107,7 +109,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     """
     check_training(config)
     asked_attacks(arguments, config, labelled=True)
-    run = encoder_run(arguments, config)
+    run = hardening_run(arguments, config, leaves=(CARD, DRIFT, RECORD), overwrites=HARDENED_ENCODER)
     run.check()
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
     load_configuration(arguments.model_name_or_path, **hub)
@@ -131,12 +133,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     try_out(attacks, attacker, public)
     public.cpu()  # while another is trained
     digests = {split: image_digests(images) for split, images in data.items()}
-    source = data_source(
-        data["test"],
-        arguments.dataset_name,
-        config_name=arguments.dataset_config_name,
-        revision=arguments.dataset_revision,
-    )
+    source = arguments.source_of(data["test"])
     model_name = open_result(run, config)
     with run.working(what_was_loaded(public, data, digests)):
         trainer = train(classifier, processor, pixels["train"], config, run)
@@ -229,14 +226,6 @@ def asked_attacks(arguments: EncoderArguments, config: GenAFConfig, *, labelled:
     return found
 
 
-def encoder_run(arguments: EncoderArguments, config: GenAFConfig) -> Run:
-    """The run that these ask for, in `config.output_dir`."""
-    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
-    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
-    leaves = (CARD, DRIFT, RECORD)
-    return Run(config.output_dir, settings, leaves=leaves, overwrites=HARDENED_ENCODER, reads=sources)
-
-
 def load_encoder_images(arguments: EncoderArguments, token: str | None) -> DatasetDict:
     """Images to train on and images to report, with labels where each image has one that can be read.
 
@@ -297,13 +286,11 @@ def tell_of_encoder(model_name_or_path: str, **hub) -> None:
 
 def train(classifier: PreTrainedModel, processor, pixels: Mapping | Sequence, config: GenAFConfig, run: Run):
     """The trainer after its training, which began anew or went on."""
-    folder = run.unfinished.resolve()  # which checkpoints name
-    config = copy.copy(config)
-    config.output_dir, config.push_to_hub = str(folder), False
+    config = training_config(config, run)
+    folder = Path(config.output_dir)
     trainer = GenAFTrainer(
         model=copy.deepcopy(classifier), args=config, train_dataset=pixels, processing_class=processor
     )
-    logger.info("Training on %d process(es), %s", config.world_size, config.device)
     began = newest_complete_checkpoint(folder / ADVERSARIAL_FINETUNE, world_size=config.world_size) is not None
     trainer.train(resume_from_checkpoint=run.resumed and began)
     if trainer.is_world_process_zero():
