@@ -38,7 +38,7 @@ from genaf_hf.pipelines.harden import HardeningArguments, harden, tell_of_gain
 from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder
 from genaf_hf.sharing.record import TrainingRecord
 
-pytestmark = pytest.mark.slow(reason="hardens encoders")
+pytestmark = [pytest.mark.slow(reason="hardens encoders"), pytest.mark.usefixtures("quick_checks")]
 
 TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}
 TEXT |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}

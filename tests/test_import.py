@@ -11,21 +11,10 @@ import genaf_hf
 from genaf_hf.errors import UserError
 
 
-@pytest.fixture
-def in_a_fresh_process(processes):
-    """A function that runs code, and gives what it prints."""
-
-    def run(code: str) -> str:
-        done = processes.run_alone([sys.executable, "-c", code])
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    return run
-
-
-def test_importing_the_package_imports_neither_torch_nor_matplotlib(in_a_fresh_process):
+def test_importing_the_package_imports_neither_torch_nor_matplotlib(processes):
     code = "import sys, genaf_hf; print({'torch', 'transformers', 'datasets', 'matplotlib', 'numpy'} & {*sys.modules})"
-    assert in_a_fresh_process(code) == "set()"
+    done = processes.run_alone([sys.executable, "-c", code])
+    assert done.stdout == "set()\n", done.stderr
 
 
 @pytest.mark.parametrize("name", genaf_hf.__all__)
@@ -48,13 +37,13 @@ def test_another_name_is_none_of_ours():
 
 
 @pytest.mark.parametrize("first", ["transformers.models.auto.modeling_auto", "genaf_hf"])
-def test_the_auto_classes_know_our_class_whichever_is_imported_first(in_a_fresh_process, first):
-    told = in_a_fresh_process(
+def test_the_auto_classes_know_our_class_whichever_is_imported_first(processes, first):
+    code = (
         f"import {first}, genaf_hf; from transformers import AutoModelForImageClassification as auto; "
         "from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification; "
         "print(auto._model_mapping[EncoderClassifierConfig] is EncoderForImageClassification)"
     )
-    assert told == "True"
+    assert processes.run([sys.executable, "-c", code], check=True).stdout == "True\n"
 
 
 def test_without_optuna_the_search_says_what_to_install(monkeypatch):

@@ -326,7 +326,9 @@ def test_of_many_classes_ten_are_shown(tmp_path):
 
 
 DRAWS = """
+import matplotlib
 import sys
+matplotlib.use("svg")
 import genaf_hf
 from cards import make_record, make_report
 from genaf_hf.adapter_search import front_figure
@@ -339,15 +341,13 @@ from genaf_hf.sharing.training_figures import draw_training
 draw_sweep(make_report(sweep=make_report().measurements[1:4]), "sweep.png")
 draw_training(make_record(), "training.png")
 assert "matplotlib.pyplot" not in sys.modules
-import matplotlib
 print(matplotlib.get_backend())
 """
 
 
 def test_drawing_leaves_a_notebooks_backend_as_it_was(processes, tmp_path):
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    notebook = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": path}
-    done = processes.run_alone([sys.executable, "-c", DRAWS], env=notebook, cwd=tmp_path)
+    done = processes.run([sys.executable, "-c", DRAWS], env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "svg\n"), done.stderr
     assert size_of(tmp_path / "sweep.png")[1] == 690
 
