@@ -22,6 +22,8 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -34,6 +36,7 @@ from transformers import TrainerCallback
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.data import stratified_rows, stratified_subset
+from genaf_hf.evaluation import perturbation_cache
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.perturbation_cache import encoder_digest
@@ -95,6 +98,7 @@ def parsed_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, help="of the encoder, default by its size")
     parser.add_argument("--head_learning_rate", type=float, default=1e-3)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of the training")
+    parser.add_argument("--random_flip", action="store_true", help="mirror half of the training images")
     parser.add_argument("--train_images", type=int, default=10_000)
     parser.add_argument("--test_images", type=int, default=500)
     parser.add_argument("--image_attack_images", type=int, default=200, help="test images for attacks on each image")
@@ -179,7 +183,8 @@ def told(attack: ConfiguredAttack) -> dict:
 def described(args, attacks, public: PixelModel, train: Dataset, test: Dataset, attacker: Attacker) -> dict:
     """Everything that the rows of a section have in common, as JSON gives it back."""
     names = [public_name(str(each)) for each in (args.encoder, args.dataset)]
-    options = ("steps", "batch_size", "learning_rate", "head_learning_rate", "precision", "held_out_share")
+    rates = ("learning_rate", "head_learning_rate")
+    options = ("steps", "batch_size", *rates, "precision", "held_out_share", "random_flip")
     training = {"encoder": names[0], "content of the encoder": encoder_digest(public)[:16], "dataset": names[1]}
     training |= {"train_images": len(train), **{each: getattr(args, each) for each in options}}
     per_kind = {kind: {name: told(each) for name, each in these.items()} for kind, these in attacks.items()}
@@ -200,6 +205,7 @@ def configured(args: argparse.Namespace, row: str, seed: int) -> GenAFConfig:
         "learning_rate": args.learning_rate,
         "head_learning_rate": args.head_learning_rate,
         "bf16": args.precision == "bf16",
+        "random_flip": args.random_flip,
         "output_dir": str(args.models),
         "save_strategy": "no",
         "report_to": "none",
@@ -227,7 +233,8 @@ def trained(args: argparse.Namespace, config: GenAFConfig, names: list[str], tra
         model=model, args=config, train_dataset=pixels, processing_class=processor, callbacks=[clock]
     )
     began = clock.read()
-    trainer.train()
+    with TemporaryDirectory() as empty, patch.object(perturbation_cache, "CACHE", Path(empty)):
+        trainer.train()  # which crafts its bank, whatever was crafted before
     spent = {"seconds": clock.read() - began, "step_seconds": clock.step_seconds(args.steps)}
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).save_pretrained(config.output_dir)
     processor.save_pretrained(config.output_dir)
@@ -324,8 +331,9 @@ def write(path: Path) -> None:
 def section(setting: dict, rows: dict[str, list[dict]]) -> str:
     """A summary with a line for each row, and accuracies under each attack with a column for each row."""
     training = setting["training"]
+    mirrored = ", half of them mirrored" * training["random_flip"]
     words = (
-        f"{training['steps']} steps of {training['batch_size']} images out of {training['train_images']}, "
+        f"{training['steps']} steps of {training['batch_size']} images out of {training['train_images']}{mirrored}, "
         f"{training['precision']}; the attacker, whose images are not trained on, has {setting['attacker']}; "
         f"{setting['test_images']} test images"
     )

@@ -237,6 +237,15 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
     assert torch.equal(after["bank"], before["bank"])
 
 
+def test_half_of_the_images_are_mirrored_before_they_are_attacked(tmp_path):
+    _, gradients, model, images, labels = one_step(tmp_path, defence="pgd-at", **ADVERSARY, random_flip=True)
+    mirrored = torch.from_numpy(mixed_bits(STEP_SEEDS, draw=3) >= np.uint64(2**63))
+    assert 6 <= mirrored.sum() <= 18
+    images = torch.stack([image.flip(2) if each else image for image, each in zip(images, mirrored, strict=True)])
+    attacked = pgd(model, images, labels, **ADVERSARY, seeds=STEP_SEEDS)
+    check_gradients(gradients, model, F.cross_entropy(model(attacked), labels))
+
+
 def test_a_live_patch_covers_a_share_of_the_images_and_moves_by_the_same_pass(tmp_path):
     settings = {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5, "patch_area": 0.25}}
     begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)

@@ -27,9 +27,10 @@ PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 TRAINER_SETTINGS = ("callbacks", "compute_metrics", "optimizers", "optimizer_cls_and_kwargs")
 ODD = 13  # evaluation images, shared unevenly by two processes
 FULL_BATCH = {"dtype": torch.float64, "images": 24, "per_device_train_batch_size": 8, "eps": 8 / 255}
+FULL_BATCH |= {"random_flip": True, "seed": 1}  # of which some images are right, and less of them attacked ones
 HALF_BATCH = {**FULL_BATCH, "per_device_train_batch_size": 4}
 QUARTER_BATCH = {**FULL_BATCH, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-WITH_DROPOUT = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "images": 24}
+WITH_DROPOUT = {"dropout": 0.1, "random_flip": True, "save_strategy": "steps", "save_steps": 2, "images": 24}
 
 
 @cache

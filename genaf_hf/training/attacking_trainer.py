@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -16,6 +17,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.draws import mixed_bits
 from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.checkpoint import read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
@@ -109,16 +111,15 @@ class AttackingTrainer(SharingTrainer):
             stays_clean: which images are left as they are; none where it is empty.
         """
         pixel_values, labels = inputs["pixel_values"], inputs.get("labels")
-        step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
-        first = step_seed + self.first_row(inputs, micro_batch)
+        seeds = self.seeds_of(inputs, micro_batch)
         if not any(stays_clean):
-            return self._craft(model, pixel_values, labels, range(first, first + len(pixel_values)))
+            return self._craft(model, pixel_values, labels, seeds)
         rows = [row for row, is_clean in enumerate(stays_clean) if not is_clean]
         if not rows:
             return pixel_values
         index = sent(torch.tensor(rows), pixel_values.device)
         chosen = None if labels is None else labels[index]
-        attacked = self._craft(model, pixel_values[index], chosen, [first + row for row in rows])
+        attacked = self._craft(model, pixel_values[index], chosen, [seeds[row] for row in rows])
         return pixel_values.index_copy(0, index, attacked)
 
     def _craft(self, model, pixel_values: Tensor, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
@@ -136,6 +137,19 @@ class AttackingTrainer(SharingTrainer):
         """
         with only_trainable(model.model, ()) if self.args.torch_compile else nullcontext():
             return self.defence.adversary.craft(model, *needed, **settings)
+
+    def flipped(self, inputs: dict, micro_batch: MicroBatch) -> dict:
+        """A micro-batch with each image mirrored left to right or not, as its seed has it."""
+        pixel_values = inputs["pixel_values"]
+        bits = mixed_bits(self.seeds_of(inputs, micro_batch), draw=3) >> np.uint64(63)
+        is_flipped = sent(torch.from_numpy(bits.astype(bool)), pixel_values.device)[:, None, None, None]
+        return {**inputs, "pixel_values": torch.where(is_flipped, pixel_values.flip(3), pixel_values)}
+
+    def seeds_of(self, inputs: dict, micro_batch: MicroBatch) -> range:
+        """One for each image of a micro-batch: of its place in the update, of the step and of the run's seed."""
+        step_seed = ((self.args.seed * 1_000_003 + self.state.global_step) % 2**50) << 12
+        first = step_seed + self.first_row(inputs, micro_batch)
+        return range(first, first + len(inputs["pixel_values"]))
 
     def first_row(self, inputs: dict, micro_batch: MicroBatch) -> int:
         """Place of a micro-batch's first image in the update over all processes."""

@@ -98,6 +98,15 @@ class GenAFConfig(CheckedArguments):
         default=False, metadata={"help": "Off, because images are decoded by a transform that needs its columns."}
     )
 
+    random_flip: bool = field(
+        default=False,
+        metadata={
+            "help": "Mirror half of the training images left to right, drawn anew in each step: for photographs, and "
+            "not for letters, digits or signs; where harden takes its settings from a file of ours for an encoder "
+            "that is named, that says true."
+        },
+    )
+
     defence: str = field(
         default="gen-af",
         metadata={

@@ -277,10 +277,15 @@ class GenAFTrainer(AttackingTrainer):
         return with_own(self._accumulated, index, gathered) if self._accumulated else gathered
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Under gradient accumulation, attacks all micro-batches first where the objective relates their rows."""
+        """Mirrors images where that is asked for.
+
+        Under gradient accumulation, attacks all micro-batches first where the objective relates their rows.
+        """
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = [self.prepared(batch) for batch in batches]
         self._waiting, self._accumulated = micro_batches([len(batch["pixel_values"]) for batch in batches]), []
+        if self.args.random_flip:
+            batches = [self.flipped(*each) for each in zip(batches, self._waiting, strict=True)]
         if len(batches) > 1 and self._defends and self.defence.objective.relates_rows:
             self._waiting = [self._attack_first(*each) for each in zip(batches, self._waiting, strict=True)]
         return batches, num_items
