@@ -108,6 +108,7 @@ FLAGS = {
     "layer_decay": 0.65,
     "weight_decay": 0.1,
     "warmup_steps": 7.0,
+    "random_flip": True,
     "defence": "gen-af",
     "eps": 0.5,
     "steps": 3,
