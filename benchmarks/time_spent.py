@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 # By functions: what runs in one of them, in whatever it calls, is counted to the innermost.
 PARTS = {
@@ -22,7 +23,7 @@ PARTS = {
     "pre-training the public encoder": {"pretrained"},
     "training": {"_train_stage"},
     "assessing layers": {"assess_layers"},
-    "self-checks": {"self_checks"},
+    "crafting what is trained on": {"crafted_once"},
     "measuring, all else": {"evaluate_threats", "try_out", "evaluation_loop"},
     "drawing pictures": {"draw_samples", "draw_gallery", "draw_overview", "write_results", "savefig"},
 }
@@ -34,32 +35,42 @@ class Looks(threading.Thread):
     def __init__(self):
         super().__init__(daemon=True)
         self.main, self.seconds = threading.main_thread().ident, Counter()
+        self.doing: list[str] = []  # what was noted, the innermost last
 
     def run(self) -> None:
         last = time.process_time()
         while True:
             time.sleep(0.02)
             seen = time.process_time()
-            self.seconds[part_of(sys._current_frames().get(self.main))] += seen - last
+            now = self.doing[-1:] or [part_of(sys._current_frames().get(self.main))]
+            self.seconds[now[0]] += seen - last
             last = seen
+
+    def note(self, owner: object, name: str, words: Callable[..., str]) -> None:
+        """Has a function of a module or class noted while it runs, in words made of what it is called with."""
+        function = getattr(owner, name)
+
+        def noted(*given, **settings):
+            self.doing.append(words(*given, **settings))
+            try:
+                return function(*given, **settings)
+            finally:
+                self.doing.pop()
+
+        setattr(owner, name, noted)
 
 
 def part_of(frame) -> str:
     """The part that a stack of calls is in."""
     while frame is not None:
-        name, known = frame.f_code.co_name, frame.f_locals
-        if name == "crafted_once":
-            return f"crafting {known['attack'].attack.name}"
-        if name == "answers" and "step" in known:
-            return measured(known["step"])
         for part, names in PARTS.items():
-            if name in names:
+            if frame.f_code.co_name in names:
                 return part
         frame = frame.f_back
     return "all else"
 
 
-def measured(step: str) -> str:
+def measured(subject: object, step: str, *others, **settings) -> str:
     """What a step of an evaluation is for."""
     if step.startswith("noise.") or step.endswith(".shuffled"):
         return "measuring controls"
@@ -74,7 +85,11 @@ def main() -> None:
         looks.start()
         from genaf_hf.cli.help_pages import COMMANDS
         from genaf_hf.cli.main import main as run
+        from genaf_hf.evaluation import evaluate, threats
 
+        looks.note(threats, "crafted_once", lambda attack, *others: f"crafting {attack.attack.name}")
+        looks.note(evaluate.Subject, "answers", measured)
+        looks.note(evaluate, "self_checks", lambda *given, **settings: "self-checks")
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:
             run()
         else:
