@@ -34,9 +34,14 @@ WITH_DROPOUT = {"dropout": 0.1, "random_flip": True, "save_strategy": "steps", "
 
 
 @cache
+def decoded(count: int, seed: int) -> list[dict[str, torch.Tensor]]:
+    """Images as pixel values, which takes as long as training on them."""
+    return [*with_pixel_values(colored_images(count, seed), PROCESSOR)]
+
+
 def tensors(count: int, seed: int, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
-    """Decoded images: a dataset for the Trainer in any precision. Making it takes as long as training on it."""
-    rows = with_pixel_values(colored_images(count, seed), PROCESSOR)
+    """Decoded images: a dataset of its own for a Trainer in any precision."""
+    rows = decoded(count, seed)
     return [{"pixel_values": row["pixel_values"].to(dtype), "labels": row["labels"]} for row in rows]
 
 
