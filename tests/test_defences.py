@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import CLASSES, SIDE
 from own_defence import BANK, DEFENCES, HALF, register
-from test_genaf_trainer import CHECKPOINTING, Recorder, changed, lora_model
+from recorder import CHECKPOINTING, Recorder, changed, lora_model
 from torch import nn
 from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer

@@ -1,58 +1,24 @@
-"""The two stages, their losses, rates, logs and checkpoints, in one process."""
+"""The two stages, their losses, logs and evaluations, in one process."""
 
 import copy
 import math
-import shutil
-from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
+from recorder import CHECKPOINTING, Recorder, changed, lora_model
 from torch.nn import functional as F
 from train_tiny import ODD, PROCESSOR, copied_weights, tiny_model, tiny_trainer
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 
-from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, pgd
-from genaf_hf.cli.command_line import FlagParser
-from genaf_hf.cli.settings_file import CONFIGS
+from genaf_hf import GenAFTrainer, PixelModel, pgd
 from genaf_hf.errors import UserError
-from genaf_hf.models.head import HEAD, in_head
-from genaf_hf.pipelines.harden import HardeningArguments
-from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
 
 pytestmark = pytest.mark.slow(reason="trains")
 
-CHECKPOINTING = (
-    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
-)
 ADVERSARY = {"eps": 0.1, "steps": 3, "step_size": 0.05}
-
-
-class Recorder(TrainerCallback):
-    """Keeps what a run passes through: events, rates by step, the gradients before the first step."""
-
-    def __init__(self):
-        self.events, self.groups, self.gradients = [], [], None
-
-    def on_step_end(self, args, state, control, optimizer, **kwargs):
-        self.events.append("step_end")
-        self.groups.append([{**group, "params": list(group["params"])} for group in optimizer.param_groups])
-
-    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        if self.gradients is None:
-            self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-    def on_log(self, args, state, control, **kwargs):
-        self.events.append("log")
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        self.events.append("evaluate")
-
-    def on_save(self, args, state, control, **kwargs):
-        self.events.append("save")
 
 
 def image_trainer(pair, pixels, arguments, **kwargs) -> GenAFTrainer:
@@ -70,149 +36,6 @@ def image_trainer(pair, pixels, arguments, **kwargs) -> GenAFTrainer:
 
 def batch_of(rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([row["pixel_values"] for row in rows]), torch.stack([row["labels"] for row in rows])
-
-
-def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
-    return {name for name, tensor in after.items() if not torch.equal(before[name], tensor)}
-
-
-# ---- rates ----
-
-
-def test_encoder_and_head_have_their_own_rates_on_one_schedule(tmp_path):
-    recorder = Recorder()
-    trainer = tiny_trainer(
-        tmp_path, learning_rate=2e-3, head_learning_rate=5e-3, warmup_steps=2, max_steps=5, callbacks=[recorder]
-    )
-    trainer.adversarial_finetune()
-    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
-    grouped = [names[parameter] for group in recorder.groups[0] for parameter in group["params"]]
-    assert sorted(grouped) == sorted(names.values())
-    for step, groups in enumerate(recorder.groups, start=1):
-        share = min(step / 2, (5 - step) / 3)
-        for group in groups:
-            (head,) = {in_head(names[parameter], HEAD) for parameter in group["params"]}
-            assert group["lr"] == pytest.approx((5e-3 if head else 2e-3) * share, rel=1e-12)
-            assert group["weight_decay"] in (0, 0.05)
-            matrices = {names[p].endswith("weight") and "norm" not in names[p] for p in group["params"] if p.ndim < 3}
-            assert matrices <= {group["weight_decay"] > 0}
-
-
-def test_stage_2_has_one_rate(tmp_path):
-    recorder = Recorder()
-    trainer = tiny_trainer(
-        tmp_path, adapt_learning_rate=7e-4, lr_scheduler_type="constant", warmup_steps=0, callbacks=[recorder]
-    )
-    trainer.adapt(["classifier.weight", "vit.layers.0.mlp.fc1.weight"])
-    assert [group["lr"] for groups in recorder.groups for group in groups] == [7e-4] * 10
-
-
-def test_decay_per_epoch_is_on_top_of_the_schedule(tmp_path):
-    recorder = Recorder()
-    tiny_trainer(
-        tmp_path,
-        learning_rate=2e-3,
-        warmup_steps=0,
-        lr_scheduler_kwargs={"epoch_decay": 0.5},
-        max_steps=5,
-        callbacks=[recorder],
-    ).adversarial_finetune()
-    encoder = [min(group["lr"] / group["initial_lr"] for group in groups) for groups in recorder.groups]
-    assert encoder == pytest.approx([0.8, 0.6, 0.4 / 2, 0.2 / 2, 0])
-
-
-def test_decay_counts_the_epochs_that_drop_the_last_batch(tmp_path):
-    recorder = Recorder()
-    tiny_trainer(
-        tmp_path,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        lr_scheduler_kwargs={"epoch_decay": 0.5},
-        dataloader_drop_last=True,
-        callbacks=[recorder],
-    ).adversarial_finetune()
-    assert [groups[0]["lr"] / groups[0]["initial_lr"] for groups in recorder.groups] == [1, 0.5, 0.5, 0.25, 0.25]
-
-
-def test_the_papers_settings_are_adam_with_a_decay_per_epoch(tmp_path):
-    recorder = Recorder()
-    written = FlagParser((HardeningArguments, GenAFConfig)).settings_of(CONFIGS / "paper.yaml")
-    ours = {*GenAFConfig.__annotations__, "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "max_grad_norm"}
-    paper = {name: value for name, value in written.items() if name in ours} | {"per_device_train_batch_size": 10}
-    trainer = tiny_trainer(
-        tmp_path,
-        **paper,
-        max_steps=8,
-        callbacks=[recorder],
-    )
-    start = copy.deepcopy(trainer.model)
-    trainer.adversarial_finetune()
-    for step, groups in enumerate(recorder.groups, start=1):
-        assert {group["initial_lr"] for group in groups} == {1e-4, 5e-3}
-        for group in groups:
-            assert group["decoupled_weight_decay"] is False
-            assert group["weight_decay"] in (0, 8e-4)
-            assert group["lr"] == pytest.approx(group["initial_lr"] * 0.96 ** (step // 3), rel=1e-12)
-    assert trainer.args.genetic_weight == 20 * 256
-
-    again = tiny_trainer(
-        tmp_path,
-        model=start,
-        **paper,
-        max_steps=1,
-    )
-    expected = copy.deepcopy(start)
-    for name, parameter in expected.named_parameters():
-        parameter.grad = recorder.gradients[name]
-    decayed = set(again.get_decay_parameter_names(expected))
-    torch.optim.Adam(
-        [
-            {"params": [p], "lr": 5e-3 if in_head(name, HEAD) else 1e-4, "weight_decay": 8e-4 if name in decayed else 0}
-            for name, p in expected.named_parameters()
-        ]
-    ).step()
-    again.adversarial_finetune()
-    torch.testing.assert_close(again.model.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-7)
-
-
-def test_optimizer_class_that_is_given_keeps_the_rates(tmp_path):
-    trainer = tiny_trainer(tmp_path, optimizer_cls_and_kwargs=(torch.optim.SGD, {"momentum": 0.5}))
-    trainer.adversarial_finetune()
-    assert isinstance(trainer.optimizer.optimizer, torch.optim.SGD)
-    assert {(group["initial_lr"], group["momentum"]) for group in trainer.optimizer.param_groups} == {
-        (3e-3, 0.5),
-        (1e-3, 0.5),
-    }
-
-
-def test_optimizer_that_is_given_is_that_of_stage_1(tmp_path):
-    model = tiny_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    recorder = Recorder()
-    trainer = tiny_trainer(tmp_path, model=model, optimizers=(optimizer, schedule), callbacks=[recorder])
-    trainer.train()
-    assert [groups[0]["lr"] for groups in recorder.groups[:5]] == [0.5] * 5
-    assert all(group["initial_lr"] == 3e-3 for groups in recorder.groups[5:] for group in groups)
-
-
-@pytest.mark.parametrize(
-    ("kind", "decay", "sentence"),
-    [
-        ("reduce_lr_on_plateau", 0.5, "takes no epoch_decay"),
-        ("linear", 0, "epoch_decay is 0, expected a positive number"),
-        ("linear", "fast", "epoch_decay is fast, expected a positive number"),
-    ],
-)
-def test_a_decay_per_epoch_that_cannot_be_is_refused(kind, decay, sentence, tmp_path):
-    with pytest.raises(UserError, match=sentence):
-        tiny_trainer(
-            tmp_path,
-            lr_scheduler_kwargs={"epoch_decay": decay},
-            lr_scheduler_type=kind,
-            eval_strategy="steps",
-            metric_for_best_model="loss",
-        )
 
 
 # ---- what the stages change ----
@@ -513,173 +336,6 @@ def test_prediction_without_labels_gives_logits(tmp_path):
     assert "test_robust_accuracy" not in output.metrics
 
 
-# ---- checkpoints ----
-
-
-@pytest.mark.parametrize("metric", ["score", "robust_accuracy"])
-def test_best_model_is_loaded_at_the_end(tmp_path, metric):
-    scores = iter([0.1, 0.9, 0.2])
-    settings = {
-        "max_steps": 6,
-        "learning_rate": 1e-2,
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "eval_strategy": "steps",
-        "eval_steps": 2,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": metric,
-        "compute_metrics": lambda prediction: {"score": next(scores)},
-    }
-    trainer = tiny_trainer(tmp_path, **settings)
-    trainer.adversarial_finetune()
-    best = Path(trainer.state.best_model_checkpoint)
-    measured = {log["step"]: log[f"eval_{metric}"] for log in trainer.state.log_history if f"eval_{metric}" in log}
-    assert best.name == f"checkpoint-{max(measured, key=measured.get)}"
-    saved = type(trainer.model).from_pretrained(best)
-    torch.testing.assert_close(copied_weights(trainer.model), copied_weights(saved), rtol=0, atol=0)
-    for other in {"checkpoint-2", "checkpoint-4", "checkpoint-6"} - {best.name}:
-        weights = copied_weights(type(trainer.model).from_pretrained(best.with_name(other)))
-        assert changed(weights, copied_weights(trainer.model)) == weights.keys()
-
-    finished = tiny_trainer(tmp_path, **settings)
-    finished.adversarial_finetune(resume_from_checkpoint=best.with_name("checkpoint-6"))
-    torch.testing.assert_close(copied_weights(finished.model), copied_weights(saved), rtol=0, atol=0)
-
-
-def test_best_weights_of_evaluations_without_a_checkpoint_are_kept_and_survive_a_kill(tmp_path):
-    scores = {2: 0.1, 4: 0.9, 6: 0.2}
-    settings = {"max_steps": 6, "learning_rate": 1e-2, "eval_strategy": "steps", "eval_steps": 2}
-    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "score", "save_total_limit": 1}
-
-    def train(folder, resume=None, save_steps=5):
-        trainer = tiny_trainer(
-            folder,
-            save_strategy="steps",
-            save_steps=save_steps,
-            compute_metrics=lambda prediction: {"score": scores[trainer.state.global_step]},
-            **settings,
-        )
-        trainer.adversarial_finetune(resume)
-        return trainer
-
-    trainer = train(tmp_path / "whole")
-    best = tmp_path / "whole/adversarial_finetune/best-4"
-    assert trainer.state.best_model_checkpoint == str(best)
-    weights = copied_weights(trainer.model)
-    assert changed(weights, copied_weights(train(tmp_path / "each", save_steps=2).model)) == set()
-    assert sorted(path.name for path in best.parent.iterdir()) == ["best-4", "checkpoint-5", "checkpoint-6"]
-
-    resumed = train(tmp_path / "whole", best.with_name("checkpoint-5"))
-    assert changed(weights, copied_weights(resumed.model)) == set()
-
-
-def test_best_is_the_most_robust_one_and_of_the_undefended_baseline_the_most_accurate_one(tmp_path):
-    settings = {"eval_strategy": "epoch", "load_best_model_at_end": True}
-    trainer = tiny_trainer(tmp_path, **settings)
-    for stage, metric in (("standard_finetune", "clean"), ("adversarial_finetune", "robust")):
-        getattr(trainer, stage)()
-        measured = [log[f"eval_{metric}_accuracy"] for log in trainer.state.log_history if "eval_loss" in log]
-        assert trainer.state.best_metric == max(measured)
-    with pytest.raises(UserError, match='load_best_model_at_end is True but eval_strategy is "no"'):
-        tiny_trainer(tmp_path, load_best_model_at_end=True)
-
-
-def test_a_model_with_one_answer_is_said_to_have_collapsed(tmp_path, caplog):
-    trainer = tiny_trainer(tmp_path, learning_rate=1e-2, max_steps=20)
-    trainer.standard_finetune()
-    assert trainer.evaluate()["eval_clean_accuracy"] > 0.8
-    assert "collapsed" not in caplog.text
-    trainer.model.classifier.bias.data[1] = 100.0
-    accuracy = trainer.evaluate()["eval_clean_accuracy"]
-    right = f"{100 * accuracy:.0f}%"
-    assert f'The model has collapsed: it answers "green" to 100% of the images, and {right} are right' in caplog.text
-
-
-def test_a_regularization_that_drowns_the_cross_entropy_is_said(tmp_path, caplog):
-    settings = {"genetic_weight": 1e5, "logging_steps": 1, "max_steps": 1}
-    tiny_trainer(tmp_path, **settings).adversarial_finetune()
-    assert "drowns" not in caplog.text
-    tiny_trainer(tmp_path, genetic_share=math.inf, **settings).adversarial_finetune()
-    assert "drowns" in caplog.text
-
-
-@pytest.mark.parametrize(("images", "epochs"), [(22, 100), (800, 3), (801, 3)])
-def test_few_images_are_seen_often_enough(tmp_path, images, epochs):
-    trainer = tiny_trainer(tmp_path, images=images, max_steps=-1)
-    with trainer._stage("adversarial_finetune"):
-        assert trainer.args.num_train_epochs == epochs
-        assert trainer.args.logging_steps == math.ceil(images / 8)
-    named = tiny_trainer(tmp_path, images=images, max_steps=-1, num_train_epochs=2)
-    with named._stage("adversarial_finetune"):
-        assert named.args.num_train_epochs == 2
-
-
-@pytest.mark.parametrize("strategy", ["steps", "epoch"])
-def test_checkpoints_of_the_stages_lie_apart_with_the_last_step_and_the_processor(tmp_path, strategy):
-    tiny_trainer(tmp_path, save_strategy=strategy, save_steps=3).train()
-    for stage in ("adversarial_finetune", "adapt"):
-        assert sorted(path.name for path in (tmp_path / stage).iterdir()) == ["checkpoint-3", "checkpoint-5"]
-        assert (tmp_path / stage / "checkpoint-5/preprocessor_config.json").exists()
-
-
-class Poison(TrainerCallback):
-    """Makes one weight NaN before a step, or after it."""
-
-    def __init__(self, event: str, step: int):
-        setattr(self, event, self.poison)
-        self.step = step
-
-    def poison(self, args, state, control, model, **kwargs):
-        if state.global_step == self.step:
-            with torch.no_grad():
-                next(model.parameters()).view(-1)[0] = torch.nan
-
-
-@pytest.mark.parametrize(
-    ("event", "step", "message"),
-    [
-        (
-            "on_step_begin",
-            3,
-            "loss is not finite at step 3 of the stage adversarial_finetune.*resume from .*checkpoint-2",
-        ),
-        (
-            "on_step_begin",
-            0,
-            "loss is not finite at step 0 of the stage adversarial_finetune.*no checkpoint was written yet",
-        ),
-        ("on_step_end", 4, "is not finite after step 4, nothing was saved.*resume from .*checkpoint-2"),
-    ],
-)
-def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, event, step, message):
-    callbacks = [Poison(event, step)]
-    trainer = tiny_trainer(tmp_path, save_strategy="steps", save_steps=2, callbacks=callbacks)
-    with pytest.raises(UserError, match=message):
-        trainer.train()
-    checkpoint = newest_complete_checkpoint(tmp_path / "adversarial_finetune")
-    if step == 0:
-        assert checkpoint is None
-        return
-    assert checkpoint.name == "checkpoint-2"
-    model = tiny_model()
-    load_weights(model, checkpoint)
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-    trainer = tiny_trainer(tmp_path, save_strategy="steps", save_steps=2)
-    assert trainer.train(resume_from_checkpoint=True).global_step == 10
-
-
-def test_full_disk_is_refused_before_any_step(tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30, 2**10))
-    recorder = Recorder()
-    trainer = tiny_trainer(tmp_path, save_strategy="steps", callbacks=[recorder])
-    sentence = r"has 0 MiB free, one checkpoint needs about \d+ MiB: free some space or choose another output_dir\."
-    with pytest.raises(UserError, match=sentence):
-        trainer.train()
-    assert recorder.events == []
-    assert list(tmp_path.iterdir()) == []
-
-
 # ---- accumulation, precision, memory, adapters ----
 
 
@@ -737,12 +393,6 @@ def test_bf16_trains_both_stages_in_autocast(tmp_path):
     assert changed(before, copied_weights(trainer.model)) == before.keys()
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
     assert 0 <= metrics["eval_robust_accuracy"] <= metrics["eval_clean_accuracy"] <= 1
-
-
-def lora_model(model: torch.nn.Module, targets: list[str]) -> torch.nn.Module:
-    torch.manual_seed(0)
-    settings = LoraConfig(r=2, target_modules=targets, modules_to_save=["classifier"], init_lora_weights=False)
-    return get_peft_model(model, settings)
 
 
 def test_lora_adapters_train_in_both_stages_and_resume(tmp_path):
