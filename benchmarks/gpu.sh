@@ -56,7 +56,7 @@ part step $limit python3 benchmarks/speed.py --device "$device" $real --parts st
 part defences $limit python3 benchmarks/speed.py --device "$device" $real --parts training crafting
 part compiled $((limit * 3 / 2)) python3 benchmarks/speed.py --device "$device" $real --parts straightforward --torch_compile
 part whole $limit python3 benchmarks/speed.py --device "$device" $small --parts whole
-part memory 40 python3 benchmarks/memory.py --device "$device" $memory
-part loader 30 python3 benchmarks/loader.py $loader
+part memory $((limit * 2 / 3)) python3 benchmarks/memory.py --device "$device" $memory
+part loader $((limit / 2)) python3 benchmarks/loader.py $loader
 cat "$results/parts.txt"
 exit $failed
