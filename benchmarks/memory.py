@@ -22,6 +22,7 @@ from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoModelForImageClassification,
     ConvNextConfig,
+    PrinterCallback,
     TrainingArguments,
     ViTConfig,
     ViTImageProcessor,
@@ -96,6 +97,7 @@ def harden(device: str, model: str, image_size: int, batch_size: int, checkpoint
             train_dataset=[{"pixel_values": image, "labels": i % 10} for i, image in enumerate(images)],
             processing_class=ViTImageProcessor(size={"height": image_size, "width": image_size}),
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     if device != "cpu":
         return torch.cuda.max_memory_allocated()
