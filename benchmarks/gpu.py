@@ -191,8 +191,11 @@ def make_trainer(device: str, folder: Path, dtype: torch.dtype = torch.float64, 
         "disable_tqdm": True,
         "use_cpu": device == "cpu",
     }
+    defence = settings.get("defence", "gen-af")
+    if "bank_steps" in DEFENCES[defence].defaults:
+        defaults["defence_settings"] = {"bank_steps": 5}
     return GenAFTrainer(
-        make_model(dtype, settings.get("defence", "gen-af")),
+        make_model(dtype, defence),
         GenAFConfig(**{**defaults, **settings}),
         processing_class=PROCESSOR,
         train_dataset=[{"pixel_values": each, "labels": row % CLASSES} for row, each in enumerate(pixel_values)],
