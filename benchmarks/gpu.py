@@ -138,13 +138,15 @@ def commands(device: str) -> str:
         ViTModel(ViTConfig(image_size=SIDE, patch_size=2, **SIZES)).save_pretrained(place / "encoder")
         PROCESSOR.save_pretrained(place / "encoder")
         data = {"dataset_name": "digits", "attacks": "l4a,pgd", "attack_settings": json.dumps(SETTINGS)}
-        training = {"model_name_or_path": place / "encoder", "steps": 2, "report_to": "none"}
+        training = {"model_name_or_path": place / "encoder", "defence": "gen-af", "steps": 2, "report_to": "none"}
         reports = []
         for name, on_cpu in (("here", True), ("there", device == "cpu")):
             lengths = {"max_steps": 40, "standard_max_steps": 40, "adapt_max_steps": 5}
             genaf_hf("harden", on_cpu, **data, **training, **lengths, output_dir=place / name)
             reports.append(RobustnessReport.load(place / name / "report.json"))
-        here, there = ({(each.model, each.attack): each.accuracy for each in report.measurements} for report in reports)
+        here, there = (
+            {(each.model, each.attack): each.accuracy.value for each in report.measurements} for report in reports
+        )
         assert here.keys() == there.keys()
         off = max(abs(here[name] - there[name]) for name in here)
         assert off <= ROUNDING, f"accuracies are up to {off} apart: {here}, {there}"
