@@ -152,7 +152,7 @@ def commands(device: str) -> str:
         assert off <= ROUNDING, f"accuracies are up to {off} apart: {here}, {there}"
         audited = {"model_name_or_path": place / "there", "encoder": place / "encoder"}
         genaf_hf("audit", False, **data, **audited, output_dir=place / "audit")
-        sizes = {"population": 2, "generations": 1, "max_steps": 5}
+        sizes = {"population": 4, "generations": 1, "max_steps": 5}
         genaf_hf("evolve", device == "cpu", **data, **training, **sizes, output_dir=place / "search")
     return f"accuracies {off:.3f} off the CPU's, on {reports[1].environment['hardware']}"
 
