@@ -55,7 +55,7 @@ class Answers:
 
         def mixed(column: list | None, of_others: list | None) -> list | None:
             if not column or not of_others:
-                return column and None  # known of the one alone
+                return None  # known of the one alone
             new = dict(zip(rows, of_others, strict=True))
             return [new.get(row, value) for row, value in enumerate(column)]
 
