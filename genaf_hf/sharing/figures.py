@@ -47,13 +47,16 @@ def draw_overview(
     gallery, chart = figure.subfigures(1, 2, width_ratios=[1.25 * columns, 5])
 
     axes = gallery.subplots(3, columns, squeeze=False)
-    amplified = (perturbation.delta / (2 * perturbation.eps) + 0.5).clamp(0, 1)
+    is_patch = perturbation.delta.shape[1:] != images.shape[2:]
+    shift = attacked - images if is_patch else perturbation.delta.expand_as(images)
+    amplified = (shift / (2 * perturbation.eps) + 0.5).clamp(0, 1)
     for column in range(columns):
         show_image(axes[0][column], images[column])
-        show_image(axes[1][column], amplified)
+        show_image(axes[1][column], amplified[column])
         show_image(axes[2][column], attacked[column])
         axes[0][column].set_title(shortened(class_names[labels[column]]), fontsize=10, parse_math=False)
-    for row, text in enumerate(("image", f"perturbation\n(eps {eps_text(perturbation.eps)}, amplified)", "attacked")):
+    words = "what the patch\nchanges" if is_patch else f"perturbation\n(eps {eps_text(perturbation.eps)}, amplified)"
+    for row, text in enumerate(("image", words, "attacked")):
         axes[row][0].set_ylabel(text, fontsize=9)
     for line, (name, model) in enumerate(models.items()):
         predicted = predictions(model, attacked)
