@@ -64,7 +64,7 @@ from genaf_hf.training.trainer import STAGES, STANDARD_FINETUNE, GenAFTrainer
 logger = logging.getLogger(__name__)
 
 # What the command line has defaults of its own for, by the encoder's family, so that a card must state it.
-SET_BY_FAMILY = ("weight_decay", "layer_decay", "eval_strategy", "load_best_model_at_end")
+SET_BY_FAMILY = ("weight_decay", "layer_decay", "random_flip", "eval_strategy", "load_best_model_at_end")
 SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 
 
