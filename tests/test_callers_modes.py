@@ -11,6 +11,8 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.evaluation.neighbors import Neighbors
 
+pytestmark = pytest.mark.slow(reason="crafts by every attack, in every mode")
+
 IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 LABELS = torch.arange(6) % 3
 SMALL = {"steps": 2, "width": 16, "restarts": 2}
