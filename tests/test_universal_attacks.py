@@ -201,6 +201,7 @@ def noise_of_size(eps, norm, generator):
     return eps * (drawn.sign() if norm == "linf" else drawn / drawn.norm())
 
 
+@pytest.mark.slow(reason="crafts by every attack to an end")
 @pytest.mark.parametrize(("family", "norm", "eps"), [("resnet", "linf", EPS), ("vit", "l2", 1.2)])
 @pytest.mark.parametrize("name", BOUNDED)
 def test_it_raises_its_objective_above_its_start_and_above_noise_of_the_same_size(
