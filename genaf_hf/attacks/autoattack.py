@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_hf.attacks.norms import NORMS, Norm
-from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of
+from genaf_hf.attacks.pgd import check_attack_settings, check_max_images, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating, only_trainable
@@ -64,8 +64,7 @@ def autoattack(
         UserError: when the package is not installed, or for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=1, step_size=eps, norm=norm)
-    if max_images is not None and max_images < 1:
-        raise UserError(f"max_images is {max_images}, expected at least 1, or None for all.")
+    check_max_images(max_images)
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:

@@ -266,3 +266,13 @@ def check_restarts(restarts: int) -> None:
         raise UserError(
             f"restarts is {restarts}, expected 1 to {MOST_RESTARTS}: each one takes as long as the attack without."
         )
+
+
+def check_max_images(max_images: int | None) -> None:
+    """Refuses a number of images at most that is none.
+
+    Raises:
+        UserError: names what was found.
+    """
+    if max_images is not None and max_images < 1:
+        raise UserError(f"max_images is {max_images}, expected at least 1, or None for all.")

@@ -102,11 +102,9 @@ def uap(
     with evaluating(encoder):
         clean = predictions(probe, images, torch.zeros(size, device=encoder.mean.device))
         delta, _ = best_of(restarts, crafted, lambda found: [found[1]])
-    words = (
-        "share of images whose prediction by a linear probe changes"
-        if target is None
-        else (f"share of images that a linear probe takes for class {target}")
-    )
+    words = "share of images whose prediction by a linear probe changes"
+    if target is not None:
+        words = f"share of images that a linear probe takes for class {target}"
     known = provenance([encoder], objective=words + from_on(init), steps=steps, seed=seed, data=data)
     return UniversalPerturbation(delta, "uap", eps, norm=norm, **known)
 

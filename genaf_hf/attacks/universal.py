@@ -14,7 +14,7 @@ from torch import Tensor
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.norms import NORMS, Norm, draw_in_ball, into_ball, steepest_ascent
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS, check_attack_settings, check_restarts, gradient_of
+from genaf_hf.attacks.pgd import SEEDS, check_attack_settings, check_max_images, check_restarts, gradient_of
 from genaf_hf.attacks.registry import attack_name, known_hints, register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -264,8 +264,7 @@ def some_of(
     Raises:
         UserError: when that is none.
     """
-    if most is not None and most < 1:
-        raise UserError(f"max_images is {most}, expected at least 1, or None for all.")
+    check_max_images(most)
     if most is None or most >= len(tensors[0]):
         return tensors, data
     rows = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(seed))[:most]
