@@ -20,21 +20,6 @@ STRONG = {"dae_eps": 0.3, "eps": 0.15, "sweep": [0.5, 2.0]}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """What is audited, with the caches of the tests beside it."""
-    return tmp_path_factory.mktemp("audit")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(place):
-    """The user's cache of perturbations is not touched, neither by this process nor by others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
-        patch.setenv("HF_HOME", str(place / "home"))
-        yield
-
-
-@pytest.fixture(scope="module")
 def images(place, dataset) -> str:
     dataset.save_to_disk(place / "colours")
     return str(place / "colours")

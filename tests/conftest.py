@@ -7,6 +7,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import gc
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,21 @@ def colored_images(count: int, seed: int):
 def own_perturbations(tmp_path, monkeypatch):
     """No test believes what another one crafted."""
     monkeypatch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", tmp_path / "perturbations")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Where the tests of a file keep what they share, with the caches of `home` beside it."""
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture(scope="module")
+def home(place):
+    """The user's cache of perturbations is not touched, neither by this process nor by others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
+        patch.setenv("HF_HOME", str(place / "home"))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from audits import QUICK, arguments, counts, home, images, model, place, report, whole
+from audits import QUICK, arguments, counts, images, model, report, whole
 from conftest import CLASSES, colored_images
 from datasets import ClassLabel, DatasetDict
 from huggingface_hub import ModelCard
@@ -32,10 +32,10 @@ from genaf_hf.pipelines.trained_images import CHOICES, images_of_record
 from genaf_hf.sharing.figures import draw_gallery
 from genaf_hf.sharing.record import TrainingRecord
 
-__all__ = ["arguments", "home", "images", "model", "place", "report", "whole"]  # fixtures
+__all__ = ["arguments", "images", "model", "report", "whole"]  # fixtures
 pytestmark = [
     pytest.mark.slow(reason="audits a model with all attacks"),
-    pytest.mark.usefixtures("quick_checks"),
+    pytest.mark.usefixtures("home", "quick_checks"),
 ]
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from audits import QUICK, RECIPE, arguments, counts, flags, home, images, model, place, whole
+from audits import QUICK, RECIPE, arguments, counts, flags, images, model, whole
 
 from genaf_hf import UniversalPerturbation
 from genaf_hf.attacks import ATTACKS, register_attack
@@ -15,10 +15,10 @@ from genaf_hf.audit import audit
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.loading import load_classifier
 
-__all__ = ["arguments", "home", "images", "model", "place", "whole"]  # fixtures
+__all__ = ["arguments", "images", "model", "whole"]  # fixtures
 pytestmark = [
     pytest.mark.slow(reason="audits a model with all attacks"),
-    pytest.mark.usefixtures("quick_checks"),
+    pytest.mark.usefixtures("home", "quick_checks"),
 ]
 
 

@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import pytest
-from audits import PATCH, RECIPE, arguments, flags, home, images, model, place
+from audits import PATCH, RECIPE, arguments, flags, images, model
 from conftest import SIDE, TINY_VIT
 from transformers import (
     DeiTConfig,
@@ -25,10 +25,10 @@ from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name, named_attacks
 from genaf_hf.pipelines.audit import base_model
 
-__all__ = ["arguments", "home", "images", "model", "place"]  # fixtures
+__all__ = ["arguments", "images", "model"]  # fixtures
 pytestmark = [
     pytest.mark.slow(reason="loads models"),
-    pytest.mark.usefixtures("quick_checks"),
+    pytest.mark.usefixtures("home", "quick_checks"),
 ]
 
 

@@ -26,28 +26,13 @@ from genaf_hf.demo.demo import Demo, Outcome, amplified, different, eps_words
 from genaf_hf.demo.pictures import enlarged, read_image
 from genaf_hf.models.loading import load_classifier
 
-pytestmark = pytest.mark.slow(reason="attacks models, and serves the page")
+pytestmark = [pytest.mark.slow(reason="attacks models, and serves the page"), pytest.mark.usefixtures("home")]
 
 __all__ = ["browser"]
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.py"
 HOSTILE = ["<img src=x onerror=alert(1)>", "**green** <b>x</b>", "blue"]
 QUICK = {"l4a": {"steps": 3, "layer": 0}, "uapgd": {"steps": 2}, "pgd": {"steps": 3}, "square": {"steps": 5}}
 PUBLISHED_EPS = 0.3
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Where the models and the caches are."""
-    return tmp_path_factory.mktemp("demo")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(place):
-    """The user's cache of perturbations is not touched, neither by this process nor by others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", place / "home/genaf_hf/perturbations")
-        patch.setenv("HF_HOME", str(place / "home"))
-        yield
 
 
 @pytest.fixture(scope="module")
