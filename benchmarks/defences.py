@@ -154,7 +154,7 @@ def measure(args: argparse.Namespace) -> None:
             journal = Journal(args.models / folder.replace("/", " "))
             config.output_dir, of = str(journal.folder / "training"), json.dumps([setting["training"], line["row"]])
             line |= journal.once("time", partial(trained, args, config, names, train), of=of)
-            model = PixelModel(*load_classifier(config.output_dir)).to(public.mean.device).eval()
+            model = PixelModel(*load_classifier(config.output_dir)).to(public.device).eval()
             line |= attacked(model, test, attacks, attacker, args, journal)
             with found.open("a") as file:
                 file.write(json.dumps(line) + "\n")

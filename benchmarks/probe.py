@@ -44,7 +44,7 @@ def probe(model: nn.Module, processor, data) -> Rate:
     """Test accuracy of a linear probe on a model's features."""
     encoder = PixelModel(model.eval(), processor)
     (train, labels), (test, expected) = (
-        (encoder.to_images(rows["pixel_values"].to(encoder.mean.device)), rows["labels"].to(encoder.mean.device))
+        (encoder.to_images(rows["pixel_values"]), rows["labels"].to(encoder.device))
         for rows in (with_pixel_values(data[split], processor)[:] for split in ("train", "test"))
     )
     fitted = LinearProbe(encoder, train, labels)

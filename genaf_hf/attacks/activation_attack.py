@@ -30,7 +30,7 @@ def activation_attack(encoder: PixelModel, images: Tensor, *, image: int = 0) ->
     if not 0 <= image < len(images):
         raise UserError(f"image is {image}, expected one of the attacker's {len(images)} images, counted from 0.")
     with evaluating(encoder), torch.no_grad():
-        wanted = encoder.features(images[image : image + 1].to(encoder.mean.device))
+        wanted = encoder.features(images[image : image + 1].to(encoder.device))
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
         return -(encoder.features(attacked(batch, delta)) - wanted).square().sum(dim=1).mean()

@@ -229,10 +229,10 @@ def best_generated(
 
     def trained(restart: int) -> Tensor:
         own_seed = seed + restart * SEEDS
-        generator = seeded_generator(size, width, own_seed).to(encoders[0].mean.device)
+        generator = seeded_generator(size, width, own_seed).to(encoders[0].device)
         random, weights = torch.Generator().manual_seed(own_seed), list(generator.parameters())
         optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
-        finite = torch.ones((), dtype=torch.bool, device=encoders[0].mean.device)
+        finite = torch.ones((), dtype=torch.bool, device=encoders[0].device)
         for number in progress(range(steps), "Crafting"):
             loss = torch.stack(losses_on_batch(generator(), random)).mean()
             gradients = torch.autograd.grad(loss, weights)

@@ -38,7 +38,7 @@ class LinearProbe(nn.Module):
         self.encoder = encoder
         images, labels = images_for(encoder, images), class_ids(outside_inference(labels), len(images))
         with callers_modes_left():
-            self._fit(images, labels.to(encoder.mean.device), weight_decay, batch_size)
+            self._fit(images, labels.to(encoder.device), weight_decay, batch_size)
 
     def _fit(self, images: Tensor, labels: Tensor, weight_decay: float, batch_size: int) -> None:
         with evaluating(self.encoder), torch.no_grad():

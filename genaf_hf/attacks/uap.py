@@ -86,7 +86,7 @@ def uap(
     def crafted(restart: int) -> tuple[Tensor, float]:
         """A perturbation, and the share of images that it fools."""
         generator = torch.Generator().manual_seed(seed + restart * SEEDS)
-        best = delta = begun.to(encoder.mean.device)
+        best = delta = begun.to(encoder.device)
         highest = -1.0
         visits = islice(random_batches(encoder, (images, clean), 1, generator), steps)
         for visited, (image, prediction) in enumerate(visits, start=1):
@@ -100,7 +100,7 @@ def uap(
         return best, highest
 
     with evaluating(encoder):
-        clean = predictions(probe, images, torch.zeros(size, device=encoder.mean.device))
+        clean = predictions(probe, images, torch.zeros(size, device=encoder.device))
         delta, _ = best_of(restarts, crafted, lambda found: [found[1]])
     words = "share of images whose prediction by a linear probe changes"
     if target is not None:

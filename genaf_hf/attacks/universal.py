@@ -165,7 +165,7 @@ def raised(
     check_restarts(restarts)
     needed, data = some_of(needed, max_images, seed, data)
     objectives = [make_objective(encoder, *needed) for encoder in encoders]
-    device = encoders[0].mean.device
+    device = encoders[0].device
     size = size or (needed[0].shape[1:] if needed else (3, *encoders[0].image_size))
     begun = [] if init is None else [into_ball(given(init, size)[None], eps, norm)[0]]
 
@@ -252,7 +252,7 @@ def random_batches(
     """Endless batches of rows drawn at random, the same ones of each tensor, on the encoder's device; empty of none."""
     while tensors:
         rows = torch.randint(len(tensors[0]), (batch_size,), generator=generator)
-        yield tuple(sent(tensor[sent(rows, tensor.device)], encoder.mean.device) for tensor in tensors)
+        yield tuple(sent(tensor[sent(rows, tensor.device)], encoder.device) for tensor in tensors)
     yield from repeat(())
 
 

@@ -88,9 +88,8 @@ class Demo:
         hardened, self.encoder = self.models[HARDENED], None
         if any(ATTACKS[name].on_encoder for name in self.attacks):
             self.encoder = public_encoder(arguments.encoder, hardened, arguments.hardened)
-        labels = class_labels(hardened)
-        self.class_names = different(labels)
-        data = matched_images(arguments.dataset_name, labels, read_record(arguments.hardened), None, {})
+        self.class_names = different(hardened.class_names)
+        data = matched_images(arguments.dataset_name, hardened.class_names, read_record(arguments.hardened), None, {})
         self.train = data["train"]
         self.published = self.find_published()
         published = [self.published.eps] if self.published else []
@@ -148,7 +147,7 @@ class Demo:
         """
         upright = to_rgb(image)
         return {
-            name: model.to_images(model.processor(upright, return_tensors="pt")["pixel_values"].to(model.mean.device))
+            name: model.to_images(model.processor(upright, return_tensors="pt")["pixel_values"])
             for name, model in self.models.items()
         }
 
@@ -242,7 +241,7 @@ def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:
     Raises:
         UserError: names in what they differ.
     """
-    if class_labels(undefended) != class_labels(hardened):
+    if undefended.class_names != hardened.class_names:
         raise UserError(
             "The undefended and the hardened model have other class names; expected the same, in one order."
         )
@@ -252,11 +251,6 @@ def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:
             f"The undefended model takes images of {sizes[0]} pixels, the hardened one of {sizes[1]}; expected the "
             "same size."
         )
-
-
-def class_labels(model: PixelModel) -> list[str]:
-    config = model.model.config
-    return [str(config.id2label[i]) for i in range(config.num_labels)]
 
 
 def different(names: list[str]) -> list[str]:

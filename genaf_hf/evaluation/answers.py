@@ -159,7 +159,7 @@ def answer(
     shift, in_range = 0.0, True
     with evaluating(model):
         for batch in tqdm(loader, desc=title, leave=False, disable=not state.is_local_main_process):
-            images = model.to_images(batch["pixel_values"].to(model.mean.device))
+            images = model.to_images(batch["pixel_values"])
             labels = class_ids(batch["labels"], len(images))
             indices = mine[len(rows) :][: len(labels)]
             attacked = images if attack is None else attack(model, images, labels, seeds=[seed + i for i in indices])
@@ -197,6 +197,6 @@ def feature_bank(model: PixelModel, dataset: Dataset, batch_size: int) -> Neighb
     features, labels = [], []
     with evaluating(model), torch.no_grad():
         for batch in DataLoader(dataset, batch_size=batch_size):
-            features.append(model.features(model.to_images(batch["pixel_values"].to(model.mean.device))))
+            features.append(model.features(model.to_images(batch["pixel_values"])))
             labels.append(batch["labels"])
     return Neighbors(torch.cat(features), torch.cat(labels), model.model.config.num_labels)

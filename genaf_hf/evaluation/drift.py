@@ -86,7 +86,7 @@ def one_drift(
     rows: list[tuple[int, float, float]] = []
     with evaluating(model), evaluating(public):
         for batch in tqdm(loader, desc=f"{name}: drift, {label}", leave=False, disable=not state.is_local_main_process):
-            images = attacked = public.to_images(batch["pixel_values"].to(public.mean.device))
+            images = attacked = public.to_images(batch["pixel_values"])
             indices = mine[len(rows) :][: len(images)]
             if threat is not None:
                 labels = batch.get("labels", torch.zeros(len(images), dtype=torch.long))

@@ -182,7 +182,7 @@ def evaluate_threats(
     check_dataset(dataset, batch_size)
     parts: list[Findings] = []
     for name, model in models.items():
-        fits = BatchSize(batch_size, model.mean.device)
+        fits = BatchSize(batch_size, model.device)
         subject = Subject(
             name,
             model,
@@ -375,7 +375,7 @@ class Subject:
         def run() -> list[dict]:
             examples = [self.dataset[row] for row in rows]
             pixel_values = torch.stack([torch.as_tensor(each["pixel_values"]) for each in examples])
-            images = self.model.to_images(pixel_values.to(self.model.mean.device))
+            images = self.model.to_images(pixel_values)
             labels = class_ids([each["labels"] for each in examples], len(images)).to(images.device)
             checked = partial(self_checks, self.model, images, labels, eps=eps, name=self.name)
             found = self.batch_size.fitting(lambda fits: checked(batch_size=fits))

@@ -56,7 +56,7 @@ def crafted_once(
             keep(found, cache, key)
     else:
         logger.info("%s was crafted before", attack.attack.name)
-    return replace(found, delta=found.delta.to(several(encoder)[0].mean.device))
+    return replace(found, delta=found.delta.to(several(encoder)[0].device))
 
 
 def keep(found: UniversalPerturbation, cache: Path, key: str) -> None:

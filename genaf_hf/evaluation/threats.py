@@ -68,11 +68,11 @@ class Attacker:
         """
         draw = stratified_subset if "label" in train.column_names else random_subset
         some = draw(train, ATTACKER_IMAGES, seed=0)
-        known, device = with_pixel_values(some, model.processor)[:], model.mean.device
+        known = with_pixel_values(some, model.processor)[:]
         return cls(
             encoder,
-            images=model.to_images(known["pixel_values"].to(device)),
-            labels=known["labels"].to(device) if "labels" in known else None,
+            images=model.to_images(known["pixel_values"]),
+            labels=known["labels"].to(model.device) if "labels" in known else None,
             words=f"{len(some)} images of {public_name(dataset_name)}, split {train.split or 'train'}",
         )
 

@@ -51,6 +51,17 @@ class PixelModel(nn.Module):
                 self.register_buffer(name, values.to(device), persistent=False)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.mean.device
+
+    @property
+    def class_names(self) -> list[str]:
+        """By class id."""
+        names = self.model.config.id2label
+        return [str(names[i]) for i in range(self.model.config.num_labels)]
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that the processor makes."""
         return image_sizes(self.processor)[0]
@@ -66,12 +77,12 @@ class PixelModel(nn.Module):
         return (images - self.mean) / self.std
 
     def to_images(self, pixel_values: Tensor) -> Tensor:
-        """Undoes the processor's normalisation: the images in [0, 1].
+        """Undoes the processor's normalisation: the images in [0, 1], on the model's device.
 
         Raises:
             UserError: when the result is not finite or outside [0, 1] by more than rounding.
         """
-        images = pixel_values * self.std + self.mean
+        images = pixel_values.to(self.device) * self.std + self.mean
         if not are_trusted():
             check_range(images)
         return images.clamp(0, 1)

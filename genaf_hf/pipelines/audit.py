@@ -213,10 +213,9 @@ def open_case(
     Raises:
         UserError: for images that do not fit the model, or that it was trained on.
     """
-    class_names = [model.model.config.id2label[i] for i in range(model.model.config.num_labels)]
     trained_on = read_record(path, revision=revision) if path else {}
     name = public_name(path) if path else UNNAMED
-    data = matched_images(dataset, class_names, trained_on, limit, options)
+    data = matched_images(dataset, model.class_names, trained_on, limit, options)
     digests = {split: image_digests(part) for split, part in data.items()}
     check_not_trained_on(trained_on, digests["test"], name)
     dataset_name = dataset if isinstance(dataset, str) else ""
@@ -367,7 +366,7 @@ def public_encoder(
             f'"{path}" of {sizes[1]}: a perturbation crafted on the one does not fit the other; name another with '
             "--encoder."
         )
-    return loaded.to(model.mean.device).eval()
+    return loaded.to(model.device).eval()
 
 
 def base_model(model_name_or_path: str, revision: str | None = None) -> str:
@@ -438,11 +437,10 @@ def write_findings(folder: Path, report: RobustnessReport, case: Case, threats: 
     (folder / ANSWERS).unlink(missing_ok=True)  # of an earlier audit
     model, shown = case.model, stratified_subset(case.data["test"], SHOWN, seed=0)
     batch = to_pixel_values(shown[:], model.processor)
-    images, labels = model.to_images(batch["pixel_values"].to(model.mean.device)), batch["labels"].to(model.mean.device)
+    images, labels = model.to_images(batch["pixel_values"]), batch["labels"].to(model.device)
     worst = worst_of(report, threats, case.name)
     on_images = {each.name: partial(on_shown, each, case.name, model) for each in worst}
-    class_names = [model.model.config.id2label[i] for i in range(model.model.config.num_labels)]
-    draw_gallery(model, images, labels, class_names, on_images, folder / GALLERY)
+    draw_gallery(model, images, labels, model.class_names, on_images, folder / GALLERY)
     for threat in threats:
         if threat.universal:
             threat.perturbations[case.name].save_pretrained(folder / PERTURBATIONS / threat.name)

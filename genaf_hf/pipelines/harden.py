@@ -350,8 +350,7 @@ def write_attacked(
     the hardened one.
     """
     shown, names, model = to_pixel_values(test[:SHOWN], processor), test.features["label"].names, models[HARDENED]
-    images, labels = (value.to(model.mean.device) for value in (shown["pixel_values"], shown["labels"]))
-    images = model.to_images(images)
+    images, labels = model.to_images(shown["pixel_values"]), shown["labels"].to(model.device)
     for perturbation in (each.perturbations[HARDENED] for each in worst if each.knowledge == PUBLIC_ENCODER):
         perturbation.save_pretrained(folder / PERTURBATION)
         draw_overview(report, models, images, labels, names, perturbation, folder / OVERVIEW)

@@ -28,6 +28,6 @@ def leave_example(model: PixelModel, test: Dataset, folder: str | Path) -> dict:
     image.save(Path(folder) / EXAMPLE)
     pixel_values = to_pixel_values({"image": [image]}, model.processor)["pixel_values"]
     with evaluating(model), torch.no_grad():
-        probabilities = model.model(pixel_values=pixel_values.to(model.mean.device)).logits[0].softmax(0)
+        probabilities = model.model(pixel_values=pixel_values.to(model.device)).logits[0].softmax(0)
     answer = probabilities.argmax().item()
     return {"label": names[test[0]["label"]], "answer": names[answer], "probability": probabilities[answer].item()}

@@ -171,7 +171,7 @@ class SharingTrainer(ResumableTrainer):
         """What attacks see of a model, unwrapped, made once for each; with `torch_compile` its logits are compiled."""
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         device = next(model.parameters()).device
-        if self._attacked is None or self._attacked.model is not model or self._attacked.mean.device != device:
+        if self._attacked is None or self._attacked.model is not model or self._attacked.device != device:
             self._attacked = PixelModel(model, self.processing_class)
             if self.args.torch_compile:
                 self._attacked.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
