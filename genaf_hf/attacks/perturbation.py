@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaf_hf.attacks.inputs import check_images, checked_setting
+from genaf_hf.attacks.inputs import FLOATS, check_images, checked_setting
 from genaf_hf.attacks.norms import Norm, into_ball, lengths
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole, make_plain, plain
@@ -27,7 +27,6 @@ FILE_NAME = "perturbation.safetensors"
 LARGEST_SIDE = 8192
 ROUNDING = 1e-6
 LARGEST_PROVENANCE = 2**16  # characters
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,10 +16,10 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks.norms import lengths
 from genaf_hf.data import stratified_subset, to_rgb
 from genaf_hf.demo.arguments import DemoArguments, check_arguments, configured
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.answers import distances
 from genaf_hf.evaluation.report import ANSWERS, UNDEFENDED
 from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat, threats_of
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -195,7 +195,7 @@ class Demo:
             outcomes[model_name] = Outcome(
                 image[0],
                 attacked[0],
-                distances(attacked, image, self.norm(name)).item(),
+                lengths(attacked - image, self.norm(name)).item(),
                 *(self.most_likely(each) for each in (before, probabilities(model, attacked))),
             )
         return outcomes

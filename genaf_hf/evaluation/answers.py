@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from genaf_hf.attacks.norms import per_image_l2
+from genaf_hf.attacks.norms import lengths
 from genaf_hf.attacks.pgd import checked_logits
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.neighbors import Neighbors
@@ -163,7 +163,7 @@ def answer(
             labels = class_ids(batch["labels"], len(images))
             indices = mine[len(rows) :][: len(labels)]
             attacked = images if attack is None else attack(model, images, labels, seeds=[seed + i for i in indices])
-            shift = max(shift, distances(attacked, images, norm).max().item())
+            shift = max(shift, lengths(attacked - images, norm).max().item())
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
             with torch.no_grad():
                 if neighbors is None:
@@ -184,12 +184,6 @@ def answer(
 def where_finite(values: Tensor, classes: Tensor) -> Tensor:
     """Class ids (n,) told by values (n, d); of an image whose values are not all finite it is none."""
     return classes.where(values.isfinite().all(dim=1), NOT_FINITE)
-
-
-def distances(attacked: Tensor, images: Tensor, norm: str) -> Tensor:
-    """How far each image was moved."""
-    shift = (attacked - images).double()
-    return per_image_l2(shift) if norm == "l2" else shift.abs().amax(dim=(1, 2, 3))
 
 
 def feature_bank(model: PixelModel, dataset: Dataset, batch_size: int) -> Neighbors:

@@ -10,6 +10,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import CLEAN, EVERY_ATTACK
 from genaf_hf.sharing.eval_results import CLEAN_METRIC, ROBUST_METRIC
 from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
+from genaf_hf.values.markup import one_line
 
 MOST_RESULTS = 200  # of one card; a report has one for each attack
 LONGEST_TEXT = 200
@@ -212,8 +213,7 @@ def base_model(info: ModelInfo) -> str:
 
 def text(value: object) -> str:
     """One printable line of any value; nothing for None."""
-    line = " ".join("" if value is None else str(value).split())
-    line = "".join(character for character in line if character.isprintable())
+    line = "" if value is None else one_line(value)
     return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"
 
 

@@ -1,6 +1,6 @@
 """Adversarial weight perturbation on top of PGD (Wu et al., NeurIPS 2020, https://arxiv.org/abs/2004.05884)."""
 
-from genaf_hf.attacks.pgd import Norm
+from genaf_hf.attacks.norms import Norm
 from genaf_hf.training.adversaries.weight_pgd import WeightPGD
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy

@@ -1,6 +1,6 @@
 """MART (Wang et al., ICLR 2020, https://openreview.net/forum?id=rklOg6EFwS)."""
 
-from genaf_hf.attacks.pgd import Norm
+from genaf_hf.attacks.norms import Norm
 from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.defences.trades import check_beta

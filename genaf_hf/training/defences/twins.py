@@ -1,6 +1,6 @@
 """TWINS (Liu et al., CVPR 2023, https://arxiv.org/abs/2303.11135)."""
 
-from genaf_hf.attacks.pgd import Norm
+from genaf_hf.attacks.norms import Norm
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
 from genaf_hf.training.defences.registry import register_defence
