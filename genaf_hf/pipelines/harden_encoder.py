@@ -149,6 +149,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
                 factors=SWEEP,
                 bank=pixels["train"],
                 batch_size=config.per_device_eval_batch_size,
+                workers=config.dataloader_num_workers,
                 seed=config.seed,
                 dataset_info={**source, "content": measured_images(data["test"], digests["test"])},
                 journal=run.journal("evaluation"),
