@@ -20,7 +20,7 @@ from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.gate import check_reached
 from genaf_hf.pipelines.audit_arguments import AuditArguments, audit_as_asked
-from genaf_hf.sharing.model_card import verdict
+from genaf_hf.sharing.verdict import verdict
 
 DEFAULT_MODEL = "digits-vit-genaf"
 

@@ -29,7 +29,7 @@ from genaf_hf.models.soundness import on_meta
 from genaf_hf.pipelines.dry_run import dry_run
 from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_where_named
-from genaf_hf.sharing.model_card import verdict
+from genaf_hf.sharing.verdict import verdict
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.optimization import fine_tuning_rate
 
@@ -82,8 +82,7 @@ def main(argv: Sequence[str], default_config: str = "digits_vit.yaml", family_co
     pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
     report = harden(arguments, config)
     if config.process_index == 0:
-        *references, subject = report.models
-        print(f"\n{report.table()}\n\n{verdict(report, subject, references)}")
+        print(f"\n{report.table()}\n\n{verdict(report)}")
         print(f"\nModel, report, card and pictures are in {config.output_dir}.")
 
 

@@ -18,7 +18,7 @@ from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.evaluation.drift import drift_table
 from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
-from genaf_hf.sharing.model_card import verdict
+from genaf_hf.sharing.verdict import verdict
 from genaf_hf.training.config import GenAFConfig
 
 TYPES = (EncoderArguments, GenAFConfig)
@@ -37,6 +37,5 @@ def main(argv: Sequence[str]) -> None:
     if config.process_index == 0:
         print(f"\nHow far features are from those of the public encoder:\n\n{drift_table(drifts)}")
         if report is not None:
-            *references, subject = report.models
-            print(f"\nA linear probe of the features:\n\n{report.table()}\n\n{verdict(report, subject, references)}")
+            print(f"\nA linear probe of the features:\n\n{report.table()}\n\n{verdict(report)}")
         print(f"\nEncoder, report, card and pictures are in {config.output_dir}.")

@@ -189,10 +189,9 @@ def compare(old: RobustnessReport, new: RobustnessReport, right: tuple[Right, Ri
         UserError: when they have nothing in common.
     """
     common = [name for name in new.models if name in old.models]
-    models = (common[-1], common[-1]) if common else ([*old.models][-1], [*new.models][-1])
+    models = (common[-1], common[-1]) if common else (old.subject, new.subject)
     before, now = (
-        {each.attack: each for each in report.measurements if each.model == model}
-        for report, model in zip((old, new), models, strict=True)
+        {each.attack: each for each in report.of(model)} for report, model in zip((old, new), models, strict=True)
     )
 
     def change(name: str, one: Measurement, other: Measurement) -> Change:

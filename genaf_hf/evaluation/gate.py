@@ -46,7 +46,7 @@ def check_reached(report: RobustnessReport, fail_under: float, under: str) -> No
         by = "" if found.attack == under else f" ({found.attack})"
         told = f'"{model}" is right about {found.accuracy} of the images under {under}{by}'
         if not report.is_reliable(found):
-            failed = [check.name for check in report.failed_checks if check.model == model] or ["none was made"]
+            failed = [check.name for check in report.failed_by(model)] or ["none was made"]
             raise UserError(f"{told}, but that is unreliable by the self-checks ({failed[0]}), whatever fail_under is.")
         if not found.accuracy.value >= fail_under:
             raise UserError(f"{told}, less than fail_under asks for, {fail_under:.1%}.")

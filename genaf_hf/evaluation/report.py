@@ -228,8 +228,22 @@ class RobustnessReport:
         return list(dict.fromkeys(measurement.attack for measurement in self.measurements))
 
     @property
+    def subject(self) -> str:
+        """The model that a card is of: the last one."""
+        return [*self.models][-1]
+
+    @property
+    def references(self) -> list[str]:
+        """The models that it is set beside."""
+        return [*self.models][:-1]
+
+    @property
     def failed_checks(self) -> list[Check]:
         return [check for check in self.checks if not check.passed]
+
+    def failed_by(self, model: str) -> list[Check]:
+        """The checks that a model failed."""
+        return [check for check in self.failed_checks if check.model == model]
 
     @property
     def chance(self) -> float | None:
@@ -241,6 +255,10 @@ class RobustnessReport:
         """Accuracy that a model reaches without looking: `chance`, or guessing, if that is more; None if unknown."""
         classes = self.models[model].get("classes")
         return max(filter(None, (self.chance, classes and 1 / classes)), default=None)
+
+    def of(self, model: str) -> list[Measurement]:
+        """What was found of a model, without an attack and under each."""
+        return [each for each in self.measurements if each.model == model]
 
     def measurement(self, model: str, attack: str) -> Measurement:
         """What was found for one model under one attack.
@@ -260,7 +278,7 @@ class RobustnessReport:
 
     def attacked(self, model: str) -> list[Measurement]:
         """What was found of a model under the attacks, where there were images."""
-        return [each for each in self.measurements if each.model == model and each.attack != CLEAN and each.count]
+        return [each for each in self.of(model) if each.attack != CLEAN and each.count]
 
     def worst(self, model: str, knowledge: str) -> Measurement | None:
         """The attack by attackers of this knowledge that leaves a model the lowest accuracy; None where none ran."""
@@ -269,7 +287,7 @@ class RobustnessReport:
 
     def verdict(self, model: str) -> list[Measurement]:
         """A model without an attack, and under the worst attack of attackers of each knowledge, from the least on."""
-        clean = [each for each in self.measurements if (each.model, each.attack) == (model, CLEAN) and each.count]
+        clean = [each for each in self.of(model) if each.attack == CLEAN and each.count]
         kinds = dict.fromkeys((*KINDS, *(each.knowledge for each in self.attacked(model))))
         return [*clean, *filter(None, (self.worst(model, knowledge) for knowledge in kinds))]
 
@@ -336,16 +354,14 @@ class RobustnessReport:
         """
         measures = ("attack success rate", "decline", "fooling rate", "under noise", "shuffled", "kNN accuracy")
         rows = [["attack", *measures, "expected robustness"]]
-        for each in self.measurements:
-            if each.model == model:
-                attacked = [each.attack_success_rate, each.decline, each.fooling_rate]
-                doubt = "" if self.is_reliable(each) else " *unreliable*"
-                rates = ["-"] * 3 if each.attack == CLEAN else [f"{rate}{doubt}" for rate in attacked]
-                area = self.expected_robustness(model, each.attack)
-                expected = f"{area[0]:.1%} up to eps {eps_text(area[1])}{doubt}" if area else "-"
-                controls = (each.noise_accuracy, each.shuffled_accuracy, each.neighbor_accuracy)
-                others = (str(rate or "-") for rate in controls)
-                rows.append([text(each.attack), *rates, *others, expected])
+        for each in self.of(model):
+            attacked = [each.attack_success_rate, each.decline, each.fooling_rate]
+            doubt = "" if self.is_reliable(each) else " *unreliable*"
+            rates = ["-"] * 3 if each.attack == CLEAN else [f"{rate}{doubt}" for rate in attacked]
+            area = self.expected_robustness(model, each.attack)
+            expected = f"{area[0]:.1%} up to eps {eps_text(area[1])}{doubt}" if area else "-"
+            controls = (each.noise_accuracy, each.shuffled_accuracy, each.neighbor_accuracy)
+            rows.append([text(each.attack), *rates, *(str(rate or "-") for rate in controls), expected])
         measured = [len({*column[1:]} - {"-"}) > 0 for column in zip(*rows, strict=True)]
         return markdown([[*compress(row, measured)] for row in rows])
 

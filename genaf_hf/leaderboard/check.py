@@ -198,7 +198,7 @@ def beside_report(entries: list[Entry], report: Report | None) -> list[Entry]:
 def known_of(report: RobustnessReport, model: str) -> dict:
     """What a report knows of a model beside its results, as fields of an entry."""
     chance = report.chance_of(model)
-    failed = [text(each.name) for each in report.failed_checks if each.model == model]
+    failed = [text(each.name) for each in report.failed_by(model)]
     if not failed and not report.is_trusted(model):
         failed = [UNCHECKED]
     return {"chance": chance if chance and 0 < chance <= 1 else None, "failed_checks": tuple(failed)}

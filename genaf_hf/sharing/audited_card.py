@@ -11,8 +11,9 @@ from genaf_hf.hub import persistently, trouble, why_not_loaded
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.existing_card import found_less, read_card, update_card
 from genaf_hf.sharing.layout import AUDIT, CARD, REPORT
-from genaf_hf.sharing.model_card import TAGS, findings, headline, metadata, pictures_in
+from genaf_hf.sharing.model_card import TAGS, findings, metadata, pictures_in
 from genaf_hf.sharing.publishing import check_access, commit_files, newest_commit
+from genaf_hf.sharing.verdict import doubts, verdict
 from genaf_hf.values.provenance import public_name
 
 ANY_FINDINGS = {
@@ -81,3 +82,12 @@ def share_findings(model_name_or_path: str, folder: str | Path, report: Robustne
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = trouble(error) or first_line(error)
         raise UserError(f'The card of "{name}" was not updated: {reason}; everything is kept in {folder}.') from error
+
+
+def headline(report: RobustnessReport) -> str:
+    """What an audit found, in a few sentences, for the top of a card that tells better results."""
+    doubted = "".join(f" **{each}**" for each in doubts(report))
+    found = verdict(report)
+    return (
+        f"**An audit found less than is told below.**{doubted} {found} *Adversarial robustness* below tells all of it."
+    )

@@ -14,9 +14,10 @@ from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 from genaf_hf.sharing.figures import COLORS
 from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
 from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES
-from genaf_hf.sharing.model_card import TAGS, citations, doubts, filled, pictures_in, verdict
+from genaf_hf.sharing.model_card import TAGS, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.result_folder import write_record, write_report
+from genaf_hf.sharing.verdict import doubts, verdict
 from genaf_hf.values.markup import plain
 
 
@@ -62,7 +63,6 @@ def write_encoder_results(
         model_name=model_name,
         eval_results=None if report is None else eval_results(report, subject),
     )
-    found = {} if report is None else {each.model: each for each in drifts}
     content = filled(
         "encoder_card.md",
         model_name=model_name,
@@ -70,8 +70,8 @@ def write_encoder_results(
         features=features,
         record=record,
         report=report,
-        doubts=[] if report is None else doubts(report, subject),
-        verdict=None if report is None else verdict(report, subject, [name for name in found if name != subject]),
+        doubts=[] if report is None else doubts(report),
+        verdict=None if report is None else verdict(report),
         table=None if report is None else report.table(plain),
         probe_images=probe_images,
         drift_table=drift_table(drifts, plain),

@@ -78,10 +78,10 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
 
     The attacks are those of the verdict on the last model, and then all of them, each image under its worst.
     """
-    width, subject = 0.8 / len(report.models), list(report.models)[-1]
+    width = 0.8 / len(report.models)
     groups: dict = {
         attack_label(report, each.attack): [report.measurement(name, each.attack) for name in report.models]
-        for each in report.verdict(subject)
+        for each in report.verdict(report.subject)
     }
     if None in report.kinds_of_several():
         groups[f"{EVERY_ATTACK}\n(each image\nunder its\nworst)"] = [report.worst_case(name) for name in report.models]

@@ -18,7 +18,6 @@ from genaf_hf.evaluation.report import (
     PUBLIC_ENCODER,
     Measurement,
     RobustnessReport,
-    WorstCase,
     eps_text,
 )
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
@@ -26,6 +25,7 @@ from genaf_hf.sharing.evidence import evidence
 from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
 from genaf_hf.sharing.record import TrainingRecord, balance_table
+from genaf_hf.sharing.verdict import doubts, verdict
 from genaf_hf.values.markup import one_line, plain
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 
@@ -33,7 +33,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("genaf", "adversarial-robustness")
 SHOWN_CLASSES = 20
 DEFAULT_EPS = 8 / 255
-FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
 OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
 
 
@@ -64,16 +63,6 @@ def findings(report: RobustnessReport, *, model_name: str, pictures: Sequence[st
     return render("findings.md", report, None, model_name=model_name, pictures=pictures, folder=f"{folder}/")
 
 
-def headline(report: RobustnessReport) -> str:
-    """What an audit found, in a few sentences, for the top of a card that tells better results."""
-    *references, subject = report.models
-    doubted = "".join(f" **{each}**" for each in doubts(report, subject))
-    found = verdict(report, subject, references)
-    return (
-        f"**An audit found less than is told below.**{doubted} {found} *Adversarial robustness* below tells all of it."
-    )
-
-
 def pictures_in(folder: Path) -> list[str]:
     """Names, out of `layout.PICTURES`, of those that a folder holds."""
     return [name for name in PICTURES if (folder / name).exists()]
@@ -95,7 +84,7 @@ def metadata(
         pipeline_tag="image-classification",
         tags=list(TAGS if is_hardened(record) else TAGS[1:]),
         model_name=model_name,
-        eval_results=eval_results(report, list(report.models)[-1], report_path=report_path),
+        eval_results=eval_results(report, report.subject, report_path=report_path),
     )
 
 
@@ -109,8 +98,8 @@ def render(
     folder: str = "",
 ) -> str:
     """A template with everything that a report and a record say; the template escapes names and other foreign text."""
-    *references, subject = report.models
-    found = [each for each in report.measurements if each.model == subject]
+    subject = report.subject
+    found = report.of(subject)
     return filled(
         template,
         report=report,
@@ -122,8 +111,8 @@ def render(
         own_class=report.models[subject]["class"] == OWN_CLASS,
         of_timm=report.models[subject]["class"].startswith("TimmWrapper"),
         subject=subject,
-        doubts=doubts(report, subject),
-        verdict=verdict(report, subject, references),
+        doubts=doubts(report),
+        verdict=verdict(report),
         attacked=[each for each in found if each.attack != CLEAN],
         kinds=KINDS,
         crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
@@ -185,72 +174,6 @@ def is_crafted_on_encoder(measurement: Measurement) -> bool:
 def is_patch(measurement: Measurement) -> bool:
     """Whether the attack changes a part of the pixels, by any amount."""
     return "top" in measurement.settings
-
-
-def doubts(report: RobustnessReport, subject: str) -> list[str]:
-    """What a reader has to know before any accuracy of a model, in sentences, the worst first."""
-    found = []
-    failed = [each for each in report.failed_checks if each.model == subject]
-    if failed:
-        names = "; ".join(plain(each.name) for each in failed)
-        found.append(f"The robust accuracies of this model are *unreliable*, it failed self-checks: {names}.")
-    elif not any(each.model == subject for each in report.checks):
-        found.append("Whether the robust accuracies of this model can be trusted was not checked.")
-    clean = next((each for each in report.measurements if (each.model, each.attack) == (subject, CLEAN)), None)
-    level = report.chance_of(subject)
-    if clean is not None and clean.count and level is not None and clean.accuracy.interval[0] <= level:
-        found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
-    count = max((each.count for each in report.measurements if each.model == subject), default=0)
-    if 0 < count < FEW_IMAGES:
-        found.append(
-            f"Only {count} images were measured: the intervals are wide, and differences within them say nothing."
-        )
-    return found
-
-
-def verdict(report: RobustnessReport, subject: str, references: Sequence[str] = ()) -> str:
-    """One sentence: what the model keeps, clean and under the worst attack of each kind, beside the others and chance.
-
-    An accuracy is followed by its interval, and in brackets by the attack and by what the others keep under the same.
-    """
-    parts = []
-    for each in report.verdict(subject):
-        unknown = f"under the worst attack by whoever knows {plain(each.knowledge)}"
-        words = "of clean images" if each.attack == CLEAN else KINDS.get(each.knowledge, unknown)
-        beside = [] if each.attack == CLEAN else [strength(each)]
-        others = [report.measurement(name, each.attack) for name in references]
-        parts.append(part_of_verdict(report, [each, *others], words, beside))
-    if None in report.kinds_of_several():
-        cases = [report.worst_case(name) for name in (subject, *references)]
-        parts.append(part_of_verdict(report, cases, "under every attack, each image under its worst", []))
-    if not parts:
-        return "Nothing was measured of this model."
-    *first, last = parts
-    found = f"{', '.join(first)}, and {last}" if first else last
-    level = report.chance_of(subject)
-    return f"This model is right about {found}{'' if level is None else f'; guessing is right about {level:.1%}'}."
-
-
-def part_of_verdict(
-    report: RobustnessReport, found: Sequence[Measurement | WorstCase], words: str, beside: Sequence[str]
-) -> str:
-    """What the first of several models keeps, and of what; in brackets what is known beside, and what others keep."""
-    subject, *others = found
-    low, high = subject.accuracy.interval
-    beside = [*beside, *(f"{plain(each.model)}: {kept(report, each)}" for each in others)]
-    told = f"{kept(report, subject)} [{low:.1%}, {high:.1%}] {words}"
-    return f"{told} ({'; '.join(beside)})" if beside else told
-
-
-def kept(report: RobustnessReport, measurement: Measurement | WorstCase) -> str:
-    """An accuracy, marked where it cannot be trusted."""
-    return f"{measurement.accuracy.value:.1%}{'' if report.is_reliable(measurement) else ' *unreliable*'}"
-
-
-def strength(measurement: Measurement) -> str:
-    """An attack with its norm and eps, e.g. `pgd, linf, eps 8/255`."""
-    known = measurement.settings
-    return f"{plain(measurement.attack)}, {plain(known['norm'])}, eps {eps_text(known['eps'])}"
 
 
 def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[str]:

@@ -96,10 +96,9 @@ def why_unreliable(folder: Path) -> str | None:
     if not (folder / REPORT).exists():
         return None
     report = RobustnessReport.load(folder / REPORT)
-    model = list(report.models)[-1]
-    if report.is_trusted(model):
+    if report.is_trusted(report.subject):
         return None
-    failed = "; ".join(check.name for check in report.failed_checks if check.model == model)
+    failed = "; ".join(check.name for check in report.failed_by(report.subject))
     return f"it failed the self-checks of its report ({failed})" if failed else "its report has no self-check of it"
 
 

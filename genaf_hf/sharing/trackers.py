@@ -15,8 +15,7 @@ def track_results(report: RobustnessReport, record: TrainingRecord, args: Traini
         record: how the model was trained; the accuracies are of the step at its end.
         args: of the training, which name the trackers.
     """
-    subject = list(report.models)[-1]
-    found = {f"test_{each.attack}": each.accuracy.value for each in report.measurements if each.model == subject}
+    found = {f"test_{each.attack}": each.accuracy.value for each in report.of(report.subject)}
     state = TrainerState(global_step=sum(stage["steps"] for stage in record.stages.values()))
     for tracker in [kind() for kind in get_reporting_integration_callbacks(args.report_to)]:
         tracker.on_train_begin(args, state, TrainerControl())

@@ -1,0 +1,78 @@
+"""What a report comes to, in sentences that cards, logs and command lines share."""
+
+from collections.abc import Sequence
+
+from genaf_hf.evaluation.report import CLEAN, KINDS, Measurement, RobustnessReport, WorstCase, eps_text
+from genaf_hf.values.markup import plain
+
+FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
+
+
+def doubts(report: RobustnessReport) -> list[str]:
+    """What a reader has to know before any accuracy of a report's subject, in sentences, the worst first."""
+    found, subject = [], report.subject
+    if failed := report.failed_by(subject):
+        names = "; ".join(plain(each.name) for each in failed)
+        found.append(f"The robust accuracies of this model are *unreliable*, it failed self-checks: {names}.")
+    elif not any(each.model == subject for each in report.checks):
+        found.append("Whether the robust accuracies of this model can be trusted was not checked.")
+    clean = next((each for each in report.of(subject) if each.attack == CLEAN), None)
+    level = report.chance_of(subject)
+    if clean is not None and clean.count and level is not None and clean.accuracy.interval[0] <= level:
+        found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
+    count = max((each.count for each in report.of(subject)), default=0)
+    if 0 < count < FEW_IMAGES:
+        found.append(
+            f"Only {count} images were measured: the intervals are wide, and differences within them say nothing."
+        )
+    return found
+
+
+def verdict(report: RobustnessReport, alone: str | None = None) -> str:
+    """One sentence: what the subject keeps, clean and under the worst attack of each kind, beside others and chance.
+
+    An accuracy is followed by its interval, and in brackets by the attack and by what the others keep under the same.
+
+    Args:
+        report: what was measured.
+        alone: a model that is told of without the others, in place of the subject.
+    """
+    subject, *references = [alone] if alone else [report.subject, *report.references]
+    parts = []
+    for each in report.verdict(subject):
+        unknown = f"under the worst attack by whoever knows {plain(each.knowledge)}"
+        words = "of clean images" if each.attack == CLEAN else KINDS.get(each.knowledge, unknown)
+        beside = [] if each.attack == CLEAN else [strength(each)]
+        others = [report.measurement(name, each.attack) for name in references]
+        parts.append(part_of_verdict(report, [each, *others], words, beside))
+    if None in report.kinds_of_several():
+        cases = [report.worst_case(name) for name in (subject, *references)]
+        parts.append(part_of_verdict(report, cases, "under every attack, each image under its worst", []))
+    if not parts:
+        return "Nothing was measured of this model."
+    *first, last = parts
+    found = f"{', '.join(first)}, and {last}" if first else last
+    level = report.chance_of(subject)
+    return f"This model is right about {found}{'' if level is None else f'; guessing is right about {level:.1%}'}."
+
+
+def part_of_verdict(
+    report: RobustnessReport, found: Sequence[Measurement | WorstCase], words: str, beside: Sequence[str]
+) -> str:
+    """What the first of several models keeps, and of what; in brackets what is known beside, and what others keep."""
+    subject, *others = found
+    low, high = subject.accuracy.interval
+    beside = [*beside, *(f"{plain(each.model)}: {kept(report, each)}" for each in others)]
+    told = f"{kept(report, subject)} [{low:.1%}, {high:.1%}] {words}"
+    return f"{told} ({'; '.join(beside)})" if beside else told
+
+
+def kept(report: RobustnessReport, measurement: Measurement | WorstCase) -> str:
+    """An accuracy, marked where it cannot be trusted."""
+    return f"{measurement.accuracy.value:.1%}{'' if report.is_reliable(measurement) else ' *unreliable*'}"
+
+
+def strength(measurement: Measurement) -> str:
+    """An attack with its norm and eps, e.g. `pgd, linf, eps 8/255`."""
+    known = measurement.settings
+    return f"{plain(measurement.attack)}, {plain(known['norm'])}, eps {eps_text(known['eps'])}"
