@@ -15,12 +15,13 @@ from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 
 from genaf_hf.errors import first_line
 
@@ -46,6 +47,15 @@ ADVICE = {
     412: "somebody else changed it meanwhile, try again",
     429: "the Hub was asked too often, try again later",
 }
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a model or a dataset of the Hub can have this name."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def persistently(action: Callable[[], Result]) -> Result:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 import httpx2
@@ -18,8 +17,6 @@ from datasets import (
 )
 from datasets.data_files import resolve_pattern
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from genaf_hf.data.digits import DIGITS, digits
 from genaf_hf.data.image_folders import EXTENSIONS, image_folder, kind, read_image_folder
@@ -27,8 +24,8 @@ from genaf_hf.data.known_datasets import NOTHING_KNOWN, known_dataset
 from genaf_hf.data.own_files import FOLDER_BUILDER, check_data_files
 from genaf_hf.data.streaming import open_stream, stream_folder
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.hub import why_not_loaded
-from genaf_hf.values.names import some_of, told
+from genaf_hf.hub import is_hub_id, why_not_loaded
+from genaf_hf.values.names import folder_like, some_of, told
 
 logger = logging.getLogger(__name__)
 
@@ -146,21 +143,12 @@ def check_place(name_or_path: str) -> None:
         return
     if path.exists():
         raise UserError(f'"{name_or_path}" is a file, expected a folder of images or the id of a dataset on the Hub.')
-    beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, beside, 1, ALIKE)
+    near = folder_like(path, ALIKE)
     if name_or_path.startswith("~") and path.expanduser().is_dir():  # which a shell leaves within --dataset_name=~/...
-        path, near = path.expanduser(), [path.name]
+        near = path.expanduser()
     if (near and known_dataset(name_or_path) is NOTHING_KNOWN) or not is_hub_id(name_or_path):
-        meant = f'did you mean "{path.parent / near[0]}"' if near else "check its spelling"
+        meant = f'did you mean "{near}"' if near else "check its spelling"
         raise UserError(f'There is no folder "{name_or_path}": {meant}, or name a dataset of the Hub as OWNER/NAME.')
-
-
-def is_hub_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 @contextmanager

@@ -1,14 +1,11 @@
 """What a checkpoint of a stranger has to be before anything is made of it, and after it was loaded."""
 
-import difflib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import (
@@ -20,8 +17,10 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_files
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.hub import is_hub_id
 from genaf_hf.models.head import find_head
 from genaf_hf.models.pixel_model import evaluating
+from genaf_hf.values.names import folder_like
 
 DEEPEST = 32  # how deep a configuration may be nested
 LARGEST = 10**7  # of its whole numbers, which all count or measure something
@@ -52,22 +51,19 @@ def check_place(model_name_or_path: str) -> None:
         return
     if path.exists():
         raise UserError(f'"{model_name_or_path}" is a file, expected the folder of a model.')
-    try:
-        validate_repo_id(model_name_or_path)
-    except HFValidationError as error:
+    if not is_hub_id(model_name_or_path):
         raise UserError(
             f'There is no folder "{model_name_or_path}"{nearest(path)}, and a model on the Hub has a name like '
             "namespace/name: correct the path or the name."
-        ) from error
+        )
 
 
 def nearest(path: Path) -> str:
     """The folder beside one that is not there whose name is like its own, as the rest of a sentence about that."""
     if path.exists():
         return ""
-    beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
-    found = difflib.get_close_matches(path.name, beside, n=1)
-    return f' (did you mean "{path.parent / found[0]}"?)' if found else ""
+    found = folder_like(path)
+    return f' (did you mean "{found}"?)' if found else ""
 
 
 def check_settings(settings: object, model_name_or_path: str) -> None:

@@ -12,7 +12,7 @@ from genaf_hf.evaluation.report import CLEAN, RobustnessReport, eps_text
 from genaf_hf.sharing.eval_results import eval_results
 from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 from genaf_hf.sharing.figures import COLORS
-from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
+from genaf_hf.sharing.hub_metadata import Card, CardData, known_license, on_hub
 from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES
 from genaf_hf.sharing.model_card import TAGS, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
@@ -51,12 +51,11 @@ def write_encoder_results(
         write_report(folder, report)
     write_record(folder, record)
     subject = drifts[-1].model
-    base = record.base_model
-    data = record.data
+    dataset = on_hub(record.data)
     metadata = CardData(
-        base_model=base["name"] if base["revision"] and is_hub_id(base["name"]) else None,
-        datasets=[data["name"]] if data["revision"] and is_hub_id(data["name"]) else None,
-        license=known_license(base["license"]),
+        base_model=on_hub(record.base_model),
+        datasets=[dataset] if dataset else None,
+        license=known_license(record.base_model["license"]),
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=[*TAGS, HARDENED_ENCODER_TAG],

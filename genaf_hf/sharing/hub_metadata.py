@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+
+from genaf_hf.hub import is_hub_id
 
 # https://huggingface.co/docs/hub/repositories-licenses; a card with any other is refused.
 LICENSES = {
@@ -63,13 +63,9 @@ class Card(ModelCard):
     card_data_class = CardData
 
 
-def is_hub_id(name: str | None) -> bool:
-    """Whether a model or a dataset of the Hub can have this name."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return bool(name)
+def on_hub(source: Mapping) -> str | None:
+    """The Hub id of a model or of images by `name` and `revision`, which what is on the Hub has; None of others."""
+    return source["name"] if source.get("revision") and is_hub_id(source["name"]) else None
 
 
 def dataset_type(name: str) -> str:

@@ -22,7 +22,7 @@ from genaf_hf.evaluation.report import (
 )
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
-from genaf_hf.sharing.hub_metadata import Card, CardData, is_hub_id, known_license
+from genaf_hf.sharing.hub_metadata import Card, CardData, known_license, on_hub
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
 from genaf_hf.sharing.record import TrainingRecord, balance_table
 from genaf_hf.sharing.verdict import doubts, verdict
@@ -75,10 +75,10 @@ def metadata(
 
     What the Hub would refuse is left out, such as a license that it has no identifier for; the card's text says it.
     """
-    base = {} if record is None else record.base_model
+    base, dataset = {} if record is None else record.base_model, on_hub(report.dataset)
     return CardData(
-        base_model=base["name"] if base.get("revision") and is_hub_id(base["name"]) else None,
-        datasets=[name] if report.dataset.get("revision") and is_hub_id(name := dataset_name(report)) else None,
+        base_model=on_hub(base),
+        datasets=[dataset] if dataset else None,
         license=known_license(base.get("license")),
         library_name="transformers",
         pipeline_tag="image-classification",

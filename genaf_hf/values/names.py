@@ -1,6 +1,8 @@
 """Names of other people's classes and files, as sentences, tables and pictures hold them."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 
 SHOWN_LETTERS, WRITTEN_LETTERS, TOLD_LETTERS = 24, 100, 1000  # of a name in a picture, a text and a refusal
 NAMED_AT_ONCE = 5
@@ -21,3 +23,10 @@ def some_of(names: Sequence[str]) -> str:
     """The first few of many names, in quotation marks, and how many others there are."""
     said = ", ".join(f'"{shortened(name, WRITTEN_LETTERS)}"' for name in names[:NAMED_AT_ONCE])
     return f"{said} and {len(names) - NAMED_AT_ONCE} more" if len(names) > NAMED_AT_ONCE else said
+
+
+def folder_like(path: Path, likeness: float = 0.6) -> Path | None:
+    """The folder beside one that is not there whose name is the most like its own; None where none is like it."""
+    beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    found = get_close_matches(path.name, beside, 1, likeness)
+    return path.parent / found[0] if found else None
