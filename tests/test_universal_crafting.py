@@ -1,0 +1,189 @@
+"""How a perturbation is crafted from an objective: its settings, restarts, start, images, and several encoders."""
+
+import pytest
+import torch
+from small_attacks import EPS, ON_ENCODER, craft
+from traces import leaves_no_trace
+
+from genaf_hf import PixelModel, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, l4a, registry, uap
+from genaf_hf.attacks.universal import universal_attack
+from genaf_hf.errors import UserError
+
+
+@pytest.fixture
+def own_attacks(monkeypatch):
+    """Attacks that a test adds are gone after it."""
+    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", type(ATTACKS)(ATTACKS))
+
+
+def test_its_objective_is_all_that_a_universal_attack_must_say(vit, images, own_attacks):
+    @universal_attack("images", words="sum, {weight:g} times", steps=3)
+    def summing(encoder, images, *, weight: float = 2.0):
+        """Raises the sum."""
+        return lambda delta, batch: weight * delta.sum() + 0 * batch.sum()
+
+    attack = registry.ATTACKS["summing"]
+    assert attack.needs == ("encoder", "images")
+    assert attack.configure(eps=0.5).settings == {
+        "eps": 0.5,
+        "norm": "linf",
+        "steps": 3,
+        "step_size": 0.01,
+        "restarts": 1,
+        "init": None,
+        "max_images": None,
+        "batch_size": 16,
+        "seed": 0,
+        "data": None,
+        "weight": 2.0,
+    }
+    down = summing(PixelModel(*vit), images, eps=0.5, step_size=0.4, weight=-1, data="twelve images")
+    assert torch.equal(down.delta, torch.full((3, 8, 8), -0.5))
+    assert (down.attack, down.steps, down.step_size, down.data) == ("summing", 3, 0.4, "twelve images")
+    assert down.objective == "sum, -1 times"
+    with pytest.raises(UserError, match='weight is "much", expected a number'):
+        summing(PixelModel(*vit), images, weight="much")
+
+
+def test_without_images_there_are_no_settings_of_images(vit, own_attacks):
+    @universal_attack(words="sum")
+    def summing(encoder):
+        return lambda delta: delta.sum()
+
+    settings = ["eps", "norm", "steps", "step_size", "restarts", "init", "seed"]
+    assert registry.ATTACKS["summing"].settings == settings
+    assert summing(PixelModel(*vit), eps=0.25, step_size=1.0, steps=1).delta.unique().tolist() == [0.25]
+
+
+def test_in_l2_it_goes_along_the_gradient_to_the_edge_of_the_ball(vit, own_attacks):
+    slope = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    @universal_attack(words="along a slope")
+    def sloping(encoder):
+        return lambda delta: (slope * delta).sum()
+
+    found = sloping(PixelModel(*vit), eps=2.0, norm="l2", steps=200)
+    torch.testing.assert_close(found.delta, 2 * slope / slope.norm(), rtol=0, atol=1e-3)
+    assert found.step_size == 2 / 50
+
+
+@pytest.fixture
+def hilly(own_attacks):
+    """Its objective keeps what it begins at: only the start decides how high it gets."""
+
+    @universal_attack("images", words="hills")
+    def hilly(encoder, images):
+        return lambda delta, batch: (delta - delta.detach()).sum() + delta.detach()[0, 0, 2] + 0 * batch.sum()
+
+    return hilly
+
+
+def test_of_several_restarts_the_highest_is_kept(vit, images, hilly):
+    settings = {"eps": EPS, "steps": 1, "step_size": 1e-6}
+    seeds = [restart * 2**24 for restart in range(4)]
+    alone = [hilly(PixelModel(*vit), images, seed=seed, **settings).delta for seed in seeds]
+    highest = max(alone, key=lambda delta: delta[0, 0, 2])
+    assert not torch.equal(highest, alone[0])
+    assert torch.equal(hilly(PixelModel(*vit), images, restarts=4, **settings).delta, highest)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("uap", {"steps": 4}), *((name, {"steps": 2, "width": 8}) for name in ("advencoder-per", "advencoder-pat"))],
+)
+def test_whatever_the_attack_its_best_start_is_kept_and_so_many_images_are_drawn(name, settings, vit, images, labels):
+    encoder, few = PixelModel(*vit), {"max_images": 6, "data": "twelve images"}
+
+    def crafted(**others):
+        return craft(name, encoder, images, labels, **settings, **few, **others)
+
+    alone = [crafted(seed=0), crafted(restarts=2)]
+    assert [each.data for each in alone] == ["6 of twelve images"] * 2
+    first, best = alone
+    second = ATTACKS[name].configure(**{"eps": EPS} if name != "advencoder-pat" else {}, **settings, seed=2**24)
+    drawn = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:6]
+    given = {"encoder": encoder, "images": images[drawn], "labels": labels[drawn]}
+    other = second(*(given[need] for need in ATTACKS[name].needs))
+    assert not torch.equal(first.delta, other.delta)
+    assert any(torch.equal(best.delta, each.delta) for each in (first, other))
+
+
+def test_it_begins_at_a_perturbation_that_is_given(vit, images, hilly, tmp_path):
+    given = UniversalPerturbation(0.3 * torch.rand(3, 8, 8), attack="ssp", eps=0.3)
+    given.save_pretrained(tmp_path / "given")
+    found = hilly(PixelModel(*vit), images, eps=EPS, steps=1, step_size=1e-6, init=str(tmp_path / "given"))
+    torch.testing.assert_close(found.delta, given.delta.clamp(max=EPS), rtol=0, atol=1e-5)
+    assert found.objective == "hills, from given on"
+    UniversalPerturbation(torch.zeros(3, 4, 4), attack="ssp", eps=0.3).save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match=r"of shape \(3, 4, 4\), expected \(3, 8, 8\) as the images are"):
+        hilly(PixelModel(*vit), images, init=str(tmp_path / "small"))
+    with pytest.raises(UserError, match=r"nothing.* is not a universal perturbation"):
+        hilly(PixelModel(*vit), images, init=str(tmp_path / "nothing"))
+
+
+def test_of_many_images_some_are_drawn_with_their_labels(vit, images, labels, own_attacks):
+    seen = []
+
+    @universal_attack("images", "labels", words="sum")
+    def peeking(encoder, images, labels):
+        seen.extend(zip(images, labels.tolist(), strict=True))
+        return lambda delta, batch, of_batch: delta.sum() + 0 * batch.sum()
+
+    found = peeking(PixelModel(*vit), images, labels, eps=EPS, steps=1, max_images=5, data="twelve images")
+    rows = [next(i for i, image in enumerate(images) if torch.equal(image, one)) for one, _ in seen]
+    assert len({*rows}) == 5
+    assert [label for _, label in seen] == labels[rows].tolist()
+    assert found.data == "5 of twelve images"
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"restarts": 0}, "restarts is 0, expected 1 to 100"),
+        ({"restarts": 5000}, "restarts is 5000, expected 1 to 100"),
+        ({"max_images": 0}, "max_images is 0, expected at least 1, or None for all"),
+        ({"norm": "l1"}, 'norm is "l1", expected one of linf, l2'),
+    ],
+)
+def test_a_budget_that_cannot_be_spent_is_refused(setting, sentence, vit, images):
+    with pytest.raises(UserError, match=sentence):
+        l4a(PixelModel(*vit), images, **setting)
+
+
+@pytest.mark.parametrize("name", [name for name in ON_ENCODER if name != "uap"])
+def test_on_several_encoders_it_is_another_than_on_each(name, vit, resnet, images, labels):
+    one, other = PixelModel(*vit), PixelModel(*resnet)
+    with leaves_no_trace(one), leaves_no_trace(other):
+        found = craft(name, [one, other], images, labels)
+    assert found.encoder == "dino, resnet"
+    alone = [craft(name, each, images, labels) for each in (one, other)]
+    assert not any(torch.equal(found.delta, each.delta) for each in alone)
+
+
+def test_none_of_two_encoders_outweighs_the_other_by_its_scale(vit, resnet, images, own_attacks):
+    """Both go for the first channel, with opposite signs, and for one of their own."""
+
+    @universal_attack("images", words="two channels")
+    def opposed(encoder, images):
+        is_vit = hasattr(encoder.model, "vit")
+        scale, sign, own = (1e6, 3, 1) if is_vit else (1e-3, -2, 2)
+        return lambda delta, batch: scale * (sign * delta[0] + delta[own]).sum() + 0 * batch.sum()
+
+    found = opposed([PixelModel(*vit), PixelModel(*resnet)], images, eps=2.0, norm="l2", steps=40, step_size=2.0)
+    # The gradients' L1 norms are 4 and 3 parts: 3/4 - 2/3 = 1/12 for the first channel, 1/4 and 1/3 for the others.
+    expected = torch.tensor([1 / 12, 1 / 4, 1 / 3])[:, None, None].expand(3, 8, 8)
+    torch.testing.assert_close(found.delta, 2 * expected / expected.norm(), rtol=0, atol=1e-4)
+
+
+def test_encoders_of_other_sizes_and_attacks_on_one_alone_are_refused(vit, resnet, images, labels):
+    class Larger(PixelModel):
+        image_size = (16, 16)
+
+    one = PixelModel(*vit)
+    with pytest.raises(UserError, match="take images of 8 x 8 and of 16 x 16 pixels, expected one size"):
+        l4a([one, Larger(*resnet)], images)
+    with pytest.raises(UserError, match="There are 2 models to attack at once, expected one"):
+        uap([one, one], images, labels, eps=EPS)
+    with pytest.raises(UserError, match="There are 0 models to attack at once"):
+        l4a([], images)
