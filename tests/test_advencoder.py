@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
-from small_attacks import EPS
+from small_attacks import EPS, images
 
 from genaf_hf import PixelModel
 from genaf_hf.attacks.advencoder import Generator, advencoder_per, high_pass, info_nce, seeded_generator
+
+__all__ = ["images"]  # fixtures
 
 
 def test_info_nce_by_hand():

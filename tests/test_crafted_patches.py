@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from small_attacks import images, labels
 
 from genaf_hf import PixelModel
 from genaf_hf.attacks import UniversalPatch, advencoder_pat, adversarial_patch
 from genaf_hf.attacks.advencoder import info_nce
 from genaf_hf.errors import UserError
+
+__all__ = ["images", "labels"]  # fixtures
 
 
 @pytest.mark.parametrize("place", ["fixed", "random"])

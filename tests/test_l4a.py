@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from small_attacks import EPS
+from small_attacks import EPS, images
 
 from genaf_hf import PixelModel, l4a
 from genaf_hf.attacks import l4a_fuse
 from genaf_hf.attacks.l4a import gaussian_images
+
+__all__ = ["images"]  # fixtures
 
 
 def activation(encoder, images, delta, layer) -> float:

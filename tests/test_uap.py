@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from small_attacks import EPS, Linear, craft
+from small_attacks import EPS, Linear, craft, images, labels
 from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel
@@ -12,6 +12,8 @@ from genaf_hf.attacks import ATTACKS, uap, uapgd, upgd
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.uap import deepfool
 from genaf_hf.errors import UserError
+
+__all__ = ["images", "labels"]  # fixtures
 
 
 def test_its_steps_fall_to_nothing_along_a_cosine(vit, monkeypatch):

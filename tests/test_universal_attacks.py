@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 import numpy as np
 import pytest
 import torch
-from small_attacks import BOUNDED, EPS, ON_ENCODER, UNIVERSAL, craft
+from small_attacks import BOUNDED, EPS, ON_ENCODER, UNIVERSAL, craft, images, labels
 from torch.nn import functional as F
 from traces import leave_gradients_and_modes, leaves_no_trace
 
@@ -16,6 +16,8 @@ from genaf_hf.attacks.advencoder import info_nce
 from genaf_hf.attacks.fff import log_energy
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.errors import UserError
+
+__all__ = ["images", "labels"]  # fixtures
 
 
 @pytest.mark.parametrize("family", ["vit", "resnet"])

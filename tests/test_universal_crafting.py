@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from small_attacks import EPS, ON_ENCODER, craft
+from small_attacks import EPS, ON_ENCODER, craft, images, labels
 from traces import leaves_no_trace
 
 from genaf_hf import PixelModel, UniversalPerturbation
 from genaf_hf.attacks import ATTACKS, l4a, registry, uap
 from genaf_hf.attacks.universal import universal_attack
 from genaf_hf.errors import UserError
+
+__all__ = ["images", "labels"]  # fixtures
 
 
 @pytest.fixture
