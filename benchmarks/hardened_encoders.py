@@ -6,10 +6,12 @@
 The encoder is hardened on the first images without their labels, once for each seed. Of the public and of the hardened
 encoder a linear probe, the nearest neighbours and fine-tunes by the stock `Trainer` are measured on each of the others,
 clean and under perturbations that are crafted on the public encoder and on the hardened one, which is published too,
-from images that none of these sees. Fine-tunes are given as KIND:STEPS:RATE: `all` weights from a new head on, all
-weights from the `probe` on, as Kumar et al. (ICLR 2022, https://arxiv.org/abs/2202.10054) do, or `lora` of rank 8 on
-every layer; of the public encoder only the first. What is found is a line of hardened_encoders.jsonl, and a command
-that was killed and is started again goes on. The table, hardened_encoders.md, is written from all lines.
+from images that none of these sees. Fine-tunes are given as KIND:STEPS:RATE: `all` weights from a new head on; all
+weights from the `probe` on, as Kumar et al. (ICLR 2022, https://arxiv.org/abs/2202.10054) do; `lora` of rank 8 on every
+layer; all weights, half of the images `shown` under the perturbations that lie beside the hardened encoder; or, by
+`GenAFTrainer`, the defence `universal`. Of the public encoder there are only the first and the last kind. What is found
+is a line of hardened_encoders.jsonl, and a command that was killed and is started again goes on. The table,
+hardened_encoders.md, is written from all lines.
 """
 
 import argparse
@@ -17,18 +19,22 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer, TrainingArguments, default_data_collator, set_seed
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.data import stratified_subset
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer, feature_bank
 from genaf_hf.evaluation.drift import measure_drift
 from genaf_hf.evaluation.neighbors import Neighbors
@@ -41,12 +47,15 @@ from genaf_hf.models.head import head_name
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
+from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).with_suffix("")
 PUBLIC, HARDENED = "public", "hardened"
+PROBE = "as it is"  # beside fine-tunes: the probe and the neighbours of its features
+UNTOLD = ("found", "models", "downstream", "seeds", "fine_tunes")  # of the settings
 INTRODUCTION = """\
 Accuracy in %, the mean over seeds. Perturbations are crafted on the public encoder, or on the hardened one, from images
 that neither the hardening nor its user has. *drift* is the relative squared distance of clean features from the public
@@ -95,49 +104,77 @@ def parsed_arguments() -> argparse.Namespace:
 # ---- what is measured ----
 
 
+@dataclass(frozen=True)
+class Use:
+    """Both encoders by name, where each lies, and images, classes and perturbations that they are used with."""
+
+    models: Mapping[str, PixelModel]
+    places: Mapping[str, str]
+    names: Sequence[str]
+    pixels: Mapping[str, Dataset]
+    crafted: Mapping[str, UniversalPerturbation]
+    known: Sequence[UniversalPerturbation]  # that the hardened encoder was trained on
+
+
 def measure(args: argparse.Namespace, downstream: str, seed: int) -> None:
-    """All ways of using both encoders on some images, unless they were measured before."""
-    setting = {name: value for name, value in vars(args).items() if name not in ("found", "models", "downstream")}
+    """Each way of using either encoder on some images, unless it was measured before."""
+    setting = {name: value for name, value in vars(args).items() if name not in UNTOLD}
     setting |= {name: public_name(setting[name]) for name in ("encoder", "dataset")}
-    line = json.loads(json.dumps({"setting": {**setting, "seeds": None}, "downstream": public_name(downstream)}))
-    line["seed"] = seed
-    if any(line == {name: each[name] for name in line} for each in lines(args.found)):
+    line = {"setting": setting, "downstream": public_name(downstream), "seed": seed}
+    done = [each["way"] for each in lines(args.found) if all(each[name] == value for name, value in line.items())]
+    again = [given for given in args.fine_tunes[1:] if given.startswith("universal:")]
+    ways = [(PUBLIC, given) for given in (PROBE, *args.fine_tunes[:1], *again)]
+    ways += [(HARDENED, given) for given in (PROBE, *args.fine_tunes)]
+    missing = [(origin, given) for origin, given in ways if [origin, given] not in done]
+    if not missing:
         return
     data = load_images(downstream, max_train_samples=args.probe_images, max_eval_samples=args.test_images)
     names = [f"class {i}" for i in range(data["train"].features["label"].num_classes)]  # else a head that fits is kept
     public = PixelModel(*load_encoder(args.encoder, names)).eval()
+    if any(given.startswith("lora:") for _, given in missing):
+        check_lora(public)
     folder, cost = hardened_once(args, public, seed)
     models = {PUBLIC: public, HARDENED: PixelModel(*load_encoder(str(folder), names)).eval()}
     attacker = Attacker.of(stratified_subset(data["validation"], args.attacker_images, 0), downstream, public, public)
     attacks = named_attacks(args.attacks, args.attack_settings, dae_eps=args.eps)
-    crafted = {
-        f"{name}, {origin}": attacker.craft(attack, model)
-        for origin, model in models.items()
-        for name, attack in attacks.items()
-    }
-    pixels = {split: with_pixel_values(images, public.processor) for split, images in data.items()}
-    train = pixels["train"][:]
-    images, rows = public.to_images(train["pixel_values"]), {}
-    for origin, model in models.items():
-        probe = probed(model, images, train["labels"])
-        own = {name: each for name, each in crafted.items() if origin == HARDENED or name.endswith(PUBLIC)}
-        found = answers(probe, pixels["test"], own, feature_bank(model, pixels["train"], batch_size=128))
-        rows[f"linear probe, {origin}"] = accuracies(found)
-        rows[f"kNN, {origin}"] = accuracies(found, of="neighbors")
-        place = str(folder) if origin == HARDENED else args.encoder
-        for given in args.fine_tunes:
-            kind, steps, rate = given.split(":")
-            if origin == HARDENED or given == args.fine_tunes[0]:
-                set_seed(seed)
-                begun = probe.model if kind == "probe" else load_encoder(place, names)[0]
-                tuned = fine_tuned(args, copy.deepcopy(begun), pixels, int(steps), float(rate), seed, kind == "lora")
-                found = answers(PixelModel(tuned, public.processor).eval(), pixels["test"], own)
-                rows[f"fine-tune {given}, {origin}"] = accuracies(found)
-    drift = [each.distance for each in measure_drift(models, public, pixels["test"], [], batch_size=128)]
-    line |= {"rows": rows, "drift": dict(zip(models, drift, strict=True)), **cost}
-    with args.found.with_suffix(".jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    write(args.found)
+    use = Use(
+        models=models,
+        places={PUBLIC: args.encoder, HARDENED: str(folder)},
+        names=names,
+        pixels={split: with_pixel_values(images, public.processor) for split, images in data.items()},
+        crafted={
+            f"{name}, {origin}": attacker.craft(attack, model)
+            for origin, model in models.items()
+            for name, attack in attacks.items()
+        },
+        known=[UniversalPerturbation.from_pretrained(each) for each in sorted((folder / TRAINED_ON).iterdir())],
+    )
+    drift = measure_drift({HARDENED: models[HARDENED]}, public, use.pixels["test"], [], batch_size=128)[0].distance
+    for origin, given in missing:
+        rows = measured(args, use, origin, given, seed)
+        with args.found.with_suffix(".jsonl").open("a") as file:
+            file.write(json.dumps({**line, "drift": drift, **cost, "way": [origin, given], "rows": rows}) + "\n")
+        write(args.found)
+
+
+def measured(args: argparse.Namespace, use: Use, origin: str, given: str, seed: int) -> dict[str, dict[str, float]]:
+    """Accuracies of one way of using an encoder, of a probe also those of the neighbours."""
+    own = {name: each for name, each in use.crafted.items() if origin == HARDENED or name.endswith(PUBLIC)}
+    model, test = use.models[origin], use.pixels["test"]
+    if given == PROBE:
+        found = answers(probe_of(model, use), test, own, feature_bank(model, use.pixels["train"], batch_size=128))
+        return {"linear probe": accuracies(found), "kNN": accuracies(found, of="neighbors")}
+    set_seed(seed)
+    kept = given.startswith("probe:")
+    begun = probe_of(model, use) if kept else PixelModel(*load_encoder(use.places[origin], use.names))
+    tuned = fine_tuned(args, given, begun, use.pixels["train"], use.known, seed)
+    return {f"fine-tune {given}": accuracies(answers(tuned, test, own))}
+
+
+def probe_of(model: PixelModel, use: Use) -> PixelModel:
+    """A linear probe on the features of an encoder."""
+    train = use.pixels["train"][:]
+    return probed(model, model.to_images(train["pixel_values"]), train["labels"])
 
 
 def hardened_once(args: argparse.Namespace, public: PixelModel, seed: int) -> tuple[Path, dict[str, float]]:
@@ -173,36 +210,84 @@ def hardened_once(args: argparse.Namespace, public: PixelModel, seed: int) -> tu
         epochs = PASSES * args.steps * args.batch_size / len(images)
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).cpu().save_pretrained(folder)
         processor.save_pretrained(folder)
+        trainer.save_perturbations(folder)
         write_whole(folder / COST, json.dumps({"seconds": spent, "epochs": epochs}))
     return folder, json.loads((folder / COST).read_text())
 
 
 def fine_tuned(
-    args: argparse.Namespace, model: PreTrainedModel, pixels: Mapping, steps: int, rate: float, seed: int, lora: bool
-) -> PreTrainedModel:
-    """A classifier, trained on clean images as anybody would."""
-    if lora:
-        layers = [name for name, each in model.base_model.named_modules() if is_adaptable(each)]
-        targets = [f"{model.base_model_prefix}.{name}" for name in layers]
-        model = get_peft_model(model, LoraConfig(target_modules=targets, modules_to_save=[head_name(model)]))
-    training = TrainingArguments(
-        output_dir="fine-tune",
-        max_steps=steps,
-        learning_rate=rate,
-        per_device_train_batch_size=64,
-        weight_decay=0.05,
-        warmup_steps=0.1,
-        bf16=args.precision == "bf16",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        use_cpu=not torch.accelerator.is_available(),
-        seed=seed,
-    )
-    Trainer(model=model, args=training, train_dataset=pixels["train"]).train()
-    return (model.merge_and_unload() if lora else model).cpu()
+    args: argparse.Namespace,
+    given: str,
+    begun: PixelModel,
+    train: torch.utils.data.Dataset,
+    known: Sequence[UniversalPerturbation],
+    seed: int,
+) -> PixelModel:
+    """A classifier, trained on as anybody would; `given` is KIND:STEPS:RATE."""
+    kind, steps, rate = given.split(":")
+    settings = {
+        "output_dir": "fine-tune",
+        "max_steps": int(steps),
+        "learning_rate": float(rate),
+        "per_device_train_batch_size": 64,
+        "weight_decay": 0.05,
+        "warmup_steps": 0.1,
+        "bf16": args.precision == "bf16",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not torch.accelerator.is_available(),
+        "seed": seed,
+    }
+    trainer: Trainer
+    if kind == "universal":
+        config = GenAFConfig(
+            **settings, defence="universal", eps=args.eps, defence_settings={"bank_steps": args.bank_steps}
+        )
+        trainer = GenAFTrainer(model=begun.model, args=config, train_dataset=train, processing_class=begun.processor)
+    else:
+        trainer = Trainer(
+            model=with_lora(begun.model) if kind == "lora" else begun.model,
+            args=TrainingArguments(**settings, remove_unused_columns=False, label_names=["labels"]),
+            train_dataset=train,
+            data_collator=partial(shown, begun, known) if kind == "shown" else default_data_collator,
+        )
+    trainer.train()
+    tuned = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    tuned = tuned.merge_and_unload() if kind == "lora" else tuned
+    return PixelModel(tuned.cpu(), begun.processor).eval()
+
+
+def shown(model: PixelModel, known: Sequence[UniversalPerturbation], rows: list[dict]) -> dict[str, Tensor]:
+    """A batch, half of whose images are each under one of some perturbations."""
+    batch = default_data_collator(rows)
+    images = model.to_images(batch["pixel_values"])
+    deltas = torch.stack([each.delta for each in known])
+    deltas = torch.cat([deltas, torch.zeros_like(deltas)])[torch.randint(2 * len(deltas), (len(images),))]
+    return {**batch, "pixel_values": model.to_pixel_values((images + deltas).clamp(0, 1))}
+
+
+def with_lora(model: PreTrainedModel) -> PreTrainedModel:
+    """A classifier with LoRA on each layer of its encoder that adapters can be put on."""
+    layers = [name for name, each in model.base_model.named_modules() if is_adaptable(each)]
+    targets = [f"{model.base_model_prefix}.{name}" for name in layers]
+    return get_peft_model(model, LoraConfig(target_modules=targets, modules_to_save=[head_name(model)]))
+
+
+def check_lora(public: PixelModel) -> None:
+    """Refuses LoRA where its layers do not work in an encoder, before it is hardened.
+
+    Raises:
+        UserError: says what fails.
+    """
+    images = public.mean.new_full((1, 3, *public.image_size), 0.5)
+    try:
+        with_lora(copy.deepcopy(public.model))(pixel_values=public.to_pixel_values(images))
+    except AttributeError as error:
+        raise UserError(
+            f"fine_tunes has lora, but PEFT's layers do not work in a {type(public.model).__name__} ({error}): "
+            "leave it out."
+        ) from error
 
 
 def answers(
@@ -251,25 +336,25 @@ def write(path: Path) -> None:
 def section(found: list[dict]) -> str:
     """Settings, drift and time in words, and the table."""
     told, first = found[0]["setting"], found[0]
-    attacks = list(dict.fromkeys(name for row in first["rows"].values() for name in row))
-    rows = [["used as", CLEAN, *(f"worst, {origin}" for origin in (PUBLIC, HARDENED)), *attacks[1:]]]
-    for way in first["rows"]:
-        means = {name: mean(line["rows"][way][name] for line in found) for name in first["rows"][way]}
-        for origin in (PUBLIC, HARDENED):
-            means[f"worst, {origin}"] = min(
-                (each for name, each in means.items() if name.endswith(origin)), default=None
-            )
-        rows.append([way, *("-" if means.get(name) is None else f"{means[name]:.1f}" for name in rows[0][1:])])
-    drift = mean(line["drift"][HARDENED] for line in found)
-    seconds, epochs = (mean(line[name] for line in found) for name in ("seconds", "epochs"))
-    settings = ", ".join(
-        f"{name} {value}" for name, value in told.items() if name not in ("encoder", "dataset", "seeds")
-    )
+    by_seed = {line["seed"]: line for line in found}
+    used: dict[tuple[str, str], list[dict]] = {}
+    for line in sorted(found, key=lambda line: line["way"][0] == HARDENED):
+        for way, row in line["rows"].items():
+            used.setdefault((way, line["way"][0]), []).append(row)
+    attacks = list(dict.fromkeys(name for rows in used.values() for row in rows for name in row))
+    table = [["used as", "seeds", CLEAN, *(f"worst, {origin}" for origin in (PUBLIC, HARDENED)), *attacks[1:]]]
+    for (way, origin), rows in used.items():
+        means = {name: mean(row[name] for row in rows) for name in rows[0]}
+        for each in (PUBLIC, HARDENED):
+            means[f"worst, {each}"] = min((value for name, value in means.items() if name.endswith(each)), default=None)
+        accuracies = ("-" if means.get(name) is None else f"{means[name]:.1f}" for name in table[0][2:])
+        table.append([f"{way}, {origin}", str(len(rows)), *accuracies])
+    drift, seconds, epochs = (mean(line[name] for line in by_seed.values()) for name in ("drift", "seconds", "epochs"))
+    settings = ", ".join(f"{name} {value}" for name, value in told.items() if name not in ("encoder", "dataset"))
     return (
         f"## {told['encoder']}, hardened on {told['dataset']}, used on {first['downstream']}\n\n"
-        f"Seed {', '.join(str(line['seed']) for line in found)}; {settings}. Drift {drift:.3f}; {epochs:.1f} epochs, "
-        f"{seconds:.0f} s.\n\n"
-        f"{markdown(rows)}\n"
+        f"Seed {', '.join(map(str, by_seed))}; {settings}. Drift {drift:.3f}; {epochs:.1f} epochs, {seconds:.0f} s.\n\n"
+        f"{markdown(table)}\n"
     )
 
 
