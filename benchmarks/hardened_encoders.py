@@ -76,7 +76,7 @@ def main() -> None:
     write(args.found)
 
 
-def parsed_arguments() -> argparse.Namespace:
+def parsed_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoder")
     parser.add_argument("dataset", help="images that it is hardened on")
@@ -98,7 +98,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of trainings")
     parser.add_argument("--found", type=Path, default=HERE, help="of the results, without .jsonl and .md")
     parser.add_argument("--models", type=Path, default=Path("hardened-encoders-found"))
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 # ---- what is measured ----

@@ -1,0 +1,84 @@
+"""The benchmark of hardened encoders: each way of using one is measured once, and the ways are what they are called."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASSES, SIDE
+from transformers import MobileNetV1Config, MobileNetV1ForImageClassification, ViTImageProcessor
+
+from genaf_hf import PixelModel, UniversalPerturbation, load_encoder
+from genaf_hf.errors import UserError
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+FINE_TUNES = ["all:1:1e-3", "shown:1:1e-3", "universal:1:1e-3"]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        import hardened_encoders
+
+    return hardened_encoders
+
+
+@pytest.mark.slow(reason="hardens an encoder and fine-tunes it")
+def test_killed_and_started_again_it_measures_what_is_missing(benchmark, encoders, dataset, tmp_path, monkeypatch):
+    dataset.save_to_disk(tmp_path / "colours")
+    monkeypatch.chdir(tmp_path)
+    asked = [encoders["dino"], "colours", "--steps", "1", "--batch_size", "8", "--bank_steps", "1"]
+    asked += ["--attacks", "l4a", "--attack_settings", '{"steps": 1}', "--precision", "fp32"]
+    asked += ["--found", "found", "--fine_tunes", *FINE_TUNES]
+    args, measured = benchmark.parsed_arguments(asked), benchmark.measured
+
+    def killed(args, use, origin, given, seed):
+        if (origin, given) == ("hardened", FINE_TUNES[1]):
+            raise KeyboardInterrupt
+        return measured(args, use, origin, given, seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "measured", killed)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.measure(args, "colours", 0)
+    before = benchmark.lines(args.found)
+    ways = [each["way"] for each in before]
+    assert ways == [
+        ["public", "as it is"],
+        ["public", "all:1:1e-3"],
+        ["public", "universal:1:1e-3"],
+        ["hardened", "as it is"],
+        ["hardened", "all:1:1e-3"],
+    ]
+    benchmark.measure(args, "colours", 0)
+    found = benchmark.lines(args.found)
+    assert found[:5] == before
+    assert [each["way"] for each in found[5:]] == [["hardened", given] for given in FINE_TUNES[1:]]
+    assert [*found[3]["rows"]] == ["linear probe", "kNN"]
+    assert [*found[6]["rows"]["fine-tune universal:1:1e-3"]] == ["clean", "l4a, public", "l4a, hardened"]
+    table = Path("found.md").read_text()
+    assert table.count("fine-tune") == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "load_images", None)  # all is there
+        benchmark.measure(args, "colours", 0)
+
+
+def test_a_half_of_the_images_is_shown_under_known_perturbations(benchmark, vit):
+    torch.manual_seed(0)
+    model, eps = PixelModel(*vit), 0.1
+    known = [UniversalPerturbation(torch.full((3, SIDE, SIDE), value), "l4a", eps) for value in (-eps, eps)]
+    images = torch.full((400, 3, SIDE, SIDE), 0.5)
+    rows = [{"pixel_values": each, "labels": 1} for each in model.to_pixel_values(images)]
+    batch = benchmark.shown(model, known, rows)
+    moved = (model.to_images(batch["pixel_values"]) - images).mean((1, 2, 3))
+    assert batch["labels"].tolist() == [1] * 400
+    for value, share in ((-eps, 1 / 4), (0, 1 / 2), (eps, 1 / 4)):
+        assert (moved - value).abs().lt(1e-5).float().mean() == pytest.approx(share, abs=0.06)
+
+
+def test_lora_is_refused_where_its_layers_do_not_work(benchmark, tmp_path):
+    config = MobileNetV1Config(image_size=SIDE, depth_multiplier=0.25, num_labels=len(CLASSES))
+    MobileNetV1ForImageClassification(config).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"lora, but PEFT's layers do not work in a MobileNetV1ForImageClassification"):
+        benchmark.check_lora(PixelModel(*load_encoder(str(tmp_path), CLASSES)))
