@@ -156,8 +156,8 @@ def straightforward(arguments, images: Tensor, labels: Tensor) -> list[list[str]
 
 def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     """Seconds of an attack and of its floor."""
-    model = attacked_model(arguments)
-    pixel_model = PixelModel(model, make_processor(arguments))
+    model = make_model(arguments).eval()
+    pixel_model = PixelModel(model, make_processor(arguments), autocast=torch.bfloat16 if arguments.bf16 else None)
     table = [["attack", "seconds", "floor", "beyond it"]]
     for name, (forwards, gradients) in PER_IMAGE.items():
         attack = ATTACKS[name]
@@ -173,8 +173,8 @@ def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
 
 def crafting(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     """Seconds of crafting and of its floor; what comes once, such as the fit of a probe, is in a run of no step."""
-    model = attacked_model(arguments)
-    pixel_model = PixelModel(model, make_processor(arguments))
+    model = make_model(arguments).eval()
+    pixel_model = PixelModel(model, make_processor(arguments), autocast=torch.bfloat16 if arguments.bf16 else None)
     table = [["attack", "seconds", "floor", "beyond it"]]
     for name, (forwards, gradients, blocks) in UNIVERSAL.items():
         settings = {"batch_size": len(images), **({"width": 64} if name == "advencoder-per" else {})}
@@ -329,14 +329,6 @@ def make_model(arguments) -> ViTForImageClassification:
         attn_implementation="eager" if arguments.bf16 and arguments.device == "cpu" else "sdpa",
     )
     return ViTForImageClassification(config).to(arguments.device)
-
-
-def attacked_model(arguments) -> ViTForImageClassification:
-    """A model that computes in half precision by itself, if it is to: attacks leave the caller's autocast."""
-    model = make_model(arguments).eval()
-    if arguments.bf16:
-        model.forward = half(arguments)(model.forward)
-    return model
 
 
 def make_processor(arguments) -> ViTImageProcessor:

@@ -64,16 +64,16 @@ def test_no_attack_sees_the_modes_of_its_caller(name, made):
         assert (mode, found.dtype, torch.equal(found, expected)) == (mode, torch.float32, True)
 
 
-def test_a_model_that_enters_autocast_itself_is_attacked_in_it(vit):
-    model = PixelModel(*vit)
-    in_float32 = attacked("pgd", model, IMAGES)
-    dtypes = set()
+@pytest.mark.parametrize("name", ["pgd", "feature-pgd", "l4a", "fff"])
+def test_a_model_that_enters_autocast_itself_is_attacked_in_it(vit, name):
+    model, dtypes = PixelModel(*vit, autocast=torch.bfloat16), set()
+    in_float32 = attacked(name, PixelModel(*vit), IMAGES)
     model.model.vit.layers[0].mlp.fc1.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
-    model.model.forward = torch.autocast("cpu", torch.bfloat16)(model.model.forward)
-    in_bfloat16 = attacked("pgd", model, IMAGES)
+    in_bfloat16 = attacked(name, model, IMAGES)
     assert dtypes == {torch.bfloat16}
     assert in_bfloat16.dtype == torch.float32
     assert not torch.equal(in_bfloat16, in_float32)
+    assert in_bfloat16.isfinite().all()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -470,6 +470,14 @@ def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp
     assert trainer.evaluate().keys() >= {"eval_clean_accuracy", "eval_robust_accuracy"}
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_bank_is_crafted_in_the_precision_of_the_training(tmp_path, bf16):
+    trainer, dtypes = tiny_trainer(tmp_path, bf16=bf16, **QUICK), set()
+    trainer.model.vit.layers[0].mlp.fc1.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
+    trainer.begin_adversary()
+    assert dtypes == {torch.bfloat16 if bf16 else torch.float32}
+
+
 def test_the_bank_is_crafted_once_on_the_public_encoder(tmp_path, caplog):
     caplog.set_level("INFO")
     first = tiny_trainer(tmp_path / "first", **QUICK)

@@ -100,10 +100,14 @@ def change_activation(encoder):
     encoder.model.config.hidden_act = "relu"
 
 
+def change_precision(encoder):
+    encoder.autocast = torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("change", "crafted"),
     [
-        *((change, 2) for change in (change_weight, change_mean, change_std, change_activation)),
+        *((change, 2) for change in (change_weight, change_mean, change_std, change_activation, change_precision)),
         *((change, 2) for change in (change_source, change_revision)),  # which are in its record
         *((change, 1) for change in (change_head, change_place)),
     ],

@@ -164,8 +164,8 @@ def check_gradients(model: nn.Module) -> None:
 def autocast_left() -> Iterator[None]:
     """Outside of the caller's autocast, on every device.
 
-    A model that is to compute in half precision enters autocast itself, as one does that Accelerate has prepared, or
-    has such weights.
+    A model that is to compute in half precision enters autocast itself, as a `PixelModel` with `autocast` does and one
+    that Accelerate has prepared, or has such weights.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     with ExitStack() as left:

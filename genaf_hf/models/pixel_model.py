@@ -1,7 +1,7 @@
 """The one place that owns normalisation."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import Parameter, signature
 from typing import Any
 
@@ -29,6 +29,7 @@ class PixelModel(nn.Module):
         model: a `transformers` image classifier, also wrapped by PEFT.
         processor: its image processor; only the normalisation is read (`do_rescale`, `do_normalize`, `image_mean`,
             `image_std`) and the size of its images.
+        autocast: precision that it computes in, also where an attack leaves that of its caller; default the weights'.
 
     Raises:
         UserError: when these are no classifier and image processor, or the processor rescales to something else than
@@ -39,11 +40,12 @@ class PixelModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, processor):
+    def __init__(self, model: nn.Module, processor, *, autocast: torch.dtype | None = None):
         super().__init__()
         check_classifier(model, processor)
         self.model = model
         self.processor = processor
+        self.autocast = autocast
         self._layer_names: list[str] = []
         device = next(model.parameters()).device
         with torch.inference_mode(False):  # what is made in it cannot take part in gradients
@@ -92,16 +94,21 @@ class PixelModel(nn.Module):
         floats = (each.dtype for each in self.model.parameters() if each.is_floating_point())
         return self.to_pixel_values(images).to(next(floats, torch.float32))
 
-    def _answer(self, images: Tensor):
+    def _answer(self, pixel_values: Tensor, **asked):
         """What the model gives.
+
+        Args:
+            pixel_values: normalised.
+            asked: of it, beside the logits.
 
         Raises:
             UserError: when it cannot take images of this size.
         """
         try:
-            return self.model(pixel_values=self._normalised(images))
+            with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
+                return self.model(pixel_values=pixel_values, **asked)
         except (RuntimeError, ValueError) as error:
-            given = tuple(images.shape[-2:])
+            given = tuple(pixel_values.shape[-2:])
             if isinstance(error, UserError) or given == self.image_size:
                 raise
             sizes = [" x ".join(map(str, size)) for size in (given, self.image_size)]
@@ -111,11 +118,11 @@ class PixelModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes), in float32 or wider also under autocast."""
-        return at_least_float32(self._answer(images).logits)
+        return at_least_float32(self._answer(self._normalised(images)).logits)
 
     def features(self, images: Tensor) -> Tensor:
         """What the classification head reads, (n, d), in float32 or wider; the head itself is not run."""
-        read = input_of(head_of(self.model), lambda: self._answer(images))
+        read = input_of(head_of(self.model), lambda: self._answer(self._normalised(images)))
         return at_least_float32(read.flatten(1))
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +143,7 @@ class PixelModel(nn.Module):
         """
         if up_to is None and timm_part(self.model) is None:
             pixel_values = self._normalised(images)
-            states = self.model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
+            states = self._answer(pixel_values, output_hidden_states=True).hidden_states
             if states is None:
                 raise UserError(f"The {type(self.model).__name__} gives no hidden states, which were asked for.")
             return tuple(state for state in states if state is not pixel_values)  # which some count as the first one
@@ -144,7 +151,7 @@ class PixelModel(nn.Module):
         if up_to is not None:
             names = names[: self.layer_index(up_to, images) + 1]
         modules = [self.model.get_submodule(name) for name in names]
-        return outputs_of(modules, lambda: self._answer(images))
+        return outputs_of(modules, lambda: self._answer(self._normalised(images)))
 
     def layer_names(self, images: Tensor) -> list[str]:
         """Names of the submodules of `model` that put out the hidden states, e.g. `vit.embeddings`, `vit.layers.0`.

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers.trainer_utils import has_length
 
@@ -168,11 +169,15 @@ class SharingTrainer(ResumableTrainer):
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""
 
     def pixel_model(self, model: nn.Module) -> PixelModel:
-        """What attacks see of a model, unwrapped, made once for each; with `torch_compile` its logits are compiled."""
+        """What attacks see of a model, unwrapped, made once for each, in the precision of the training.
+
+        With `torch_compile` its logits are compiled.
+        """
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         device = next(model.parameters()).device
         if self._attacked is None or self._attacked.model is not model or self._attacked.device != device:
-            self._attacked = PixelModel(model, self.processing_class)
+            autocast = torch.bfloat16 if self.args.bf16 else None
+            self._attacked = PixelModel(model, self.processing_class, autocast=autocast)
             if self.args.torch_compile:
                 self._attacked.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         return self._attacked
