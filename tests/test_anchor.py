@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from one_step import ONE_STEP, STEP_SEEDS, state_of
 from recorder import Recorder
-from test_defences import ONE_STEP, STEP_SEEDS, state_of
 from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_trainer
 

@@ -1,0 +1,310 @@
+"""Defences by universal perturbations, which move with the training and are a state of it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIDE
+from one_step import ONE_STEP, STEP_SEEDS, batch_norm_model, check_gradients, one_step, state_of
+from own_defence import BANK, DEFENCES, HALF
+from recorder import CHECKPOINTING, changed, lora_model
+from torch.nn import functional as F
+from train_tiny import copied_weights, tiny_model, tiny_trainer
+
+from genaf_hf import UniversalPatch, UniversalPerturbation
+from genaf_hf.attacks import n_fgsm
+from genaf_hf.errors import UserError
+from genaf_hf.training.adversaries.draws import mixed_bits
+from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
+from genaf_hf.training.adversaries.universal import Universal, drawn
+from genaf_hf.training.checkpoint import newest_complete_checkpoint
+from genaf_hf.training.genetic_regularization import genetic_regularization
+
+pytestmark = [pytest.mark.slow(reason="trains by universal perturbations"), pytest.mark.usefixtures("quick_checks")]
+
+UNPATCHED = {**BANK, "patch_share": 0}
+QUICK = {"defence": "universal", "defence_settings": UNPATCHED, "adapt_max_steps": -1}
+
+
+def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
+    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **QUICK)
+    begun.evaluate()
+    before = state_of(begun)
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", **QUICK)
+    eps, step = trainer.args.eps, trainer.args.step_size
+    assert (eps, step) == (10 / 255, 2 / 255)
+
+    live = before["live"].requires_grad_()
+    chosen = drawn(STEP_SEEDS, 2, 1)
+    assert {*chosen.tolist()} == {0, 1, 2}
+    attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
+    clean_logits, attacked_logits = model(images), model(attacked)
+    loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
+    p, q = clean_logits.softmax(1).detach(), attacked_logits.softmax(1)
+    check_gradients(gradients, model, loss + 0.5 * (p * (p / q).log()).sum(1).mean())
+    after = state_of(trainer)
+    moved = (before["live"] + step * live.grad.sign()).clamp(-eps, eps).detach()
+    torch.testing.assert_close(after["live"], moved, rtol=0, atol=1e-15)
+    assert (after["live"] != before["live"]).double().mean() > 0.5
+    assert torch.equal(after["bank"], before["bank"])
+
+
+def test_a_live_patch_covers_a_share_of_the_images_and_moves_by_the_same_pass(tmp_path):
+    settings = {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5, "patch_area": 0.25}}
+    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
+    begun.evaluate()
+    before = state_of(begun)
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
+
+    patch, side = before["second.patch"].requires_grad_(), SIDE // 2
+    assert patch.shape == (3, side, side)
+    corners = random_corners(STEP_SEEDS, (SIDE, SIDE), side)
+    assert {*corners.flatten().tolist()} == {*range(side + 1)}
+    is_covered = mixed_bits(STEP_SEEDS, draw=1) < 2**63
+    assert 6 < is_covered.sum() < 18
+    covered = images.clone()
+    for row, (top, left) in enumerate(corners):
+        covered[row, :, top : top + side, left : left + side] = patch
+    perturbations = torch.cat([before["first.live"], before["first.bank"]])
+    perturbed = (images + perturbations[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    attacked = torch.where(torch.from_numpy(is_covered).view(-1, 1, 1, 1), covered, perturbed)
+    clean_logits, attacked_logits = model(images), model(attacked)
+    loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
+    p, q = clean_logits.softmax(1).detach(), attacked_logits.softmax(1)
+    check_gradients(gradients, model, loss + 0.5 * (p * (p / q).log()).sum(1).mean())
+    moved = (patch + 0.1 * patch.grad.sign()).clamp(0, 1).detach()
+    torch.testing.assert_close(state_of(trainer)["second.patch"], moved, rtol=0, atol=1e-15)
+    assert (moved != patch).double().mean() > 0.5
+
+
+def test_a_live_patch_lies_anywhere_in_the_image_by_its_seed_and_is_mixed_in_while_eps_grows():
+    corners = random_corners(range(40_000), (8, 10), 5)
+    for places, column in ((4, 0), (6, 1)):
+        counts = np.bincount(corners[:, column]) / 40_000
+        assert counts == pytest.approx([1 / places] * places, abs=0.01)
+    assert abs(np.corrcoef(corners.T)[0, 1]) < 0.02
+    assert (random_corners(range(10, 15), (8, 10), 5) == corners[10:15]).all()
+
+    adversary = LivePatch(area=0.25)
+    adversary.begin(None, lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
+    images = torch.zeros(6, 3, 8, 8)
+    whole, half = (adversary.craft(None, images, None, seeds=range(6), eps_share=share) for share in (1.0, 0.5))
+    assert torch.equal(half, whole / 2)
+    assert (whole > 0).sum((1, 2, 3)).tolist() == [3 * 4 * 4] * 6
+    assert whole.sum((1, 2, 3)).tolist() == pytest.approx([adversary.state["patch"].sum().item()] * 6, abs=1e-4)
+
+
+def test_a_live_patch_that_does_not_fit_is_refused_before_the_bank_is_crafted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    settings = {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5, "patch_area": 1e-4}}
+    with pytest.raises(UserError, match=r"area is 0\.0001, a patch of 0 pixels a side in images of"):
+        tiny_trainer(tmp_path, **settings).train()
+    assert "Crafting" not in caplog.text
+    adversary = LivePatch(area=0.25)
+    adversary.state = {"patch": torch.zeros(3, 4, 4)}
+    adversary.check_size(8, 8)
+    with pytest.raises(UserError, match="Images are of 10 x 10 pixels, for a patch of 5 pixels a side, and this one"):
+        adversary.craft(None, torch.zeros(1, 3, 10, 10), None, seeds=[0])
+
+
+def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
+    chosen = drawn(range(40_000), 2, 4)
+    counts = torch.bincount(torch.from_numpy(chosen)) / 40_000
+    assert counts.tolist() == pytest.approx([0.25, 0.25, *[0.125] * 4], abs=0.01)
+    assert drawn(range(10, 15), 2, 4).tolist() == chosen[10:15].tolist()
+    assert {*drawn(range(100), 3, 0).tolist()} == {0, 1, 2}
+
+
+def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean(tmp_path):
+    settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**UNPATCHED, **HALF}}
+    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
+    begun.evaluate()
+    before = state_of(begun)
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
+
+    live, clean = before["live"].requires_grad_(), [3, 7, 11, 15, 19, 23]
+    passed = (images + torch.cat([live, before["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    passed[clean] = images[clean]
+    logits = model(passed)
+    check_gradients(gradients, model, F.cross_entropy(logits, labels))
+    assert torch.equal(state_of(trainer)["live"], (live + 2 / 255 * live.grad.sign()).clamp(-10 / 255, 10 / 255))
+    log, attacked = trainer.state.log_history[0], [row for row in range(24) if row not in clean]
+    for kind, rows in (("clean", clean), ("robust", attacked)):
+        right = (logits[rows].argmax(1) == labels[rows]).double().mean().item()
+        assert log[f"{kind}_accuracy"] == pytest.approx(right, abs=1e-4)
+        loss = F.cross_entropy(logits[rows], labels[rows]).item()
+        assert log["clean_loss" if kind == "clean" else "adversarial_loss"] == pytest.approx(loss, abs=1e-4)
+
+
+def test_gen_af_universal_is_gen_afs_objective_on_universal_perturbations(tmp_path):
+    bank = {**UNPATCHED, "divergence_weight": 0}
+    settings = {"genetic_weight": 0.5, "genetic_share": math.inf, "defence_settings": bank}
+    _, gradients, model, images, labels = one_step(tmp_path / "run", defence="gen-af-universal", **settings)
+    begun = tiny_trainer(tmp_path / "begun", defence="gen-af-universal", **ONE_STEP, **settings)
+    begun.evaluate()
+    state = state_of(begun)
+    attacked = (images + torch.cat([state["live"], state["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    clean_logits, attacked_logits = model(images), model(attacked)
+    each = F.cross_entropy(clean_logits, labels, reduction="none")
+    loss = (each.mean() + F.cross_entropy(attacked_logits, labels)) / 2
+    check_gradients(gradients, model, loss + 0.5 * genetic_regularization(clean_logits, attacked_logits, labels, each))
+
+
+def test_perturbations_grow_over_the_warm_up_and_stay_within_eps(tmp_path):
+    sizes = []
+
+    def keep(module, args, kwargs):
+        if module.training:
+            clean, attacked = (kwargs["pixel_values"] / 2 + 0.5).chunk(2)
+            sizes.append((attacked - clean).abs().max().item())
+
+    trainer = tiny_trainer(tmp_path, max_steps=8, eps_warmup_ratio=0.5, **QUICK)
+    trainer.model.register_forward_pre_hook(keep, with_kwargs=True)
+    trainer.train()
+    assert sizes == pytest.approx([10 / 255 * share for share in (0.25, 0.5, 0.75, *[1.0] * 5)], abs=1e-6)
+    assert state_of(trainer)["live"].abs().max() <= 10 / 255
+
+
+def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
+    settings = {"clean_share": 0, "defence_settings": {**BANK, "per_image_share": 0.5, "per_image_eps": 0.1}}
+    begun = tiny_trainer(tmp_path / "begun", defence="universal-n-fgsm", **ONE_STEP, **settings)
+    begun.evaluate()
+    state = {name.removeprefix("first."): each for name, each in state_of(begun).items()}
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", defence="universal-n-fgsm", **settings)
+
+    live = state["live"].requires_grad_()
+    shared = (images + torch.cat([live, state["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    own = n_fgsm(model, images, labels, eps=0.1, seeds=STEP_SEEDS)
+    is_second = torch.from_numpy(mixed_bits(STEP_SEEDS, draw=1) < 2**63).view(-1, 1, 1, 1)
+    assert 6 < is_second.sum() < 18
+    model.zero_grad()
+    check_gradients(gradients, model, F.cross_entropy(model(torch.where(is_second, own, shared)), labels))
+    moved = (live + 2 / 255 * live.grad.sign()).clamp(-10 / 255, 10 / 255)
+    assert torch.equal(trainer.tensors_beside_model()["first.live"].detach(), moved)
+    assert {*trainer.defence.attacks()} == {"live-1", "live-2", "l4a", "n-fgsm"}
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_mixture_may_be_of_one_adversary_alone(tmp_path, share):
+    settings = {"clean_share": 0, "eps": 0.01, "eps_warmup_ratio": 0}
+    mixed = {**BANK, "per_image_share": share, "per_image_eps": 0.01}
+    trainer = tiny_trainer(tmp_path / "mixed", defence="universal-n-fgsm", defence_settings=mixed, **settings)
+    alone = {"defence": "n-fgsm", "eps": 0.01} if share else {**QUICK, **settings}
+    if not share:
+        alone["defence_settings"] = {**UNPATCHED, **HALF}
+    other = tiny_trainer(tmp_path / "alone", **{**alone, "eps_warmup_ratio": 0})
+    for each in (trainer, other):
+        each.adversarial_finetune()
+    torch.testing.assert_close(copied_weights(trainer.model), copied_weights(other.model), rtol=0, atol=0)
+
+
+def test_a_mixture_gives_the_second_its_share():
+    drawn_bits = mixed_bits(range(40_000), draw=1) / 2.0**64
+    assert (drawn_bits < 0.25).mean() == pytest.approx(0.25, abs=0.01)
+    first = mixed_bits(range(40_000)) / 2.0**64
+    assert abs(np.corrcoef(first, drawn_bits)[0, 1]) < 0.02
+
+
+ALL_AT_ONCE = {"bf16": True, CHECKPOINTING: True, "gradient_accumulation_steps": 2, **DEFENCES["gen-af-universal"]}
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}, ALL_AT_ONCE])
+def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp_path, changes):
+    settings = {name: value for name, value in changes.items() if name != "lora"}
+    model = lora_model(tiny_model(), ["q_proj", "v_proj"]) if "lora" in changes else None
+    trainer = tiny_trainer(tmp_path, model=model, **{**QUICK, **settings})
+    trainer.evaluate()
+    weights, state = copied_weights(trainer.model), state_of(trainer)
+    trainer.train()
+    trainable = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert changed(weights, copied_weights(trainer.model)) == trainable
+    live = {"first.live", "second.patch"} if "first.live" in state else {"live"}
+    assert changed(state, state_of(trainer)) == live
+    assert {each.dtype for each in state.values()} == {torch.float32}
+    assert trainer.evaluate().keys() >= {"eval_clean_accuracy", "eval_robust_accuracy"}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_bank_is_crafted_in_the_precision_of_the_training(tmp_path, bf16):
+    trainer, dtypes = tiny_trainer(tmp_path, bf16=bf16, **QUICK), set()
+    trainer.model.vit.layers[0].mlp.fc1.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
+    trainer.begin_adversary()
+    assert dtypes == {torch.bfloat16 if bf16 else torch.float32}
+
+
+def test_the_bank_is_crafted_once_on_the_public_encoder(tmp_path, caplog):
+    caplog.set_level("INFO")
+    first = tiny_trainer(tmp_path / "first", **QUICK)
+    first.train()
+    again = tiny_trainer(tmp_path / "again", **QUICK)
+    again.standard_finetune()
+    assert caplog.text.count("Crafting l4a") == 1
+    assert torch.equal(state_of(again)["bank"], state_of(first)["bank"])
+    found = first.defence.adversary.perturbations()
+    assert [*found] == ["live-1", "live-2", "l4a"]
+    found["live-1"].save_pretrained(tmp_path / "shared")
+    assert torch.equal(UniversalPerturbation.from_pretrained(tmp_path / "shared").delta, state_of(first)["live"][0])
+
+
+def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tmp_path):
+    trainer = tiny_trainer(tmp_path, **{**QUICK, "defence_settings": {**BANK, "patch_share": 0.5}})
+    trainer.train()
+    trainer.create_model_card()
+    state = state_of(trainer)
+    for name, delta, eps in (
+        ("live-2", state["first.live"][1], 10 / 255),
+        ("l4a", state["first.bank"][0], 10 / 255),
+        ("live-patch", state["second.patch"], 1),
+    ):
+        shared = UniversalPerturbation.from_pretrained(tmp_path / "training_perturbations" / name)
+        assert torch.equal(shared.delta, delta)
+        assert shared.eps == eps
+    assert isinstance(shared, UniversalPatch)
+    assert shared.top is None
+    card = " ".join((tmp_path / "README.md").read_text().split())
+    assert "trained on lie in `training_perturbations/`: live-1, live-2, l4a, live-patch" in card
+    assert "shafahi2020universal" in card
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"live-1", "live-2", "l4a", "live-patch"} <= {each["attack"] for each in report["measurements"]}
+
+
+def test_more_live_perturbations_than_images_in_an_update_are_refused_before_training(tmp_path):
+    settings = {**QUICK, "defence_settings": {"bank": [], "live": 9}}
+    with pytest.raises(UserError, match=r"live is 9, but an update is of 8 image\(s\)"):
+        tiny_trainer(tmp_path, **settings).train()
+    twice = tiny_trainer(tmp_path, gradient_accumulation_steps=2, max_steps=1, **settings)
+    assert twice.train().global_step == 1
+
+
+def smaller(dataset: list[dict]) -> list[dict]:
+    return [{**row, "pixel_values": row["pixel_values"][:, 1:, 1:]} for row in dataset]
+
+
+def test_perturbations_and_images_of_other_sizes_are_refused_before_training(tmp_path):
+    settings = {**QUICK, "save_strategy": "steps", "save_steps": 2}
+    refused = rf"of {SIDE - 1} x {SIDE - 1} pixels, the perturbations for them of {SIDE} x {SIDE}"
+    mixed = tiny_trainer(tmp_path, model=batch_norm_model(torch.float32), **settings)
+    mixed.eval_dataset = smaller(mixed.eval_dataset)
+    with pytest.raises(UserError, match=refused):
+        mixed.train()
+    assert not (tmp_path / "adversarial_finetune").exists()
+    tiny_trainer(tmp_path, model=batch_norm_model(torch.float32), **settings).train()
+    again = tiny_trainer(tmp_path, model=batch_norm_model(torch.float32), **settings)
+    again.train_dataset, again.eval_dataset = smaller(again.train_dataset), smaller(again.eval_dataset)
+    with pytest.raises(UserError, match=refused):
+        again.train(resume_from_checkpoint=tmp_path / "adversarial_finetune/checkpoint-2")
+    adversary = Universal(eps=0.1)
+    adversary.state = {"live": torch.zeros(2, 3, 8, 8), "bank": torch.zeros(0, 3, 8, 8)}
+    with pytest.raises(UserError, match="Images are of 9 x 9 pixels"):
+        adversary.craft(None, torch.zeros(1, 3, 9, 9), torch.zeros(1), seeds=[0])
+
+
+def test_a_checkpoint_without_its_perturbations_is_passed_over(tmp_path):
+    settings = {**QUICK, "save_strategy": "steps", "save_steps": 2}
+    tiny_trainer(tmp_path, **settings).train()
+    (tmp_path / "adversarial_finetune/checkpoint-5/beside_model.safetensors").unlink()
+    assert newest_complete_checkpoint(tmp_path / "adversarial_finetune").name == "checkpoint-4"
+    with pytest.raises(UserError, match=r"no complete checkpoint.*its beside_model\.safetensors is missing"):
+        tiny_trainer(tmp_path, **settings).train(resume_from_checkpoint=tmp_path / "adversarial_finetune/checkpoint-5")
