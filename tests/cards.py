@@ -1,8 +1,12 @@
-"""A report and a training record for the tests of cards."""
+"""A report and a training record for the tests of cards, the card of them, and what stands in it."""
 
 from dataclasses import replace
 
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
 from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
+from genaf_hf.sharing.model_card import model_card
 from genaf_hf.sharing.record import TrainingRecord
 
 ENCODER, IMAGES = "a" * 40, "b" * 40
@@ -69,3 +73,16 @@ def make_record(**changes) -> TrainingRecord:
         "command": "genaf-hf harden --eps 0.1",
     }
     return TrainingRecord(**{**given, **changes})
+
+
+def card_of(*models: str, record=None, pictures=(), **changes) -> ModelCard:
+    return model_card(make_report(*models, **changes), record, model_name="someone/hardened", pictures=pictures)
+
+
+def text_of(*models: str, **changes) -> str:
+    return card_of(*models, **changes).text
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Code of one language, as a parser of Markdown sees it."""
+    return [each.content for each in MarkdownIt().parse(text) if each.type == "fence" and each.info == language]

@@ -98,12 +98,6 @@ def flags(settings: dict) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Where the processes run, with their homes and outputs below."""
-    return tmp_path_factory.mktemp("hub")
-
-
-@pytest.fixture(scope="module")
 def client(place, hub):
     """A function that runs Python as a user of the local Hub, from an empty cache, and returns what it prints."""
 

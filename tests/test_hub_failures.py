@@ -164,11 +164,6 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("hub")
-
-
-@pytest.fixture(scope="module")
 def hub():
     with LocalHub({TOKEN: "someone"}) as hub:
         for kind in ("models", "datasets"):

@@ -417,11 +417,6 @@ def hub():
         yield hub
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("leaderboards")
-
-
 def build(hub, place, *flags) -> dict:
     """The leaderboard that the recipe leaves."""
     done = run_as_user(hub, place, RECIPE, *flags, "--output_dir", "board")

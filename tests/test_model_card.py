@@ -1,3 +1,5 @@
+"""What a card says, and that its code runs as it is written."""
+
 import re
 import shlex
 import shutil
@@ -6,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cards import ENCODER, IMAGES, L4A, PGD, make_record, make_report
+from cards import ENCODER, IMAGES, L4A, PGD, blocks, card_of, make_record, make_report, text_of
 from conftest import CLASSES
-from huggingface_hub import EvalResult, ModelCard
-from local_hub import card_errors
 from markdown_it import MarkdownIt
 from transformers import HfArgumentParser
 
@@ -18,53 +18,15 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport, WorstCase
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.sharing.layout import PICTURES, RESULT_PICTURES
-from genaf_hf.sharing.model_card import findings, model_card, shell
+from genaf_hf.sharing.model_card import findings, model_card
 from genaf_hf.sharing.record import balance_table
 from genaf_hf.training.defences import DEFENCES
-from genaf_hf.values.markup import plain
 
 FAILED = Check("hardened", "gradients are not zero", False, {"images without a gradient": 10})
-HOSTILE = [
-    '"> <script>alert(1)</script>',
-    "`code` ```python",
-    "a | b | c",
-    "two\nlines\n\n# Title\n---\n```\n",
-    "---",
-    ": - {",
-    "- {a: [b",
-    "1. a",
-    "{{ 7*7 }} {% raw %}",
-    "\u202egnp.exe\u202c \u2066x\u2069",
-    "![](https://x.example) [a](javascript:alert(1))",
-    "<!-- *b* _i_ ~s~ $x$ -->",
-    "it's; $(rm -rf /) && `id` \\",
-    "\N{GRINNING FACE} 'both' \"quotes\"",
-]
-
-
-def card_of(*models: str, record=None, pictures=(), **changes) -> ModelCard:
-    return model_card(make_report(*models, **changes), record, model_name="someone/hardened", pictures=pictures)
-
-
-def text_of(*models: str, **changes) -> str:
-    return card_of(*models, **changes).text
 
 
 def verdict_of(text: str) -> str:
     return next(line for line in text.splitlines() if line.startswith(("This model", "Nothing was")))
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """Code of one language, as a parser of Markdown sees it."""
-    return [each.content for each in MarkdownIt().parse(text) if each.type == "fence" and each.info == language]
-
-
-def shown(text: str) -> str:
-    """What a reader of the rendered Markdown sees; markup that a name smuggled in would be missing."""
-    said = []
-    for token in MarkdownIt().enable("table").parse(text):
-        said += [child.content for child in token.children or [] if child.type in ("text", "text_special")]
-    return "".join(said)
 
 
 # ---- what it says ----
@@ -353,108 +315,6 @@ def test_each_attack_is_cited_by_its_family_and_the_defence_where_it_was_used():
     assert blocks(text_of("hardened", measurements=make_report("hardened").measurements[:1]), "bibtex") == []
 
 
-# ---- metadata ----
-
-
-def test_metadata_survives_the_hubs_own_reader(tmp_path):
-    report = make_report(checks=[FAILED])
-    model_card(report, make_record(), model_name="someone/hardened").save(tmp_path / "README.md")
-    data = ModelCard.load(tmp_path / "README.md").data
-    assert data.base_model == "someone/encoder"
-    assert data.datasets == ["someone/colours"]
-    assert data.license == "mit"
-    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-classification")
-    assert data.tags == ["genaf", "adversarial-robustness"]
-    assert data.model_name == "someone/hardened"
-    found = {each.metric_name: each for each in data.eval_results}
-    assert list(found) == [
-        "clean accuracy",
-        *(f"robust accuracy under {attack}" for attack in ("l4a", "l4a-adaptive", "pgd")),
-    ]
-    assert [each.metric_value for each in data.eval_results] == [0.8, 0.7, 0.6, 0.5]
-    assert all(type(each.metric_value) is float for each in data.eval_results)
-    common = {"model_class": "ViTForImageClassification", "report": "report.json", "report_sha256": report.sha256}
-    assert found["robust accuracy under l4a"] == EvalResult(
-        task_type="image-classification",
-        dataset_type="someone/colours",
-        dataset_name="someone/colours",
-        dataset_split="test",
-        dataset_revision=IMAGES,
-        metric_type="robust_accuracy",
-        metric_name="robust accuracy under l4a",
-        metric_value=0.7,
-        metric_args={
-            "attack": "l4a",
-            "knowledge": "public encoder",
-            "norm": "linf",
-            "eps": 10 / 255,
-            "steps": 50,
-            "seed": 7,
-            "surrogate": "someone/encoder",
-            "surrogate_revision": ENCODER,
-            "correct": 7,
-            "count": 10,
-            "interval": [0.396778, 0.892209],
-            "reliable": False,
-            "worst": True,
-            **common,
-        },
-    )
-    assert found["clean accuracy"].metric_type == "accuracy"
-    assert found["clean accuracy"].metric_args["reliable"] is True
-    assert found["robust accuracy under pgd"].metric_args["seed"] == 3
-
-
-def test_metadata_names_only_what_is_on_the_hub_and_only_a_known_license():
-    local = {"name": "encoder", "revision": None, "license": None}
-    images = {**make_report().dataset, "name": "colours", "revision": None}
-    data = card_of(record=make_record(base_model=local), dataset=images).data.to_dict()
-    assert not {"base_model", "datasets", "license"} & data.keys()
-    assert not {"base_model", "license"} & card_of().data.to_dict().keys()
-    assert card_of().data.tags == ["adversarial-robustness"]
-    unnamed = card_of(dataset={"count": 10})
-    assert {each.dataset_name for each in unnamed.data.eval_results} == {"images without a name"}
-    assert "No commit of images without a name on the Hub is known" in unnamed.text
-    nothing = [Measurement("hardened", "clean", "nothing", {}, 0, 0, 0)]
-    assert card_of("hardened", measurements=nothing).data.eval_results == []
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("images without a name", "images-without-a-name"),
-        ("my photos (2024)", "my-photos-2024"),
-        ("uoft-cs/cifar10", "uoft-cs/cifar10"),
-        ("somewhere/below/photos", "somewhere-below-photos"),
-        ("\N{CJK UNIFIED IDEOGRAPH-5199}", "images"),
-        ("1e-4", "1e-4"),
-        ("0o17", "0o17"),
-        ("one\x85two\u2028three", "one-two-three"),
-    ],
-)
-def test_the_hub_takes_the_metadata_whatever_things_are_called(name, kind):
-    report = make_report(dataset={"name": name, "config": name, "split": name, "revision": None, "count": 10})
-    card = model_card(report, make_record(), model_name=name)
-    assert card_errors(str(card), "models") == []
-    found = {(each.dataset_type, each.dataset_name, each.dataset_split) for each in card.data.eval_results}
-    assert found == {(kind, name, name)}
-
-
-@pytest.mark.parametrize(
-    ("given", "known"), [("MIT", "mit"), ("cc-by-4.0", "cc-by-4.0"), ("Apache 2.0", None), ("banana", None)]
-)
-def test_a_license_that_the_hub_has_no_identifier_for_stands_in_the_text_alone(given, known):
-    card = card_of(record=make_record(base_model={"name": "someone/encoder", "revision": ENCODER, "license": given}))
-    assert card.data.license == known
-    assert f"license: {plain(given)}." in card.text
-    assert card_errors(str(card), "models") == []
-
-
-def test_a_folder_is_no_base_model_though_its_cache_names_a_commit():
-    card = card_of(record=make_record(base_model={"name": "my encoder", "revision": ENCODER, "license": None}))
-    assert card.data.base_model is None
-
-
 def test_the_same_report_gives_the_same_card():
     given = {"record": make_record(), "pictures": list(PICTURES)}
     assert str(card_of(**given)) == str(card_of(**given))
@@ -462,111 +322,20 @@ def test_the_same_report_gives_the_same_card():
     assert str(model_card(again, model_name="a/b")) == str(model_card(make_report(), model_name="a/b"))
 
 
-# ---- foreign text ----
-
-
-def hostile_card(name: str) -> ModelCard:
-    """A card in which every text that comes from outside is this one."""
-    report = make_report()
-    old = {"hardened": name, "undefended": f"not {name}"}
-    settings = {"encoder": name, "data": name, "norm": name}
-    measured = [
-        replace(
-            each,
-            model=old[each.model],
-            attack=each.attack if each.attack == "clean" else f"{each.attack} {name}",
-            settings={**each.settings, **settings} if each.settings else {},
-        )
-        for each in report.measurements
-    ]
-    report = replace(
-        report,
-        dataset={"name": name, "config": name, "split": name, "revision": name, "count": 10},
-        models={old[each]: report.models[each] for each in report.models},
-        measurements=measured,
-        checks=[Check(name, name, False, {name: 1}), Check(name, "passes", True, {})],
-        environment={name: name},
-    )
-    record = make_record(
-        base_model={"name": name, "revision": name, "license": name},
-        data={
-            "name": name,
-            "config": name,
-            "revision": name,
-            "splits": {name: 3},
-            "class_names": [name, f"{name}2"],
-            "class_counts": {name: [1, 2]},
-        },
-        hyperparameters={name: name, "list": [name], "dict": {name: name}},
-        defaults={f"{name}2": name},
-        example={"label": name, "answer": name, "probability": 0.5},
-    )
-    return model_card(report, record, model_name=name)
-
-
-def structure(text: str) -> list[tuple]:
-    """Kinds and tags of all blocks and of all inline markup of a text."""
-    tokens = MarkdownIt().enable(["table", "strikethrough"]).parse(text)
-    found = [(each.type, each.tag, each.info) for each in tokens]
-    inline = [child for each in tokens for child in each.children or []]
-    return found + [(each.type, each.tag) for each in inline if each.type not in ("text", "text_special")]
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_foreign_text_is_no_markup(name, tmp_path):
-    card, tame = hostile_card(name), hostile_card("tame")
-    assert structure(card.text) == structure(tame.text)
-    assert "<script" not in "".join(
-        token.content for token in MarkdownIt().parse(card.text) if token.type == "html_block"
-    )
-    assert not {"\u202e", "\u2066"} & set(card.text)
-    assert plain(name) in card.text
-
-    card.save(tmp_path / "README.md")
-    loaded = ModelCard.load(tmp_path / "README.md")
-    assert loaded.text == card.text
-    assert (loaded.data.base_model, loaded.data.datasets, loaded.data.license) == (None, None, None)
-    assert loaded.data.model_name == name
-    assert [each.dataset_name for each in loaded.data.eval_results] == [name] * 4
-    assert loaded.data.eval_results[1].metric_args["surrogate"] == name
-    assert card_errors((tmp_path / "README.md").read_text(encoding="utf-8"), "models") == []
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_foreign_text_reads_as_it_is(name):
-    seen = "".join(each for each in " ".join(name.split()) if each.isprintable())
-    assert shown(f"Before {plain(name)} after") == f"Before {seen} after"
-    assert shlex.split(shell(name)) == [seen]
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_foreign_text_in_code_is_one_literal(name):
-    text = hostile_card(name).text
-    _, python = blocks(text, "python")
-    given = {}
-    exec(python.split("print(")[0], given)
-    assert (given["arguments"].model_name_or_path, given["arguments"].dataset_config_name) == (name, name)
-    words = shlex.split(blocks(text, "bash")[0])
-    seen = "".join(each for each in " ".join(name.split()) if each.isprintable())
-    assert words[:4] == ["genaf-hf", "audit", "--model_name_or_path", seen]
-    assert len(words) == 14
-
-
 # ---- code that runs as written ----
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, dataset, encoders) -> Path:
+@pytest.fixture
+def given(tmp_path, dataset, encoders) -> Path:
     """A folder with a classifier of its own name, its encoder and its images."""
-    place = tmp_path_factory.mktemp("card")
     for part in load_encoder(encoders["dino"], CLASSES):
-        part.save_pretrained(place / "tiny")
-    shutil.copytree(encoders["dino"], place / "encoder")
-    dataset.save_to_disk(place / "colours")
-    return place
+        part.save_pretrained(tmp_path / "tiny")
+    shutil.copytree(encoders["dino"], tmp_path / "encoder")
+    dataset.save_to_disk(tmp_path / "colours")
+    return tmp_path
 
 
-def test_the_code_runs_as_written(processes, place):
+def test_the_code_runs_as_written(processes, given):
     images = {"name": "colours", "config": None, "revision": None, "split": "test", "count": 18}
     measured = [replace(each, settings=each.settings and {**each.settings, "encoder": "encoder"}) for each in
                 make_report("hardened").measurements]  # fmt: skip
@@ -576,7 +345,7 @@ def test_the_code_runs_as_written(processes, place):
     assert code.count("import") == 3
     picture = "from datasets import load_from_disk\nprint(classify(load_from_disk('colours')['test'][0]['image']))"
     command = [sys.executable, "-c", f"{code}\n{picture}"]
-    done = processes.run(command, cwd=place)
+    done = processes.run(command, cwd=given)
     assert done.returncode == 0, done.stderr
     assert "| pgd    | model          | linf | 8/255 | 20    |" in done.stdout
     assert "'label': 'red'" in done.stdout
