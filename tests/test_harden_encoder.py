@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -57,6 +58,7 @@ QUICK = {
     "use_cpu": True,
 }
 FEW = {"steps": 2}
+BANK = ("live-1", "live-2", "l4a")
 
 
 def settings(folder: Path, **changes) -> GenAFConfig:
@@ -98,7 +100,7 @@ def test_what_comes_out_is_an_encoder_of_the_same_class_and_shape(hardened, enco
     inputs = ViTImageProcessor.from_pretrained(folder)(image, return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(torch.tensor(extract(image)), after.eval()(**inputs).last_hidden_state)
-    for name in ("live-1", "live-2", "l4a"):
+    for name in BANK:
         assert UniversalPerturbation.from_pretrained(folder / "training_perturbations" / name).encoder == "dino"
 
 
@@ -142,6 +144,25 @@ def test_the_card_names_what_was_hardened_and_says_it_to_the_hub(hardened, encod
     arguments, config = parse_arguments(TYPES, None, shlex.split(record.command)[2:])
     assert (arguments.attacks, config.defence, config.learning_rate) == ("l4a,feature-pgd", "anchor", 3e-3)
     assert (folder / "drift.png").stat().st_size > 10_000
+
+
+def test_a_fine_tune_is_shown_its_perturbations_as_the_page_says(hardened):
+    folder, _ = hardened
+    page = (Path(__file__).parents[1] / "docs/encoders.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names = {}
+    code = code.replace("user/dinov2-small-hardened", str(folder)).replace(', "ssp", "fff"', "")
+    exec(compile(code, "docs/encoders.md", "exec"), names)
+    torch.manual_seed(0)
+    model = PixelModel(names["model"], names["processor"])
+    images = torch.full((300, 3, SIDE, SIDE), 0.5)
+    batch = names["collate"]([{"pixel_values": each, "labels": 1} for each in model.to_pixel_values(images)])
+    moved = model.to_images(batch["pixel_values"]) - images
+    known = {name: UniversalPerturbation.from_pretrained(folder / "training_perturbations" / name) for name in BANK}
+    shares = {name: (moved - each.delta).abs().amax((1, 2, 3)).lt(1e-5).float().mean() for name, each in known.items()}
+    assert shares == {name: pytest.approx(1 / 6, abs=0.06) for name in known}
+    assert moved.abs().amax((1, 2, 3)).lt(1e-5).float().mean() == pytest.approx(1 / 2, abs=0.06)
+    assert model(batch["pixel_values"]).shape == (300, 10)
 
 
 def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_path, caplog):
@@ -295,12 +316,16 @@ def test_no_image_and_one_image_are_refused(encoders, tmp_path, count):
         harden_encoder(EncoderArguments(encoders["dino"], str(folder)), settings(tmp_path / "run"))
 
 
-def test_features_that_are_no_numbers_are_refused(encoders, unlabelled, tmp_path):
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [(torch.nan, "holds NaN or infinite values in vit"), (1e30, "Features of the ViTModel are not finite")],
+)
+def test_features_that_are_no_numbers_are_refused(encoders, unlabelled, tmp_path, value, sentence):
     shutil.copytree(encoders["dino"], tmp_path / "broken")
     weights = load_file(tmp_path / "broken/model.safetensors")
-    weights["layernorm.weight"][0] = torch.nan
+    weights["layernorm.weight"][0] = value
     save_file(weights, tmp_path / "broken/model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="holds NaN or infinite values in vit"):
+    with pytest.raises(UserError, match=sentence):
         harden_encoder(EncoderArguments(str(tmp_path / "broken"), str(unlabelled)), settings(tmp_path / "run"))
 
 

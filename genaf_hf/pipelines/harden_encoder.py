@@ -253,10 +253,20 @@ def load_encoder_images(arguments: EncoderArguments, token: str | None) -> Datas
 
 
 def tell_features(bare: PreTrainedModel, public: PixelModel) -> str | None:
-    """Which output of the encoder is hardened, as code that reads it; None where it is none alone. The log says it."""
+    """Which output of the encoder is hardened, as code that reads it; None where it is none alone. The log says it.
+
+    Raises:
+        UserError: when features are no numbers that can be compared.
+    """
     images = public.mean.new_full((2, 3, *public.image_size), 0.5)
     images[1, :, ::2] = 0.2
-    found = name_of_features(bare, public.to_pixel_values(images), public.features(images).detach())
+    features = public.features(images).detach()
+    if not features.square().sum().isfinite():
+        raise UserError(
+            f"Features of the {type(bare).__name__} are not finite, or their squares are not, though its weights are: "
+            "take another checkpoint of it."
+        )
+    found = name_of_features(bare, public.to_pixel_values(images), features)
     words = (type(public.model).__name__, "" if found is None else f", {found} of a {type(bare).__name__}")
     logger.info("Hardened are the features that the head of a %s reads%s", *words)
     return found
