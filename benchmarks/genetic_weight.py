@@ -24,13 +24,8 @@ from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.evaluation.evaluate import craft_and_evaluate
 from genaf_hf.evaluation.report import markdown
 from genaf_hf.evaluation.threats import Attacker
-from genaf_hf.pipelines.harden import (
-    HardeningArguments,
-    asked_attacks,
-    hardening_run,
-    load_data,
-    load_encoder_and_pixels,
-)
+from genaf_hf.pipelines.experiment import asked_attacks, hardening_run, load_data, load_encoder_and_pixels
+from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 
 SETTINGS = Path(__file__).parents[1] / "genaf_hf" / "cli" / "configs" / "digits_vit.yaml"

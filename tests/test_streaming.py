@@ -14,7 +14,8 @@ from genaf_hf import load_images
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.data import class_balance
 from genaf_hf.errors import UserError
-from genaf_hf.pipelines.harden import HardeningArguments, load_data
+from genaf_hf.pipelines.experiment import load_data
+from genaf_hf.pipelines.harden import HardeningArguments
 
 NUMBERS = {"streaming": True, "max_train_samples": 20, "max_eval_samples": 9}
 SHARDS = 30

@@ -20,7 +20,8 @@ from transformers import TrainingArguments
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.evaluation.report import WorstCase
-from genaf_hf.pipelines.harden import HardeningArguments, described
+from genaf_hf.pipelines.experiment import described
+from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import TILE, draw_samples
 from genaf_hf.sharing.figures import attack_label, draw_accuracies, draw_gallery, draw_overview

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -49,7 +49,7 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Attacker, Threat
 from genaf_hf.models.loading import load_configuration, parameter_count
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.harden import SWEEP, asked_attacks, described, load_data, load_encoder_and_pixels
+from genaf_hf.pipelines.experiment import SWEEP, asked_attacks, described, load_data, load_encoder_and_pixels
 from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
@@ -426,8 +426,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     """How the picked model was made."""
     arguments, config = laboratory.arguments, laboratory.config
     source, revision = model_source(laboratory.encoder.config)
-    defaults = {each.name: each.default for each in fields(arguments)}
-    asked = {name: value for name, value in asdict(arguments).items() if value != defaults[name] and name != "storage"}
+    asked = {name: value for name, value in arguments.given.items() if name != "storage"}
     trained = fitness_of(laboratory).training_of(chosen.genome, chosen.slot)
     training = settings_of_training(trained)
     history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))

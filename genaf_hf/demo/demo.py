@@ -25,9 +25,9 @@ from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat, threa
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.pipelines.attack_arguments import separate
 from genaf_hf.pipelines.audit import load_model, matched_images, public_encoder
-from genaf_hf.pipelines.harden import HARDENED
 from genaf_hf.pipelines.trained_images import read_record
 from genaf_hf.sharing.layout import PERTURBATION
+from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.values.provenance import model_source, public_name
 
 logger = logging.getLogger(__name__)

@@ -13,13 +13,8 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from genaf_hf.evaluation.report import UNDEFENDED
-from genaf_hf.pipelines.harden import (
-    HardeningArguments,
-    asked_attacks,
-    hardening_run,
-    load_data,
-    load_encoder_and_pixels,
-)
+from genaf_hf.pipelines.experiment import asked_attacks, hardening_run, load_data, load_encoder_and_pixels
+from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.trainer import ADAPT, STANDARD_FINETUNE, GenAFTrainer
 

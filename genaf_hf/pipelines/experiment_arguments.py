@@ -1,6 +1,6 @@
 """Which encoder is worked with on which images, and what the result is attacked with."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from datasets import Dataset
 
@@ -63,6 +63,11 @@ class ExperimentArguments:
 
     def __post_init__(self):
         make_plain(self)
+
+    @property
+    def given(self) -> dict:
+        """What differs from the defaults, by name."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
 
     @property
     def encoder_options(self) -> dict:

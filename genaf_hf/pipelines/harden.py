@@ -2,62 +2,47 @@
 
 import copy
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
-from genaf_hf.attacks import ConfiguredAttack
-from genaf_hf.data import (
-    check_enough_to_train,
-    class_balance,
-    image_digests,
-    images_content,
-    load_images,
-    measured_images,
-    to_pixel_values,
-    with_pixel_values,
-)
+from genaf_hf.data import image_digests, measured_images
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
-from genaf_hf.evaluation.perturbation_cache import encoder_digest
-from genaf_hf.evaluation.report import PUBLIC_ENCODER, UNDEFENDED, RobustnessReport
-from genaf_hf.evaluation.threats import Attacker, Threat, on_shown, worst_of
-from genaf_hf.models.loading import load_configuration, load_encoder
+from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
+from genaf_hf.evaluation.threats import Attacker, worst_of
+from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.attack_arguments import named_attacks
-from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
+from genaf_hf.pipelines.experiment import (
+    SWEEP,
+    asked_attacks,
+    copy_results,
+    described,
+    hardening_run,
+    load_data,
+    load_encoder_and_pixels,
+    open_result,
+    push_result,
+    repeated,
+    training_config,
+    what_was_loaded,
+    write_attacked,
+)
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.trained_images import images_of_record, warn_of_twins
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.existing_card import is_hardened_encoder
-from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
-from genaf_hf.sharing.layout import (
-    CARD,
-    GALLERY,
-    HARDENED_MODEL,
-    LAYERS,
-    OVERVIEW,
-    PERTURBATION,
-    RECORD,
-    REPORT,
-    SAMPLES,
-    TRAINED_ON,
-)
-from genaf_hf.sharing.publishing import open_repository, publish
-from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord, balance_table, changed_settings
+from genaf_hf.sharing.layout import RECORD, SAMPLES
+from genaf_hf.sharing.record import TrainingRecord, balance_table
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
-from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.training.trainer import STAGES, STANDARD_FINETUNE, GenAFTrainer
 
@@ -65,7 +50,6 @@ logger = logging.getLogger(__name__)
 
 # What the command line has defaults of its own for, by the encoder's family, so that a card must state it.
 SET_BY_FAMILY = ("weight_decay", "layer_decay", "random_flip", "eval_strategy", "load_best_model_at_end")
-SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 
 
 @dataclass
@@ -192,94 +176,6 @@ def tell_of_gain(report: RobustnessReport, model_name_or_path: str, defence: str
     logger.info(said, defence, model_name_or_path, ", ".join(parts))
 
 
-def hardening_run(
-    arguments: ExperimentArguments, config: GenAFConfig, *, leaves=(CARD, REPORT, RECORD), overwrites=HARDENED_MODEL
-) -> Run:
-    """The run that these ask for, in `config.output_dir`: what it leaves, and what of an earlier one it overwrites."""
-    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
-    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
-    return Run(config.output_dir, settings, leaves=leaves, overwrites=overwrites, reads=sources)
-
-
-def what_was_loaded(encoder: PixelModel, data: DatasetDict, digests: Mapping[str, Sequence[str]]) -> dict:
-    """What stands behind the names of encoder and images, which may have changed when a run goes on."""
-    return {
-        "content of the encoder": encoder_digest(encoder)[:16],
-        "content of the images": images_content(data, digests)[:16],
-    }
-
-
-def asked_attacks(arguments: ExperimentArguments, config: GenAFConfig) -> dict[str, ConfiguredAttack]:
-    """The attacks of the final evaluation, with their settings.
-
-    Raises:
-        UserError: for settings that these could not be run with; names the setting.
-    """
-    refuse_resume_flag(config)
-    objective = config.make_defence().objective
-    if objective is not None and not objective.reads_labels:
-        raise UserError(
-            f"The defence {config.defence} reads no labels, so that the classifier's head would stay as it is drawn: "
-            "harden the encoder by genaf-hf harden-encoder and fine-tune that, or choose another defence."
-        )
-    asked = arguments.attacks, arguments.attack_settings
-    return named_attacks(*asked, eps=config.eps or TRAINING_EPS, norm=config.norm, seed=config.seed)
-
-
-def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
-    """The checked splits, cut to the sizes that were asked for."""
-    data = load_images(
-        arguments.dataset_name,
-        **dataset_options(arguments),
-        validation_split=arguments.validation_split,
-        test_split=arguments.test_split,
-        held_out_share=arguments.held_out_share,
-        max_train_samples=arguments.max_train_samples,
-        max_eval_samples=arguments.max_eval_samples,
-        streaming=arguments.streaming,
-        token=token,
-    )
-    check_enough_to_train(data)
-    return data
-
-
-def load_encoder_and_pixels(
-    arguments: ExperimentArguments, config: GenAFConfig, data: DatasetDict
-) -> tuple[PreTrainedModel, object, dict]:
-    """The encoder with a head for these images, drawn by the seed; its image processor; pixel values by split."""
-    torch.manual_seed(config.seed)
-    encoder, processor = load_encoder(
-        arguments.model_name_or_path,
-        data["train"].features["label"].names,
-        token=config.hub_token,
-        **arguments.encoder_options,
-    )
-    return encoder, processor, {split: with_pixel_values(images, processor) for split, images in data.items()}
-
-
-def described(data: DatasetDict, source: Mapping[str, str | None]) -> dict:
-    """The images, as `TrainingRecord.data` tells of them.
-
-    Args:
-        data: images by split, as `load_images` gives them.
-        source: of the test images, as `data_source` gives it.
-    """
-    return {
-        **{name: source[name] for name in ("name", "config", "revision")},
-        "splits": {split: len(images) for split, images in data.items()},
-        "class_names": data["train"].features["label"].names,
-        "class_counts": {split: list(counts.values()) for split, counts in class_balance(data).items()},
-    }
-
-
-def training_config(config: GenAFConfig, run: Run) -> GenAFConfig:
-    """The configuration of a training in the run's own folder, of which nothing is pushed."""
-    logger.info("Training on %d process(es), %s", config.world_size, config.device)
-    config = copy.copy(config)
-    config.output_dir, config.push_to_hub = str(run.unfinished.resolve()), False  # checkpoints name the folder
-    return config
-
-
 def fine_tune(
     encoder: PreTrainedModel,
     processor,
@@ -324,72 +220,3 @@ def save_models(run: Run, models: dict[str, PixelModel], processor) -> None:
         models[name].model.save_pretrained(place)
         processor.save_pretrained(place)
     copy_results(run)
-
-
-def copy_results(run: Run) -> None:
-    """Copies what the training wrote that is a result, beside the model."""
-    if (record := run.unfinished / LAYERS).exists():
-        shutil.copy(record, run.folder)
-    if (tracked := run.unfinished / "runs").exists():  # TensorBoard's
-        shutil.copytree(tracked, run.folder / "runs", dirs_exist_ok=True)
-    if (trained_on := run.unfinished / TRAINED_ON).exists():
-        shutil.copytree(trained_on, run.folder / TRAINED_ON, dirs_exist_ok=True)
-
-
-def write_attacked(
-    folder: Path,
-    report: RobustnessReport,
-    models: dict[str, PixelModel],
-    worst: Sequence[Threat],
-    processor,
-    test: Dataset,
-) -> None:
-    """The perturbation from the public encoder that is worst for the hardened model, and pictures.
-
-    They show what it makes of the first test images for both models, and what the worst of each kind makes of them for
-    the hardened one.
-    """
-    shown, names, model = to_pixel_values(test[:SHOWN], processor), test.features["label"].names, models[HARDENED]
-    images, labels = model.to_images(shown["pixel_values"]), shown["labels"].to(model.device)
-    for perturbation in (each.perturbations[HARDENED] for each in worst if each.knowledge == PUBLIC_ENCODER):
-        perturbation.save_pretrained(folder / PERTURBATION)
-        draw_overview(report, models, images, labels, names, perturbation, folder / OVERVIEW)
-    on_images = {each.name: partial(on_shown, each, HARDENED, model) for each in worst}
-    draw_gallery(model, images, labels, names, on_images, folder / GALLERY)
-
-
-def open_result(run: Run, config: GenAFConfig) -> str:
-    """The model's name; where it is to be pushed that of its repository, which is made before any work.
-
-    Raises:
-        UserError: when the Hub does not let the user write there.
-    """
-    if not config.push_to_hub or not PartialState().is_main_process:
-        return run.folder.resolve().name
-    sharing = {"token": config.hub_token, "private": config.hub_private_repo}
-    return open_repository(config.output_dir, config.hub_model_id, **sharing)
-
-
-def push_result(run: Run, config: GenAFConfig, model_name: str, *, push_anyway: bool) -> None:
-    """Uploads what `open_result` named, where it is to be pushed."""
-    if config.push_to_hub and PartialState().is_main_process:
-        sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
-        logger.info("Pushed to %s", publish(run.folder, model_name, push_anyway=push_anyway, **sharing))
-
-
-def repeated(arguments: HardeningArguments, config: GenAFConfig, record: TrainingRecord, source: dict) -> dict:
-    """The settings that make a result again, from the revisions that it was made of."""
-    return {
-        **changed(arguments, config),
-        "learning_rate": record.hyperparameters["learning_rate"],
-        "model_revision": record.base_model["revision"],
-        "dataset_revision": source["revision"],
-    }
-
-
-def changed(arguments: HardeningArguments, config: GenAFConfig) -> dict:
-    """The settings of a run that differ from their defaults."""
-    defaults = {each.name: each.default for each in fields(arguments)}
-    ours = {name: value for name, value in asdict(arguments).items() if value != defaults[name]}
-    ours.pop("push_anyway", None)
-    return {**ours, **changed_settings(config)}

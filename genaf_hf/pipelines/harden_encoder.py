@@ -31,8 +31,7 @@ from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, ta
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, named_attacks
-from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
-from genaf_hf.pipelines.harden import (
+from genaf_hf.pipelines.experiment import (
     copy_results,
     hardening_run,
     load_data,
@@ -43,6 +42,7 @@ from genaf_hf.pipelines.harden import (
     what_was_loaded,
     write_attacked,
 )
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
 from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
