@@ -97,6 +97,17 @@ def test_where_memory_is_short_fewer_images_at_a_time_give_the_same(model, pixel
     assert [vars(each) for each in found.measurements] == [vars(each) for each in whole.measurements]
 
 
+def test_four_times_as_many_images_fit_where_an_attack_asks_for_answers_alone(model, pixels):
+    largest = {}
+    for name in ("pgd", "square"):
+        sizes = []
+        with removing([model.register_forward_pre_hook(lambda _, inputs, sizes=sizes: sizes.append(len(inputs[0])))]):
+            attacks = {name: ATTACKS[name].configure(eps=0.1, steps=2)}
+            evaluate_robustness({"model": model}, pixels["test"], attacks, batch_size=4)
+        largest[name] = max(sizes)
+    assert largest == {"pgd": 4, "square": 16}
+
+
 def test_images_that_workers_read_are_answered_the_same(processes, model, pixels, attacks):
     threats = threats_from(attacks, {"model": model})
     alone, beside = (

@@ -221,11 +221,14 @@ def test_with_restarts_only_images_that_still_stand_are_attacked_again():
         torch.testing.assert_close(found[i], starts[first][i])
 
 
-def test_the_best_step_of_each_image_is_kept():
-    """Past 0.6 the model is right again: with long steps an image ends where it is, unless the way there is kept."""
+def test_an_image_is_left_where_it_is_misclassified_first_and_only_the_others_go_on():
+    """Past 0.6 the model is right again: with long steps an image ends where it is, unless it stops on its way."""
+
+    asked = []
 
     class Band(nn.Module):
         def forward(self, images):
+            asked.append(len(images))
             height = images[:, 0, 0, 0]
             inside = (height > 0.5) & (height < 0.6)
             return torch.stack([0.1 - height, torch.where(inside, 1.0, -1.0) + 0 * height], dim=1)
@@ -235,6 +238,7 @@ def test_the_best_step_of_each_image_is_kept():
     last, best = (pgd(Band(), images, labels, **settings, keep_best=keep).flatten() for keep in (False, True))
     torch.testing.assert_close(last, torch.tensor([0.75, 0.4]))
     torch.testing.assert_close(best, torch.tensor([0.55, 0.4]))
+    assert asked == [2] * 5 + [1, 1]
     assert ATTACKS["pgd"].configure().settings["keep_best"]
 
 

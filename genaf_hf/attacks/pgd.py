@@ -75,8 +75,8 @@ def pgd(
         random_start: begin at a uniformly drawn point of the ball instead of its centre.
         restarts: from so many random starts; an image that is misclassified is left as it was found, and only the
             others begin again.
-        keep_best: of an image the last step at which it was misclassified is kept, where the last of all is none. What
-            it costs is to ask the model once more.
+        keep_best: an image is left at the first step at which it is misclassified, and only the others go on, so that
+            none becomes right again. The model is asked once more, about those that are left.
         seeds: one per image, default 0 to n - 1. An image's start depends on its seed alone, not on the batch, the
             number of processes, or the images beside it.
         loss: what is raised: `"cross-entropy"`; `"dlr"`, the difference of logits ratio; `"targeted-dlr"`, the same
@@ -121,7 +121,9 @@ def pgd(
 
 
 class Watched:
-    """A model, called as such, that keeps of each image the last one that it misclassified.
+    """A model, called as such with images that move, that asks about each only until it is misclassified.
+
+    From then on its logits stay what they were: it has no gradient, and whoever climbs leaves it where it is.
 
     Args:
         model: images to logits (n, classes).
@@ -129,19 +131,27 @@ class Watched:
         labels: (n,) class ids.
 
     Attributes:
-        best: (n, 3, h, w); where none was misclassified, the images.
+        best: (n, 3, h, w) each image as it was misclassified; where it was not, as it was given.
         fooled: (n,) whether one was.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor):
         self.model, self.labels = model, labels
         self.best, self.fooled = images, torch.zeros_like(labels, dtype=torch.bool)
+        self.logits: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        logits = self.model(images)
-        wrong = checked_logits(logits, -1).detach().argmax(1) != self.labels
-        self.best = torch.where(wrong.view(-1, 1, 1, 1), images.detach(), self.best)
-        self.fooled = self.fooled | wrong
+        rows = (~self.fooled).nonzero().squeeze(1)
+        if self.logits is None:
+            logits = checked_logits(self.model(images), -1)
+        elif len(rows) > 0:
+            logits = self.logits.index_copy(0, rows, checked_logits(self.model(images.index_select(0, rows)), -1))
+        else:
+            logits = self.logits + 0 * images.sum()
+        self.logits = logits.detach()
+        newly = (self.logits.argmax(1) != self.labels) & ~self.fooled
+        self.best = torch.where(newly.view(-1, 1, 1, 1), images.detach(), self.best)
+        self.fooled = self.fooled | newly
         return logits
 
 

@@ -24,7 +24,7 @@ from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer, feature_ban
 from genaf_hf.evaluation.batch_size import BatchSize
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport, WorstCase
+from genaf_hf.evaluation.report import ADAPTIVE, ANSWERS, CLEAN, Check, Measurement, RobustnessReport, WorstCase
 from genaf_hf.evaluation.self_checks import (
     ball_check,
     beside_undefended,
@@ -47,6 +47,7 @@ PACKAGES = ("genaf_hf", "torch", "transformers", "datasets", "accelerate")
 CHECKED_IMAGES = 64
 SWEPT_IMAGES = 256
 DEFAULT_EPS = 8 / 255
+WITHOUT_GRADIENTS = 4  # times as many images fit, and of these ever fewer are left: small batches are slow
 
 
 def evaluate_robustness(
@@ -76,7 +77,8 @@ def evaluate_robustness(
             leave right, as it gives its own attacks what is left, and of these at most `max_images`.
         sweep: the same attacks at other eps, measured on a stratified part of the images.
         bank: labelled images, as `dataset`, for the nearest-neighbor accuracy of the features.
-        batch_size: images at a time, default 64 on a CPU and 512 elsewhere; fewer where these do not fit into memory.
+        batch_size: images at a time, default 64 on a CPU and 512 elsewhere; fewer where these do not fit into memory,
+            and four times as many under attacks that ask for answers alone.
         seed: image i of the dataset starts from seed + i.
         dataset_info: name, split and revision, for the report.
         journal: remembers what was measured, so that a killed evaluation goes on where it was.
@@ -283,6 +285,7 @@ class Subject:
         settings: Mapping = MappingProxyType({}),
         made_of: Mapping[str, Tensor] = MappingProxyType({}),
         rows: Sequence[int] | None = None,
+        times: int = 1,
     ) -> Answers:
         """What the model answers.
 
@@ -291,6 +294,7 @@ class Subject:
             attack: as `Threat.on` gives it; None for clean images.
             settings, made_of: what the attack is.
             rows: of the images; None for all.
+            times: as many images at once as usual.
         """
         images = self.dataset if rows is None else Subset(self.dataset, rows)
 
@@ -306,7 +310,7 @@ class Subject:
                 seed=self.seed,
                 title=f"{self.name}: {step}",
             )
-            return asdict(self.batch_size.fitting(lambda fits: asked(batch_size=fits)))
+            return asdict(self.batch_size.fitting(lambda fits: asked(batch_size=times * fits)))
 
         of = digest((self.identity, len(images) if rows is None else list(rows), settings), made_of)
         return Answers(**self.journal.once(f"answers.{self.name}.{step}", ask, of=of))
@@ -328,7 +332,8 @@ class Subject:
     def under(self, threat: Threat, step: str, rows: Sequence[int] | None = None) -> Answers:
         """Its answers under a threat, on some of the images or all."""
         of_threat = threat.settings(self.name), threat.tensors(self.name)
-        return self.answers(step, threat.on(self.name), *of_threat, rows=rows)
+        times = WITHOUT_GRADIENTS if threat.knowledge == ANSWERS else 1
+        return self.answers(step, threat.on(self.name), *of_threat, rows=rows, times=times)
 
     def under_after(self, threat: Threat, found: Mapping[str, Answers]) -> tuple[Answers, dict]:
         """Its answers under a threat that attacks what others leave right, and how many images these are.
