@@ -237,6 +237,11 @@ def load_encoder_images(arguments: EncoderArguments, token: str | None) -> Datas
         data = load_data(arguments, token)
         return DatasetDict({split: data[split] for split in ("train", "test")})
     except LabelsError as error:
+        if arguments.streaming:
+            raise UserError(
+                f'streaming is True, but "{arguments.dataset_name}" has no labels that can be read, and such images '
+                "are downloaded whole: leave it out, or name a label_column."
+            ) from error
         logger.warning("The images are taken without labels, which are only for the report: %s", error)
     options = {name: value for name, value in dataset_options(arguments).items() if name != "label_column"}
     train = load_unlabelled_images(arguments.dataset_name, **options, token=token)

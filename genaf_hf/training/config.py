@@ -139,7 +139,7 @@ class GenAFConfig(CheckedArguments):
         "while that grows; inf is no bound",
     )
     clean_share: float | None = of_defence(
-        "clean_share", "Share of the clean images' cross-entropy in stage 1, 0 is the paper's"
+        "clean_share", "Share of the loss of stage 1 that is that of clean images, 0 is the paper's"
     )
 
     redundant_share: float = field(
