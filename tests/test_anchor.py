@@ -1,4 +1,4 @@
-"""Features that stay where the public encoder has them: what is trained on, alone and beside another objective."""
+"""Features that stay where the public encoder has them: what is trained on, by which drift."""
 
 import copy
 
@@ -6,34 +6,18 @@ import pytest
 import torch
 from one_step import ONE_STEP, STEP_SEEDS, state_of
 from recorder import Recorder
-from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_trainer
 
 from genaf_hf import GenAFConfig, PixelModel
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
-from genaf_hf.training import defences
-from genaf_hf.training.adversaries.universal import Universal, drawn
-from genaf_hf.training.defences import register_defence
+from genaf_hf.training.adversaries.universal import drawn
 from genaf_hf.training.global_batch import Features, Logits
 from genaf_hf.training.objectives.anchor import Anchor
-from genaf_hf.training.objectives.cross_entropy import CrossEntropy
 
 pytestmark = pytest.mark.slow(reason="trains")
 
 BANK = {"bank": ["l4a"], "bank_steps": 2}
-
-
-@pytest.fixture
-def anchored():
-    """A defence that anchors a classifier beside cross-entropy."""
-
-    def anchored(*, eps: float = 0.1, weight: float = 3.0) -> tuple[Universal, Anchor]:
-        return Universal(eps=eps, live=2, bank=[]), Anchor(0.25, weight=weight, beside=CrossEntropy(clean_share=0.5))
-
-    register_defence(title="anchored")(anchored)
-    yield "anchored"
-    del defences.DEFENCES["anchored"]
 
 
 def without_labels(trainer):
@@ -90,33 +74,6 @@ def test_features_of_clean_and_attacked_images_are_pulled_to_the_public_encoders
     assert torch.equal(trainer.model.classifier.weight, model.model.classifier.weight)
 
 
-def test_an_anchor_is_added_to_another_objective(tmp_path, anchored):
-    recorder = Recorder()
-    trainer = tiny_trainer(tmp_path, callbacks=[recorder], defence=anchored, **ONE_STEP, adapt_max_steps=-1)
-    rows = trainer.train_dataset
-    public = PixelModel(copy.deepcopy(trainer.model), PROCESSOR)
-    trainer.begin_adversary()
-    model = moved(PixelModel(copy.deepcopy(trainer.model), PROCESSOR))
-    trainer.model.load_state_dict(model.model.state_dict())
-    live = state_of(trainer)["live"]
-    trainer.get_train_dataloader = lambda: torch.utils.data.DataLoader(rows, batch_size=24)
-    trainer.train()
-    images = model.to_images(torch.stack([row["pixel_values"] for row in rows]))
-    labels = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
-    attacked = (images + live[drawn(STEP_SEEDS, 2, 0)]).clamp(0, 1)
-    goal = public.features(images).detach()
-    entropies = [F.cross_entropy(model(each), labels) for each in (attacked, images)]
-    drifts = [drift(model.features(each), goal).mean() for each in (attacked, images)]
-    loss = sum(entropies) / 2 + 3 * (0.75 * drifts[0] + 0.25 * drifts[1])
-    loss.backward()
-    for name, parameter in model.model.named_parameters():
-        torch.testing.assert_close(recorder.gradients[name], parameter.grad, rtol=0, atol=1e-12)
-    names = ("adversarial_loss", "clean_loss", "attacked_drift", "clean_drift")
-    log = trainer.state.log_history[0]
-    assert [log[name] for name in names] == pytest.approx([each.item() for each in (*entropies, *drifts)])
-    assert {"robust_accuracy", "clean_accuracy"} <= log.keys()
-
-
 def test_labels_that_are_there_are_not_read(tmp_path):
     settings = {"defence": "anchor", "defence_settings": BANK, "adapt_max_steps": -1}
     with_labels = tiny_trainer(tmp_path / "with", **settings)
@@ -139,12 +96,6 @@ def test_what_cannot_be_anchored_is_refused(tmp_path, settings, sentence):
         without_labels(tiny_trainer(tmp_path, **{"defence": "anchor", **settings})).train()
     with pytest.raises(UserError, match="train_dataset has no labels"):
         without_labels(tiny_trainer(tmp_path, defence="universal")).train()
-
-
-def test_a_weight_of_the_anchor_is_positive():
-    with pytest.raises(UserError, match="weight of the anchor is 0, expected a positive"):
-        Anchor(0.5, weight=0)
-    assert GenAFConfig(output_dir="run", defence="anchor", use_cpu=True).eps == 10 / 255
 
 
 def test_in_a_single_pass_each_image_is_anchored_once_clean_or_attacked(tmp_path):

@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from genaf_hf import GenAFConfig, GenAFTrainer
 from genaf_hf.errors import UserError
-from genaf_hf.training.options import must_train
+from genaf_hf.training.trained_weights import must_train
 from genaf_hf.training.trainer import ADAPT
 
 pytestmark = pytest.mark.slow(reason="trains")

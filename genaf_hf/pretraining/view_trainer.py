@@ -17,8 +17,9 @@ from genaf_hf.runs.run import FINISHED, Run
 from genaf_hf.sharing.layout import CARD
 from genaf_hf.sharing.record import changed_settings
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
-from genaf_hf.training.options import check_options, check_schedule, check_training_images
+from genaf_hf.training.options import check_options, check_schedule
 from genaf_hf.training.resumable_trainer import ResumableTrainer
+from genaf_hf.training.training_images import check_training_images
 from genaf_hf.values.device import sent
 
 LEAVES = (CARD, "config.json", "model.safetensors", "preprocessor_config.json")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from genaf_hf.models.pixel_model import check_range
-from genaf_hf.training.options import check_labels
+from genaf_hf.training.training_images import check_labels
 
 
 @dataclass(frozen=True)

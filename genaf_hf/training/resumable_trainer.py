@@ -29,12 +29,9 @@ from genaf_hf.training.checkpoint import (
     read_state,
     write_finished_stage,
 )
-from genaf_hf.training.options import (
-    check_finite_weights,
-    leave_out_batch_of_one,
-    must_train,
-    without_token,
-)
+from genaf_hf.training.options import without_token
+from genaf_hf.training.trained_weights import check_finite_weights, must_train
+from genaf_hf.training.training_images import leave_out_batch_of_one
 
 BEST_WEIGHTS = "best"
 LOG_SUMS = "LogSums"

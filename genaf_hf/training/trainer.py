@@ -38,14 +38,12 @@ from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, of_a
 from genaf_hf.training.options import (
     check_checkpointable,
     check_early_stopping,
-    check_evaluation_images,
     check_options,
-    check_rows,
     check_schedule,
-    check_training_images,
     keep_precision,
-    warn_of_half_precision,
 )
+from genaf_hf.training.trained_weights import warn_of_half_precision
+from genaf_hf.training.training_images import check_evaluation_images, check_rows, check_training_images
 from genaf_hf.values.device import sent
 
 logger = logging.getLogger(__name__)
