@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    PrinterCallback,
     ResNetConfig,
     ResNetForImageClassification,
     TrainerCallback,
@@ -36,6 +37,7 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 ON_CPUS = {"autoattack"}  # a package of its own
 ROUNDING = 0.03  # of accuracies, which a few images at a boundary change
+TEST_IMAGES = 200  # that commands attack
 SETTINGS = {"l4a": {"steps": 20}, "pgd": {"steps": 5}}
 
 
@@ -139,9 +141,9 @@ def commands(device: str) -> str:
         PROCESSOR.save_pretrained(place / "encoder")
         data = {"dataset_name": "digits", "attacks": "l4a,pgd", "attack_settings": json.dumps(SETTINGS)}
         training = {"model_name_or_path": place / "encoder", "defence": "gen-af", "steps": 2, "report_to": "none"}
-        reports = []
+        reports, fewer = [], {"max_eval_samples": TEST_IMAGES}
         for name, on_cpu in (("here", True), ("there", device == "cpu")):
-            lengths = {"max_steps": 40, "standard_max_steps": 40, "adapt_max_steps": 5}
+            lengths = {"max_steps": 40, "standard_max_steps": 40, "adapt_max_steps": 5, **fewer}
             genaf_hf("harden", on_cpu, **data, **training, **lengths, output_dir=place / name)
             reports.append(RobustnessReport.load(place / name / "report.json"))
         here, there = (
@@ -150,9 +152,9 @@ def commands(device: str) -> str:
         assert here.keys() == there.keys()
         off = max(abs(here[name] - there[name]) for name in here)
         assert off <= ROUNDING, f"accuracies are up to {off} apart: {here}, {there}"
-        audited = {"model_name_or_path": place / "there", "encoder": place / "encoder"}
+        audited = {"model_name_or_path": place / "there", "encoder": place / "encoder", "limit": TEST_IMAGES}
         genaf_hf("audit", False, **data, **audited, output_dir=place / "audit")
-        sizes = {"population": 4, "generations": 1, "max_steps": 5}
+        sizes = {"population": 4, "generations": 1, "max_steps": 5, **fewer}
         genaf_hf("evolve", device == "cpu", **data, **training, **sizes, output_dir=place / "search")
     return f"accuracies {off:.3f} off the CPU's, on {reports[1].environment['hardware']}"
 
@@ -196,13 +198,15 @@ def make_trainer(device: str, folder: Path, dtype: torch.dtype = torch.float64, 
     defence = settings.get("defence", "gen-af")
     if "bank_steps" in DEFENCES[defence].defaults:
         defaults["defence_settings"] = {"bank_steps": 5}
-    return GenAFTrainer(
+    trainer = GenAFTrainer(
         make_model(dtype, defence),
         GenAFConfig(**{**defaults, **settings}),
         processing_class=PROCESSOR,
         train_dataset=[{"pixel_values": each, "labels": row % CLASSES} for row, each in enumerate(pixel_values)],
         callbacks=[*callbacks],
     )
+    trainer.remove_callback(PrinterCallback)  # the table stands alone
+    return trainer
 
 
 def trained(device: str, folder: Path | None = None, **settings) -> GenAFTrainer:
