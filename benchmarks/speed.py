@@ -167,7 +167,7 @@ def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
             "floor": partial(floor, arguments, model, images, labels, forwards, gradients),
             "attack": partial(attack, pixel_model, *needed),
         }
-        table.append(beyond(name, medians(sides, arguments)))
+        table.append(beyond(name, measured(sides, arguments)))
     return table
 
 
@@ -187,8 +187,9 @@ def crafting(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
         steps = arguments.crafting_steps
         passes = partial(floor, arguments, model, images, labels, steps * forwards, steps * gradients, blocks)
         sides = {"floor": passes, "one step": partial(craft, 1), "attack": partial(craft, steps + 1)}
-        seconds = medians(sides, arguments)
-        table.append(beyond(name, {**seconds, "attack": seconds["attack"] - seconds["one step"]}))
+        seconds = measured(sides, arguments)
+        crafted = [each - one for each, one in zip(seconds["attack"], seconds["one step"], strict=True)]
+        table.append(beyond(name, {"attack": crafted, "floor": seconds["floor"]}))
     return table
 
 
@@ -350,8 +351,8 @@ def now(arguments) -> float:
     return time.perf_counter()
 
 
-def medians(sides: Mapping[str, Callable[[], float | None]], arguments, warm_up: int = 1) -> dict[str, float]:
-    """Median seconds of each side, as it tells them or as long as it runs, after first rounds that do not count."""
+def measured(sides: Mapping[str, Callable[[], float | None]], arguments, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of each side in each round, as it tells them or as long as it runs; the first rounds do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warm_up + arguments.rounds):
         for name, run in sides.items():
@@ -359,7 +360,12 @@ def medians(sides: Mapping[str, Callable[[], float | None]], arguments, warm_up:
             told = run()
             if number >= warm_up:
                 seconds[name].append(told if isinstance(told, float) else now(arguments) - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def medians(sides: Mapping[str, Callable[[], float | None]], arguments, warm_up: int = 1) -> dict[str, float]:
+    """Median seconds of each side."""
+    return {name: statistics.median(values) for name, values in measured(sides, arguments, warm_up).items()}
 
 
 def ratios(of: str, seconds: Mapping[str, float], plainest: str, images: int, parts: int = 1) -> list[list[str]]:
@@ -370,9 +376,11 @@ def ratios(of: str, seconds: Mapping[str, float], plainest: str, images: int, pa
     return [[of, "seconds", "images per second", f"times {plainest}"], *rows]
 
 
-def beyond(name: str, seconds: Mapping[str, float]) -> list[str]:
-    over = seconds["attack"] / seconds["floor"] - 1
-    return [name, f"{seconds['attack']:.3f}", f"{seconds['floor']:.3f}", f"{over:+.1%}"]
+def beyond(name: str, seconds: Mapping[str, list[float]]) -> list[str]:
+    """Medians, and that of how far an attack is beyond its floor in the same round, which other work slows alike."""
+    sides = seconds["attack"], seconds["floor"]
+    over = statistics.median(attack / passes - 1 for attack, passes in zip(*sides, strict=True))
+    return [name, *(f"{statistics.median(values):.3f}" for values in sides), f"{over:+.1%}"]
 
 
 if __name__ == "__main__":
