@@ -186,11 +186,15 @@ def where_finite(values: Tensor, classes: Tensor) -> Tensor:
     return classes.where(values.isfinite().all(dim=1), NOT_FINITE)
 
 
-def feature_bank(model: PixelModel, dataset: Dataset, batch_size: int) -> Neighbors:
-    """The nearest-neighbor vote by the features that a model has of labelled images, of all its classes."""
+def feature_bank(model: PixelModel, dataset: Dataset, batch_size: int, *, workers: int = 0) -> Neighbors:
+    """The nearest-neighbor vote by the features that a model has of labelled images, of all its classes.
+
+    Args:
+        model, dataset, batch_size, workers: as for `answer`.
+    """
     features, labels = [], []
     with evaluating(model), torch.no_grad():
-        for batch in DataLoader(dataset, batch_size=batch_size):
+        for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers):
             features.append(model.features(model.to_images(batch["pixel_values"])))
             labels.append(batch["labels"])
     return Neighbors(torch.cat(features), torch.cat(labels), model.model.config.num_labels)

@@ -49,6 +49,7 @@ def measure_drift(
     threats: Sequence[Threat],
     *,
     batch_size: int = 64,
+    workers: int = 0,
     seed: int = 0,
 ) -> list[Drift]:
     """The drift of each model, clean and under each threat. Works under `accelerate launch`, as an evaluation does.
@@ -59,10 +60,11 @@ def measure_drift(
         dataset: yields `pixel_values`, and `labels` where an attack needs them.
         threats: that were crafted.
         batch_size: images at a time.
+        workers: processes that read them meanwhile, on each process.
         seed: image i of the dataset starts from seed + i.
     """
     return [
-        one_drift(name, model, public, dataset, threat, batch_size=batch_size, seed=seed)
+        one_drift(name, model, public, dataset, threat, batch_size=batch_size, workers=workers, seed=seed)
         for name, model in models.items()
         for threat in (None, *threats)
     ]
@@ -76,12 +78,13 @@ def one_drift(
     threat: Threat | None,
     *,
     batch_size: int,
+    workers: int,
     seed: int,
 ) -> Drift:
     """The drift of one model under one threat; None is clean."""
     state = PartialState()
     mine = range(state.process_index, len(dataset), state.num_processes)
-    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size)
+    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size, num_workers=workers)
     label = CLEAN if threat is None else threat.name
     rows: list[tuple[int, float, float]] = []
     with evaluating(model), evaluating(public):

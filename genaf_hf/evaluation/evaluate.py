@@ -189,7 +189,7 @@ def evaluate_threats(
             name,
             model,
             dataset,
-            neighbors=None if bank is None else fits.fitting(partial(feature_bank, model, bank)),
+            neighbors=None if bank is None else fits.fitting(partial(feature_bank, model, bank, workers=workers)),
             batch_size=fits,
             workers=workers,
             seed=seed,

@@ -156,9 +156,9 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
             )
         else:
             report, threats = None, [each.crafted(attacker, models) for each in threats_of(attacks)]
-        rest = {"batch_size": config.per_device_eval_batch_size, "seed": config.seed}
+        reading = {"batch_size": config.per_device_eval_batch_size, "workers": config.dataloader_num_workers}
         on_features = [each for each in threats if each.universal or "labels" not in each.attack.attack.needs]
-        drifts = measure_drift(models, public, pixels["test"], on_features, **rest)
+        drifts = measure_drift(models, public, pixels["test"], on_features, **reading, seed=config.seed)
         if PartialState().is_main_process:
             take_weights(bare, hardened)
             bare.save_pretrained(run.folder)
