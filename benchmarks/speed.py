@@ -56,8 +56,8 @@ DEFENCES = {
 WHOLE = ("universal, single pass", "universal", "gen-af-universal", "gen-af")
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 2 / 255
 # Passes of a step: how many without gradients, how many with; through how many blocks, None is all; on how many images.
-# In a report, pgd asks at its end which images it fools.
-PER_IMAGE = {"fgsm": (0, 1), "n-fgsm": (0, 1), "mi-fgsm": (0, STEPS), "pgd": (1, STEPS), "feature-pgd": (1, STEPS)}
+# As in a training, pgd goes on with images that it fools.
+PER_IMAGE = {"fgsm": (0, 1), "n-fgsm": (0, 1), "mi-fgsm": (0, STEPS), "pgd": (0, STEPS), "feature-pgd": (1, STEPS)}
 UNIVERSAL = {
     "l4a": (0, 1, 1),
     "l4a-fuse": (0, 1, 2),
@@ -161,7 +161,9 @@ def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     table = [["attack", "seconds", "floor", "beyond it"]]
     for name, (forwards, gradients) in PER_IMAGE.items():
         attack = ATTACKS[name]
-        attack = attack.configure(eps=EPS, **({"steps": gradients} if "steps" in attack.settings else {}))
+        settings = {"steps": gradients, "keep_best": False}
+        settings = {name: value for name, value in settings.items() if name in attack.settings}
+        attack = attack.configure(eps=EPS, **settings)
         needed = (images, labels)[: len(attack.attack.needs) - 1]
         sides = {
             "floor": partial(floor, arguments, model, images, labels, forwards, gradients),
