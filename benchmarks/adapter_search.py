@@ -26,15 +26,9 @@ from optuna.samplers import RandomSampler
 from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search import AdapterSearchArguments
 from genaf_hf.adapter_search.hypervolume import hypervolume, point
+from genaf_hf.adapter_search.laboratory import Laboratory, open_laboratory
 from genaf_hf.adapter_search.sampler import GenerationSampler
-from genaf_hf.adapter_search.search import (
-    Laboratory,
-    fitness_of,
-    objective_of,
-    open_laboratory,
-    settings_of_search,
-    space_of,
-)
+from genaf_hf.adapter_search.search import objective_of, settings_of_search
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, QUERY_VALUE
 from genaf_hf.adapter_search.storage import open_storage, quiet_optuna
 from genaf_hf.adapter_search.study import KNOWN, begin_or_join, last_tries, work
@@ -110,19 +104,19 @@ def searched(
     laboratory: Laboratory, sampler_of: Callable[[int], optuna.samplers.BaseSampler], *, known: bool
 ) -> tuple[list[optuna.trial.FrozenTrial], float]:
     """All genomes that did not fail, and the time between genomes as a share of the time that they took."""
-    arguments, space = laboratory.arguments, space_of(laboratory)
+    arguments, space = laboratory.arguments, laboratory.space
     sampler = sampler_of(parameter_count(laboratory.encoder))
     laboratory.folder.mkdir(parents=True, exist_ok=True)
     with quiet_optuna():
         study = begin_or_join(
             open_storage(f"sqlite:///{laboratory.folder / 'study.db'}"),
             "benchmark",
-            settings=settings_of_search(laboratory, space),
+            settings=settings_of_search(laboratory),
             budget=arguments.budget,
             known=space.known_configurations() if known else {},
             sampler=sampler,
         )
-        work(study, objective_of(laboratory, fitness_of(laboratory), space, sampler), heartbeat_seconds=10)
+        work(study, objective_of(laboratory, sampler), heartbeat_seconds=10)
         trials = [trial for trial in last_tries(study) if trial.values is not None]
     busy = sum(trial.user_attrs["seconds"] for trial in trials)
     return trials, duration(trials) / busy - 1
@@ -132,7 +126,7 @@ def fixed(laboratory: Laboratory, journal: Journal) -> dict[str, list[float]]:
     """Values of fixed LoRA configurations, each trained for as many steps as a whole search."""
     config = copy.copy(laboratory.config)
     config.max_steps *= laboratory.arguments.budget
-    space, fitness = space_of(laboratory), fitness_of(replace(laboratory, config=config))
+    space, fitness = laboratory.space, replace(laboratory, config=config).fitness
     known = space.known_configurations()
     names = {"q, v": QUERY_VALUE, "all linear": ALL_LINEAR}
     found = {}

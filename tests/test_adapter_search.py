@@ -20,7 +20,9 @@ from genaf_hf import PixelModel, load_encoder, with_pixel_values
 from genaf_hf.adapter_search import METHODS, AdapterSearchArguments, Genome, evolve, pick
 from genaf_hf.adapter_search.content import encoder_content, images_content
 from genaf_hf.adapter_search.fitness import Fitness
-from genaf_hf.adapter_search.search import STAGE, open_laboratory, settings_of_search, space_of
+from genaf_hf.adapter_search.laboratory import open_laboratory
+from genaf_hf.adapter_search.picked import STAGE
+from genaf_hf.adapter_search.search import settings_of_search
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, SearchSpace
 from genaf_hf.adapter_search.storage import slot
 from genaf_hf.attacks import ATTACKS
@@ -230,7 +232,7 @@ def test_content_is_the_same_wherever_it_lies(encoders, dataset, arguments, conf
 
 def test_settings_tell_no_path_and_no_storage(arguments, config):
     laboratory = open_laboratory(arguments(storage="postgresql://me:s3cret@host/db", pick=3), config(eps=0.1))
-    settings = settings_of_search(laboratory, space_of(laboratory))
+    settings = settings_of_search(laboratory)
     assert settings["model_name_or_path"] == "dino"
     assert settings["eps"] == 0.1
     assert settings["heartbeat_seconds"] == 10  # workers with another one would take each other for dead

@@ -13,7 +13,8 @@ from genaf_hf.adapter_search.front import Member, merged_model
 from genaf_hf.adapter_search.genome import METHODS, Genome
 from genaf_hf.adapter_search.inheritance import adapt
 from genaf_hf.adapter_search.merged_weights import AdapterTrainer, merged_weights
-from genaf_hf.adapter_search.search import evolve, pick
+from genaf_hf.adapter_search.picked import pick
+from genaf_hf.adapter_search.search import evolve
 from genaf_hf.adapter_search.search_space import SearchSpace, suggest
 
 __all__ = [

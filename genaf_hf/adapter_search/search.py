@@ -1,34 +1,23 @@
 """Evolves adapters for an encoder: what `genaf-hf evolve` runs."""
 
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import quote
 
 import optuna
-from datasets import DatasetDict
 from optuna import Study
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from transformers import PreTrainedModel
 
-from genaf_hf.adapter_search.arguments import PICKED, AdapterSearchArguments
+from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.adapter_search.content import encoder_content, images_content
-from genaf_hf.adapter_search.fitness import HISTORY, Fitness
-from genaf_hf.adapter_search.front import (
-    PGD,
-    Member,
-    chosen_trials,
-    evaluate_adapter,
-    member,
-    merged_model,
-    write_front,
-)
+from genaf_hf.adapter_search.front import PGD, Member, chosen_trials, evaluate_adapter, member, write_front
 from genaf_hf.adapter_search.front_figure import draw_front
+from genaf_hf.adapter_search.laboratory import Laboratory, open_laboratory, search_run
+from genaf_hf.adapter_search.picked import pick_run
 from genaf_hf.adapter_search.sampler import GenerationSampler, parents
-from genaf_hf.adapter_search.search_space import HEAD_ALONE, SearchSpace, suggest
+from genaf_hf.adapter_search.search_space import HEAD_ALONE, suggest
 from genaf_hf.adapter_search.storage import open_storage, parse_address, place, quiet_optuna, slot
 from genaf_hf.adapter_search.study import (
     IDENTITY,
@@ -40,81 +29,26 @@ from genaf_hf.adapter_search.study import (
     was_trained,
     work,
 )
-from genaf_hf.attacks import ConfiguredAttack
-from genaf_hf.data import image_digests
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
-from genaf_hf.evaluation.perturbation_cache import digest, tensors
-from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import Attacker, Threat
-from genaf_hf.models.loading import load_configuration, parameter_count
+from genaf_hf.evaluation.evaluate import try_out
+from genaf_hf.evaluation.perturbation_cache import digest
+from genaf_hf.evaluation.threats import Threat
+from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.experiment import SWEEP, asked_attacks, described, load_data, load_encoder_and_pixels
-from genaf_hf.pipelines.trained_images import images_of_record
+from genaf_hf.pipelines.experiment import asked_attacks, described
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
-from genaf_hf.runs.run import Run, decisive
-from genaf_hf.sharing.data_figures import draw_samples
-from genaf_hf.sharing.example import leave_example
-from genaf_hf.sharing.existing_card import license_of
-from genaf_hf.sharing.layout import CARD, HARDENED_MODEL, RECORD, REPORT, SAMPLES
-from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
-from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.runs.run import decisive
+from genaf_hf.sharing.record import balance_table, changed_settings
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.defences import DEFENCES
-from genaf_hf.values.provenance import model_source
 
 logger = logging.getLogger(__name__)
 
 STUDY_FILE, OWNER = "study.db", "study.txt"
-STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune` that it trains all weights
 OF_THE_WORKER = ("study", "storage", "pick", "attn_implementation")
 FOUND = ("model_revision", "dataset_revision")  # branches and tags move: the commit or the content is compared
 OF_THE_REPORT = ("attacks", "attack_settings")
-
-
-@dataclass(frozen=True)
-class Laboratory:
-    """What every trial of a worker shares.
-
-    Attributes:
-        arguments: of the search.
-        config: of the training.
-        data: images by split.
-        pixels: the same as pixel values.
-        encoder: the public encoder as a classifier with a fresh head; nothing changes it.
-        processor: its image processor.
-    """
-
-    arguments: AdapterSearchArguments
-    config: GenAFConfig
-    data: DatasetDict
-    pixels: dict
-    encoder: PreTrainedModel
-    processor: object
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.config.output_dir)
-
-    @property
-    def adapters(self) -> Path:
-        """Folder of the study's adapters."""
-        return self.folder / quote(self.arguments.study, safe="")
-
-    def adapter(self, trial: int) -> Path:
-        """Folder of a trial's adapter."""
-        return self.adapters / f"trial-{trial}"
-
-    @property
-    def attacks(self) -> dict[str, ConfiguredAttack]:
-        """Those of the final evaluation."""
-        return asked_attacks(self.arguments, self.config)
-
-    @property
-    def dataset_info(self) -> dict:
-        """Where the test images come from."""
-        return self.arguments.source_of(self.data["test"])
 
 
 def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Member] | None:
@@ -143,10 +77,9 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     laboratory = open_laboratory(arguments, config)
     if arguments.pick is not None:
         public = PixelModel(laboratory.encoder.to(config.device), laboratory.processor)
-        try_out(laboratory.attacks, attacker_of(laboratory, public), public)
+        try_out(laboratory.attacks, laboratory.attacker(public), public)
     logger.info("\n%s\n", balance_table(described(laboratory.data, laboratory.dataset_info)))
-    fitness = fitness_of(laboratory)
-    space = space_of(laboratory)
+    fitness, space = laboratory.fitness, laboratory.space
     known = space.known_configurations()
     smallest = fitness.parameters(space.genome(known[HEAD_ALONE]))
     if arguments.max_parameters is not None and smallest > arguments.max_parameters:
@@ -159,7 +92,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
             study = begin_or_join(
                 storage,
                 arguments.study,
-                settings=settings_of_search(laboratory, space),
+                settings=settings_of_search(laboratory),
                 budget=arguments.budget,
                 known=known,
                 sampler=sampler,
@@ -167,7 +100,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
             check_pick(arguments.pick, study)
             claim_folder(laboratory.adapters, study)
             others = any(trial.state == TrialState.RUNNING for trial in last_tries(study))
-            objective = objective_of(laboratory, fitness, space, sampler)
+            objective = objective_of(laboratory, sampler)
             own = work(study, objective, heartbeat_seconds=arguments.heartbeat_seconds)
             if (own or others) and last_finished(study) not in own:
                 return None
@@ -177,20 +110,6 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
         raise UserError(
             f"{place(parse_address(url))} was lost on the way: start the same command again when it is back."
         ) from error
-
-
-def search_run(arguments: AdapterSearchArguments, config: GenAFConfig) -> Run:
-    """The run in the folder that workers share; what is done, and with which settings, the study says."""
-    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
-    return Run(config.output_dir, {}, reads=sources, shared=True)
-
-
-def pick_run(arguments: AdapterSearchArguments, config: GenAFConfig) -> Run:
-    """The run of the trial that is picked, which may replace an earlier pick."""
-    folder, attacks = Path(config.output_dir, PICKED), asked_attacks(arguments, config)
-    asked = {"pick": arguments.pick, "seed": config.seed, "attacks": {name: attacks[name].settings for name in attacks}}
-    replaceable = (folder / RECORD).exists
-    return Run(folder, asked, leaves=(CARD, REPORT, RECORD), overwrites=HARDENED_MODEL, replaceable=replaceable)
 
 
 def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
@@ -224,11 +143,6 @@ def check_pick(number: int | None, study: Study) -> None:
         )
 
 
-def attacker_of(laboratory: Laboratory, public: PixelModel) -> Attacker:
-    """Who attacks a picked model: has the public encoder, and images that it was trained on."""
-    return Attacker.of(laboratory.data["train"], laboratory.arguments.dataset_name, public, public)
-
-
 def claim_folder(folder: Path, study: Study) -> None:
     """Keeps the adapters of two studies of the same name, in two storages, apart.
 
@@ -246,57 +160,30 @@ def claim_folder(folder: Path, study: Study) -> None:
         )
 
 
-def open_laboratory(arguments: AdapterSearchArguments, config: GenAFConfig) -> Laboratory:
-    """Loads the images and, once for all trials of this process, the encoder.
-
-    Raises:
-        UserError: when there is none that can be worked with.
-    """
-    load_configuration(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
-    data = load_data(arguments, config.hub_token)
-    encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
-    return Laboratory(arguments, config, data, pixels, encoder.eval(), processor)
-
-
-def fitness_of(laboratory: Laboratory) -> Fitness:
-    """By which genomes are compared: on the validation images."""
-    pixels = laboratory.pixels
-    threat = Threat(PGD, laboratory.attacks[PGD].changed(steps=laboratory.arguments.search_steps))
-    return Fitness(
-        laboratory.encoder, laboratory.processor, pixels["train"], pixels["validation"], laboratory.config, threat
-    )
-
-
-def space_of(laboratory: Laboratory) -> SearchSpace:
-    """The genomes that there are for the encoder."""
-    examples = laboratory.pixels["validation"][:2]["pixel_values"].to(laboratory.encoder.device)
-    return SearchSpace.of(laboratory.encoder, laboratory.config, examples)
-
-
-def settings_of_search(laboratory: Laboratory, space: SearchSpace) -> dict:
+def settings_of_search(laboratory: Laboratory) -> dict:
     """Everything that the trials depend on, as JSON gives it back; not what differs between workers or only reports."""
     left_out = OF_THE_WORKER + OF_THE_REPORT + FOUND
     asked = {name: value for name, value in asdict(laboratory.arguments).items() if name not in left_out}
     found = {
         "encoder": encoder_content(laboratory.encoder, laboratory.processor),
         "images": images_content(laboratory.data),
-        "attack": fitness_of(laboratory).threat.settings("genome"),
-        "methods": space.methods,
-        "targets": digest(sorted(space.targets), {}),
+        "attack": laboratory.fitness.threat.settings("genome"),
+        "methods": laboratory.space.methods,
+        "targets": digest(sorted(laboratory.space.targets), {}),
     }
     return decisive({**asked, **changed_settings(laboratory.config), **found})
 
 
 def objective_of(
-    laboratory: Laboratory, fitness: Fitness, space: SearchSpace, sampler: GenerationSampler
+    laboratory: Laboratory, sampler: GenerationSampler
 ) -> Callable[[optuna.Trial], tuple[float, float, int]]:
     """What Optuna calls for a trial: clean accuracy, robust accuracy and trainable parameters of its genome."""
-    arguments = laboratory.arguments
+    arguments, fitness = laboratory.arguments, laboratory.fitness
 
     def objective(trial: optuna.Trial) -> tuple[float, float, int]:
         if trial.number == arguments.population:
             warn_of_constants(trial.study)
-        genome = suggest(trial, space)
+        genome = suggest(trial, laboratory.space)
         trial.set_user_attr("genome", asdict(genome))
         trial.set_user_attr("parents", [])
         what = f"Genome {trial.number} of {arguments.budget}: {genome.method}, {len(genome.ranks)} modules"
@@ -381,74 +268,3 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
     draw_front(members, laboratory.folder / "front.png")
     study.trials_dataframe().to_csv(laboratory.folder / "trials.csv", index=False)
     return members
-
-
-def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[Member]) -> RobustnessReport:
-    """Merges a member of the front into a plain model, attacks it with everything, and writes its card.
-
-    The folder `picked/` of the output folder then is a `transformers` checkpoint. A pick that was killed goes on where
-    it was when it is started again.
-
-    Raises:
-        UserError: when no such trial is reported, or another pick is unfinished.
-    """
-    found = {each.trial: each for each in members}
-    if arguments.pick not in found:
-        raise UserError(f"pick is {arguments.pick}, expected one of the trials {', '.join(map(str, found))}.")
-    run, laboratory = pick_run(arguments, config), open_laboratory(arguments, config)
-    processor, folder, data = laboratory.processor, run.folder, laboratory.data
-    plain = merged_model(laboratory.encoder, laboratory.adapter(arguments.pick)).to(config.device)
-    model = PixelModel(plain, processor).eval()
-    encoder = PixelModel(laboratory.encoder.to(config.device), processor)
-    content = {"weights of the model": digest(None, tensors(model))[:16], "images": images_content(data)}
-    with run.working(content):
-        report, _ = craft_and_evaluate(
-            {f"trial-{arguments.pick}": model},
-            laboratory.pixels["test"],
-            laboratory.attacks,
-            attacker_of(laboratory, encoder),
-            factors=SWEEP,
-            batch_size=config.per_device_eval_batch_size,
-            seed=config.seed,
-            dataset_info=laboratory.dataset_info,
-            journal=run.journal("evaluation"),
-        )
-        plain.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        draw_samples(data["train"], folder / SAMPLES)
-        told = replace(record(laboratory, found[arguments.pick]), example=leave_example(model, data["test"], folder))
-        name = f"{laboratory.folder.resolve().name}/{folder.name}"
-        write_results(folder, report, told, model_name=name)
-    return report
-
-
-def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
-    """How the picked model was made."""
-    arguments, config = laboratory.arguments, laboratory.config
-    source, revision = model_source(laboratory.encoder.config)
-    asked = {name: value for name, value in arguments.given.items() if name != "storage"}
-    trained = fitness_of(laboratory).training_of(chosen.genome, chosen.slot)
-    training = settings_of_training(trained)
-    history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
-    return TrainingRecord(
-        base_model={
-            "name": source,
-            "revision": revision,
-            "license": source and license_of(source, revision=revision, token=config.hub_token),
-        },
-        data={
-            **described(laboratory.data, laboratory.dataset_info),
-            **images_of_record(
-                {split: image_digests(images) for split, images in laboratory.data.items()}, asdict(arguments)
-            ),
-        },
-        hyperparameters={
-            **training["hyperparameters"],
-            **asdict(chosen.genome),
-            **({"parents": chosen.parents} if chosen.parents else {}),
-        },
-        defaults=training["defaults"],
-        history=[{**entry, "stage": STAGE} for entry in history],
-        defence=trained.make_defence().record(),
-        command=search_run(arguments, config).command("evolve", {**asked, **changed_settings(config)}),
-    )

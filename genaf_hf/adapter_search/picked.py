@@ -1,0 +1,109 @@
+"""A member of the front, merged into a plain model, attacked and told of: what `genaf-hf evolve --pick` leaves."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from genaf_hf.adapter_search.arguments import PICKED, AdapterSearchArguments
+from genaf_hf.adapter_search.content import images_content
+from genaf_hf.adapter_search.fitness import HISTORY
+from genaf_hf.adapter_search.front import Member, merged_model
+from genaf_hf.adapter_search.laboratory import Laboratory, open_laboratory, search_run
+from genaf_hf.data import image_digests
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.evaluate import craft_and_evaluate
+from genaf_hf.evaluation.perturbation_cache import digest, tensors
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.pipelines.experiment import SWEEP, asked_attacks, described
+from genaf_hf.pipelines.trained_images import images_of_record
+from genaf_hf.runs.run import Run
+from genaf_hf.sharing.data_figures import draw_samples
+from genaf_hf.sharing.example import leave_example
+from genaf_hf.sharing.existing_card import license_of
+from genaf_hf.sharing.layout import CARD, HARDENED_MODEL, RECORD, REPORT, SAMPLES
+from genaf_hf.sharing.record import TrainingRecord, changed_settings, settings_of_training
+from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.training.config import GenAFConfig
+from genaf_hf.values.provenance import model_source
+
+STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune` that it trains all weights
+
+
+def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[Member]) -> RobustnessReport:
+    """Merges a member of the front into a plain model, attacks it with everything, and writes its card.
+
+    The folder `picked/` of the output folder then is a `transformers` checkpoint. A pick that was killed goes on where
+    it was when it is started again.
+
+    Raises:
+        UserError: when no such trial is reported, or another pick is unfinished.
+    """
+    found = {each.trial: each for each in members}
+    if arguments.pick not in found:
+        raise UserError(f"pick is {arguments.pick}, expected one of the trials {', '.join(map(str, found))}.")
+    run, laboratory = pick_run(arguments, config), open_laboratory(arguments, config)
+    processor, folder, data = laboratory.processor, run.folder, laboratory.data
+    plain = merged_model(laboratory.encoder, laboratory.adapter(arguments.pick)).to(config.device)
+    model = PixelModel(plain, processor).eval()
+    encoder = PixelModel(laboratory.encoder.to(config.device), processor)
+    content = {"weights of the model": digest(None, tensors(model))[:16], "images": images_content(data)}
+    with run.working(content):
+        report, _ = craft_and_evaluate(
+            {f"trial-{arguments.pick}": model},
+            laboratory.pixels["test"],
+            laboratory.attacks,
+            laboratory.attacker(encoder),
+            factors=SWEEP,
+            batch_size=config.per_device_eval_batch_size,
+            seed=config.seed,
+            dataset_info=laboratory.dataset_info,
+            journal=run.journal("evaluation"),
+        )
+        plain.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        draw_samples(data["train"], folder / SAMPLES)
+        told = replace(record(laboratory, found[arguments.pick]), example=leave_example(model, data["test"], folder))
+        name = f"{laboratory.folder.resolve().name}/{folder.name}"
+        write_results(folder, report, told, model_name=name)
+    return report
+
+
+def pick_run(arguments: AdapterSearchArguments, config: GenAFConfig) -> Run:
+    """The run of the trial that is picked, which may replace an earlier pick."""
+    folder, attacks = Path(config.output_dir, PICKED), asked_attacks(arguments, config)
+    asked = {"pick": arguments.pick, "seed": config.seed, "attacks": {name: attacks[name].settings for name in attacks}}
+    replaceable = (folder / RECORD).exists
+    return Run(folder, asked, leaves=(CARD, REPORT, RECORD), overwrites=HARDENED_MODEL, replaceable=replaceable)
+
+
+def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
+    """How the picked model was made."""
+    arguments, config = laboratory.arguments, laboratory.config
+    source, revision = model_source(laboratory.encoder.config)
+    asked = {name: value for name, value in arguments.given.items() if name != "storage"}
+    trained = laboratory.fitness.training_of(chosen.genome, chosen.slot)
+    training = settings_of_training(trained)
+    history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
+    return TrainingRecord(
+        base_model={
+            "name": source,
+            "revision": revision,
+            "license": source and license_of(source, revision=revision, token=config.hub_token),
+        },
+        data={
+            **described(laboratory.data, laboratory.dataset_info),
+            **images_of_record(
+                {split: image_digests(images) for split, images in laboratory.data.items()}, asdict(arguments)
+            ),
+        },
+        hyperparameters={
+            **training["hyperparameters"],
+            **asdict(chosen.genome),
+            **({"parents": chosen.parents} if chosen.parents else {}),
+        },
+        defaults=training["defaults"],
+        history=[{**entry, "stage": STAGE} for entry in history],
+        defence=trained.make_defence().record(),
+        command=search_run(arguments, config).command("evolve", {**asked, **changed_settings(config)}),
+    )
