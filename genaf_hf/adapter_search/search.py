@@ -113,11 +113,7 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
 
 
 def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
-    """Refuses settings that no trial could be run with.
-
-    Raises:
-        UserError: names the setting.
-    """
+    """Refuses settings that no trial could be run with; the `UserError` names the setting."""
     if config.world_size > 1:
         raise UserError(
             "Each worker is one process with one device: start the same command once for each, with --num_processes 1 "

@@ -74,11 +74,7 @@ def begin_or_join(
 
 
 def check_settings(study: Study, settings: Mapping) -> None:
-    """Refuses a study with other settings.
-
-    Raises:
-        UserError: names them.
-    """
+    """Refuses a study with other settings; the `UserError` names them."""
     trials, waited = 0, 0
     while (before := study.user_attrs.get(SETTINGS)) is None:
         if waited == SETUP_SECONDS:
@@ -209,11 +205,7 @@ def failure(trial: FrozenTrial) -> str:
 
 
 def refuse_if_all_fail(trials: Sequence[FrozenTrial]) -> None:
-    """Stops a search in which nothing works.
-
-    Raises:
-        UserError: tells the first reason.
-    """
+    """Stops a search in which nothing works; the `UserError` tells the first reason."""
     finished = [trial for trial in trials if trial.state.is_finished() and not is_untried(trial)]
     if len(finished) >= min(FIRST_FAILURES, len(trials)) and all(
         trial.state == TrialState.FAIL and not is_lost(trial) for trial in finished

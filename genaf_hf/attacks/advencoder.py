@@ -286,11 +286,7 @@ def high_pass(images: Tensor, radius: float | None = None) -> Tensor:
 def check_settings(
     images: Tensor, *, eps: float, steps: int, learning_rate: float, batch_size: int, norm: str = "linf"
 ) -> None:
-    """Refuses what AdvEncoder cannot run with.
-
-    Raises:
-        UserError: names what was found.
-    """
+    """Refuses what AdvEncoder cannot run with; the `UserError` names what was found."""
     check_universal_settings(eps=eps, norm=norm, steps=steps, step_size=eps, batch_size=batch_size)
     if not 0 < learning_rate < float("inf"):
         raise UserError(f"learning_rate is {learning_rate}, expected a positive number, for example 2e-4.")

@@ -61,11 +61,7 @@ def checked_setting(name: str, value: Any, hint: object):
 
 
 def check_images(images: Tensor) -> None:
-    """Refuses what is not a batch of images in [0, 1], but for rounding.
-
-    Raises:
-        UserError: names what was found.
-    """
+    """Refuses what is not a batch of images in [0, 1], but for rounding; the `UserError` names what was found."""
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0 or images.dtype not in FLOATS:
         found = (
             f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
@@ -151,11 +147,7 @@ def check_model(model: object, hint: object) -> None:
 
 
 def check_gradients(model: nn.Module) -> None:
-    """Refuses a model that was made where no gradients can be.
-
-    Raises:
-        UserError: says how to mend it.
-    """
+    """Refuses a model that was made where no gradients can be; the `UserError` says how to mend it."""
     if any(each.is_inference() for each in (*model.parameters(), *model.buffers())):
         raise UserError("The model was made inside torch.inference_mode, which rules gradients out: load it outside.")
 

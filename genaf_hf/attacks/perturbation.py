@@ -78,11 +78,7 @@ class UniversalPerturbation:
             )
 
     def check_shape(self) -> None:
-        """Refuses what is no image.
-
-        Raises:
-            UserError: names the shape.
-        """
+        """Refuses what is no image; the `UserError` names the shape."""
         if not isinstance(self.delta, Tensor):
             raise UserError(f"The perturbation is a {type(self.delta).__name__}, expected a torch tensor (3, h, w).")
         shape = tuple(self.delta.shape)

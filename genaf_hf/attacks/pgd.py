@@ -279,10 +279,6 @@ def check_restarts(restarts: int) -> None:
 
 
 def check_max_images(max_images: int | None) -> None:
-    """Refuses a number of images at most that is none.
-
-    Raises:
-        UserError: names what was found.
-    """
+    """Refuses a number of images at most that is none; the `UserError` names what was found."""
     if max_images is not None and max_images < 1:
         raise UserError(f"max_images is {max_images}, expected at least 1, or None for all.")

@@ -323,11 +323,7 @@ def check_finite(finite: Tensor) -> None:
 
 
 def check_moved(moved: Tensor) -> None:
-    """Refuses what is left of an attack that never had a gradient: noise.
-
-    Raises:
-        UserError: says so.
-    """
+    """Refuses what is left of an attack that never had a gradient: noise; the `UserError` says so."""
     if not moved:
         raise UserError(
             "An attack cannot be crafted: the gradient of its objective is 0, so that it would be noise. The encoder "
@@ -343,11 +339,7 @@ def provenance(encoders: Sequence[PixelModel], **known) -> dict[str, Any]:
 
 
 def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_size: int, norm: str = "linf") -> None:
-    """Refuses settings that no universal attack can run with.
-
-    Raises:
-        UserError: names what was found.
-    """
+    """Refuses settings that no universal attack can run with; the `UserError` names what was found."""
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1.")

@@ -103,11 +103,7 @@ def end(code: str | int) -> NoReturn:
 
 
 def check_processes() -> None:
-    """Refuses to work alone where several processes were asked for.
-
-    Raises:
-        UserError: says how to get them.
-    """
+    """Refuses to work alone where several processes were asked for; the `UserError` says how to get them."""
     if lost_processes():
         cpu = [] if any(word.startswith(("--use_cpu", "--use-cpu")) for word in sys.argv) else ["--use_cpu"]
         command = shlex.join(["torchrun", "--nproc_per_node", "2", *program(), *sys.argv[1:], *cpu])

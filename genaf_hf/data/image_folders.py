@@ -285,11 +285,7 @@ def split_of(folder: str, named_splits: Collection[str]) -> str | None:
 
 
 def check_not_empty(where: str, folders: Iterable[Path], found: Contents, what: str) -> None:
-    """Refuses folders of classes or splits without an image.
-
-    Raises:
-        LabelsError: names the folder and what it holds.
-    """
+    """Refuses folders of classes or splits without an image; the `LabelsError` names the folder and what it holds."""
     filled = {parent for image in found.images for parent in image.parents}
     for folder in folders:
         if folder not in filled:
@@ -301,11 +297,7 @@ def check_not_empty(where: str, folders: Iterable[Path], found: Contents, what: 
 
 
 def check_known_classes(where: str, placed: Placed) -> None:
-    """Refuses classes that there is no image to train on of.
-
-    Raises:
-        LabelsError: names the class.
-    """
+    """Refuses classes that there is no image to train on of; the `LabelsError` names the class."""
     check_told_apart(sorted({name for classes in placed.values() for name in classes}))
     known = placed.get("train")
     for split, classes in placed.items() if known else ():

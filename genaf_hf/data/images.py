@@ -205,11 +205,7 @@ def without_unlabelled(raw: Mapping[str, Dataset], chosen: Mapping[str, str], la
 
 
 def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samples: int | None, streaming: bool):
-    """Refuses numbers of images that are none, or missing where they are needed.
-
-    Raises:
-        UserError: names the number.
-    """
+    """Refuses numbers of images that are none, or missing where they are needed; the `UserError` names the number."""
     for name, limit in {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}.items():
         if limit is None and streaming:
             raise UserError(
@@ -220,21 +216,13 @@ def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samp
 
 
 def check_limit(name: str, limit: int | None) -> None:
-    """Refuses a number of images that is none.
-
-    Raises:
-        UserError: names the number.
-    """
+    """Refuses a number of images that is none; the `UserError` names the number."""
     if limit is not None and limit < 1:
         raise UserError(f"{name} is {limit}, expected at least 1 image.")
 
 
 def check_not_empty(dataset: Dataset, role: str, where: str) -> None:
-    """Refuses a split without an image.
-
-    Raises:
-        UserError: names the split.
-    """
+    """Refuses a split without an image; the `UserError` names the split."""
     if len(dataset) == 0:
         raise UserError(f"The {where} is empty; name another with --{role}_split.")
 

@@ -83,11 +83,7 @@ def check_class_names(names: Sequence[str]) -> None:
 
 
 def check_told_apart(names: Sequence[str]) -> None:
-    """Refuses classes that a reader cannot tell apart.
-
-    Raises:
-        LabelsError: names two of them.
-    """
+    """Refuses classes that a reader cannot tell apart; the `LabelsError` names two of them."""
     if alike := first_alike(names, as_seen):
         raise LabelsError(
             f"The classes {alike} look the same: give each class one name, or its images are divided between two."
@@ -114,11 +110,7 @@ def as_meant(name: str) -> str:
 
 
 def check_labels(dataset: Dataset, where: str) -> None:
-    """Refuses labels that no classifier can be trained on.
-
-    Raises:
-        LabelsError: names what was found.
-    """
+    """Refuses labels that no classifier can be trained on; the `LabelsError` names what was found."""
     counts = Counter(dataset["label"])
     names = dataset.features["label"].names
     outside = sorted(str(label) for label in counts if label is None or not 0 <= label < len(names))
@@ -144,11 +136,7 @@ def warn_of_untrained_classes(splits: Mapping[str, Dataset]) -> None:
 
 
 def check_enough_to_train(splits: Mapping[str, Dataset]) -> None:
-    """Refuses fewer images to train on than there are classes.
-
-    Raises:
-        LabelsError: names both numbers.
-    """
+    """Refuses fewer images to train on than there are classes; the `LabelsError` names both numbers."""
     classes = len({label for dataset in splits.values() for label in dataset["label"]})
     if len(splits["train"]) < classes:
         raise LabelsError(

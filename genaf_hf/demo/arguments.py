@@ -36,11 +36,7 @@ class DemoArguments:
 
 
 def check_arguments(arguments: DemoArguments) -> None:
-    """Refuses eps and settings that no attack can run with.
-
-    Raises:
-        UserError: names what was found.
-    """
+    """Refuses eps and settings that no attack can run with; the `UserError` names what was found."""
     if not isinstance(arguments.eps, list) or not arguments.eps:
         raise UserError(f"eps is {arguments.eps}, expected numbers to choose from, such as [0.1, 0.2].")
     attacks = [ATTACKS[name] for name in separate(arguments.attacks)]

@@ -236,11 +236,7 @@ class Demo:
 
 
 def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:
-    """Refuses two models that cannot be shown side by side.
-
-    Raises:
-        UserError: names in what they differ.
-    """
+    """Refuses two models that cannot be shown side by side; the `UserError` names in what they differ."""
     if undefended.class_names != hardened.class_names:
         raise UserError(
             "The undefended and the hardened model have other class names; expected the same, in one order."

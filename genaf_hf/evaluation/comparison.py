@@ -141,11 +141,7 @@ def compare_files(old: str | Path, new: str | Path) -> Comparison:
 
 
 def check_same_images(old: RobustnessReport, new: RobustnessReport) -> None:
-    """Refuses reports of other images.
-
-    Raises:
-        UserError: tells what differs.
-    """
+    """Refuses reports of other images; the `UserError` tells what differs."""
     by_content = old.dataset.get("content") and new.dataset.get("content")
     names = ("content", "count") if by_content else ("name", "config", "split", "revision", "count")
     for name in names:

@@ -213,22 +213,14 @@ def evaluate_threats(
 
 
 def check_models(models: Mapping) -> None:
-    """Refuses what cannot be evaluated.
-
-    Raises:
-        UserError: says what is expected.
-    """
+    """Refuses what cannot be evaluated; the `UserError` says what is expected."""
     by_name = isinstance(models, Mapping) and models
     if not by_name or not all(hasattr(each, "to_images") for each in models.values()):
         raise UserError('models are no PixelModels by name, expected e.g. {"mine": PixelModel(model, processor)}.')
 
 
 def check_dataset(dataset: Dataset, batch_size: int | None) -> None:
-    """Refuses images that cannot be evaluated on.
-
-    Raises:
-        UserError: says what was found and what is expected.
-    """
+    """Refuses images that cannot be evaluated on; the `UserError` says what was found and what is expected."""
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1.")
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):

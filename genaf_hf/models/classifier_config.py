@@ -167,11 +167,7 @@ def has_native_classifier(config: PreTrainedConfig) -> bool:
 
 
 def check_takes_images(config: PreTrainedConfig) -> None:
-    """Refuses what is no encoder of images.
-
-    Raises:
-        UserError: says what it takes instead.
-    """
+    """Refuses what is no encoder of images; the `UserError` says what it takes instead."""
     if type(config) not in MODEL_MAPPING:
         raise UserError(f'transformers has no model that is a "{config.model_type}" encoder alone.')
     taken = MODEL_MAPPING[type(config)].main_input_name
@@ -180,11 +176,7 @@ def check_takes_images(config: PreTrainedConfig) -> None:
 
 
 def check_channels(config: PreTrainedConfig) -> None:
-    """Refuses an encoder of other images than colored ones.
-
-    Raises:
-        UserError: names its channels.
-    """
+    """Refuses an encoder of other images than colored ones; the `UserError` names its channels."""
     channels = getattr(encoder_part(config), "num_channels", 3)
     if channels != 3:
         raise UserError(f'The "{config.model_type}" encoder takes images of {channels} channels, expected 3.')

@@ -264,11 +264,7 @@ def load_classifier(
 
 
 def check_classes(config: PreTrainedConfig, model_name_or_path: str) -> None:
-    """Refuses a classifier that does not tell its classes from each other.
-
-    Raises:
-        UserError: says what it has instead.
-    """
+    """Refuses a classifier that does not tell its classes from each other; the `UserError` says what it has instead."""
     classes = config.id2label
     if len(classes) < 2 or sorted(classes) != list(range(len(classes))):
         said = ", ".join(f"{i}: {classes[i]}" for i in sorted(classes)[:3])

@@ -247,11 +247,7 @@ def quietly_cached(model_name_or_path: str, names: list[str], **hub) -> list[Pat
 
 
 def check_no_pointers(files: Iterable[Path]) -> None:
-    """Refuses files of which only the pointers were cloned.
-
-    Raises:
-        UserError: names the first one.
-    """
+    """Refuses files of which only the pointers were cloned; the `UserError` names the first one."""
     for file in files:
         with file.open("rb") as content:
             if content.read(len(POINTER)) == POINTER:

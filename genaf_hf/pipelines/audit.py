@@ -261,11 +261,7 @@ def audit_again(
 
 
 def check_numbers(sweep: Sequence[float], limit: int | None, batch_size: int | None) -> None:
-    """Refuses numbers that no audit can be made with.
-
-    Raises:
-        UserError: names what was found.
-    """
+    """Refuses numbers that no audit can be made with; the `UserError` names what was found."""
     if not isinstance(sweep, Sequence) or not all(is_number(each) and each > 0 and each != 1 for each in sweep):
         raise UserError(f"sweep is {sweep}, expected positive numbers other than 1, such as [0.5, 2, 4].")
     for name, value in (("limit", limit), ("batch_size", batch_size)):

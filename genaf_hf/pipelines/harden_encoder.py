@@ -193,11 +193,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
 
 
 def check_training(config: GenAFConfig) -> None:
-    """Refuses a training of an encoder alone that needs labels or a head.
-
-    Raises:
-        UserError: names the setting.
-    """
+    """Refuses a training of an encoder alone that needs labels or a head; the `UserError` names the setting."""
     refuse_resume_flag(config)
     objective = config.make_defence().objective
     if objective is None or objective.reads_labels:

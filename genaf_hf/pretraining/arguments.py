@@ -231,11 +231,7 @@ def local_size(arguments: PretrainingArguments, config: PreTrainedConfig) -> int
 
 
 def check_divisible(name: str, size: int, config: PreTrainedConfig) -> None:
-    """Refuses images that cannot be cut into whole patches.
-
-    Raises:
-        UserError: names both sizes.
-    """
+    """Refuses images that cannot be cut into whole patches; the `UserError` names both sizes."""
     patch = getattr(config, "patch_size", 1)
     if size < 1 or size % patch:
         raise UserError(f"{name} is {size}, expected a positive multiple of the patch size {patch}.")

@@ -233,11 +233,7 @@ class AttackingTrainer(SharingTrainer):
         return {DEFENCE: json.loads(json.dumps(told))}
 
     def check_defence_of(self, checkpoint: Path) -> None:
-        """Refuses a checkpoint of another defence, or of other settings of it.
-
-        Raises:
-            UserError: names both.
-        """
+        """Refuses a checkpoint of another defence, or of other settings of it; the `UserError` names both."""
         own = self.kept_beside_model()[DEFENCE]
         found = read_state(checkpoint).stateful_callbacks.get(DEFENCE, own)
         if found != own:

@@ -61,11 +61,7 @@ class CheckedArguments(TrainingArguments):
 
 
 def check_options(args: TrainingArguments) -> None:
-    """Refuses what our Trainers cannot honour.
-
-    Raises:
-        UserError: names the field.
-    """
+    """Refuses what our Trainers cannot honour; the `UserError` names the field."""
     check_unsupported(args)
     check_numbers(args)
     check_checkpointing(args)
@@ -95,11 +91,7 @@ def check_options(args: TrainingArguments) -> None:
 
 
 def check_unsupported(args: TrainingArguments) -> None:
-    """Refuses what our Trainers do not do.
-
-    Raises:
-        UserError: names the field.
-    """
+    """Refuses what our Trainers do not do; the `UserError` names the field."""
     for name, reason in UNSUPPORTED.items():
         if value := getattr(args, name, None):
             raise UserError(f"{name} is {value}, but {reason}: leave it out.")
@@ -112,11 +104,7 @@ def check_unsupported(args: TrainingArguments) -> None:
 
 
 def refuse_resume_flag(args: TrainingArguments) -> None:
-    """Refuses a checkpoint that is named where runs go on by themselves.
-
-    Raises:
-        UserError: names it.
-    """
+    """Refuses a checkpoint that is named where runs go on by themselves; the `UserError` names it."""
     if args.resume_from_checkpoint is not None:
         raise UserError(
             f"resume_from_checkpoint is {args.resume_from_checkpoint}, but a run that was killed goes on by itself "
@@ -125,11 +113,7 @@ def refuse_resume_flag(args: TrainingArguments) -> None:
 
 
 def check_numbers(args: TrainingArguments) -> None:
-    """Refuses numbers out of range.
-
-    Raises:
-        UserError: names the field.
-    """
+    """Refuses numbers out of range; the `UserError` names the field."""
     for name in (
         *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
         "eval_accumulation_steps",
@@ -154,11 +138,7 @@ def check_numbers(args: TrainingArguments) -> None:
 
 
 def check_checkpointing(args: TrainingArguments) -> None:
-    """Refuses re-entrant activation checkpointing.
-
-    Raises:
-        UserError: names the field.
-    """
+    """Refuses re-entrant activation checkpointing; the `UserError` names the field."""
     for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         given = getattr(args, name, None)
         if isinstance(given, dict) and given.get("use_reentrant"):
@@ -168,11 +148,7 @@ def check_checkpointing(args: TrainingArguments) -> None:
 
 
 def check_checkpointable(args: TrainingArguments, model: nn.Module) -> None:
-    """Refuses activation checkpointing of a model that has none.
-
-    Raises:
-        UserError: names the model.
-    """
+    """Refuses activation checkpointing of a model that has none; the `UserError` names the model."""
     if args.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):
         raise UserError(
             f"gradient_checkpointing is True, but a {type(model).__name__} has no activation checkpointing: leave it "
@@ -181,11 +157,7 @@ def check_checkpointable(args: TrainingArguments, model: nn.Module) -> None:
 
 
 def check_reporting(args: TrainingArguments) -> None:
-    """Refuses to report to what is not installed.
-
-    Raises:
-        UserError: names it.
-    """
+    """Refuses to report to what is not installed; the `UserError` names it."""
     installed = [*get_available_reporting_integrations(), *(["flyte"] if find_spec("flytekit") else [])]
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
@@ -198,11 +170,7 @@ def check_reporting(args: TrainingArguments) -> None:
 
 
 def check_optimizer(args: TrainingArguments) -> None:
-    """Refuses an optimizer that cannot be made.
-
-    Raises:
-        UserError: names it and what it needs.
-    """
+    """Refuses an optimizer that cannot be made; the `UserError` names it and what it needs."""
     if any(name in args.optim for name in OWN_GROUPS):
         raise UserError(
             f"optim is {args.optim.value}, which groups the weights itself, but encoder and head have rates of their "
@@ -221,11 +189,7 @@ def check_optimizer(args: TrainingArguments) -> None:
 
 
 def check_schedule(args: TrainingArguments) -> None:
-    """Refuses a schedule of the learning rate that cannot be made.
-
-    Raises:
-        UserError: names it and what it needs.
-    """
+    """Refuses a schedule of the learning rate that cannot be made; the `UserError` names it and what it needs."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     try:
         make_schedule(args, optimizer, steps=1000, steps_per_epoch=1)
@@ -245,11 +209,7 @@ def keep_precision(args: TrainingArguments) -> None:
 
 
 def check_early_stopping(args: TrainingArguments, callbacks: Sequence[TrainerCallback]) -> None:
-    """Refuses to stop early where nothing says when.
-
-    Raises:
-        UserError: names what is missing.
-    """
+    """Refuses to stop early where nothing says when; the `UserError` names what is missing."""
     if not any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks):
         return
     if args.eval_strategy == IntervalStrategy.NO:

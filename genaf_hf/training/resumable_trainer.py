@@ -186,11 +186,7 @@ class ResumableTrainer(Trainer):
         return loss
 
     def _check_losses(self) -> None:
-        """Stops a training that diverges.
-
-        Raises:
-            UserError: names the step, and what is to be done.
-        """
+        """Stops a training that diverges; the `UserError` names the step, and what is to be done."""
         first = math.inf if self._diverged is None else self._diverged.item()
         if first < math.inf:
             raise UserError(f"The loss is not finite at step {first:.0f} of the {self.words}. {self.advice()}")

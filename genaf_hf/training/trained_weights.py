@@ -50,11 +50,7 @@ def trainable_sums(model: nn.Module) -> dict[str, float]:
 
 
 def check_finite_weights(model: nn.Module, step: int, advice: Callable[[], str]) -> None:
-    """Refuses to save weights that are not finite.
-
-    Raises:
-        UserError: names one, and the advice.
-    """
+    """Refuses to save weights that are not finite; the `UserError` names one, and the advice."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if not tensor.isfinite().all():
             raise UserError(f"{name} is not finite after step {step}, nothing was saved. {advice()}")

@@ -385,11 +385,7 @@ class GenAFTrainer(AttackingTrainer):
             return self.train_or_load(checkpoint, **kwargs)
 
     def _check_training(self, stage: str) -> None:
-        """Refuses a stage that cannot be trained.
-
-        Raises:
-            UserError: says why.
-        """
+        """Refuses a stage that cannot be trained; the `UserError` says why."""
         args, of_stage_2 = self.args, stage == ADAPT
         check_training_images(
             args,

@@ -18,11 +18,7 @@ METRICS = ("loss", "clean_accuracy", "robust_accuracy")
 
 
 def check_training_images(args: TrainingArguments, dataset, *, epochs: float, max_steps: int) -> None:
-    """Refuses a training that would take no step.
-
-    Raises:
-        UserError: says why.
-    """
+    """Refuses a training that would take no step; the `UserError` says why."""
     if dataset is None:
         raise UserError("train_dataset is missing, expected images to train on.")
     if isinstance(dataset, dict):
@@ -109,11 +105,7 @@ def check_taken(model: nn.Module, name: str, pixel_values: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
-    """Refuses labels (n,) that are no class ids.
-
-    Raises:
-        UserError: names one.
-    """
+    """Refuses labels (n,) that are no class ids; the `UserError` names one."""
     if labels.is_floating_point() or labels.ndim != 1:
         raise UserError(
             f"labels are {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}, expected one whole "

@@ -24,25 +24,13 @@ class Adversary:
         self.state: dict[str, Tensor] = {}
 
     def check_model(self, model: nn.Module) -> None:
-        """Refuses a model that it cannot work with.
-
-        Raises:
-            UserError: says why.
-        """
+        """Refuses a model that it cannot work with; the `UserError` says why."""
 
     def check_update(self, images: int) -> None:
-        """Refuses updates of so few images, over all processes, as it cannot work with.
-
-        Raises:
-            UserError: says why.
-        """
+        """Refuses updates of so few images, over all processes, as it cannot work with; the `UserError` says why."""
 
     def check_size(self, height: int, width: int) -> None:
-        """Refuses images of a size that its state is not for.
-
-        Raises:
-            UserError: says why.
-        """
+        """Refuses images of a size that its state is not for; the `UserError` says why."""
 
     def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor | None]], seed: int) -> None:
         """Prepares itself before the first step, unless it has a state already.
