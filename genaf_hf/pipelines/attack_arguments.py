@@ -1,6 +1,5 @@
 """Attacks as users name them: what hardening, audits, the search for adapters and the demo are asked to attack with."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +8,7 @@ from genaf_hf.attacks.autoattack import is_installed
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.errors import UserError
 from genaf_hf.values.numbers import number
+from genaf_hf.values.settings import settings_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +117,8 @@ def separate_settings(
     Raises:
         UserError: when they are no such JSON, or there is nothing that they are for.
     """
-    try:
-        given = json.loads(settings) if isinstance(settings, str) else settings or {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"attack_settings are {settings}, expected JSON such as {EXAMPLE}.") from error
-    odd = not isinstance(given, Mapping) or [name for name in given if name in ATTACKS and not is_mapping(given[name])]
-    if odd:
+    given = settings_by_name("attack_settings", settings, EXAMPLE)
+    if [name for name in given if name in ATTACKS and not is_mapping(given[name])]:
         raise UserError(f"attack_settings are {given}, expected settings by name, such as {EXAMPLE}.")
     own = {name: with_numbers(value, f" of {name}") for name, value in given.items() if is_mapping(value)}
     common = with_numbers({name: value for name, value in given.items() if not is_mapping(value)}, "")

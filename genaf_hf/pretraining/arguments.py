@@ -1,6 +1,5 @@
 """What a pre-training is asked for: its flags, and the configuration, the views and the settings that they name."""
 
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from genaf_hf.pretraining.dino import DINOSettings
 from genaf_hf.pretraining.simclr import SimCLRSettings
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, is_whole
+from genaf_hf.values.settings import settings_by_name
 
 CROP_SCALE = {"mae": (0.2, 1.0), "dino": (0.4, 1.0), "simclr": (0.08, 1.0), "supervised": (0.08, 1.0)}
 METHODS = tuple(CROP_SCALE)
@@ -124,7 +124,7 @@ def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:
         raise UserError(f"image_size is {arguments.image_size}, expected a positive number of pixels.")
     family = "vit_mae" if arguments.method == "mae" else arguments.model_type
     known = AutoConfig.for_model(family).to_dict().keys()
-    settings = json_settings("model_settings", arguments.model_settings, known - set(NOT_OF_THE_MODEL))
+    settings = known_settings("model_settings", arguments.model_settings, known - set(NOT_OF_THE_MODEL))
     if "image_size" in known:
         settings["image_size"] = arguments.image_size
     try:
@@ -170,7 +170,7 @@ def method_settings(arguments: PretrainingArguments) -> DINOSettings | SimCLRSet
     """
     kind = SETTINGS.get(arguments.method)
     known = [each.name for each in fields(kind)] if kind else []
-    given = json_settings("method_settings", arguments.method_settings, known)
+    given = known_settings("method_settings", arguments.method_settings, known)
     if kind is None:
         return None
     settings = kind(**given)
@@ -237,18 +237,13 @@ def check_divisible(name: str, size: int, config: PreTrainedConfig) -> None:
         raise UserError(f"{name} is {size}, expected a positive multiple of the patch size {patch}.")
 
 
-def json_settings(flag: str, given: dict | str | None, known: Collection[str]) -> dict:
+def known_settings(flag: str, given: dict | str | None, known: Collection[str]) -> dict:
     """What a flag of settings says.
 
     Raises:
         UserError: when it is no JSON object, or has a setting that is unknown.
     """
-    try:
-        settings = json.loads(given) if isinstance(given, str) else (given or {})
-    except json.JSONDecodeError as error:
-        raise UserError(f"{flag} are {given}, expected JSON such as {EXAMPLE}.") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{flag} are {given}, expected a JSON object such as {EXAMPLE}.")
+    settings = settings_by_name(flag, given, EXAMPLE)
     if unknown := sorted(settings.keys() - set(known)):
         raise UserError(f"{flag} have the unknown {unknown[0]}; known are {', '.join(sorted(known)) or 'none'}.")
-    return dict(settings)
+    return settings

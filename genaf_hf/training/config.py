@@ -1,8 +1,6 @@
 """Settings of Gen-AF."""
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import get_args
 
@@ -14,6 +12,7 @@ from genaf_hf.evaluation.report import eps_text
 from genaf_hf.training.defences import DEFENCES, Defence
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, make_plain
+from genaf_hf.values.settings import settings_by_name
 
 ADAPT_EPOCHS = 2.0
 EXAMPLE = '{"beta": 3}'
@@ -34,21 +33,6 @@ def of_defence(name: str, text: str):
     gen_afs = defaults["gen-af"]
     told = ", ".join([words(gen_afs), *(f"{' and '.join(names[v])} {words(v)}" for v in names if v != gen_afs)])
     return field(default=None, metadata={"help": f"{text}; default {told}."})
-
-
-def read_settings(given: Mapping | str | None) -> dict | None:
-    """Settings of a defence as a dictionary.
-
-    Raises:
-        UserError: when they are no JSON object.
-    """
-    try:
-        found = json.loads(given) if isinstance(given, str) else given
-    except json.JSONDecodeError as error:
-        raise UserError(f"defence_settings are {given}, expected JSON such as {EXAMPLE}.") from error
-    if found is not None and not isinstance(found, dict):
-        raise UserError(f"defence_settings are {given}, expected settings by name, such as {EXAMPLE}.")
-    return found
 
 
 @dataclass
@@ -190,7 +174,7 @@ class GenAFConfig(CheckedArguments):
         """
         known = DEFENCES[self.defence]
         ours = {name: getattr(self, name) for name in OF_DEFENCE}
-        others = read_settings(self.defence_settings) or {}
+        others = settings_by_name("defence_settings", self.defence_settings, EXAMPLE)
         if doubled := [name for name in others if name in ours]:
             raise UserError(f"defence_settings give {doubled[0]}, which is a setting of its own: give it as such.")
         ours = {name: value for name, value in ours.items() if value is not None and name in known.defaults}
@@ -199,7 +183,8 @@ class GenAFConfig(CheckedArguments):
     def _settle_defence(self) -> None:
         """Gives what the defence reads the values that it gets, and refuses what it does not read."""
         known = DEFENCES[self.defence]
-        self.defence_settings = read_settings(self.defence_settings)
+        if self.defence_settings is not None:
+            self.defence_settings = settings_by_name("defence_settings", self.defence_settings, EXAMPLE)
         settings = self.make_defence().settings
         for each in (each for each in fields(self) if each.name in OF_DEFENCE):
             if each.name not in settings and getattr(self, each.name) != each.default:
