@@ -85,11 +85,11 @@ def main() -> None:
         looks.start()
         from genaf_hf.cli.help_pages import COMMANDS
         from genaf_hf.cli.main import main as run
-        from genaf_hf.evaluation import evaluate, threats
+        from genaf_hf.evaluation import subject, threats
 
         looks.note(threats, "crafted_once", lambda attack, *others: f"crafting {attack.attack.name}")
-        looks.note(evaluate.Subject, "answers", measured)
-        looks.note(evaluate, "self_checks", lambda *given, **settings: "self-checks")
+        looks.note(subject.Subject, "answers", measured)
+        looks.note(subject, "self_checks", lambda *given, **settings: "self-checks")
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:
             run()
         else:

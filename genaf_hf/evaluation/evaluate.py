@@ -3,28 +3,24 @@
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from torch import Tensor
-from torch.utils.data import Subset
 
 from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer, feature_bank
+from genaf_hf.evaluation.answers import Answers, feature_bank
 from genaf_hf.evaluation.batch_size import BatchSize
-from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
-from genaf_hf.evaluation.report import ADAPTIVE, ANSWERS, CLEAN, Check, Measurement, RobustnessReport, WorstCase
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport, WorstCase
 from genaf_hf.evaluation.self_checks import (
     ball_check,
     beside_undefended,
@@ -33,21 +29,19 @@ from genaf_hf.evaluation.self_checks import (
     collapse_checks,
     effect_check,
     no_weaker_than_twin,
-    self_checks,
 )
+from genaf_hf.evaluation.subject import Subject
 from genaf_hf.evaluation.threats import Attack, Attacker, Threat, at_hand, in_turn, swept, threats_from, threats_of
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
 from genaf_hf.runs.progress import progress
-from genaf_hf.values.numbers import class_ids
 from genaf_hf.values.provenance import model_source
 
 PACKAGES = ("genaf_hf", "torch", "transformers", "datasets", "accelerate")
 CHECKED_IMAGES = 64
 SWEPT_IMAGES = 256
 DEFAULT_EPS = 8 / 255
-WITHOUT_GRADIENTS = 4  # times as many images fit, and of these ever fewer are left: small batches are slow
 
 
 def evaluate_robustness(
@@ -244,143 +238,6 @@ def identity(model: PixelModel, seed: int, *datasets: Dataset | None) -> str:
             found[f"{number}.{row}"] = torch.as_tensor(dataset[row]["pixel_values"])
             known += [len(dataset), str(dataset[row]["labels"])]
     return digest(known, found)
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A model that is asked about images, and what is remembered of its answers.
-
-    Attributes:
-        name: of the model in the report.
-        model, dataset, seed: as for `evaluate_robustness`.
-        batch_size: that fits.
-        workers: as for `evaluate_threats`.
-        neighbors: classifies its features; None where nobody asks.
-        journal: of the answers.
-        identity: what they depend on beside the attack.
-    """
-
-    name: str
-    model: PixelModel
-    dataset: Dataset
-    neighbors: Neighbors | None
-    batch_size: BatchSize
-    workers: int
-    seed: int
-    journal: Journal
-    identity: str
-
-    def answers(
-        self,
-        step: str,
-        attack: Callable | None = None,
-        settings: Mapping = MappingProxyType({}),
-        made_of: Mapping[str, Tensor] = MappingProxyType({}),
-        rows: Sequence[int] | None = None,
-        times: int = 1,
-    ) -> Answers:
-        """What the model answers.
-
-        Args:
-            step: its name in the journal.
-            attack: as `Threat.on` gives it; None for clean images.
-            settings, made_of: what the attack is.
-            rows: of the images; None for all.
-            times: as many images at once as usual.
-        """
-        images = self.dataset if rows is None else Subset(self.dataset, rows)
-
-        def ask() -> dict:
-            asked = partial(
-                answer,
-                self.model,
-                images,
-                attack,
-                norm=settings.get("norm", "linf"),
-                neighbors=self.neighbors,
-                workers=self.workers,
-                seed=self.seed,
-                title=f"{self.name}: {step}",
-            )
-            return asdict(self.batch_size.fitting(lambda fits: asked(batch_size=times * fits)))
-
-        of = digest((self.identity, len(images) if rows is None else list(rows), settings), made_of)
-        return Answers(**self.journal.once(f"answers.{self.name}.{step}", ask, of=of))
-
-    def clean(self) -> Answers:
-        """Its answers to clean images.
-
-        Raises:
-            UserError: when one is not finite.
-        """
-        found = self.answers(CLEAN)
-        if broken := found.predictions.count(NOT_FINITE):
-            raise UserError(
-                f'"{self.name}" gives logits that are not finite for {broken} of {len(self.dataset)} clean images: '
-                "check its weights for NaN, no accuracy of it can be told."
-            )
-        return found
-
-    def under(self, threat: Threat, step: str, rows: Sequence[int] | None = None) -> Answers:
-        """Its answers under a threat, on some of the images or all."""
-        of_threat = threat.settings(self.name), threat.tensors(self.name)
-        times = WITHOUT_GRADIENTS if threat.knowledge == ANSWERS else 1
-        return self.answers(step, threat.on(self.name), *of_threat, rows=rows, times=times)
-
-    def under_after(self, threat: Threat, found: Mapping[str, Answers]) -> tuple[Answers, dict]:
-        """Its answers under a threat that attacks what others leave right, and how many images these are.
-
-        Where another one fools the model already, its answers are that one's.
-
-        Args:
-            threat: after others.
-            found: answers under these, and clean.
-        """
-        answers = found[CLEAN]
-        standing = [row for row, right in enumerate(answers.right) if right]
-        for name in threat.after:
-            fooled = [row for row in standing if not found[name].right[row]]
-            answers = answers.but(fooled, found[name].of(fooled))
-            standing = [row for row in standing if found[name].right[row]]
-        tried = standing[: threat.attack.settings.get("max_images")]
-        if tried:
-            answers = answers.but(tried, self.under(threat, threat.name, tried))
-        return answers, {"standing": len(standing), "attacked": len(tried)}
-
-    def under_noise(self, threat: Threat, known: dict[str, Answers]) -> Answers:
-        """Its answers under noise of the norm and the size of a threat.
-
-        Args:
-            threat: that is held against it.
-            known: what was asked before, by step, to which this is added.
-        """
-        size, random = threat.noise(self.name)
-        step = ".".join(map(str, ("noise", *size.values())))
-        if step not in known:
-            known[step] = self.answers(step, random, size)
-        return known[step]
-
-    def under_shuffled(self, threat: Threat) -> Answers | None:
-        """Its answers under a threat whose pixels are shuffled; None where there is nothing to shuffle."""
-        if (mixed := threat.shuffled(self.name)) is None:
-            return None
-        return self.answers(f"{threat.name}.shuffled", mixed, threat.settings(self.name), threat.tensors(self.name))
-
-    def checks(self, rows: Sequence[int], eps: float) -> list[Check]:
-        """The self-checks of the model on some of the images; every process gets the main one's."""
-
-        def run() -> list[dict]:
-            examples = [self.dataset[row] for row in rows]
-            pixel_values = torch.stack([torch.as_tensor(each["pixel_values"]) for each in examples])
-            images = self.model.to_images(pixel_values)
-            labels = class_ids([each["labels"] for each in examples], len(images)).to(images.device)
-            checked = partial(self_checks, self.model, images, labels, eps=eps, name=self.name)
-            found = self.batch_size.fitting(lambda fits: checked(batch_size=fits))
-            [found] = broadcast_object_list([found])
-            return [asdict(each) for each in found]
-
-        found = self.journal.once(f"checks.{self.name}", run, of=digest((self.identity, eps), {}))
-        return [Check(**each) for each in found]
 
 
 @dataclass(frozen=True)
