@@ -1,6 +1,6 @@
 """What a model answers on clean and on attacked images."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,16 +152,12 @@ def answer(
         seed: image i of the dataset starts from seed + i.
         title: of the progress bar.
     """
-    state = PartialState()
-    mine = range(state.process_index, len(dataset), state.num_processes)
-    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size, num_workers=workers)
     rows: list[tuple] = []
     shift, in_range = 0.0, True
     with evaluating(model):
-        for batch in tqdm(loader, desc=title, leave=False, disable=not state.is_local_main_process):
+        for indices, batch in my_batches(dataset, batch_size, workers=workers, title=title):
             images = model.to_images(batch["pixel_values"])
             labels = class_ids(batch["labels"], len(images))
-            indices = mine[len(rows) :][: len(labels)]
             attacked = images if attack is None else attack(model, images, labels, seeds=[seed + i for i in indices])
             shift = max(shift, lengths(attacked - images, norm).max().item())
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
@@ -179,6 +175,22 @@ def answer(
     found = gather_object([(shift, in_range)])
     far, fine = max(far for far, _ in found), all(fine for _, fine in found)
     return Answers(given, predictions, voted[0] if voted else None, far, fine, confidences)
+
+
+def my_batches(
+    dataset: Dataset, batch_size: int, *, workers: int = 0, title: str = ""
+) -> Iterator[tuple[Sequence[int], Mapping]]:
+    """The batches of this process's share of the images, each after its indices in the dataset, under a progress bar.
+
+    Args:
+        dataset, batch_size, workers, title: as for `answer`.
+    """
+    state = PartialState()
+    mine = range(state.process_index, len(dataset), state.num_processes)
+    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size, num_workers=workers)
+    bar = tqdm(loader, desc=title, leave=False, disable=not state.is_local_main_process)
+    for first, batch in zip(range(0, len(mine), batch_size), bar, strict=True):
+        yield mine[first : first + batch_size], batch
 
 
 def where_finite(values: Tensor, classes: Tensor) -> Tensor:

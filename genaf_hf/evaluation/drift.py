@@ -4,14 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
+from genaf_hf.evaluation.answers import my_batches
 from genaf_hf.evaluation.report import CLEAN, eps_text, markdown
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -82,15 +80,11 @@ def one_drift(
     seed: int,
 ) -> Drift:
     """The drift of one model under one threat; None is clean."""
-    state = PartialState()
-    mine = range(state.process_index, len(dataset), state.num_processes)
-    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size, num_workers=workers)
     label = CLEAN if threat is None else threat.name
     rows: list[tuple[int, float, float]] = []
     with evaluating(model), evaluating(public):
-        for batch in tqdm(loader, desc=f"{name}: drift, {label}", leave=False, disable=not state.is_local_main_process):
+        for indices, batch in my_batches(dataset, batch_size, workers=workers, title=f"{name}: drift, {label}"):
             images = attacked = public.to_images(batch["pixel_values"])
-            indices = mine[len(rows) :][: len(images)]
             if threat is not None:
                 labels = batch.get("labels", torch.zeros(len(images), dtype=torch.long))
                 attacked = threat.on(name)(model, images, labels, seeds=[seed + i for i in indices])
