@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from matplotlib.figure import Figure
 from scipy.stats import t as student
@@ -129,7 +130,7 @@ def measure(args: argparse.Namespace) -> None:
     """All rows and seeds that were not measured before; draws table and picture after each."""
     data = load_images(args.dataset, held_out_share=args.held_out_share, max_train_samples=args.train_images)
     names = data["train"].features["label"].names
-    public = PixelModel(*load_encoder(args.encoder, names)).eval()
+    public = PixelModel(*load_encoder(args.encoder, names)).to(PartialState().device).eval()
     train, test = data["train"], stratified_subset(data["test"], args.test_images, seed=0)
     known, source = data["validation"], args.dataset
     if args.attacker_dataset:
@@ -137,7 +138,8 @@ def measure(args: argparse.Namespace) -> None:
         known, source = others["train"], args.attacker_dataset
     attacker = Attacker.of(stratified_subset(known, args.attacker_images, seed=0), source, public, public)
     if args.attacker_encoder:
-        other = PixelModel(*load_encoder(args.attacker_encoder, names, image_size=public.image_size[0])).eval()
+        other = PixelModel(*load_encoder(args.attacker_encoder, names, image_size=public.image_size[0]))
+        other = other.to(public.device).eval()
         attacker = replace(attacker, encoder=other, words=f"{attacker.words}, and {public_name(args.attacker_encoder)}")
     attacks = {kind: wanted_attacks(args, kind) for kind in WANTED}
     setting = described(args, attacks, public, train, test, attacker)
