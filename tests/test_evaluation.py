@@ -108,6 +108,13 @@ def test_four_times_as_many_images_fit_where_an_attack_asks_for_answers_alone(mo
     assert largest == {"pgd": 4, "square": 16}
 
 
+def test_clean_images_are_passed_once_for_answers_and_features(model, pixels, attacks):
+    clean, passed = model.to_images(pixels["test"][:]["pixel_values"]), []
+    with removing([model.register_forward_pre_hook(lambda _, inputs: passed.append(torch.equal(inputs[0], clean)))]):
+        evaluate_robustness({"model": model}, pixels["test"], attacks, bank=pixels["train"], batch_size=len(clean))
+    assert sum(passed) == 1 < len(passed)
+
+
 def test_images_that_workers_read_are_answered_the_same(processes, model, pixels, attacks):
     threats = threats_from(attacks, {"model": model})
     alone, beside = (
