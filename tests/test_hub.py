@@ -19,7 +19,8 @@ from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.pipelines.experiment import hardening_run
 from genaf_hf.pipelines.harden import HardeningArguments, harden
-from genaf_hf.sharing.existing_card import BEGIN, HEADLINE, TOP, card_metadata
+from genaf_hf.sharing.card_update import BEGIN, HEADLINE, TOP
+from genaf_hf.sharing.existing_card import card_metadata
 from genaf_hf.values.provenance import public_name
 
 __all__ = ["browser"]  # a fixture

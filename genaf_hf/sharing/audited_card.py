@@ -9,7 +9,8 @@ from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.hub import persistently, trouble, why_not_loaded
 from genaf_hf.runs.journal import write_whole
-from genaf_hf.sharing.existing_card import found_less, read_card, update_card
+from genaf_hf.sharing.card_update import found_less, update_card
+from genaf_hf.sharing.existing_card import read_card
 from genaf_hf.sharing.layout import AUDIT, CARD, REPORT
 from genaf_hf.sharing.model_card import TAGS, findings, metadata, pictures_in
 from genaf_hf.sharing.publishing import check_access, commit_files, newest_commit
