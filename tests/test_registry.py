@@ -106,7 +106,7 @@ def test_its_settings_are_all_that_it_takes_to_configure_it_again(name):
 def test_a_step_size_that_is_not_given_is_the_one_that_the_settings_name(linear):
     for attack, settings in ((pgd, {"norm": "l2"}), (mi_fgsm, {})):
         known = ATTACKS[attack.__name__.replace("_", "-")].configure(eps=0.1, steps=4, **settings).settings
-        derived = attack(linear, IMAGES, LABELS, eps=0.1, steps=4, **settings)
+        derived = attack(linear, IMAGES, LABELS, **known | {"step_size": None})
         assert torch.equal(derived, attack(linear, IMAGES, LABELS, **known))
         assert not torch.equal(derived, attack(linear, IMAGES, LABELS, **known | {"step_size": 0.01}))
 
