@@ -45,11 +45,10 @@ TRAINING = {"max_steps": 12, "learning_rate": 1e-2, "head_learning_rate": 3e-2, 
 
 
 @pytest.fixture(scope="module")
-def given(dataset, encoders, tmp_path_factory) -> dict[str, str]:
+def given(dataset, encoders, place) -> dict[str, str]:
     """Encoder and images, by the names of the flags."""
-    folder = tmp_path_factory.mktemp("given") / "colours"
-    dataset.save_to_disk(folder)
-    return {"model_name_or_path": encoders["dino"], "dataset_name": str(folder)}
+    dataset.save_to_disk(place / "colours")
+    return {"model_name_or_path": encoders["dino"], "dataset_name": str(place / "colours")}
 
 
 @pytest.fixture
@@ -58,9 +57,9 @@ def arguments(given):
 
 
 @pytest.fixture(scope="module")
-def searched(processes, given, tmp_path_factory) -> tuple[Path, str]:
+def searched(processes, given, place) -> tuple[Path, str]:
     """The folder that the recipe leaves, and what it prints."""
-    folder = tmp_path_factory.mktemp("searched") / "out"
+    folder = place / "out"
     done = processes.run(command(given, folder))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout

@@ -38,9 +38,9 @@ def join(url):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(place):
     """A study of three generations that one worker finished, and the numbers of the trials that are its own."""
-    study = join_at(f"sqlite:///{tmp_path_factory.mktemp('finished') / 'study.db'}", budget=WHOLE_BUDGET)
+    study = join_at(f"sqlite:///{place / 'study.db'}", budget=WHOLE_BUDGET)
     return study, work(study, objective, heartbeat_seconds=1)
 
 

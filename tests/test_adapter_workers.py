@@ -29,9 +29,9 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def studies(processes, server, tmp_path_factory) -> dict[str, list[FrozenTrial]]:
+def studies(processes, server, place) -> dict[str, list[FrozenTrial]]:
     """What three workers left on each kind of storage after one of them was killed."""
-    storages = {"sqlite": f"sqlite:///{tmp_path_factory.mktemp('workers') / 'study.db'}", "postgresql": server}
+    storages = {"sqlite": f"sqlite:///{place / 'study.db'}", "postgresql": server}
     storages = {kind: url for kind, url in storages.items() if url is not None}
     done = processes.run(
         [sys.executable, Path(__file__).with_name("adapter_workers.py"), *storages.values()],

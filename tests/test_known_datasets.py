@@ -112,9 +112,9 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def loaded(hub, tmp_path_factory) -> dict[str, dict | str]:
+def loaded(hub, place) -> dict[str, dict | str]:
     """What was loaded, or the refusal, of each of ASKED, by one process."""
-    done = run_as_user(hub, tmp_path_factory.mktemp("place"), "-c", LOAD, json.dumps(ASKED))
+    done = run_as_user(hub, place, "-c", LOAD, json.dumps(ASKED))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -40,16 +40,9 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, dataset) -> Path:
-    """Where the processes run; the images lie there."""
-    place = tmp_path_factory.mktemp("hub")
+def hub(place, dataset):
+    """A Hub with the encoder that the recipe trained on the images that lie there, and pushed."""
     dataset.save_to_disk(place / "images")
-    return place
-
-
-@pytest.fixture(scope="module")
-def hub(place):
-    """A Hub with the encoder that the recipe trained and pushed."""
     with LocalHub({TOKEN: "someone"}) as hub:
         flags = [word for name, value in FLAGS.items() for word in (f"--{name}", str(value))]
         done = run_as_user(hub, place, RECIPE, *flags, "--use_cpu", "--push_to_hub", "--hub_private_repo", "true")

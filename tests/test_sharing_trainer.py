@@ -163,9 +163,8 @@ def test_what_cannot_be_measured_or_pushed_is_refused(trainer):
 
 
 @pytest.fixture(scope="module")
-def pushed(hub, tmp_path_factory, dataset, encoders):
+def pushed(hub, place, dataset, encoders):
     """The Hub after a push, where it was pushed from, and what was printed."""
-    place = tmp_path_factory.mktemp("trainer")
     dataset.save_to_disk(place / "images")
     for command in ((PUSH_PUBLIC_THINGS, place / "images", encoders["mae"]), (TRAIN_AND_PUSH, TOKEN)):
         hub.uploads.clear()
