@@ -6,7 +6,7 @@ from torch import Tensor
 from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import PARTS, constant, raised, random_batches, steepest_steps
+from genaf_hf.attacks.universal import Ascent, raised
 from genaf_hf.models.pixel_model import PixelModel
 
 GRAY = 0.5  # that a patch is a perturbation of, by at most as much
@@ -61,8 +61,7 @@ def adversarial_patch(
 
     words = "adversarial-patch", told("cross-entropy of the model", target)
     found = raised(
-        *([model], (images, labels), lambda *_: objective, words, random_batches, steepest_steps, constant, PARTS),
-        (images.shape[1], side, side),
+        *([model], (images, labels), lambda *_: objective, words, Ascent(), (images.shape[1], side, side)),
         eps=GRAY,
         steps=steps,
         restarts=restarts,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from itertools import islice, repeat
@@ -72,7 +73,7 @@ def universal_attack(
     Raises:
         UserError: as `register_attack`.
     """
-    batches, stepping, lengths = batches or random_batches, stepping or steepest_steps, lengths or constant
+    ascent = Ascent(batches or random_batches, stepping or steepest_steps, lengths or constant, parts)
     without_images = {} if "images" in needs else {"max_images": None, "batch_size": 1, "data": "none"}
 
     def register(function: Callable[..., Objective]) -> Callable[..., UniversalPerturbation]:
@@ -80,10 +81,11 @@ def universal_attack(
         positional, own = parameters[: 1 + len(needs)], parameters[1 + len(needs) :]
         settings = [
             each.replace(kind=Parameter.KEYWORD_ONLY, default=defaults.get(each.name, each.default))
-            for each in (*by_name(raised), *by_name(stepping), *own)
+            for each in (*by_name(raised), *by_name(ascent.stepping), *own)
             if each.name not in without_images
         ]
-        attack, hints = attack_name(function), known_hints(stepping) | known_hints(raised) | known_hints(function)
+        attack = attack_name(function)
+        hints = known_hints(ascent.stepping) | known_hints(raised) | known_hints(function)
         hints[positional[0].name] = Encoders
 
         @wraps(function)
@@ -91,15 +93,14 @@ def universal_attack(
             found = {each.name: each.default for each in settings} | given | without_images
             chosen = {each.name: found.pop(each.name) for each in own}
             told = words(**chosen) if callable(words) else words.format(**chosen)
-            way = batches, stepping, lengths, parts
-            return raised(several(encoder), needed, partial(function, **chosen), (attack, told), *way, **found)
+            return raised(several(encoder), needed, partial(function, **chosen), (attack, told), ascent, **found)
 
         craft.__dict__["__signature__"], craft.__annotations__ = Signature([*positional, *settings]), hints
         register_as = register_attack(
             *(on, *needs),
             universal=True,
             norms=NORMS,
-            derived={"step_size": partial(share_of_eps, parts=parts)},
+            derived={"step_size": ascent.step_size},
             citation=citation,
         )
         return register_as(craft)
@@ -117,10 +118,7 @@ def raised(
     needed: Sequence[Tensor],
     make_objective: Callable[..., Objective],
     told: tuple[str, str],
-    batches: Callable,
-    stepping: Callable,
-    lengths: Callable[[float, int], Iterator[float]],
-    parts: int,
+    ascent: "Ascent",
     size: Sequence[int] | None = None,
     *,
     eps: float = EPS,
@@ -142,7 +140,7 @@ def raised(
         needed: images (n, 3, h, w) and labels (n,), as far as the attack needs them.
         make_objective: called with each encoder and what is needed when the settings are checked.
         told: name of the attack, and the objective in words.
-        batches, stepping, lengths, parts: as for `universal_attack`.
+        ascent: how.
         size: of the perturbation (3, h, w), default that of the images.
         eps: radius of the ball in pixel units.
         norm: `"linf"` or `"l2"`.
@@ -160,7 +158,7 @@ def raised(
     Raises:
         UserError: for a setting outside its range, or an encoder without finite values or gradients.
     """
-    step_size = share_of_eps(eps, parts=parts) if step_size is None else step_size
+    step_size = ascent.step_size(eps) if step_size is None else step_size
     check_universal_settings(eps=eps, norm=norm, steps=steps, step_size=step_size, batch_size=batch_size)
     check_restarts(restarts)
     needed, data = some_of(needed, max_images, seed, data)
@@ -173,8 +171,8 @@ def raised(
         generator = torch.Generator().manual_seed(seed + restart * SEEDS)
         delta = draw_in_ball(torch.empty(size), eps, norm, generator)
         delta = (begun[restart] if restart < len(begun) else delta).to(device).requires_grad_()
-        drawn = islice(batches(encoders[0], needed, batch_size, generator), steps)
-        step = stepping(delta, lengths(step_size, steps), norm, **of_stepping)
+        drawn = islice(ascent.batches(encoders[0], needed, batch_size, generator), steps)
+        step = ascent.stepping(delta, ascent.lengths(step_size, steps), norm, **of_stepping)
         finite, moved = (torch.full((), truth, device=device) for truth in (True, False))
         for number, batch in enumerate(progress(drawn, "Crafting", total=steps)):
             values = [objective(delta, *batch) for objective in objectives]
@@ -190,7 +188,8 @@ def raised(
         return delta.detach()
 
     def reached(delta: Tensor) -> list[float]:
-        drawn = islice(batches(encoders[0], needed, batch_size, torch.Generator().manual_seed(seed)), JUDGED_BATCHES)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = islice(ascent.batches(encoders[0], needed, batch_size, generator), JUDGED_BATCHES)
         with torch.no_grad():
             values = [[objective(delta, *batch).item() for objective in objectives] for batch in drawn]
         return [sum(each) for each in zip(*values, strict=True)]
@@ -241,11 +240,6 @@ def falling(step_size: float, steps: int) -> Iterator[float]:
     return (step_size * (1 + math.cos(math.pi * number / steps)) / 2 for number in range(steps))
 
 
-def share_of_eps(eps: float, *, parts: int, **others) -> float:
-    """The step size that is not given: eps in so many parts; `others` are settings that it does not depend on."""
-    return eps / parts
-
-
 def random_batches(
     encoder: PixelModel, tensors: Sequence[Tensor], batch_size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, ...]]:
@@ -254,6 +248,20 @@ def random_batches(
         rows = torch.randint(len(tensors[0]), (batch_size,), generator=generator)
         yield tuple(sent(tensor[sent(rows, tensor.device)], encoder.device) for tensor in tensors)
     yield from repeat(())
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """How an objective is raised step by step; attributes as the arguments of `universal_attack`."""
+
+    batches: Callable[..., Iterator[tuple[Tensor, ...]]] = random_batches
+    stepping: Callable[..., Step] = steepest_steps
+    lengths: Callable[[float, int], Iterator[float]] = constant
+    parts: int = PARTS
+
+    def step_size(self, eps: float, **others) -> float:
+        """The one that is not given; `others` are settings that it does not depend on."""
+        return eps / self.parts
 
 
 def some_of(
