@@ -17,6 +17,7 @@ from transformers.trainer import _is_peft_model
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.models.batch_norm import average_over_batches
 from genaf_hf.training.checkpoint import (
     BESIDE_MODEL,
     check_disk_space,
@@ -52,6 +53,7 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        average_over_batches(self.model)
         self.accelerator.dataloader_config.non_blocking = True  # batches come while a device still computes
         if self.args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = self.args.seed

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, TrainingArguments, default_data_collat
 from transformers.trainer_utils import IntervalStrategy, has_length
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.models.batch_norm import normalizes_over_batch
 from genaf_hf.models.pixel_model import evaluating
 
 logger = logging.getLogger(__name__)
@@ -170,12 +171,3 @@ def leave_out_batch_of_one(args: TrainingArguments, model: nn.Module, dataset) -
     if len(dataset) % args.train_batch_size == 1 and not args.dataloader_drop_last:
         logger.info("The last batch of an epoch has one image, over which nothing can be normalized: it is left out.")
         args.dataloader_drop_last = True
-
-
-def normalizes_over_batch(model: nn.Module) -> bool:
-    """Whether the model has BatchNorm that is trained."""
-    return any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-        for module in model.modules()
-    )

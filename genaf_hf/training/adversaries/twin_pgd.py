@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from genaf_hf.errors import UserError
+from genaf_hf.models.batch_norm import batch_norms
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.pgd import PGD
 
@@ -25,29 +26,28 @@ class TwinPGD(PGD):
     """
 
     def check_model(self, model: nn.Module) -> None:
-        if not batch_norms(model):
+        if not with_statistics(model):
             raise UserError(
                 f"The defence twins is for encoders with BatchNorm, which a {type(model).__name__} has not: choose "
                 "another one, for example pgd-at."
             )
 
     def begin(self, model: PixelModel, samples: Callable[[int], tuple[Tensor, Tensor]], seed: int) -> None:
-        for name, norm in batch_norms(model.model).items():
+        for name, norm in with_statistics(model.model).items():
             self.state |= {f"{name}.{each}": getattr(norm, each).clone() for each in STATISTICS}
 
     @contextmanager
     def training(self, model: nn.Module) -> Iterator[None]:
         with ExitStack() as stack:
-            for name, norm in batch_norms(model).items():
+            for name, norm in with_statistics(model).items():
                 frozen = {each: self.state[f"{name}.{each}"] for each in STATISTICS}
                 stack.enter_context(two_branches(norm, frozen))
             yield
 
 
-def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Layers of BatchNorm with statistics, by name."""
-    layers = {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
-    return {name: each for name, each in layers.items() if each.running_mean is not None}
+def with_statistics(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Layers of BatchNorm that keep running statistics, by name."""
+    return {name: each for name, each in batch_norms(model).items() if each.running_mean is not None}
 
 
 @contextmanager

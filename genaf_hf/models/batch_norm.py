@@ -1,0 +1,34 @@
+"""Batch normalization: what it needs of a batch, and the running statistics that are evaluated with."""
+
+import logging
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+logger = logging.getLogger(__name__)
+
+MOMENTUM = 0.1  # PyTorch's default
+OF_ONE_BATCH = 0.5  # beyond this the last batch outweighs all before
+
+
+def normalizes_over_batch(model: nn.Module) -> bool:
+    """Whether the model has BatchNorm that is trained."""
+    return any(parameter.requires_grad for norm in batch_norms(model).values() for parameter in norm.parameters())
+
+
+def average_over_batches(model: nn.Module) -> None:
+    """Has running statistics average over batches, as PyTorch's default does, where they would be the last batch's.
+
+    TensorFlow's momentum is the share of the old statistics, PyTorch's that of the new batch. transformers gives the
+    former to PyTorch in MobileNetV1 (0.9997), MobileNetV2 (0.997) and EfficientNet (0.99): a model that is trained so
+    is evaluated with the mean and variance of its last batch, and what is robust in training is not afterwards.
+    """
+    for name, norm in batch_norms(model).items():
+        if norm.momentum is not None and norm.momentum > OF_ONE_BATCH:
+            logger.debug("%s is trained with momentum %g in place of %g.", name, MOMENTUM, norm.momentum)
+            norm.momentum = MOMENTUM
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Layers of BatchNorm, by name."""
+    return {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
