@@ -80,7 +80,7 @@ def test_whoever_sees_the_models_answers_alone_attacks_it_too():
         "attack on the model itself (pgd, linf, eps 8/255); guessing is right about 33.3%."
     )
     answers = text.split("**Whoever gets the answers of this model**")[1].split("- **Whoever")[0]
-    assert "  - square: norm linf, eps 8/255.\n" in answers
+    assert "  - square: linf, eps 8/255.\n" in answers
     assert "- pgd" not in answers
 
 
@@ -146,11 +146,11 @@ def test_the_threat_model_names_who_attacks_with_what():
     text = text_of()
     public, adaptive = text.split("**Whoever has the public encoder**")[1].split("**Whoever has this very model**")
     assert (
-        "  - l4a: norm linf, eps 10/255, crafted on someone/encoder; data: 48 images of someone/colours, split train, "
+        "  - l4a: linf, eps 10/255, crafted on someone/encoder; data: 48 images of someone/colours, split train, "
         "without labels.\n"
     ) in public
-    assert "  - l4a-adaptive: norm linf, eps 10/255, crafted on hardened; data" in adaptive
-    assert "  - pgd: norm linf, eps 8/255.\n" in adaptive
+    assert "  - l4a-adaptive: linf, eps 10/255, crafted on hardened; data" in adaptive
+    assert "  - pgd: linf, eps 8/255.\n" in adaptive
     measured = make_report("hardened").measurements
     assert "public encoder**" not in text_of("hardened", measurements=[measured[0], measured[3]])
     assert "very model**" not in text_of("hardened", measurements=measured[:2])
@@ -158,18 +158,21 @@ def test_the_threat_model_names_who_attacks_with_what():
 
 
 def test_other_norms_patches_and_surrogates_without_a_name():
-    patch = {**L4A, "attack": "advencoder-pat", "eps": 1, "top": None, "left": None}
+    patch = {**L4A, "attack": "advencoder-pat", "eps": 1, "top": None, "left": None, "area": 0.03}
     measured = [
         make_report("hardened").measurements[0],
-        Measurement("hardened", "advencoder-pat", "public encoder", patch, 3, 10, 8),
+        Measurement("hardened", "advencoder-pat", "public encoder", patch, 1, 10, 8),
         Measurement("hardened", "uap", "public encoder", {**L4A, "encoder": None, "encoder_revision": None}, 2, 10, 8),
         Measurement("hardened", "pgd", "model", {**PGD, "norm": "l2", "eps": 0.5}, 4, 10, 8),
     ]
     text = text_of("hardened", measurements=measured)
-    assert "  - advencoder-pat: norm linf, eps 1 inside of a patch, crafted on someone/encoder; data" in text
-    assert "  - uap: norm linf, eps 10/255; data" in text
-    assert "  - pgd: norm l2, eps 0.5.\n" in text
-    assert "| pgd            | model          | l2   | 0.5    | 20    |" in text
+    assert "  - advencoder-pat: patch, 3% of the image, crafted on someone/encoder; data" in text
+    assert "| advencoder-pat | public encoder | patch | 3% of the image | 50    |" in text
+    assert "(advencoder-pat, patch, 3% of the image" in text
+    assert "levels. Under a patch any pixel may become any other.\n" in text
+    assert "  - uap: linf, eps 10/255; data" in text
+    assert "  - pgd: l2, eps 0.5.\n" in text
+    assert "| pgd            | model          | l2    | 0.5             | 20    |" in text
     assert "    eps=0.0392156862745098,\n" in text  # of the l-inf attack that is no patch
     without = text_of("hardened", measurements=[measured[0], measured[2]])
     assert "None" not in without.replace("dataset_config_name=None", "")

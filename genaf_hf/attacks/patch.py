@@ -140,6 +140,10 @@ class UniversalPatch(UniversalPerturbation):
         Pasting(None, self.shape, self.degrees, self.smallest)
 
     @property
+    def partial(self) -> bool:
+        return True
+
+    @property
     def pasting(self) -> Pasting:
         """How it gets into images."""
         corner = None if self.top is None or self.left is None else (self.top, self.left)

@@ -67,6 +67,11 @@ class UniversalPerturbation:
     resized_from: str | None = None
     norm: Norm = "linf"
 
+    @property
+    def partial(self) -> bool:
+        """Whether it changes a part of an image alone, which may then be of another size."""
+        return False
+
     def __post_init__(self):
         self.check_shape()
         self.check_provenance()

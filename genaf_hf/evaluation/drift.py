@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf.evaluation.answers import my_batches
-from genaf_hf.evaluation.report import CLEAN, eps_text, markdown
+from genaf_hf.evaluation.report import CLEAN, markdown, norm_and_eps
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 
@@ -114,7 +114,7 @@ def drift_table(drifts: Sequence[Drift], text: Callable[[str], str] = str) -> st
     rows = [["attack", "attacker knows", "eps", *map(text, models)]]
     for attack in dict.fromkeys(each.attack for each in drifts):
         found = [each for each in drifts if each.attack == attack]
-        eps = "-" if attack == CLEAN else eps_text(found[0].settings["eps"])
+        eps = "-" if attack == CLEAN else norm_and_eps(found[0].settings)[1]
         values = [f"{each.distance:.3f} (cosine {each.cosine:.3f})" for each in found]
         rows.append([*map(text, (attack, found[0].knowledge, eps)), *values])
     return markdown(rows)

@@ -20,7 +20,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, feature_bank
 from genaf_hf.evaluation.batch_size import BatchSize
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport, WorstCase
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport, WorstCase, is_patch
 from genaf_hf.evaluation.self_checks import (
     ball_check,
     beside_undefended,
@@ -342,7 +342,7 @@ def measure(
 def checked_eps(threats: Sequence[Threat], model: str) -> float:
     """Radius of the L-inf ball for the self-checks: that of a per-image attack, else of a perturbation."""
     found = [(threat.universal, threat.settings(model)) for threat in threats]
-    linf = [(universal, known) for universal, known in found if known["norm"] == "linf" and "top" not in known]
+    linf = [(universal, known) for universal, known in found if known["norm"] == "linf" and not is_patch(known)]
     return min(linf, key=lambda each: each[0])[1]["eps"] if linf else DEFAULT_EPS
 
 

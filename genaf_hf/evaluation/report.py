@@ -555,7 +555,26 @@ def strength(measurement: Measurement) -> tuple[str, str, str]:
     if measurement.attack == CLEAN:
         return "-", "-", "-"
     settings = measurement.settings
-    return settings["norm"], eps_text(settings["eps"]), str(settings.get("steps") or "-")
+    return *norm_and_eps(settings), str(settings.get("steps") or "-")
+
+
+def reach(settings: Mapping) -> str:
+    """How far an attack may change an image, in words: `linf, eps 8/255`, or `patch, 3% of the image`."""
+    norm, eps = norm_and_eps(settings)
+    return f"{norm}, {eps}" if is_patch(settings) else f"{norm}, eps {eps}"
+
+
+def norm_and_eps(settings: Mapping) -> tuple[str, str]:
+    """Norm and eps of an attack; a patch, under which a pixel may become any other, has its share of the image."""
+    if is_patch(settings):
+        share = f"{100 * settings['area']:.2g}%" if is_number(settings.get("area")) else "a part"
+        return "patch", f"{share} of the image"
+    return settings["norm"], eps_text(settings["eps"])
+
+
+def is_patch(settings: Mapping) -> bool:
+    """Whether an attack changes a part of the pixels, by any amount."""
+    return "top" in settings
 
 
 def eps_text(eps: float) -> str:

@@ -17,7 +17,7 @@ from genaf_hf.attacks.registry import configured
 from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, RobustnessReport
+from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, RobustnessReport, is_patch
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name
@@ -233,7 +233,7 @@ class UniversalThreat(Threat):
 
     def noise(self, model: str) -> tuple[dict, Callable[..., Tensor]]:
         known = self.settings(model)
-        if "top" not in known:
+        if not is_patch(known):
             return super().noise(model)
         patch = self.perturbations[model]
         drawn = torch.rand(patch.delta.shape, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
+from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.norms import lengths
 from genaf_hf.attacks.perturbation import FILE_NAME
 from genaf_hf.errors import UserError, first_line
@@ -115,7 +115,7 @@ def fitting(
     """
     found = {}
     for name, each in perturbations.items():
-        fits = isinstance(each, UniversalPatch) or each.delta.shape[1:] == torch.Size(size)
+        fits = each.partial or each.delta.shape[1:] == torch.Size(size)
         if not fits and not resized:
             sizes = [" x ".join(map(str, shape)) for shape in (each.delta.shape[1:], size)]
             raise UserError(

@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, EVERY_ATTACK, PUBLIC_ENCODER, Rate, RobustnessReport, eps_text
+from genaf_hf.evaluation.report import (
+    ADAPTIVE,
+    CLEAN,
+    EVERY_ATTACK,
+    PUBLIC_ENCODER,
+    Rate,
+    RobustnessReport,
+    eps_text,
+    reach,
+)
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.names import shortened
 
@@ -47,15 +56,15 @@ def draw_overview(
     gallery, chart = figure.subfigures(1, 2, width_ratios=[1.25 * columns, 5])
 
     axes = gallery.subplots(3, columns, squeeze=False)
-    is_patch = perturbation.delta.shape[1:] != images.shape[2:]
-    shift = attacked - images if is_patch else perturbation.delta.expand_as(images)
+    shift = attacked - images if perturbation.partial else perturbation.delta.expand_as(images)
     amplified = (shift / (2 * perturbation.eps) + 0.5).clamp(0, 1)
     for column in range(columns):
         show_image(axes[0][column], images[column])
         show_image(axes[1][column], amplified[column])
         show_image(axes[2][column], attacked[column])
         axes[0][column].set_title(shortened(class_names[labels[column]]), fontsize=10, parse_math=False)
-    words = "what the patch\nchanges" if is_patch else f"perturbation\n(eps {eps_text(perturbation.eps)}, amplified)"
+    changes = f"perturbation\n(eps {eps_text(perturbation.eps)}, amplified)"
+    words = "what the patch\nchanges" if perturbation.partial else changes
     for row, text in enumerate(("image", words, "attacked")):
         axes[row][0].set_ylabel(text, fontsize=9)
     for line, (name, model) in enumerate(models.items()):
@@ -112,11 +121,12 @@ def percentages(rates: Sequence[Rate]) -> tuple[list[float], list[float], list[f
 
 
 def attack_label(report: RobustnessReport, attack: str) -> str:
-    """An attack, its eps and what the attacker knew, in a few words for an axis."""
+    """An attack, how far it goes and what the attacker knew, in a few words for an axis."""
     found = report.measurement(next(iter(report.models)), attack)
     if attack == CLEAN:
         return f"{attack}\n(no attack)"
-    return f"{attack}\neps {eps_text(found.settings['eps'])}\n(knows the\n{fill(found.knowledge, LABEL_LETTERS)})"
+    _, _, how_far = reach(found.settings).partition(", ")
+    return f"{attack}\n{how_far}\n(knows the\n{fill(found.knowledge, LABEL_LETTERS)})"
 
 
 def predictions(model: PixelModel, images: Tensor) -> list[int]:

@@ -18,7 +18,8 @@ from genaf_hf.evaluation.report import (
     PUBLIC_ENCODER,
     Measurement,
     RobustnessReport,
-    eps_text,
+    is_patch,
+    reach,
 )
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
@@ -147,7 +148,7 @@ def template_environment() -> Environment:
         "plain": plain,
         "shortened": partial(shortened, longest=WRITTEN_LETTERS),
         "balance_table": partial(balance_table, text=plain),
-        "eps": eps_text,
+        "reach": reach,
         "python": python,
         "shell": shell,
     }
@@ -162,18 +163,13 @@ def is_hardened(record: TrainingRecord | None) -> bool:
 def checked_eps(measurements: Sequence[Measurement]) -> float:
     """L-inf radius at which a reader may try PGD: that of the first attack on the model itself, else of any."""
     known = sorted(measurements, key=lambda each: each.knowledge != MODEL or each.attack.endswith(ADAPTIVE))
-    linf = (each.settings for each in known if each.settings.get("norm") == "linf" and not is_patch(each))
+    linf = (each.settings for each in known if each.settings.get("norm") == "linf" and not is_patch(each.settings))
     return next((each["eps"] for each in linf), DEFAULT_EPS)
 
 
 def is_crafted_on_encoder(measurement: Measurement) -> bool:
     """Whether the attacker knew a public encoder, and the report knows which."""
     return measurement.knowledge == PUBLIC_ENCODER and bool(measurement.settings.get("encoder"))
-
-
-def is_patch(measurement: Measurement) -> bool:
-    """Whether the attack changes a part of the pixels, by any amount."""
-    return "top" in measurement.settings
 
 
 def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[str]:

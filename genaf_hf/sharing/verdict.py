@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from genaf_hf.evaluation.report import CLEAN, KINDS, Measurement, RobustnessReport, WorstCase, eps_text
+from genaf_hf.evaluation.report import CLEAN, KINDS, Measurement, RobustnessReport, WorstCase, reach
 from genaf_hf.values.markup import plain
 
 FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
@@ -73,6 +73,5 @@ def kept(report: RobustnessReport, measurement: Measurement | WorstCase) -> str:
 
 
 def strength(measurement: Measurement) -> str:
-    """An attack with its norm and eps, e.g. `pgd, linf, eps 8/255`."""
-    known = measurement.settings
-    return f"{plain(measurement.attack)}, {plain(known['norm'])}, eps {eps_text(known['eps'])}"
+    """An attack and how far it goes, e.g. `pgd, linf, eps 8/255`."""
+    return f"{plain(measurement.attack)}, {plain(reach(measurement.settings))}"
