@@ -214,7 +214,7 @@ def test_its_card_tells_what_is_in_the_report(whole, report):
     ]
     for part in (report.table(), report.details("model")):
         assert part in card.text
-    assert "  - advencoder-pat: patch, 3% of the image, crafted on dino; data: 48 images of" in card.text
+    assert "  - advencoder-pat: patch, 10% of the image, crafted on dino; data: 48 images of" in card.text
     assert all(f"({name})" in card.text for name in ("accuracy_by_eps.png", "gallery.png"))
 
 
