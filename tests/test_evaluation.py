@@ -2,18 +2,17 @@ import json
 from collections import Counter
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from conftest import CLASSES
+from evaluated import PGD, attacks, model, perturbation
 from torch.nn import functional as F
 from torch.utils.data import Subset
 from traces import leave_gradients_and_modes, trace
 
-from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, pgd
+from genaf_hf import PixelModel, load_encoder, pgd
 from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.data import stratified_rows
-from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
 from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, evaluate_threats, measure, worst_cases
 from genaf_hf.evaluation.report import RobustnessReport, WorstCase
@@ -23,28 +22,7 @@ from genaf_hf.runs.journal import Journal
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
-PGD = {"eps": 0.1, "steps": 3, "step_size": 0.05}
-
-
-@pytest.fixture
-def model(vit, pixels):
-    """A classifier that is right about most images, and wrong about some."""
-    model, batch = PixelModel(*vit), pixels["train"][:]
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    F.cross_entropy(model.model(pixel_values=batch["pixel_values"]).logits, batch["labels"]).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return model.eval()
-
-
-def perturbation(seed: int, eps: float = 0.2) -> UniversalPerturbation:
-    delta = torch.empty(3, 8, 8).uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
-    return UniversalPerturbation(delta=delta, attack="l4a", eps=eps, steps=7, step_size=0.1, seed=seed)
-
-
-@pytest.fixture
-def attacks():
-    return {"universal": perturbation(0), "pgd": partial(pgd, **PGD)}
+__all__ = ["attacks", "model"]  # fixtures
 
 
 def by_hand(model, dataset, attacks, seed) -> dict[str, Counter]:
@@ -162,24 +140,6 @@ def test_each_image_starts_from_its_own_seed(model, pixels, batch_size):
     }
 
 
-@pytest.mark.parametrize(
-    ("attack", "sentence"),
-    [
-        (pgd, "expected a UniversalPerturbation or functools.partial"),
-        (partial(pgd, eps=0.1), "pgd has no default for steps: give it a value"),
-        (partial(pgd, eps=0.1, steps=1, loss=torch.nn.functional.cross_entropy), "The setting loss of the attack"),
-        (partial(lambda model, images, labels, *, seeds: images), "expected a UniversalPerturbation or functools"),
-        ({"other": perturbation(0)}, 'No attack was crafted on "model", only on other.'),
-        ({}, 'No attack was crafted on "model", only on nothing.'),
-    ],
-)
-def test_an_attack_that_a_report_cannot_describe_is_refused_before_any_work(model, pixels, attack, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        evaluate_robustness({"model": model}, pixels["test"], {"odd": attack})
-    with pytest.raises(ValueError, match=sentence):
-        evaluate_robustness({"model": model}, pixels["test"], {}, sweep=[{"odd": attack}])
-
-
 def test_every_model_is_measured_under_every_attack_in_order(model, resnet, pixels, attacks):
     other = PixelModel(*resnet)
     report = evaluate_robustness({"first": model, "second": other}, pixels["test"], attacks)
@@ -236,19 +196,6 @@ def test_the_model_is_left_as_it_was(resnet, pixels, attacks):
     for name, value in before.items():
         if "random state" not in name:
             assert torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name], name
-
-
-def test_an_empty_dataset_is_refused(model, pixels, attacks):
-    with pytest.raises(ValueError, match="empty"):
-        evaluate_robustness({"model": model}, Subset(pixels["test"], []), attacks)
-
-
-def test_a_perturbation_of_another_size_is_refused_and_the_mode_comes_back(model, pixels):
-    larger = UniversalPerturbation(torch.zeros(3, 16, 16), attack="l4a", eps=0.1, steps=1, step_size=0.1, seed=0)
-    model.train()
-    with pytest.raises(ValueError, match=r"\(3, 8, 8\), the perturbation \(3, 16, 16\)"):
-        evaluate_robustness({"model": model}, pixels["test"], {"l4a": larger})
-    assert all(module.training for module in model.modules())
 
 
 def test_an_attack_crafted_on_each_model_is_used_on_it(model, resnet, pixels):
@@ -468,22 +415,6 @@ def test_every_model_is_checked(model, resnet, pixels, attacks):
     assert report.chance == 1 / 3
 
 
-@pytest.mark.parametrize("layer", ["classifier", "vit.layers.0.mlp.fc1"])
-def test_a_model_with_nan_in_it_is_refused(model, pixels, attacks, layer):
-    with torch.no_grad():
-        model.model.get_submodule(layer).weight[0] = torch.nan
-    with pytest.raises(UserError, match='"mine" gives logits that are not finite for 18 of 18 clean images'):
-        evaluate_robustness({"mine": model}, pixels["test"], attacks)
-
-
-def test_numbers_of_numpy_are_taken_for_what_they_are(model, pixels):
-    ours, numpys = (
-        evaluate_robustness({"tiny": model}, pixels["test"], {"pgd": partial(pgd, eps=eps, steps=steps)})
-        for eps, steps in ((0.1, 2), (np.linspace(0, 0.1, 3)[2], np.int64(2)))
-    )
-    assert numpys.to_json() == ours.to_json()
-
-
 def test_an_evaluation_in_inference_mode_is_the_same(model, pixels, attacks):
     expected = evaluate_robustness({"tiny": model}, pixels["test"], attacks)
     with torch.inference_mode():
@@ -495,13 +426,13 @@ def test_models_are_checked_at_the_eps_of_an_attack_on_single_images():
     universal, per_image = perturbation(0), partial(pgd, eps=0.1, steps=1)
     other_norm = partial(pgd, eps=0.5, steps=1, norm="l2")
     patch = UniversalPatch(torch.zeros(3, 2, 2), attack="advencoder-pat", eps=1)
-    for attacks, eps in (
+    for given, eps in (
         ({"l4a": universal, "l4a-adaptive": {"model": universal}, "pgd": per_image}, 0.1),
         ({"patch": patch, "l2": other_norm, "l4a": universal}, 0.2),
         ({"patch": patch, "l2": other_norm}, 8 / 255),
         ({}, 8 / 255),
     ):
-        assert checked_eps(threats_from(attacks, {"model": None}), "model") == eps
+        assert checked_eps(threats_from(given, {"model": None}), "model") == eps
 
 
 # ---- journal ----
@@ -534,9 +465,6 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(model, pixels, attac
     assert len(calls) == 10
 
 
-# ---- what users call it with ----
-
-
 def test_a_journal_of_another_model_or_attack_is_not_believed(encoders, pixels, tmp_path, caplog):
     def found(family, eps, journal=None):
         torch.manual_seed(0)
@@ -550,59 +478,3 @@ def test_a_journal_of_another_model_or_attack_is_not_believed(encoders, pixels, 
     for other in (("resnet", 0.1), ("resnet", 0.9)):
         assert found(*other, Journal(tmp_path)) == found(*other)
         assert "was found of another model, other images or another attack" in caplog.text
-
-
-def test_an_attack_of_a_user_that_draws_nothing_does_without_seeds(vit, pixels):
-    def brighter(model, images, labels, *, eps):
-        return (images + eps / 2).clamp(0, 1)
-
-    report = evaluate_robustness({"m": PixelModel(*vit)}, pixels["test"], {"own": partial(brighter, eps=0.1)})
-    assert report.measurement("m", "own").settings == {"attack": "brighter", "norm": "linf", "eps": 0.1}
-
-
-def gives(found):
-    def own(model, images, labels, *, eps, seeds):
-        return found(images)
-
-    return {"own": partial(own, eps=0.1)}
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"attacks": {"pgd": ATTACKS["pgd"]}}, 'The attack "pgd" is Attack'),
-        ({"attacks": {"pgd": "pgd"}}, "The attack \"pgd\" is 'pgd', expected a UniversalPerturbation or functools"),
-        ({"attacks": ["pgd"]}, "attacks are not by name"),
-        ({"attacks": {"clean": partial(pgd, eps=0.1, steps=1)}}, 'An attack is called "clean", which means no attack'),
-        (
-            {"attacks": gives(lambda images: (images, True))},
-            'The attack "own" gives tuple, expected',
-        ),
-        ({"attacks": gives(lambda images: images[:1])}, r'The attack "own" gives \(1, 3, 8, 8\), expected'),
-        ({"models": {}}, "models are no PixelModels by name"),
-        ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
-        ({"seed": None}, "seed is None, expected a whole number"),
-        ({"dataset": [(torch.zeros(3, 8, 8), 0)]}, "A row of the dataset is a tuple, expected pixel_values"),
-        ({"dataset": [{"pixel_values": torch.zeros(3, 8, 8), "label": 0}]}, "A row of the dataset has pixel_values, l"),
-        (
-            {"dataset": [{"pixel_values": torch.zeros(3, 8, 8), "labels": 3}]},
-            "labels reach up to 3, but the model has 3",
-        ),
-        ({"dataset": [{"pixel_values": torch.zeros(3, 8, 8), "labels": "red"}]}, "labels are list, expected the class"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_refused_in_one_sentence(vit, pixels, change, sentence):
-    given = {"models": {"m": PixelModel(*vit)}, "dataset": pixels["test"], "attacks": {}, **change}
-    with pytest.raises(UserError, match=sentence):
-        evaluate_robustness(**given)
-
-
-def test_numbers_and_images_of_numpy_are_taken(vit, pixels):
-    rows = [{**pixels["test"][row], "labels": np.int64(row % 3)} for row in range(6)]
-    arrays = [{**row, "pixel_values": row["pixel_values"].numpy()} for row in rows]
-    attacks = {"pgd": partial(pgd, eps=np.float32(0.1), steps=np.int64(2))}
-    found = [
-        evaluate_robustness({"m": PixelModel(*vit)}, dataset, attacks, batch_size=np.int64(4), seed=np.int64(1))
-        for dataset in (rows, arrays)
-    ]
-    assert found[0].to_json() == found[1].to_json()
