@@ -9,8 +9,8 @@ clean and under perturbations that are crafted on the public encoder and on the 
 from images that none of these sees. Fine-tunes are given as KIND:STEPS:RATE: `all` weights from a new head on; all
 weights from the `probe` on, as Kumar et al. (ICLR 2022, https://arxiv.org/abs/2202.10054) do; `lora` of rank 8 on every
 layer; all weights, half of the images `shown` under the perturbations that lie beside the hardened encoder; or, by
-`GenAFTrainer`, the defence `universal`. Of the public encoder there are only the first and the last kind. What is found
-is a line of hardened_encoders.jsonl, and a command that was killed and is started again goes on. The table,
+`GenAFTrainer`, the defence `universal`. Of the public encoder there are only the first and the last two kinds. What is
+found is a line of hardened_encoders.jsonl, and a command that was killed and is started again goes on. The table,
 hardened_encoders.md, is written from all lines.
 """
 
@@ -122,7 +122,7 @@ def measure(args: argparse.Namespace, downstream: str, seed: int) -> None:
     setting |= {name: public_name(setting[name]) for name in ("encoder", "dataset")}
     line = {"setting": setting, "downstream": public_name(downstream), "seed": seed}
     done = [each["way"] for each in lines(args.found) if all(each[name] == value for name, value in line.items())]
-    again = [given for given in args.fine_tunes[1:] if given.startswith("universal:")]
+    again = [given for given in args.fine_tunes[1:] if given.startswith(("shown:", "universal:"))]
     ways = [(PUBLIC, given) for given in (PROBE, *args.fine_tunes[:1], *again)]
     ways += [(HARDENED, given) for given in (PROBE, *args.fine_tunes)]
     missing = [(origin, given) for origin, given in ways if [origin, given] not in done]

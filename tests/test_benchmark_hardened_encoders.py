@@ -46,18 +46,19 @@ def test_killed_and_started_again_it_measures_what_is_missing(benchmark, encoder
     assert ways == [
         ["public", "as it is"],
         ["public", "all:1:1e-3"],
+        ["public", "shown:1:1e-3"],
         ["public", "universal:1:1e-3"],
         ["hardened", "as it is"],
         ["hardened", "all:1:1e-3"],
     ]
     benchmark.measure(args, "colours", 0)
     found = benchmark.lines(args.found)
-    assert found[:5] == before
-    assert [each["way"] for each in found[5:]] == [["hardened", given] for given in FINE_TUNES[1:]]
-    assert [*found[3]["rows"]] == ["linear probe", "kNN"]
-    assert [*found[6]["rows"]["fine-tune universal:1:1e-3"]] == ["clean", "l4a, public", "l4a, hardened"]
+    assert found[:6] == before
+    assert [each["way"] for each in found[6:]] == [["hardened", given] for given in FINE_TUNES[1:]]
+    assert [*found[4]["rows"]] == ["linear probe", "kNN"]
+    assert [*found[7]["rows"]["fine-tune universal:1:1e-3"]] == ["clean", "l4a, public", "l4a, hardened"]
     table = Path("found.md").read_text()
-    assert table.count("fine-tune") == 5
+    assert table.count("fine-tune") == 6
     with monkeypatch.context() as patch:
         patch.setattr(benchmark, "load_images", None)  # all is there
         benchmark.measure(args, "colours", 0)
