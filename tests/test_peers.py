@@ -1,13 +1,17 @@
 """Our attacks against those of other libraries and of AutoAttack's authors; each library is optional."""
 
+import random
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from genaf_hf.attacks import autoattack
+from genaf_hf.attacks.norms import into_ball
+from genaf_hf.attacks.uap import OVERSHOOT, deepfool
 
 pytestmark = pytest.mark.slow(reason="trains a classifier, and other libraries take their time")
 
@@ -74,6 +78,32 @@ def test_robust_accuracy_is_the_same_within_one_image_of_500(library, attack, pe
     assert len(images) == 500
     assert 50 < ours < 350
     assert abs(ours - theirs) <= 1
+
+
+@pytest.mark.parametrize("library", ["art"], indirect=True)
+def test_steps_of_a_universal_perturbation_are_those_of_art(library, classifier):
+    """One pass over images in ART's order, of which each adds what DeepFool finds to the perturbation."""
+    from art.attacks.evasion import UniversalPerturbation
+    from art.estimators.classification import PyTorchClassifier
+
+    model, images, _ = classifier
+    images, eps, steps = images[:24], 0.2, 10
+    estimator = PyTorchClassifier(
+        model, loss=nn.CrossEntropyLoss(), input_shape=images.shape[1:], nb_classes=10, device_type="cpu"
+    )
+    of_deepfool = {"epsilon": OVERSHOOT, "nb_grads": 10, "max_iter": steps, "verbose": False}
+    theirs = UniversalPerturbation(
+        estimator, "deepfool", of_deepfool, delta=0.0, max_iter=1, eps=eps, norm=np.inf, verbose=False
+    )
+    random.seed(0)
+    theirs.generate(images.numpy())
+    random.seed(0)
+    clean, delta = model(images).argmax(1), torch.zeros(images.shape[1:])
+    for row in random.sample(range(len(images)), len(images)):
+        shift = deepfool(model, (images[row] + delta)[None], clean[row], steps)
+        delta = into_ball((delta + (1 + OVERSHOOT) * shift)[None], eps, "linf")[0]
+    torch.testing.assert_close(delta, torch.from_numpy(theirs.noise[0]), rtol=0, atol=5e-3)  # rounding, over 24 steps
+    assert delta.abs().amax() > 0.19
 
 
 @pytest.mark.parametrize("library", ["pyautoattack"], indirect=True)
