@@ -6,7 +6,8 @@ from small_attacks import EPS, ON_ENCODER, craft, images, labels
 from traces import leaves_no_trace
 
 from genaf_hf import PixelModel, UniversalPerturbation
-from genaf_hf.attacks import ATTACKS, l4a, registry, uap
+from genaf_hf.attacks import ATTACKS, l4a, registry
+from genaf_hf.attacks.adversarial_patch import adversarial_patch
 from genaf_hf.attacks.universal import universal_attack
 from genaf_hf.errors import UserError
 
@@ -153,7 +154,7 @@ def test_a_budget_that_cannot_be_spent_is_refused(setting, sentence, vit, images
         l4a(PixelModel(*vit), images, **setting)
 
 
-@pytest.mark.parametrize("name", [name for name in ON_ENCODER if name != "uap"])
+@pytest.mark.parametrize("name", ON_ENCODER)
 def test_on_several_encoders_it_is_another_than_on_each(name, vit, resnet, images, labels):
     one, other = PixelModel(*vit), PixelModel(*resnet)
     with leaves_no_trace(one), leaves_no_trace(other):
@@ -186,6 +187,6 @@ def test_encoders_of_other_sizes_and_attacks_on_one_alone_are_refused(vit, resne
     with pytest.raises(UserError, match="take images of 8 x 8 and of 16 x 16 pixels, expected one size"):
         l4a([one, Larger(*resnet)], images)
     with pytest.raises(UserError, match="There are 2 models to attack at once, expected one"):
-        uap([one, one], images, labels, eps=EPS)
+        adversarial_patch([one, one], images, labels)
     with pytest.raises(UserError, match="There are 0 models to attack at once"):
         l4a([], images)

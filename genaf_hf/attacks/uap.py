@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball
 from genaf_hf.attacks.perturbation import UniversalPerturbation
@@ -13,6 +14,7 @@ from genaf_hf.attacks.pgd import SEEDS, check_restarts
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.attacks.universal import (
     EPS,
+    all_evaluating,
     attacked,
     best_of,
     check_universal_settings,
@@ -23,7 +25,6 @@ from genaf_hf.attacks.universal import (
     some_of,
 )
 from genaf_hf.errors import UserError
-from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
 
 OVERSHOOT = 0.02
@@ -38,7 +39,7 @@ CITATION = """@inproceedings{moosavi2017uap,
 
 @register_attack("encoder", "images", "labels", eps=EPS, norms=NORMS, citation=CITATION)
 def uap(
-    encoder: PixelModel,
+    encoder: Encoders,
     images: Tensor,
     labels: Tensor,
     *,
@@ -58,7 +59,8 @@ def uap(
     From no perturbation on, each image whose prediction is still the clean one adds the smallest step that changes it;
     the sum is projected into the ball. Of the sums after each pass over the images and at the end, the one that
     changes most predictions is kept. The attacker has labels for images of his own, and trains the probe on them. With
-    a target each image that is not taken for that class adds the smallest step that makes it so.
+    a target each image that is not taken for that class adds the smallest step that makes it so. Of several encoders
+    the logits of their probes are averaged.
 
     Args:
         labels: (n,) class ids of the attacker's images, of at least two classes.
@@ -66,7 +68,7 @@ def uap(
         steps: images that are visited, drawn at random.
         deepfool_steps: at most so many for one image.
         restarts: that many orders of the images; of their perturbations the one that changes most is kept.
-        encoder, images, eps, norm, init, max_images, seed, data: as for `l4a`, but for one encoder alone.
+        encoder, images, eps, norm, init, max_images, seed, data: as for `l4a`.
 
     Returns:
         The perturbation, with its provenance.
@@ -79,16 +81,21 @@ def uap(
     if deepfool_steps < 1:
         raise UserError(f"deepfool_steps is {deepfool_steps}, expected at least 1.")
     (images, labels), data = some_of((images, labels), max_images, seed, data)
-    probe, size = LinearProbe(encoder, images, labels), images.shape[1:]
-    wanted = None if target is None else probe.column(target)
+    encoders, size = several(encoder), images.shape[1:]
+    device, probes = encoders[0].device, [LinearProbe(each, images, labels) for each in encoders]
+    wanted = None if target is None else probes[0].column(target)
+
+    def probe(batch: Tensor) -> Tensor:
+        return torch.stack([each(batch) for each in probes]).mean(dim=0)
+
     begun = torch.zeros(size) if init is None else into_ball(given(init, size)[None], eps, norm)[0]
 
     def crafted(restart: int) -> tuple[Tensor, float]:
         """A perturbation, and the share of images that it fools."""
         generator = torch.Generator().manual_seed(seed + restart * SEEDS)
-        best = delta = begun.to(encoder.device)
+        best = delta = begun.to(device)
         highest = -1.0
-        visits = islice(random_batches(encoder, (images, clean), 1, generator), steps)
+        visits = islice(random_batches(encoders[0], (images, clean), 1, generator), steps)
         for visited, (image, prediction) in enumerate(visits, start=1):
             shift = deepfool(probe, attacked(image, delta), prediction, deepfool_steps, wanted)
             delta = into_ball((delta + (1 + OVERSHOOT) * shift)[None], eps, norm)[0]
@@ -99,13 +106,13 @@ def uap(
                     best, highest = delta, fooled
         return best, highest
 
-    with evaluating(encoder):
-        clean = predictions(probe, images, torch.zeros(size, device=encoder.device))
+    with all_evaluating(encoders):
+        clean = predictions(probe, images, torch.zeros(size, device=device))
         delta, _ = best_of(restarts, crafted, lambda found: [found[1]])
     words = "share of images whose prediction by a linear probe changes"
     if target is not None:
         words = f"share of images that a linear probe takes for class {target}"
-    known = provenance([encoder], objective=words + from_on(init), steps=steps, seed=seed, data=data)
+    known = provenance(encoders, objective=words + from_on(init), steps=steps, seed=seed, data=data)
     return UniversalPerturbation(delta, "uap", eps, norm=norm, **known)
 
 
