@@ -322,12 +322,13 @@ def sections_of(found: list[dict]) -> list[tuple[dict, dict[str, list[dict]]]]:
 
 
 def write(path: Path) -> None:
-    """Table and picture of all that was found, a section and a panel for each setting."""
+    """Table and picture of all that was found: a section for each setting, a panel for each that has several rows."""
     sections = sections_of(lines(path.with_suffix(".jsonl")))
     text = ["# What each defence costs and what it buys\n", INTRODUCTION, *(section(*each) for each in sections)]
     write_whole(path.with_suffix(".md"), "\n".join(text) + "\n")
-    if any(told["attacks"][PUBLIC] for told, _ in sections):
-        draw({told["title"]: rows for told, rows in sections if told["attacks"][PUBLIC]}, path.with_suffix(".png"))
+    compared = {told["title"]: rows for told, rows in sections if told["attacks"][PUBLIC] and len(rows) > 1}
+    if compared:
+        draw(compared, path.with_suffix(".png"))
 
 
 def section(setting: dict, rows: dict[str, list[dict]]) -> str:
