@@ -203,7 +203,6 @@ def test_class_names_are_no_markup(encoders, tmp_path):
     assert crafted_on == ["mae", "mae", "undefended", "hardened"]
     of_attacks = 12 * 2 + 2 + 5  # each has two; those on images are held against noise, adaptive ones against twins
     assert len(report.checks) == 2 * (2 + of_attacks + 5) + 1  # and the hardened model against the undefended one
-    card = (tmp_path / "run/README.md").read_text()
     assert "odd \\| names" in card
     example = TrainingRecord.load(tmp_path / "run/training.json").example
     assert {example["label"], example["answer"]} <= {*names}
