@@ -98,6 +98,7 @@ def test_of_another_size_they_are_resized_on_request_alone(collection):
     assert resized["patch"] is patch
 
 
+@pytest.mark.slow(reason="audits")
 def test_an_audit_attacks_with_them_and_says_what_their_attacker_knows(collection, vit, dataset, tmp_path):
     model = PixelModel(*vit)
     report = audit(model, dataset, ["fgsm"], perturbations=str(collection), output_dir=tmp_path / "out")
