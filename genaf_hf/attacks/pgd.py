@@ -147,7 +147,7 @@ class Watched:
         elif len(rows) > 0:
             logits = self.logits.index_copy(0, rows, checked_logits(self.model(images.index_select(0, rows)), -1))
         else:
-            logits = self.logits + 0 * images.sum()
+            logits = self.logits + 0 * images.sum()  # who climbs finds a gradient of 0
         self.logits = logits.detach()
         newly = (self.logits.argmax(1) != self.labels) & ~self.fooled
         self.best = torch.where(newly.view(-1, 1, 1, 1), images.detach(), self.best)

@@ -560,8 +560,13 @@ def strength(measurement: Measurement) -> tuple[str, str, str]:
 
 def reach(settings: Mapping) -> str:
     """How far an attack may change an image, in words: `linf, eps 8/255`, or `patch, 3% of the image`."""
-    norm, eps = norm_and_eps(settings)
-    return f"{norm}, {eps}" if is_patch(settings) else f"{norm}, eps {eps}"
+    return f"{norm_and_eps(settings)[0]}, {extent(settings)}"
+
+
+def extent(settings: Mapping) -> str:
+    """How far an attack goes in its norm, in words: `eps 8/255`, or of a patch `3% of the image`."""
+    _, eps = norm_and_eps(settings)
+    return eps if is_patch(settings) else f"eps {eps}"
 
 
 def norm_and_eps(settings: Mapping) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from genaf_hf.evaluation.report import (
     Rate,
     RobustnessReport,
     eps_text,
-    reach,
+    extent,
 )
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.names import shortened
@@ -125,8 +125,7 @@ def attack_label(report: RobustnessReport, attack: str) -> str:
     found = report.measurement(next(iter(report.models)), attack)
     if attack == CLEAN:
         return f"{attack}\n(no attack)"
-    _, _, how_far = reach(found.settings).partition(", ")
-    return f"{attack}\n{how_far}\n(knows the\n{fill(found.knowledge, LABEL_LETTERS)})"
+    return f"{attack}\n{extent(found.settings)}\n(knows the\n{fill(found.knowledge, LABEL_LETTERS)})"
 
 
 def predictions(model: PixelModel, images: Tensor) -> list[int]:
