@@ -333,7 +333,7 @@ def test_a_run_of_another_defence_is_not_gone_on_with(tmp_path):
 
 
 def test_a_defence_is_registered_once_and_takes_its_settings_by_name():
-    with pytest.raises(UserError, match='There is a defence "trades" already'):
+    with pytest.raises(UserError, match='defence "trades" is known already'):
 
         @defences.register_defence(title="Mine")
         def trades(): ...

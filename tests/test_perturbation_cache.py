@@ -16,7 +16,7 @@ from genaf_hf.evaluation.perturbation_cache import CACHE, crafted_once, digest
 @pytest.fixture
 def counting_attack(monkeypatch):
     """A universal attack that counts how often it crafts."""
-    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", type(ATTACKS)(ATTACKS))
+    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", copy.copy(ATTACKS))
 
     @register_attack("encoder", "images", "labels", eps=0.1)
     def counting_attack(encoder, images, labels, *, eps, seed=0):

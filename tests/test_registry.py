@@ -1,3 +1,4 @@
+import copy
 import json
 from functools import partial
 from typing import Literal, get_args, get_type_hints
@@ -74,7 +75,7 @@ def test_defaults_can_be_changed_and_no_others_given():
 
 
 def test_a_decorator_adds_one(monkeypatch):
-    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", type(ATTACKS)(ATTACKS))
+    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", copy.copy(ATTACKS))
 
     @register_attack("model", "images", eps=0.1)
     def my_own(model, images, *, eps, seeds=None):
@@ -83,7 +84,7 @@ def test_a_decorator_adds_one(monkeypatch):
     added = registry.ATTACKS["my-own"]
     assert added == Attack("my-own", my_own, ("model", "images"), {"eps": 0.1})
     assert (added.knowledge, added.norms, added.citation) == ("model", ("linf",), None)
-    with pytest.raises(ValueError, match='There is an attack "my-own" already'):
+    with pytest.raises(ValueError, match='attack "my-own" is known already'):
         register_attack("model")(my_own)
 
 
@@ -139,7 +140,7 @@ def linear():
 @pytest.fixture
 def own_attacks(monkeypatch):
     """Attacks that a test adds are gone after it."""
-    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", type(ATTACKS)(ATTACKS))
+    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", copy.copy(ATTACKS))
 
 
 IMAGES, LABELS = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(1)), [0, 1, 2, 0]

@@ -1,5 +1,7 @@
 """How a perturbation is crafted from an objective: its settings, restarts, start, images, and several encoders."""
 
+import copy
+
 import pytest
 import torch
 from small_attacks import EPS, ON_ENCODER, craft, images, labels
@@ -17,7 +19,7 @@ __all__ = ["images", "labels"]  # fixtures
 @pytest.fixture
 def own_attacks(monkeypatch):
     """Attacks that a test adds are gone after it."""
-    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", type(ATTACKS)(ATTACKS))
+    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", copy.copy(ATTACKS))
 
 
 def test_its_objective_is_all_that_a_universal_attack_must_say(vit, images, own_attacks):

@@ -9,6 +9,7 @@ from typing import get_type_hints
 
 from genaf_hf.attacks.inputs import callers_modes_left, check_models, checked_setting, taken
 from genaf_hf.errors import UserError
+from genaf_hf.values.registry import Registry
 
 NEEDS = ("encoder", "model", "images", "labels")
 KNOWLEDGE = {"encoder": "public encoder", "model": "model"}
@@ -153,14 +154,7 @@ def own_defaults(function: Callable, needs: tuple[str, ...]) -> dict:
     return {each.name: each.default for each in parameters if each.name != "seeds" and isinstance(each.default, PLAIN)}
 
 
-class Attacks(dict[str, Attack]):
-    """Attacks by name; an unknown name is refused with the known ones listed."""
-
-    def __missing__(self, name: str) -> Attack:
-        raise UserError(f'There is no attack "{name}"; there are {", ".join(self)}.')
-
-
-ATTACKS = Attacks()
+ATTACKS: Registry[Attack] = Registry("attack")
 
 
 def attack_name(function: Callable) -> str:
@@ -211,17 +205,16 @@ def register_attack(
 
     def register(function: Callable) -> Callable:
         name = attack_name(function)
-        if name in ATTACKS:
-            raise UserError(f'There is an attack "{name}" already.')
         positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
         if len([each for each in signature(function).parameters.values() if each.kind in positional]) < len(needs):
             raise UserError(f'"{name}" has fewer positional arguments than it needs: {", ".join(needs)}.')
         called = in_own_modes(function, needs)
-        ATTACKS[name] = Attack(
+        attack = Attack(
             *(name, called, needs, {**own_defaults(called, needs), **defaults}, derived),
             *(knowledge or KNOWLEDGE[needs[0]], tuple(norms), citation, universal or needs[0] == "encoder"),
             on_standing=on_standing,
         )
+        ATTACKS.add(name, attack)
         return called
 
     return register

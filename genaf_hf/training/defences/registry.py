@@ -12,6 +12,7 @@ from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.objectives.objective import Objective
+from genaf_hf.values.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,7 @@ class KnownDefence:
         return Defence(self.name, settings, adversary, objective)
 
 
-class Defences(dict[str, KnownDefence]):
-    """Defences by name; an unknown name is refused with the known ones listed."""
-
-    def __missing__(self, name: str) -> KnownDefence:
-        raise UserError(f'There is no defence "{name}"; there are {", ".join(self)}.')
-
-
-DEFENCES = Defences()
+DEFENCES: Registry[KnownDefence] = Registry("defence")
 
 
 def register_defence(
@@ -134,12 +128,10 @@ def register_defence(
 
     def register(function: Callable) -> Callable:
         name = function.__name__.replace("_", "-")
-        if name in DEFENCES:
-            raise UserError(f'There is a defence "{name}" already.')
         for setting, each in signature(function).parameters.items():
             if each.kind is not Parameter.KEYWORD_ONLY or each.default is Parameter.empty:
                 raise UserError(f'The setting "{setting}" of {name} is expected by name alone, with a default.')
-        DEFENCES[name] = KnownDefence(name, function, title, citation, adapts, head_alone)
+        DEFENCES.add(name, KnownDefence(name, function, title, citation, adapts, head_alone))
         return function
 
     return register
