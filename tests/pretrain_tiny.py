@@ -8,15 +8,7 @@ from conftest import SIDE, TINY_VIT, colored_images
 from torch import distributed
 from transformers import ViTConfig, ViTImageProcessor, ViTMAEConfig, set_seed
 
-from genaf_hf.pretraining import (
-    Augmentation,
-    DINOSettings,
-    SimCLRSettings,
-    pretrain_dino,
-    pretrain_mae,
-    pretrain_simclr,
-    pretrain_supervised,
-)
+from genaf_hf.pretraining import METHODS, Augmentation, DINOSettings, SimCLRSettings, pretrain_encoder
 from genaf_hf.pretraining.arguments import PretrainingConfig
 
 PROCESSOR = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
@@ -30,15 +22,11 @@ DECODER = {
 }
 TINY_DINO = DINOSettings(hidden_size=16, bottleneck_size=8, prototypes=12, teacher_momentum=0.9)
 TINY_SIMCLR = SimCLRSettings(hidden_size=16, output_size=8)
-METHODS = {
-    "mae": lambda data, args: pretrain_mae(data, ViTMAEConfig(**TINY_VIT, **DECODER), PROCESSOR, args, [VIEW]),
-    "dino": lambda data, args: pretrain_dino(
-        data, ViTConfig(**TINY_VIT), PROCESSOR, args, [VIEW, VIEW, LOCAL, LOCAL], TINY_DINO
-    ),
-    "simclr": lambda data, args: pretrain_simclr(
-        data, ViTConfig(**TINY_VIT), PROCESSOR, args, [VIEW, VIEW], TINY_SIMCLR
-    ),
-    "supervised": lambda data, args: pretrain_supervised(data, ViTConfig(**TINY_VIT), PROCESSOR, args, [VIEW]),
+TINY = {  # configuration, views and settings by method
+    "mae": (ViTMAEConfig(**TINY_VIT, **DECODER), [VIEW]),
+    "dino": (ViTConfig(**TINY_VIT), [VIEW, VIEW, LOCAL, LOCAL], TINY_DINO),
+    "simclr": (ViTConfig(**TINY_VIT), [VIEW, VIEW], TINY_SIMCLR),
+    "supervised": (ViTConfig(**TINY_VIT), [VIEW]),
 }
 
 
@@ -60,7 +48,10 @@ def tiny_config(folder: Path, **changes) -> PretrainingConfig:
 def pretrain_tiny(method: str, folder: Path, **changes) -> Path:
     """A tiny ViT of one method after some steps on 24 colored images, in an epoch of which there are three."""
     set_seed(0)
-    return METHODS[method](colored_images(24, 0), tiny_config(folder, **changes))
+    config, *others = TINY[method]
+    return pretrain_encoder(
+        METHODS[method], colored_images(24, 0), config, PROCESSOR, tiny_config(folder, **changes), *others
+    )
 
 
 def train_distributed(folder: Path, batch_size: int) -> None:

@@ -2,22 +2,22 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CLASSES, TINY_VIT, colored_images
-from pretrain_tiny import LOCAL, METHODS, PROCESSOR, TINY_DINO, VIEW, pretrain_tiny, tiny_config, train_distributed
+from pretrain_tiny import LOCAL, PROCESSOR, TINY_DINO, TINY_SIMCLR, VIEW, pretrain_tiny, tiny_config, train_distributed
 from safetensors.torch import load_file
 from transformers import ResNetConfig, ViTConfig, set_seed
 
 from genaf_hf import load_encoder
 from genaf_hf.errors import UserError
-from genaf_hf.pretraining import SimCLRSettings, pretrain_simclr, pretrain_supervised
-from genaf_hf.pretraining.dino import DINOTrainer, StudentAndTeacher
+from genaf_hf.pretraining import METHODS, pretrain_encoder
 from genaf_hf.pretraining.losses import next_center
-from genaf_hf.pretraining.projection import Projected, PrototypeHead, headless_encoder
-from genaf_hf.pretraining.view_trainer import pretrained
+from genaf_hf.pretraining.methods.dino import DINOTrainer
+from genaf_hf.pretraining.projection import PrototypeHead
 
 pytestmark = pytest.mark.slow(reason="pre-trains by all methods")
 
@@ -40,13 +40,12 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     """Tiny encoders of all methods, and two ResNets."""
     root, data = tmp_path_factory.mktemp("encoders"), colored_images(24, 0)
     made = {method: pretrain_tiny(method, root / method) for method in METHODS}
-    settings = SimCLRSettings(hidden_size=16, output_size=8)
-    made["resnet"] = pretrain_simclr(
-        data, ResNetConfig(**RESNET), PROCESSOR, tiny_config(root / "resnet"), [VIEW, VIEW], settings
-    )
-    made["resnet-supervised"] = pretrain_supervised(
-        data, ResNetConfig(**RESNET), PROCESSOR, tiny_config(root / "resnet-supervised"), [VIEW]
-    )
+    for name, method, others in (
+        ("resnet", "simclr", ([VIEW, VIEW], TINY_SIMCLR)),
+        ("resnet-supervised", "supervised", ([VIEW],)),
+    ):
+        args = tiny_config(root / name)
+        made[name] = pretrain_encoder(METHODS[method], data, ResNetConfig(**RESNET), PROCESSOR, args, *others)
     return made
 
 
@@ -91,13 +90,12 @@ def test_a_folder_that_is_there_is_returned_as_it_is(folders):
 
 
 def test_a_run_goes_on_with_the_images_that_it_began_with_alone(tmp_path):
-    def begin(images):
-        def trainer(args):
-            raise KeyboardInterrupt
+    def killed(*given):
+        raise KeyboardInterrupt
 
-        config = ViTConfig(**TINY_VIT)
-        args = tiny_config(tmp_path / "vit")
-        pretrained(trainer, args, method="supervised", config=config, views=[VIEW], data="colours", images=images)
+    def begin(images):
+        method = replace(METHODS["supervised"], trainer=killed)
+        pretrain_encoder(method, images, ViTConfig(**TINY_VIT), PROCESSOR, tiny_config(tmp_path / "vit"), [VIEW])
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -132,13 +130,8 @@ def test_two_processes_train_what_one_does(processes, tmp_path):
 def dino(tmp_path) -> DINOTrainer:
     """A trainer of one step."""
     set_seed(0)
-    head = PrototypeHead(
-        TINY_VIT["hidden_size"], TINY_DINO.hidden_size, TINY_DINO.bottleneck_size, TINY_DINO.prototypes, False
-    )
-    model = StudentAndTeacher(Projected(headless_encoder(ViTConfig(**TINY_VIT)), head), TINY_DINO.prototypes)
-    views = [VIEW, VIEW, LOCAL]
-    args = tiny_config(tmp_path / "run", max_steps=1)
-    return DINOTrainer(model, args, colored_images(8, 0), PROCESSOR, views, settings=TINY_DINO)
+    given = (tiny_config(tmp_path / "run", max_steps=1), colored_images(8, 0), PROCESSOR, [VIEW, VIEW, LOCAL])
+    return METHODS["dino"].trainer(ViTConfig(**TINY_VIT), TINY_DINO, *given)
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -8,15 +8,7 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTMAEConfi
 
 from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks.linear_probe import LinearProbe
-from genaf_hf.pretraining import (
-    Augmentation,
-    DINOSettings,
-    SimCLRSettings,
-    pretrain_dino,
-    pretrain_mae,
-    pretrain_simclr,
-    pretrain_supervised,
-)
+from genaf_hf.pretraining import METHODS, Augmentation, DINOSettings, SimCLRSettings, pretrain_encoder
 
 pytestmark = pytest.mark.slow(reason="pre-trains until a probe sees it")
 
@@ -37,23 +29,12 @@ DINO = DINOSettings(hidden_size=128, bottleneck_size=64, prototypes=512, teacher
 SIMCLR = SimCLRSettings(temperature=0.2, hidden_size=64, output_size=32)
 
 
-def mae(data, args):
-    return pretrain_mae(data, ViTMAEConfig(**FINER, **DECODER_OF_FINER), PROCESSOR, args, [LARGE_VIEW])
-
-
-def dino(data, args):
-    return pretrain_dino(data, ViTConfig(**SMALL), PROCESSOR, args, [VIEW, VIEW], DINO)
-
-
-def simclr(data, args):
-    return pretrain_simclr(data, ViTConfig(**SMALL), PROCESSOR, args, [VIEW, VIEW], SIMCLR)
-
-
-def supervised(data, args):
-    return pretrain_supervised(data, ViTConfig(**SMALL), PROCESSOR, args, [VIEW])
-
-
-METHODS = {mae: (300, 5e-3), dino: (600, 1e-3), simclr: (450, 5e-3), supervised: (150, 5e-3)}
+SMALL_RUNS = {  # steps, learning rate, configuration, views and settings by method
+    "mae": (300, 5e-3, ViTMAEConfig(**FINER, **DECODER_OF_FINER), [LARGE_VIEW]),
+    "dino": (600, 1e-3, ViTConfig(**SMALL), [VIEW, VIEW], DINO),
+    "simclr": (450, 5e-3, ViTConfig(**SMALL), [VIEW, VIEW], SIMCLR),
+    "supervised": (150, 5e-3, ViTConfig(**SMALL), [VIEW]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +52,13 @@ def read_by_probe(model, digits: DatasetDict) -> int:
     return int((predictions == test["labels"]).sum())
 
 
-@pytest.mark.parametrize("pretrain", METHODS, ids=lambda method: method.__name__)
-def test_a_probe_reads_more_from_a_trained_encoder_than_from_random_weights(pretrain, digits, tmp_path):
-    steps, learning_rate = METHODS[pretrain]
+@pytest.mark.parametrize("method", SMALL_RUNS)
+def test_a_probe_reads_more_from_a_trained_encoder_than_from_random_weights(method, digits, tmp_path):
+    steps, learning_rate, config, *others = SMALL_RUNS[method]
     training = {"max_steps": steps, "learning_rate": learning_rate, "warmup_steps": 0.1, "max_grad_norm": 3.0}
     set_seed(0)
-    folder = pretrain(digits["train"], tiny_config(tmp_path / "encoder", per_device_train_batch_size=64, **training))
+    args = tiny_config(tmp_path / "encoder", per_device_train_batch_size=64, **training)
+    folder = pretrain_encoder(METHODS[method], digits["train"], config, PROCESSOR, args, *others)
     model, _ = load_encoder(str(folder), digits["train"].features["label"].names)
     set_seed(0)
     random = AutoModelForImageClassification.from_config(model.config)

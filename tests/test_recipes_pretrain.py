@@ -21,7 +21,6 @@ from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.models.solo_learn import METHODS as SOLO_LEARN
 from genaf_hf.pipelines.harden import SET_BY_FAMILY, HardeningArguments
 from genaf_hf.pretraining.arguments import (
-    METHODS,
     PretrainingArguments,
     PretrainingConfig,
     encoder_config,
@@ -30,8 +29,9 @@ from genaf_hf.pretraining.arguments import (
 )
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS
+from genaf_hf.pretraining.encoder import LEAVES
+from genaf_hf.pretraining.methods import METHODS
 from genaf_hf.pretraining.pretrain import pretrain
-from genaf_hf.pretraining.view_trainer import LEAVES
 
 pytestmark = pytest.mark.slow(reason="pre-trains")
 
@@ -111,7 +111,10 @@ def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(processes,
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"method": "mae", "model_type": "resnet", "model_settings": None}, 'only a "vit" can be a masked'),
+        (
+            {"method": "mae", "model_type": "resnet", "model_settings": None},
+            'model_type is "resnet", but mae trains only vit',
+        ),
         ({"image_size": 0}, "image_size is 0, expected a positive"),
         ({"image_size": 10}, "image_size is 10, expected a positive multiple of the patch size 4"),
         ({"local_size": 6}, "local_size is 6, expected a positive multiple of the patch size 4"),

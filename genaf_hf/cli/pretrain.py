@@ -14,7 +14,8 @@ from pathlib import Path
 
 from genaf_hf.cli.command_line import FlagParser, parse_arguments
 from genaf_hf.cli.settings_file import CONFIGS
-from genaf_hf.pretraining.arguments import METHODS, PretrainingArguments, PretrainingConfig
+from genaf_hf.pretraining.arguments import PretrainingArguments, PretrainingConfig
+from genaf_hf.pretraining.methods import METHODS
 from genaf_hf.pretraining.pretrain import pretrain
 
 TYPES = (PretrainingArguments, PretrainingConfig)

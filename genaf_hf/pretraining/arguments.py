@@ -2,33 +2,28 @@
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.trainer_utils import IntervalStrategy
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.soundness import expected_instead, kind_and_line, on_meta
 from genaf_hf.pretraining.augmentation import Augmentation
-from genaf_hf.pretraining.dino import DINOSettings
-from genaf_hf.pretraining.simclr import SimCLRSettings
+from genaf_hf.pretraining.methods import METHODS, Settings
+from genaf_hf.pretraining.methods.registry import MODEL_TYPES
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, is_whole
 from genaf_hf.values.settings import settings_by_name
 
-CROP_SCALE = {"mae": (0.2, 1.0), "dino": (0.4, 1.0), "simclr": (0.08, 1.0), "supervised": (0.08, 1.0)}
-METHODS = tuple(CROP_SCALE)
-SETTINGS = {"dino": DINOSettings, "simclr": SimCLRSettings}
-MODEL_TYPES = ("vit", "resnet")
+CROP_SCALE = {name: method.views[0].scale for name, method in METHODS.items()}
+SETTINGS = {name: [each.name for each in fields(method.settings)] for name, method in METHODS.items()}
 NOT_OF_THE_MODEL = (  # but flags of their own, or of the images and the task, which the method decides
     *("model_type", "image_size", "num_channels", "problem_type", "id2label", "label2id", "dtype"),
     *("return_dict", "output_attentions", "output_hidden_states", "is_encoder_decoder", "architectures"),
 )
-MOMENTA = ("teacher_momentum", "center_momentum")
-MAY_BE_ZERO = (*MOMENTA, "frozen_epochs")
-SMALLEST_LOCAL_SCALE = 0.05
-LOCAL_SHARE = 96 / 224  # of a local view's side in a global one's
+JITTER = ("brightness", "contrast", "saturation", "hue")
 EXAMPLE = '{"hidden_size": 384, "num_attention_heads": 6}'
 
 
@@ -61,7 +56,7 @@ class PretrainingArguments:
         default=None,
         metadata={
             "help": "Settings of dino or simclr that differ from the paper's, as JSON: "
-            + "; ".join(f"{name}: {', '.join(each.name for each in fields(kind))}" for name, kind in SETTINGS.items())
+            + "; ".join(f"{name}: {', '.join(known)}" for name, known in SETTINGS.items() if known)
         },
     )
     crop_scale: list[float] | None = field(
@@ -113,16 +108,19 @@ class PretrainingConfig(CheckedArguments):
 
 
 def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:
-    """Configuration of the encoder, for masking that of the autoencoder.
+    """Configuration of what the method trains: of the encoder, or of the autoencoder around it.
 
     Raises:
         UserError: for an unknown setting, or images that the encoder cannot take.
     """
-    if arguments.method == "mae" and arguments.model_type != "vit":
-        raise UserError(f'model_type is "{arguments.model_type}", but only a "vit" can be a masked autoencoder.')
+    method = METHODS[arguments.method]
+    if arguments.model_type not in method.model_types:
+        raise UserError(
+            f'model_type is "{arguments.model_type}", but {method.name} trains only {" or ".join(method.model_types)}.'
+        )
     if arguments.image_size < 1:
         raise UserError(f"image_size is {arguments.image_size}, expected a positive number of pixels.")
-    family = "vit_mae" if arguments.method == "mae" else arguments.model_type
+    family = method.model_types[arguments.model_type]
     known = AutoConfig.for_model(family).to_dict().keys()
     settings = known_settings("model_settings", arguments.model_settings, known - set(NOT_OF_THE_MODEL))
     if "image_size" in known:
@@ -134,7 +132,7 @@ def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:
     check_model(config)
     check_divisible("image_size", arguments.image_size, config)
     try:
-        on_meta(config, AutoModelForPreTraining if arguments.method == "mae" else AutoModel)
+        on_meta(config, method.auto_class)
     except UserError as error:
         reason = kind_and_line(error.__cause__ or error)
         raise UserError(f"model_settings make no {family}: {reason}.") from error
@@ -162,24 +160,20 @@ def check_model(config: PreTrainedConfig) -> None:
         raise UserError(f"model_settings give depths {depths}, expected one for each of hidden_sizes.")
 
 
-def method_settings(arguments: PretrainingArguments) -> DINOSettings | SimCLRSettings | None:
-    """What `method_settings` says; None for the methods that have no settings.
+def method_settings(arguments: PretrainingArguments) -> Settings:
+    """What `method_settings` says.
 
     Raises:
-        UserError: for an unknown setting.
+        UserError: for an unknown setting, or a value out of its range.
     """
-    kind = SETTINGS.get(arguments.method)
-    known = [each.name for each in fields(kind)] if kind else []
-    given = known_settings("method_settings", arguments.method_settings, known)
-    if kind is None:
-        return None
-    settings = kind(**given)
+    kind, known = METHODS[arguments.method].settings, SETTINGS[arguments.method]
+    settings = kind(**known_settings("method_settings", arguments.method_settings, known))
     for each in fields(kind):
         value, name = getattr(settings, each.name), f"{each.name} in method_settings"
         check_kind(name, value, (each.type,))
-        if each.name in MOMENTA and not 0 <= value <= 1:
+        if each.name in kind.shares and not 0 <= value <= 1:
             raise UserError(f"{name} is {value}, expected a share in [0, 1].")
-        if value < 0 or (value == 0 and each.type is not bool and each.name not in MAY_BE_ZERO):
+        if value < 0 or (value == 0 and each.type is not bool and each.name not in (*kind.shares, *kind.counts)):
             raise UserError(f"{name} is {value}, expected more.")
     return settings
 
@@ -190,44 +184,31 @@ def views(arguments: PretrainingArguments, config: PreTrainedConfig) -> list[Aug
     Raises:
         UserError: for shares, strengths or sizes out of range.
     """
-    size, scale = arguments.image_size, tuple(arguments.crop_scale or CROP_SCALE[arguments.method])
+    method = METHODS[arguments.method]
+    scale = tuple(arguments.crop_scale or method.views[0].scale)
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise UserError(f"crop_scale is {list(scale)}, expected two shares in (0, 1], the smaller one first.")
     if not 0 <= arguments.color < math.inf:
         raise UserError(f"color is {arguments.color}, expected 0 or more.")
     if arguments.local_views < 0:
         raise UserError(f"local_views is {arguments.local_views}, expected 0 or more.")
-    shape = {"scale": scale, "flip": arguments.flip}
-    colored, blurred = arguments.color > 0, float(arguments.blur)
-    if arguments.method == "simclr":
-        view = Augmentation(size, **shape, **jitter(arguments.color, 0.8, 0.8, 0.8, 0.2), blur=0.5 * blurred)
-        return [view, view]
-    if arguments.method == "dino":
-        colors = jitter(arguments.color, 0.4, 0.4, 0.2, 0.1)
-        first = Augmentation(size, **shape, **colors, blur=blurred)
-        second = Augmentation(size, **shape, **colors, blur=0.1 * blurred, solarize=0.2 * colored)
-        shape["scale"] = (min(SMALLEST_LOCAL_SCALE, scale[0]), scale[0])
-        local = Augmentation(local_size(arguments, config), **shape, **colors, blur=0.5 * blurred)
-        return [first, second, *[local] * arguments.local_views]
-    return [Augmentation(size, **shape)]
-
-
-def jitter(strength: float, brightness: float, contrast: float, saturation: float, hue: float) -> dict[str, float]:
-    """A paper's color jitter and gray views, at a strength; 0 is none."""
-    parts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-    return {**{name: strength * value for name, value in parts.items()}, "grayscale": 0.2 if strength else 0.0}
-
-
-def local_size(arguments: PretrainingArguments, config: PreTrainedConfig) -> int:
-    """Height and width of DINO's local views.
-
-    Raises:
-        UserError: when the encoder cannot take them.
-    """
-    patch = getattr(config, "patch_size", 1)
-    size = arguments.local_size or max(1, round(LOCAL_SHARE * arguments.image_size / patch)) * patch
+    found = [asked_for(arguments, view, arguments.image_size, scale) for view in method.views]
+    if (local := method.local_view) is None:
+        return found
+    patch, share = getattr(config, "patch_size", 1), local.size / method.views[0].size
+    size = arguments.local_size or max(1, round(share * arguments.image_size / patch)) * patch
     check_divisible("local_size", size, config)
-    return size
+    small = asked_for(arguments, local, size, (min(local.scale[0], scale[0]), scale[0]))
+    return [*found, *[small] * arguments.local_views]
+
+
+def asked_for(arguments: PretrainingArguments, view: Augmentation, size: int, scale: tuple) -> Augmentation:
+    """A paper's view in a size, of a share of the image, as far as the flags leave flips, colors and blur."""
+    colors = {name: arguments.color * getattr(view, name) for name in JITTER}
+    if not arguments.color:
+        colors |= {"grayscale": 0.0, "solarize": 0.0}
+    blur = view.blur if arguments.blur else 0.0
+    return replace(view, size=size, scale=scale, flip=arguments.flip, **colors, blur=blur)
 
 
 def check_divisible(name: str, size: int, config: PreTrainedConfig) -> None:

@@ -6,16 +6,8 @@ from pathlib import Path
 from transformers import TrainingArguments, ViTConfig, ViTImageProcessor, ViTMAEConfig, set_seed
 
 from genaf_hf.data import DIGITS, load_images
-from genaf_hf.pretraining import (
-    Augmentation,
-    DINOSettings,
-    SimCLRSettings,
-    pretrain_dino,
-    pretrain_mae,
-    pretrain_simclr,
-    pretrain_supervised,
-)
-from genaf_hf.pretraining.view_trainer import LEAVES
+from genaf_hf.pretraining import METHODS, Augmentation, DINOSettings, SimCLRSettings, pretrain_encoder
+from genaf_hf.pretraining.encoder import LEAVES
 from genaf_hf.runs.output_folder import locked
 from genaf_hf.runs.run import FINISHED, Run
 
@@ -63,30 +55,30 @@ def pretrain_where_named(model_name_or_path: str, use_cpu: bool) -> None:
 
 def mae(name: str, use_cpu: bool) -> Path:
     """A masked autoencoder, which sees crops, and more of each than the paper's quarter."""
-    settings = {"max_steps": 1500, "learning_rate": 2e-3, "adam_beta2": 0.95}
+    training = {"max_steps": 1500, "learning_rate": 2e-3, "adam_beta2": 0.95}
     config = ViTMAEConfig(**VIT, **DECODER, mask_ratio=0.6)
-    return pretrain_mae(*prepared(config, name, use_cpu, **settings), [view(0.7)], data=DIGITS)
+    return pretrain_encoder(METHODS["mae"], *prepared(config, name, use_cpu, **training), [view(0.7)], data=DIGITS)
 
 
 def dino(name: str, use_cpu: bool) -> Path:
     """DINO of two global views alone, which fit more steps into the time."""
+    training = {"max_steps": 1000, "learning_rate": 2e-3, "max_grad_norm": 3.0}
     # Without the norm the probe reads hardly more from it than from random weights.
     head = DINOSettings(hidden_size=256, bottleneck_size=64, prototypes=128, batch_norm=True, teacher_momentum=0.99)
-    settings = {"max_steps": 1000, "learning_rate": 2e-3, "max_grad_norm": 3.0}
-    views = [view(0.4), view(0.4)]
-    return pretrain_dino(*prepared(ViTConfig(**VIT), name, use_cpu, **settings), views, head, data=DIGITS)
+    given, views = prepared(ViTConfig(**VIT), name, use_cpu, **training), [view(0.4), view(0.4)]
+    return pretrain_encoder(METHODS["dino"], *given, views, head, data=DIGITS)
 
 
 def simclr(name: str, use_cpu: bool) -> Path:
+    training = {"max_steps": 400, "learning_rate": 2e-3}
     head = SimCLRSettings(temperature=0.2, hidden_size=128, output_size=64)
-    settings = {"max_steps": 400, "learning_rate": 2e-3}
-    views = [view(0.4), view(0.4)]
-    return pretrain_simclr(*prepared(ViTConfig(**VIT), name, use_cpu, **settings), views, head, data=DIGITS)
+    given, views = prepared(ViTConfig(**VIT), name, use_cpu, **training), [view(0.4), view(0.4)]
+    return pretrain_encoder(METHODS["simclr"], *given, views, head, data=DIGITS)
 
 
 def supervised(name: str, use_cpu: bool) -> Path:
-    settings = {"max_steps": 600, "learning_rate": 2e-3}
-    return pretrain_supervised(*prepared(ViTConfig(**VIT), name, use_cpu, **settings), [view(0.6)], data=DIGITS)
+    given = prepared(ViTConfig(**VIT), name, use_cpu, max_steps=600, learning_rate=2e-3)
+    return pretrain_encoder(METHODS["supervised"], *given, [view(0.6)], data=DIGITS)
 
 
 DIGITS_ENCODERS: dict[str, Callable[[str, bool], Path]] = {

@@ -17,11 +17,8 @@ from genaf_hf.pretraining.arguments import (
     method_settings,
     views,
 )
-from genaf_hf.pretraining.dino import pretrain_dino
-from genaf_hf.pretraining.mae import pretrain_mae
-from genaf_hf.pretraining.simclr import pretrain_simclr
-from genaf_hf.pretraining.supervised import pretrain_supervised
-from genaf_hf.pretraining.view_trainer import LEAVES
+from genaf_hf.pretraining.encoder import LEAVES, pretrain_encoder
+from genaf_hf.pretraining.methods import METHODS
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import balance_table
@@ -29,13 +26,6 @@ from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
-
-PRETRAIN = {
-    "mae": pretrain_mae,
-    "dino": pretrain_dino,
-    "simclr": pretrain_simclr,
-    "supervised": pretrain_supervised,
-}
 
 
 def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path:
@@ -68,15 +58,8 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
     if "label" in train.column_names and PartialState().is_main_process:
         logger.info("\n%s\n", classes_table(train))
     logger.info("Training on %d images, %d process(es), %s", len(train), config.world_size, config.device)
-    PRETRAIN[arguments.method](
-        train,
-        model,
-        processor,
-        training,
-        augmentations,
-        **({} if settings is None else {"settings": settings}),
-        data=public_name(arguments.dataset_name),
-    )
+    method, data = METHODS[arguments.method], public_name(arguments.dataset_name)
+    pretrain_encoder(method, train, model, processor, training, augmentations, settings, data=data)
     if config.push_to_hub and PartialState().is_main_process:
         sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
         message = "Pre-trained with genaf_hf"
@@ -86,13 +69,13 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
 
 
 def load_train_images(arguments: PretrainingArguments, token: str | None) -> Dataset:
-    """The images to train on: with labels for `supervised`, else the whole split, whether it has labels or not.
+    """The images to train on: with labels if the method reads them, else the whole split, whether it has labels or not.
 
     Raises:
         UserError: as `load_images` and `load_unlabelled_images`.
     """
     options = dataset_options(arguments) | {"token": token}
-    if arguments.method == "supervised":
+    if METHODS[arguments.method].labelled:
         # Not from a stream, which wants the number of images to test on too, and here there are none.
         limits = {"max_train_samples": arguments.max_train_samples, "streaming": False}
         data = load_images(arguments.dataset_name, **options, **limits)

@@ -2,27 +2,27 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from accelerate.utils import gather
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, TrainerCallback, TrainingArguments
 
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.losses import dino_loss, next_center, teacher_momentum
+from genaf_hf.pretraining.methods.registry import Settings, register_method
 from genaf_hf.pretraining.projection import Projected, PrototypeHead, feature_size, headless_encoder
-from genaf_hf.pretraining.view_trainer import ViewTrainer, pretrained
-from genaf_hf.sharing.eval_results import UNNAMED
+from genaf_hf.pretraining.view_trainer import ViewTrainer
 
 GLOBAL_VIEWS = 2
+COLORS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grayscale": 0.2}
 
 
 @dataclass(frozen=True)
-class DINOSettings:
+class DINOSettings(Settings):
     """Settings of DINO, by default those of the paper.
 
     Attributes:
@@ -34,6 +34,9 @@ class DINOSettings:
         batch_norm: whether the head normalizes over the batch, as the authors' code can (`use_bn_in_head`). A small ViT
             on few images needs it.
     """
+
+    shares: ClassVar = ("teacher_momentum", "center_momentum")
+    counts: ClassVar = ("frozen_epochs",)
 
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04
@@ -72,6 +75,8 @@ class DINOTrainer(ViewTrainer):
     The temperature of the teacher and the weight decay are constant here; the paper's code can raise both.
     """
 
+    kept = "teacher.encoder"
+
     def __init__(self, model: StudentAndTeacher, args: TrainingArguments, *others, settings: DINOSettings):
         super().__init__(model, args, *others)
         self.settings = settings
@@ -108,48 +113,20 @@ class FollowStudent(TrainerCallback):
                 ours.lerp_(students, 1 - momentum)
 
 
-def pretrain_dino(
-    dataset: Dataset,
-    config: PreTrainedConfig,
-    processor,
-    args: TrainingArguments,
-    views: Sequence[Augmentation],
-    settings: DINOSettings | None = None,
-    *,
-    data: str = UNNAMED,
-) -> Path:
-    """Pre-trains an encoder by DINO, without labels.
-
-    Args:
-        dataset, processor, args, data: as for `pretrain_mae`.
-        config: of a ViT or a ResNet.
-        views: two global ones, then local ones, which the teacher does not see.
-        settings: of loss, teacher and head, default those of the paper.
-
-    Returns:
-        The folder of the teacher's encoder, which is the better one. One that is there already is returned as it is.
-
-    Raises:
-        UserError: when there is an unfinished run with other settings.
-    """
-    settings = settings or DINOSettings()
-
-    def trainer(args: TrainingArguments) -> DINOTrainer:
-        head = PrototypeHead(
-            *(feature_size(config), settings.hidden_size, settings.bottleneck_size, settings.prototypes),
-            settings.batch_norm,
-        )
-        model = StudentAndTeacher(Projected(headless_encoder(config), head), settings.prototypes)
-        return DINOTrainer(model, args, dataset, processor, views, settings=settings)
-
-    return pretrained(
-        trainer,
-        args,
-        method="dino",
-        config=config,
-        views=views,
-        data=data,
-        images=dataset,
-        encoder=lambda model: model.teacher.encoder,
-        settings=asdict(settings),
+@register_method(
+    title="DINO (Caron et al., ICCV 2021, https://arxiv.org/abs/2104.14294)",
+    views=(
+        Augmentation(224, scale=(0.4, 1.0), **COLORS, blur=1.0),
+        Augmentation(224, scale=(0.4, 1.0), **COLORS, blur=0.1, solarize=0.2),
+    ),
+    local_view=Augmentation(96, scale=(0.05, 0.4), **COLORS, blur=0.5),
+    settings=DINOSettings,
+)
+def dino(config: PreTrainedConfig, settings: DINOSettings, *others) -> DINOTrainer:
+    """A ViT or a ResNet, which learns without labels; the teacher, the better one, is kept without its head."""
+    head = PrototypeHead(
+        *(feature_size(config), settings.hidden_size, settings.bottleneck_size, settings.prototypes),
+        settings.batch_norm,
     )
+    model = StudentAndTeacher(Projected(headless_encoder(config), head), settings.prototypes)
+    return DINOTrainer(model, *others, settings=settings)
