@@ -174,7 +174,7 @@ def measured(args: argparse.Namespace, use: Use, origin: str, given: str, seed: 
 def probe_of(model: PixelModel, use: Use) -> PixelModel:
     """A linear probe on the features of an encoder."""
     train = use.pixels["train"][:]
-    return probed(model, model.to_images(train["pixel_values"]), train["labels"])
+    return probed(model, model.to_images(train["pixel_values"]), train["labels"], len(use.names))
 
 
 def hardened_once(args: argparse.Namespace, public: PixelModel, seed: int) -> tuple[Path, dict[str, float]]:

@@ -5,13 +5,17 @@ import logging
 import re
 import shlex
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from cards import make_report
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
-from huggingface_hub import ModelCard
+from datasets import ClassLabel
+from huggingface_hub import ModelCard, ModelInfo
+from huggingface_hub.repocard_data import eval_results_to_model_index
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -33,10 +37,14 @@ from genaf_hf.cli.harden_encoder import TYPES, main
 from genaf_hf.data import image_digests, measured_images
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.probing import probed
+from genaf_hf.leaderboard import check
+from genaf_hf.leaderboard.check import Report
+from genaf_hf.leaderboard.entries import read_card
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.pipelines.harden import HardeningArguments, harden, tell_of_gain
-from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder
+from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder, load_encoder_images
+from genaf_hf.sharing.publishing import why_unreliable
 from genaf_hf.sharing.record import TrainingRecord
 
 pytestmark = [pytest.mark.slow(reason="hardens encoders"), pytest.mark.usefixtures("quick_checks")]
@@ -79,8 +87,8 @@ def hardened(encoders, unlabelled, tmp_path_factory) -> tuple[Path, list]:
     """An encoder that was hardened on it, and how far its features moved."""
     folder = tmp_path_factory.mktemp("runs") / "hardened"
     arguments = EncoderArguments(encoders["dino"], str(unlabelled), attacks="l4a,feature-pgd", attack_settings=FEW)
-    drifts, report = harden_encoder(arguments, settings(folder))
-    assert report is None
+    drifts, reports = harden_encoder(arguments, settings(folder))
+    assert reports == {}
     return folder, drifts
 
 
@@ -125,10 +133,18 @@ def test_without_labels_the_drift_of_features_is_measured(hardened, encoders, un
 
 def held_out(folder: Path) -> list[int]:
     """Numbers of the images that were held out."""
-    from genaf_hf.pipelines.harden_encoder import load_encoder_images
-
     data = load_encoder_images(EncoderArguments("encoder", str(folder)), None)
     return [int(Path(image["path"]).stem) for image in data["test"]["image"]]
+
+
+def test_unlabelled_images_are_drawn_from_a_stream_too(unlabelled, monkeypatch):
+    monkeypatch.setattr("genaf_hf.data.streaming.SHUFFLED_AT_ONCE", 5)
+    arguments = EncoderArguments("encoder", str(unlabelled), streaming=True, max_train_samples=12, max_eval_samples=3)
+    data = load_encoder_images(arguments, None)
+    drawn = {split: {Path(each["path"]).name for each in images["image"]} for split, images in data.items()}
+    assert {split: len(names) for split, names in drawn.items()} == {"train": 12, "test": 3}
+    assert not drawn["train"] & drawn["test"]
+    assert drawn["train"] | drawn["test"] < {path.name for path in unlabelled.iterdir()}
 
 
 def test_the_card_names_what_was_hardened_and_says_it_to_the_hub(hardened, encoders):
@@ -172,7 +188,8 @@ def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_
     arguments = EncoderArguments(
         encoders["dino"], str(tmp_path / "colours"), attacks="l4a,uapgd,pgd", attack_settings=quick
     )
-    drifts, report = harden_encoder(arguments, settings(folder))
+    drifts, reports = harden_encoder(arguments, settings(folder))
+    [report] = reports.values()
     assert "Labels are not trained on: they are for the report" in caplog.text
     assert report.attacks == ["clean", "l4a", "l4a-adaptive", "uapgd", "uapgd-adaptive", "pgd"]
     assert list(report.models) == ["undefended", "hardened"]
@@ -191,10 +208,54 @@ def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_
     assert (folder / "gallery.png").exists()
 
 
+def test_each_task_that_it_is_probed_on_has_a_report_and_its_results_on_the_card(
+    dataset, encoders, unlabelled, tmp_path
+):
+    two = dataset.filter(lambda label: label < 2, input_columns="label")
+    two = two.cast_column("label", ClassLabel(names=CLASSES[:2]))
+    for name, images in {"three": dataset, "two": two}.items():
+        images.save_to_disk(tmp_path / name)
+    tasks = [str(tmp_path / "three"), str(tmp_path / "two")]
+    folder = tmp_path / "run"
+    arguments = EncoderArguments(
+        encoders["resnet"], str(unlabelled), probe_datasets=tasks, attacks="l4a,pgd", attack_settings=FEW
+    )
+    drifts, reports = harden_encoder(arguments, settings(folder))
+    assert [each.attack for each in drifts[3:]] == ["clean", "l4a", "l4a-adaptive"]  # no labels, and so no pgd
+    assert list(reports) == ["tasks/three/report.json", "tasks/two/report.json"]
+    own = PixelModel(*load_encoder(str(folder), CLASSES)).eval()
+    for (place, report), images in zip(reports.items(), (dataset, two), strict=True):
+        train, test = (with_pixel_values(images[split], own.processor)[:] for split in ("train", "test"))
+        probe = LinearProbe(own, own.to_images(train["pixel_values"]), train["labels"])
+        right = probe(own.to_images(test["pixel_values"])).argmax(1) == test["labels"]
+        assert report.measurement("hardened", "clean").correct == right.sum()
+        assert report.attacks == ["clean", "l4a", "l4a-adaptive", "pgd"]
+        assert RobustnessReport.load(folder / place).sha256 == report.sha256
+    card = ModelCard.load(folder / "README.md")
+    index = eval_results_to_model_index("run", card.data.eval_results)
+    entries, left_out = read_card(
+        ModelInfo(id="someone/run", sha="c" * 40, tags=card.data.tags, **{"model-index": index})
+    )
+    assert left_out == []
+    assert Counter(each.dataset for each in entries) == {"three": 5, "two": 5}
+    cited = {("someone/run", place): Report((folder / place).read_bytes()) for place in reports}
+    assert [each.problems for each in check(entries, cited)] == [()] * 10
+    for text in (
+        "### three\n\nFitted on 48 labelled images.",
+        "### two\n\nFitted on 32 labelled",
+        "**On two: Only 12 ",
+    ):
+        assert text in card.text, text
+    assert "--probe_datasets three two" in TrainingRecord.load(folder / "training.json").command
+    assert why_unreliable(folder) is None
+    replace(reports["tasks/two/report.json"], checks=[]).save(folder / "tasks/two/report.json")
+    assert why_unreliable(folder) == "its report has no self-check of it"
+
+
 def test_a_probe_is_a_head_that_answers_as_it_does(vit):
     model, images = PixelModel(*vit).eval(), torch.rand(12, 3, SIDE, SIDE)
     labels = torch.tensor([0, 2] * 6)
-    found = probed(model, images, labels)(images)
+    found = probed(model, images, labels, 3)(images)
     expected = LinearProbe(model, images, labels)(images)
     torch.testing.assert_close(found[:, [0, 2]], expected, rtol=1e-4, atol=1e-4)
     assert (found.argmax(1) != 1).all()  # of which there was no image
@@ -286,12 +347,10 @@ def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, 
         ({"defence": "none"}, "defence is none, which reads labels"),
         ({"adapt_epochs": 1.0}, "adapt_epochs or adapt_max_steps is given, but an encoder has no head"),
         ({"attacks": "l4a,pgd"}, "attacks has pgd, which needs labels, but the images have none"),
-        (
-            {"streaming": True, "max_train_samples": 20, "max_eval_samples": 4},
-            "streaming is True, but .* has no labels",
-        ),
+        ({"streaming": True, "max_train_samples": 20}, "is streamed but max_eval_samples is None"),
         ({"dataset_name": "nothing-here"}, "nothing-here"),
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
+        ({"probe_datasets": ["digits", "digits"]}, "probe_datasets is digits, digits, of which two have one name"),
         ({"pooling": "middle"}, 'pooling is "middle", expected one of cls, mean, pooler'),
     ],
 )

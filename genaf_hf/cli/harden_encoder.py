@@ -19,6 +19,7 @@ from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.evaluation.drift import drift_table
 from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
+from genaf_hf.sharing.eval_results import dataset_name
 from genaf_hf.sharing.verdict import verdict
 from genaf_hf.training.config import GenAFConfig
 
@@ -34,9 +35,9 @@ def main(argv: Sequence[str]) -> None:
     named = CONFIGS / "encoder_without_labels.yaml"
     arguments, config = parse_arguments(TYPES, CONFIGS / "digits_encoder.yaml", argv, family_config=lambda _: named)
     pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
-    drifts, report = harden_encoder(arguments, config)
+    drifts, reports = harden_encoder(arguments, config)
     if config.process_index == 0:
         print(f"\nHow far features are from those of the public encoder:\n\n{drift_table(drifts)}")
-        if report is not None:
-            print(f"\nA linear probe of the features:\n\n{report.table()}\n\n{verdict(report)}")
+        for report in reports.values():
+            print(f"\nA linear probe on {dataset_name(report)}:\n\n{report.table()}\n\n{verdict(report)}")
         print(f"\nEncoder, report, card and pictures are in {config.output_dir}.")

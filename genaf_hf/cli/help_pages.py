@@ -55,7 +55,7 @@ GROUPS = {
         "Images": f"dataset_name dataset_config_name image_column {DRAWN}",
         "Training": f"{TRAINING} layer_decay gradient_checkpointing {WORKERS}",
         "Defence": "eps clean_share defence_settings",
-        "Attacks on the result": "attacks attack_settings",
+        "Attacks on the result": "attacks attack_settings probe_datasets",
         "Output and Hub": f"output_dir report_to {HUB} push_anyway",
     },
     "audit": {

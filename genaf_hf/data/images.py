@@ -83,7 +83,8 @@ def load_images(
     """
     known = known_dataset(name_or_path)
     streaming = known.large if streaming is None else streaming
-    check_limits(name_or_path, max_train_samples, max_eval_samples, streaming)
+    named_limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
+    check_limits(name_or_path, named_limits, streaming)
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
     hub = {"revision": revision, "token": token}
     named = {"train": train_split, "validation": validation_split, "test": test_split}
@@ -111,10 +112,10 @@ def load_images(
     else:
         with in_one_sentence(name_or_path, **hub):
             wanted = images_to_draw(limits, chosen)
-            columns = (image_column, label_column)
+            columns = {"image": image_column, "label": label_column}
             drawing = {"name_or_path": name_or_path, "seed": seed, "cache": cache, "token": token}
             chosen = DatasetDict(
-                {role: draw(stream, wanted[role], *columns, **drawing) for role, stream in chosen.items()}
+                {role: draw(stream, wanted[role], columns, **drawing) for role, stream in chosen.items()}
             )
     for role, dataset in chosen.items():
         check_not_empty(dataset, role, where[role])
@@ -147,6 +148,7 @@ def load_unlabelled_images(
     image_column: str | None = None,
     train_split: str | None = None,
     max_samples: int | None = None,
+    streaming: bool = False,
     skip_broken_images: bool = False,
     seed: int = 0,
     revision: str | None = None,
@@ -159,27 +161,35 @@ def load_unlabelled_images(
     Args:
         name_or_path, config_name, image_column, train_split, skip_broken_images, revision, token: as for `load_images`.
         max_samples: images at most, drawn at random; `None` for all.
+        streaming: whether they are drawn from a stream, and the dataset is not downloaded as a whole.
         seed: of what is drawn.
 
     Raises:
         UserError: for an unknown dataset, a missing or ambiguous column or split, an empty split, and images that
-            cannot be read as 8-bit RGB.
+            cannot be read as 8-bit RGB, and a streamed dataset without the number of images.
     """
     known = known_dataset(name_or_path)
-    check_limit("max_train_samples", max_samples)
-    raw, _ = read_dataset(
+    check_limits(name_or_path, {"max_train_samples": max_samples}, streaming)
+    hub = {"revision": revision, "token": token}
+    raw, cache = read_dataset(
         name_or_path,
         config_name=config_name or known.config_name,
+        streaming=streaming,
         labelled=False,
         named_splits=[train_split] if train_split else [],
-        revision=revision,
-        token=token,
+        **hub,
     )
     split = choose_splits(raw, {"train": train_split, "validation": None, "test": None}, known.splits)["train"]
     image_column = choose_column(raw[split], image_column, known.image_column, "image")
     where = f'split "{split}" of "{name_or_path}"'
-    images = with_columns({"train": raw[split]}, {"image": image_column})["train"]
-    check_image_files(images, name_or_path, where)
+    columns = {"image": image_column}
+    if cache is None:
+        images = with_columns({"train": raw[split]}, columns)["train"]
+        check_image_files(images, name_or_path, where)
+    else:
+        with in_one_sentence(name_or_path, **hub):
+            drawing = {"name_or_path": name_or_path, "seed": seed, "cache": cache, "token": token}
+            images = draw(raw[split], max_samples, columns, **drawing)
     check_not_empty(images, "train", where)
     drawn = random_subset(images, max_samples, seed)
     return with_whole_images({"train": drawn}, {"train": (images, where)}, skip=skip_broken_images)["train"]
@@ -204,9 +214,9 @@ def without_unlabelled(raw: Mapping[str, Dataset], chosen: Mapping[str, str], la
     return {split: dataset for split, dataset in raw.items() if split not in unlabelled}
 
 
-def check_limits(name_or_path: str, max_train_samples: int | None, max_eval_samples: int | None, streaming: bool):
+def check_limits(name_or_path: str, limits: Mapping[str, int | None], streaming: bool) -> None:
     """Refuses numbers of images that are none, or missing where they are needed; the `UserError` names the number."""
-    for name, limit in {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}.items():
+    for name, limit in limits.items():
         if limit is None and streaming:
             raise UserError(
                 f'"{name_or_path}" is streamed but {name} is None: say by max_train_samples and max_eval_samples '

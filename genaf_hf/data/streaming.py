@@ -57,23 +57,21 @@ def images_to_draw(limits: Mapping[str, int], roles: Collection[str]) -> dict[st
 def draw(
     stream: IterableDataset,
     count: int,
-    image_column: str,
-    label_column: str,
+    columns: Mapping[str, str],
     *,
     name_or_path: str,
     seed: int,
     cache: Path,
     token: str | bool | None = None,
 ) -> Dataset:
-    """At most `count` images with their labels, from all over a stream, the same ones for the same seed.
+    """At most `count` images, from all over a stream, the same ones for the same seed.
 
     They are fetched once and then read from the cache, also by other processes and by a run that goes on.
 
     Args:
         stream: a split.
         count: of images.
-        image_column: of the images, which are kept as they are encoded.
-        label_column: of the labels.
+        columns: the stream's names of `image`, which is kept as it is encoded, and of `label` where that is wanted.
         name_or_path: of the dataset.
         seed: of the order that the stream is shuffled into.
         cache: folder, as `open_stream` gives it.
@@ -83,11 +81,13 @@ def draw(
         UserError: when the column holds no images.
         DatasetGenerationError: when the stream breaks off.
     """
+    image_column = columns["image"]
     if not holds_images(held := stream.features[image_column]):
         raise UserError(f'The column "{image_column}" holds {held}, expected images.')
-    features = Features({"image": Image(decode=False), "label": stream.features[label_column]})
-    fingerprint = Hasher.hash([str(stream.split), image_column, label_column, count, seed])
-    encoded = stream.select_columns([image_column, label_column]).cast_column(image_column, features["image"])
+    features = Features({name: stream.features[column] for name, column in columns.items()})
+    features["image"] = Image(decode=False)
+    fingerprint = Hasher.hash([str(stream.split), *columns.values(), count, seed])
+    encoded = stream.select_columns([*columns.values()]).cast_column(image_column, features["image"])
 
     def examples():
         # Parts of few large files, which may be sorted by class, are shards too; many files are mixed well enough.
@@ -99,7 +99,7 @@ def draw(
                 check_paths([image["path"]], name_or_path, stream.info.builder_name, "stream")
                 with xopen(image["path"], "rb", download_config=DownloadConfig(token=token)) as file:
                     image = {**image, "bytes": file.read()}
-            yield {"image": image, "label": example[label_column]}
+            yield {**{name: example[column] for name, column in columns.items()}, "image": image}
 
     return Dataset.from_generator(
         examples, features=features, cache_dir=str(cache), fingerprint=fingerprint, split=NamedSplit(str(stream.split))

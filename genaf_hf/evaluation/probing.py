@@ -12,18 +12,19 @@ from genaf_hf.models.pixel_model import PixelModel
 NEVER = -1e4  # logit of classes that the probe was not fitted to
 
 
-def probed(model: PixelModel, images: Tensor, labels: Tensor) -> PixelModel:
+def probed(model: PixelModel, images: Tensor, labels: Tensor, classes: int) -> PixelModel:
     """A copy of a classifier whose head is a linear probe of its features.
 
     Args:
-        model: of as many classes as there are ids; its head is not used.
+        model: whose head is not used.
         images: (n, 3, h, w) in [0, 1].
         labels: (n,) class ids.
+        classes: how many there are.
 
     Raises:
         UserError: as `LinearProbe`.
     """
-    probe, classes = LinearProbe(model, images, labels), model.model.config.num_labels
+    probe = LinearProbe(model, images, labels)
     head = nn.Linear(probe.weight.shape[1], classes).to(probe.weight)
     with torch.no_grad():
         weight = probe.weight / probe.scale  # of features as they are, where the probe reads standardised ones
@@ -32,5 +33,6 @@ def probed(model: PixelModel, images: Tensor, labels: Tensor) -> PixelModel:
         head.weight[probe.classes] = weight
         head.bias[probe.classes] = probe.bias - weight @ probe.mean
     classifier = copy.deepcopy(model.model)
+    classifier.config.num_labels = classes
     classifier.set_submodule(head_name(classifier), nn.Sequential(nn.Flatten(), head))
     return PixelModel(classifier.eval(), model.processor)

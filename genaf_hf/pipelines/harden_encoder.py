@@ -23,8 +23,7 @@ from genaf_hf.data import (
 )
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.drift import Drift, measure_drift
-from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
-from genaf_hf.evaluation.probing import probed
+from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
 from genaf_hf.evaluation.threats import Attacker, threats_of, worst_of
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
@@ -43,11 +42,12 @@ from genaf_hf.pipelines.experiment import (
     write_attacked,
 )
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
+from genaf_hf.pipelines.probed_tasks import attack_probes, attack_tasks, contents, load_tasks
 from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
 from genaf_hf.sharing.existing_card import is_hardened_encoder
-from genaf_hf.sharing.layout import CARD, DRIFT, HARDENED_ENCODER, RECORD
+from genaf_hf.sharing.layout import CARD, DRIFT, HARDENED_ENCODER, RECORD, REPORT
 from genaf_hf.sharing.record import TRAINING_EPS
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -76,6 +76,13 @@ class EncoderArguments(ExperimentArguments):
         default=None,
         metadata={"help": f"{ATTACKS_HELP[:-1]}; default {DEFAULT_ATTACKS}, without labels {UNLABELLED_ATTACKS}."},
     )
+    probe_datasets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Labelled images of tasks, by Hub id or local folder: a linear probe on each is attacked too, and "
+            "the card tells what it keeps."
+        },
+    )
     pooling: str | None = field(
         default=None,
         metadata={"help": "Which features: cls, mean or pooler, default what a head on the encoder reads."},
@@ -89,20 +96,21 @@ class EncoderArguments(ExperimentArguments):
         return {**super().encoder_options, "pooling": self.pooling}
 
 
-def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[list[Drift], RobustnessReport | None]:
+def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[list[Drift], dict[str, RobustnessReport]]:
     """Hardens an encoder without labels, attacks the public one and the hardened one, and writes everything down.
 
     `config.output_dir` then holds the hardened encoder, of the class of the public one, with its processor and card,
     the perturbations that it was trained on, `drift.json`, `training.json` and pictures; where images have labels also
-    `report.json`, on a linear probe of the features of each. A run that was killed goes on where it was when it is
-    started again with the same settings.
+    `report.json`, on a linear probe of the features of each, and such a report in `tasks` for each task that it is
+    probed on. A run that was killed goes on where it was when it is started again with the same settings.
 
     Args:
         arguments: what is hardened on what, and what the result is attacked with.
         config: of the training, by a defence that reads no labels.
 
     Returns:
-        How far attacks move the features, and the report on the probes; None without labels.
+        How far attacks move the features, and the reports on probes by their places in the folder, that on the images
+        of the training first; none where nothing has labels.
 
     Raises:
         UserError: for input that cannot be worked with, before any training.
@@ -114,8 +122,17 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
     load_configuration(arguments.model_name_or_path, **hub)
     data = load_encoder_images(arguments, config.hub_token)
+    tasks = load_tasks(
+        arguments.probe_datasets or (),
+        held_out_share=arguments.held_out_share,
+        max_train_samples=arguments.max_train_samples,
+        max_eval_samples=arguments.max_eval_samples,
+        skip_broken_images=arguments.skip_broken_images,
+        token=config.hub_token,
+    )
     labelled = "label" in data["train"].column_names
-    attacks = asked_attacks(arguments, config, labelled=labelled)
+    attacks = asked_attacks(arguments, config, labelled=labelled or bool(tasks))
+    on_images = {name: each for name, each in attacks.items() if labelled or "labels" not in each.attack.needs}
     classifier, processor = load_encoder(
         arguments.model_name_or_path,
         data["train"].features["label"].names if labelled else NO_CLASSES,
@@ -130,43 +147,46 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
         tell_of_images(data["train"], public.image_size, arguments.dataset_name, labelled)
         tell_of_encoder(arguments.model_name_or_path, **hub)
     attacker = Attacker.of(data["train"], arguments.dataset_name, public.to(config.device), public)
-    try_out(attacks, attacker, public)
+    try_out(on_images, attacker, public)
     public.cpu()  # while another is trained
     digests = {split: image_digests(images) for split, images in data.items()}
     source = arguments.source_of(data["test"])
     model_name = open_result(run, config)
-    with run.working(what_was_loaded(public, data, digests)):
+    with run.working({**what_was_loaded(public, data, digests), **contents(tasks)}):
         trainer = train(classifier, processor, pixels["train"], config, run)
         hardened = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        models = {UNDEFENDED: public.to(config.device), HARDENED: PixelModel(hardened, processor).eval()}
+        encoders = {UNDEFENDED: public.to(config.device), HARDENED: PixelModel(hardened, processor).eval()}
+        reading = {
+            "batch_size": config.per_device_eval_batch_size,
+            "workers": config.dataloader_num_workers,
+            "seed": config.seed,
+        }
+        models, reports = encoders, {}
         if labelled:
-            models = {name: probed(model, attacker.images, attacker.labels) for name, model in models.items()}
-            report, threats = craft_and_evaluate(
-                models,
-                pixels["test"],
+            models, reports[REPORT], threats = attack_probes(
+                encoders,
+                pixels,
+                data["train"].features["label"].num_classes,
                 attacks,
                 attacker,
                 factors=SWEEP,
-                bank=pixels["train"],
-                batch_size=config.per_device_eval_batch_size,
-                workers=config.dataloader_num_workers,
-                seed=config.seed,
                 dataset_info={**source, "content": measured_images(data["test"], digests["test"])},
                 journal=run.journal("evaluation"),
+                **reading,
             )
         else:
-            report, threats = None, [each.crafted(attacker, models) for each in threats_of(attacks)]
-        reading = {"batch_size": config.per_device_eval_batch_size, "workers": config.dataloader_num_workers}
+            threats = [each.crafted(attacker, models) for each in threats_of(on_images)]
         on_features = [each for each in threats if each.universal or "labels" not in each.attack.attack.needs]
-        drifts = measure_drift(models, public, pixels["test"], on_features, **reading, seed=config.seed)
+        drifts = measure_drift(models, public, pixels["test"], on_features, **reading)
+        reports |= attack_tasks(tasks, encoders, public, attacks, run, **reading)
         if PartialState().is_main_process:
             take_weights(bare, hardened)
             bare.save_pretrained(run.folder)
             processor.save_pretrained(run.folder)
             copy_results(run)
-            if report is not None:
-                worst = worst_of(report, threats, HARDENED)
-                write_attacked(run.folder, report, models, worst, processor, data["test"])
+            if labelled:
+                worst = worst_of(reports[REPORT], threats, HARDENED)
+                write_attacked(run.folder, reports[REPORT], models, worst, processor, data["test"])
             record = trainer.training_record()
             splits = {split: len(images) for split, images in data.items()}
             told = {name: source[name] for name in ("name", "config", "revision")}
@@ -178,18 +198,17 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
             write_encoder_results(
                 run.folder,
                 drifts,
-                report,
+                reports,
                 record,
                 model_name=model_name,
                 encoder_class=type(bare).__name__,
                 features=features,
-                probe_images=len(attacker.images),
             )
-            if report is not None:
-                track_results(report, record, config)
+            if labelled:
+                track_results(reports[REPORT], record, config)
     push_result(run, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()
-    return drifts, report
+    return drifts, reports
 
 
 def check_training(config: GenAFConfig) -> None:
@@ -218,7 +237,7 @@ def asked_attacks(arguments: EncoderArguments, config: GenAFConfig, *, labelled:
     if needing and not labelled:
         raise UserError(
             f"attacks has {needing[0]}, which needs labels, but the images have none: choose for example "
-            f"{UNLABELLED_ATTACKS}."
+            f"{UNLABELLED_ATTACKS}, or name labelled images by probe_datasets."
         )
     return found
 
@@ -233,23 +252,22 @@ def load_encoder_images(arguments: EncoderArguments, token: str | None) -> Datas
         data = load_data(arguments, token)
         return DatasetDict({split: data[split] for split in ("train", "test")})
     except LabelsError as error:
-        if arguments.streaming:
-            raise UserError(
-                f'streaming is True, but "{arguments.dataset_name}" has no labels that can be read, and such images '
-                "are downloaded whole: leave it out, or name a label_column."
-            ) from error
         logger.warning("The images are taken without labels, which are only for the report: %s", error)
     options = {name: value for name, value in dataset_options(arguments).items() if name != "label_column"}
+    limits = {"train": arguments.max_train_samples, "test": arguments.max_eval_samples}
+    share = arguments.held_out_share
+    if arguments.streaming:  # the numbers are there, as for labelled images
+        options |= {"streaming": True, "max_samples": sum(limits.values())}
+        share = limits["test"] / sum(limits.values())
     train = load_unlabelled_images(arguments.dataset_name, **options, token=token)
-    size = max(1, round(arguments.held_out_share * len(train)))
+    size = max(1, round(share * len(train)))
     if len(train) < FEWEST:
         raise UserError(
             f'"{arguments.dataset_name}" has {len(train)} image(s), expected at least {FEWEST}, and better some '
             "thousands: add images."
         )
     splits = DatasetDict(train=train)
-    hold_out(splits, "test", size, 0, words=f"{100 * arguments.held_out_share:g}%")
-    limits = {"train": arguments.max_train_samples, "test": arguments.max_eval_samples}
+    hold_out(splits, "test", size, 0, words=f"{100 * share:.3g}%")
     return DatasetDict({split: random_subset(splits[split], limit, 0) for split, limit in limits.items()})
 
 

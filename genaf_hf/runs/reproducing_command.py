@@ -25,6 +25,7 @@ def reproducing_command(command: str, settings: Mapping, processes: int = 1, *, 
     flags = []
     for name, value in settings.items():
         if value is not None:
-            words = [public_name(value) if isinstance(value, str) else json.dumps(value)]
-            flags += [f"--{name}", *(map(str, value) if isinstance(value, list) else words)]
+            words = value if isinstance(value, list) else [value]
+            words = [public_name(each) if isinstance(each, str) else json.dumps(each) for each in words]
+            flags += [f"--{name}", *words]
     return shlex.join(" ".join(word.split()) for word in launch + flags)

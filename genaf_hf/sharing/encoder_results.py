@@ -1,57 +1,60 @@
 """What lies beside a hardened encoder: how far its features moved, what probes of them withstand, and its card."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from genaf_hf.evaluation.drift import Drift, drift_table
 from genaf_hf.evaluation.report import CLEAN, RobustnessReport, eps_text
+from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.eval_results import eval_results
 from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 from genaf_hf.sharing.figures import COLORS
 from genaf_hf.sharing.hub_metadata import Card, CardData, known_license, on_hub
-from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES
+from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES, REPORT
 from genaf_hf.sharing.model_card import TAGS, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.result_folder import write_record, write_report
-from genaf_hf.sharing.verdict import doubts, verdict
 from genaf_hf.values.markup import plain
 
 
 def write_encoder_results(
     folder: str | Path,
     drifts: Sequence[Drift],
-    report: RobustnessReport | None,
+    reports: Mapping[str, RobustnessReport],
     record: TrainingRecord,
     *,
     model_name: str,
     encoder_class: str,
     features: str | None,
-    probe_images: int,
 ) -> None:
-    """Drift, report and record with their pictures, and the card.
+    """Drift, reports and record with their pictures, and the card.
 
     Args:
         folder: of the encoder.
         drifts: of the public and of the hardened encoder, as `measure_drift` gives them.
-        report: on a linear probe of the features of each; None without labels.
+        reports: on linear probes of the features of each, by their places in the folder.
         record: how it was trained.
         model_name: Hub id or folder name under which it is loaded.
         encoder_class: of `transformers`.
         features: code that reads them of the outputs; None where it is not so simple.
-        probe_images: that the probes were fitted on.
     """
     folder = Path(folder)
     (folder / DRIFT).write_text(json.dumps([asdict(each) for each in drifts], indent=2) + "\n", encoding="utf-8")
     draw_drift(drifts, folder / DRIFT_DRAWN)
-    if report is not None:
-        write_report(folder, report)
+    for place, report in reports.items():
+        if place == REPORT:
+            write_report(folder, report)
+        else:
+            write_whole(folder / place, report.to_json())
     write_record(folder, record)
     subject = drifts[-1].model
     dataset = on_hub(record.data)
+    told = (eval_results(report, subject, report_path=place) for place, report in reports.items())
     metadata = CardData(
         base_model=on_hub(record.base_model),
         datasets=[dataset] if dataset else None,
@@ -60,24 +63,21 @@ def write_encoder_results(
         pipeline_tag="image-feature-extraction",
         tags=[*TAGS, HARDENED_ENCODER_TAG],
         model_name=model_name,
-        eval_results=None if report is None else eval_results(report, subject),
+        eval_results=[*chain.from_iterable(told)] or None,
     )
+    cited = (citations(each, record) for each in reports.values())
     content = filled(
         "encoder_card.md",
         model_name=model_name,
         encoder_class=encoder_class,
         features=features,
         record=record,
-        report=report,
-        doubts=[] if report is None else doubts(report),
-        verdict=None if report is None else verdict(report),
-        table=None if report is None else report.table(plain),
-        probe_images=probe_images,
+        reports=reports,
         drift_table=drift_table(drifts, plain),
         clean_drift=next(each for each in drifts if (each.model, each.attack) == (subject, CLEAN)),
         drift_count=drifts[0].count,
         pictures={name: words for name, words in PICTURES.items() if name in pictures_in(folder)},
-        citations=[record.defence["citation"]] if report is None else citations(report, record),
+        citations=list(dict.fromkeys([record.defence["citation"], *chain.from_iterable(cited)])),
     )
     Card(f"---\n{metadata.to_yaml()}\n---\n\n{content}\n").save(folder / CARD)
 

@@ -13,6 +13,8 @@ EXAMPLE = "example.png"  # an image whose answer the record tells
 PERTURBATION = "perturbation"
 PERTURBATIONS = "perturbations"  # of an audit, each in a folder of its own
 TRAINED_ON = "training_perturbations"  # universal ones that a model was trained on, each in a folder of its own
+TASKS = "tasks"  # that an encoder was probed on, each in a folder of its own
+REPORTS_OF_TASKS = f"{TASKS}/*/{REPORT}"
 AUDIT = "audit"  # what an audit found, in the folder of its model
 
 OVERVIEW, SWEEP, GALLERY = "overview.png", "accuracy_by_eps.png", "gallery.png"
@@ -37,14 +39,19 @@ HARDENED_MODEL = (
     *("config.json", "model.safetensors"),
 )
 HARDENED_ENCODER = (
-    *(CARD, REPORT, SPREADSHEET, DRIFT, RECORD, PERTURBATION, TRAINED_ON, *PICTURES),
+    *(CARD, REPORT, SPREADSHEET, DRIFT, RECORD, TASKS, PERTURBATION, TRAINED_ON, *PICTURES),
     *("config.json", "model.safetensors"),
 )
 AUDITED = (CARD, REPORT, SPREADSHEET, ANSWERS, SWEEP, GALLERY, PERTURBATIONS)
 PUBLISHED = (
-    *(CARD, REPORT, SPREADSHEET, DRIFT, RECORD, LAYERS, EXAMPLE, *PICTURES),
+    *(CARD, REPORT, REPORTS_OF_TASKS, SPREADSHEET, DRIFT, RECORD, LAYERS, EXAMPLE, *PICTURES),
     *(f"{PERTURBATION}/perturbation.safetensors", f"{TRAINED_ON}/*/perturbation.safetensors"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
     *("configuration_encoder_classifier.py", "modeling_encoder_classifier.py"),
 )
+
+
+def report_of_task(name: str) -> str:
+    """Where the report on probes for some images lies, by their Hub id or the name of their folder."""
+    return f"{TASKS}/{name.replace('/', '--')}/{REPORT}"

@@ -149,6 +149,10 @@ def template_environment() -> Environment:
         "shortened": partial(shortened, longest=WRITTEN_LETTERS),
         "balance_table": partial(balance_table, text=plain),
         "reach": reach,
+        "dataset_name": dataset_name,
+        "doubts": doubts,
+        "verdict": verdict,
+        "table": partial(RobustnessReport.table, text=plain),
         "python": python,
         "shell": shell,
     }

@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.hub import Result, persistently, trouble
-from genaf_hf.sharing.layout import PUBLISHED, RECORD, REPORT
+from genaf_hf.sharing.layout import PUBLISHED, RECORD, REPORT, REPORTS_OF_TASKS
 from genaf_hf.sharing.record import TrainingRecord
 
 
@@ -93,13 +93,14 @@ def why_unreliable(folder: Path) -> str | None:
     Raises:
         UserError: when the report cannot be read.
     """
-    if not (folder / REPORT).exists():
-        return None
-    report = RobustnessReport.load(folder / REPORT)
-    if report.is_trusted(report.subject):
-        return None
-    failed = "; ".join(check.name for check in report.failed_by(report.subject))
-    return f"it failed the self-checks of its report ({failed})" if failed else "its report has no self-check of it"
+    for path in sorted(folder.glob(REPORT)) + sorted(folder.glob(REPORTS_OF_TASKS)):
+        report = RobustnessReport.load(path)
+        if not report.is_trusted(report.subject):
+            failed = "; ".join(check.name for check in report.failed_by(report.subject))
+            if failed:
+                return f"it failed the self-checks of its report ({failed})"
+            return "its report has no self-check of it"
+    return None
 
 
 def commit_files(

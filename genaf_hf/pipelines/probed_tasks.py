@@ -1,0 +1,106 @@
+"""Tasks of an encoder's users: linear probes of its features on labelled images, which are attacked."""
+
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset, DatasetDict
+
+from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.data import (
+    data_source,
+    image_digests,
+    images_content,
+    load_images,
+    measured_images,
+    with_pixel_values,
+)
+from genaf_hf.errors import UserError
+from genaf_hf.evaluation.evaluate import craft_and_evaluate
+from genaf_hf.evaluation.probing import probed
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import Attacker, Threat
+from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.runs.run import Run
+from genaf_hf.sharing.layout import report_of_task
+from genaf_hf.values.provenance import public_name
+
+
+def load_tasks(names: Sequence[str], **options) -> dict[str, DatasetDict]:
+    """Labelled images by Hub id or local folder, as `load_images` gives them with these options.
+
+    Raises:
+        UserError: for images that cannot be used, and two whose reports would lie at one place.
+    """
+    if len({report_of_task(public_name(name)) for name in names}) < len(names):
+        raise UserError(
+            f"probe_datasets is {', '.join(names)}, of which two have one name: leave one out or rename it."
+        )
+    return {name: load_images(name, **options) for name in names}
+
+
+def contents(tasks: Mapping[str, DatasetDict]) -> dict[str, str]:
+    """What stands behind the names of tasks, which may have changed when a run goes on."""
+    return {f"content of {public_name(name)}": images_content(images)[:16] for name, images in tasks.items()}
+
+
+def attack_tasks(
+    tasks: Mapping[str, DatasetDict],
+    models: Mapping[str, PixelModel],
+    public: PixelModel,
+    attacks: Mapping[str, ConfiguredAttack],
+    run: Run,
+    **settings,
+) -> dict[str, RobustnessReport]:
+    """What linear probes keep on each task, by the place of its report.
+
+    Args:
+        tasks: as `load_tasks` gives them.
+        models: by the names that reports will use.
+        public: the encoder that attackers have.
+        attacks: by the names that reports will use.
+        run: which remembers what was measured.
+        settings: of `evaluate_threats`.
+    """
+    reports = {}
+    for name, images in tasks.items():  # one at a time: what is decoded of them is large
+        place, test = report_of_task(public_name(name)), images["test"]
+        reports[place] = attack_probes(
+            models,
+            {split: with_pixel_values(images[split], public.processor) for split in ("train", "test")},
+            images["train"].features["label"].num_classes,
+            attacks,
+            Attacker.of(images["train"], name, public, public),
+            dataset_info={
+                **data_source(test, name, config_name=None, revision=None),
+                "content": measured_images(test, image_digests(test)),
+            },
+            journal=run.journal(place),
+            **settings,
+        )[1]
+    return reports
+
+
+def attack_probes(
+    models: Mapping[str, PixelModel],
+    pixels: Mapping[str, Dataset],
+    classes: int,
+    attacks: Mapping[str, ConfiguredAttack],
+    attacker: Attacker,
+    *,
+    dataset_info: Mapping,
+    **settings,
+) -> tuple[dict[str, PixelModel], RobustnessReport, list[Threat]]:
+    """Linear probes of the features of models, what these keep, and the threats that were crafted.
+
+    Args:
+        models: by the names that the report will use.
+        pixels: of the splits train and test, as `with_pixel_values` makes them.
+        classes: of the labels.
+        attacks: by the names that the report will use.
+        attacker: whose images the probes are fitted to.
+        dataset_info, settings: for `craft_and_evaluate`.
+    """
+    probes = {name: probed(model, attacker.images, attacker.labels, classes) for name, model in models.items()}
+    told = {**dataset_info, "probe_images": len(attacker.images)}
+    given = probes, pixels["test"], attacks, attacker
+    report, threats = craft_and_evaluate(*given, bank=pixels["train"], dataset_info=told, **settings)
+    return probes, report, threats
