@@ -1,11 +1,13 @@
 """A defence that only the tests define, and trainings by defences with a state."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate.utils import reduce
 from torch.nn import functional as F
-from train_tiny import tiny_trainer
+from train_tiny import tiny_model, tiny_trainer
+from transformers import PreTrainedModel
 
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.errors import UserError
@@ -75,9 +77,15 @@ DEFENCES = {
 }
 
 
-def trained(folder: Path, images: int = 24, **settings) -> dict[str, torch.Tensor]:
+def trained(
+    folder: Path,
+    images: int = 24,
+    make_model: Callable[[torch.dtype], PreTrainedModel] = tiny_model,
+    **settings,
+) -> dict[str, torch.Tensor]:
     """Weights and state of the adversary after a training in float64."""
-    trainer = tiny_trainer(folder, dtype=torch.float64, images=images, adapt_max_steps=-1, **settings)
+    settings |= {"dtype": torch.float64, "images": images, "adapt_max_steps": -1}
+    trainer = tiny_trainer(folder, model=make_model(torch.float64), **settings)
     trainer.train()
     return {
         **trainer.model.state_dict(),

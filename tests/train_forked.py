@@ -7,17 +7,18 @@ from pathlib import Path
 import own_defence
 import torch
 from accelerate import debug_launcher
+from one_step import batch_norm_model
 
 from genaf_hf.training.defences import DEFENCES as REGISTERED
 
-# Not those for BatchNorm, which knows the images of its own process alone.
-DEFENCES = {name: own_defence.DEFENCES.get(name, {"defence": name}) for name in REGISTERED if name != "twins"}
+DEFENCES = {name: own_defence.DEFENCES.get(name, {"defence": name}) for name in REGISTERED}
 FULL = {"per_device_train_batch_size": 8}
 ON_TWO = {
     "half": {"per_device_train_batch_size": 4},
     "quarter": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
 }
-SHORT = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
+# With BatchNorm, whose statistics are of all processes' images.
+SHORT = {"make_model": batch_norm_model, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
 FOURTH = {**SHORT, "per_device_train_batch_size": 2}
 UNEVEN = {**FOURTH, "images": 13}  # of which the second batch has 5
 

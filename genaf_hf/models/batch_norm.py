@@ -1,8 +1,10 @@
 """Batch normalization: what it needs of a batch, and the running statistics that are evaluated with."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 logger = logging.getLogger(__name__)
@@ -32,3 +34,29 @@ def average_over_batches(model: nn.Module) -> None:
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Layers of BatchNorm, by name."""
     return {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
+
+
+@contextmanager
+def passing_by(norm: _BatchNorm, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Has a layer pass its features by another function, which may call what it was passed by before."""
+    former = vars(norm).get("forward")
+    norm.forward = forward  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        del norm.forward
+        if former is not None:
+            norm.forward = former  # type: ignore[method-assign]
+
+
+@contextmanager
+def normalizing_by(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> Iterator[None]:
+    """Has a layer normalise by these, as in eval mode."""
+    own, training = dict(norm._buffers), norm.training
+    norm._buffers.update(running_mean=mean, running_var=variance)
+    norm.training = False
+    try:
+        yield
+    finally:
+        norm._buffers.update(own)
+        norm.training = training

@@ -25,11 +25,22 @@ class GatherRows(torch.autograd.Function):
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 
 
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """All processes' rows in the order of their ranks, (world * n, ...), with gradients; with one process the rows."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return rows
-    return GatherRows.apply(rows)
+    return rows if world_size() == 1 else GatherRows.apply(rows)
+
+
+def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits rows where the first half of all processes' rows ends, each of which has as many."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    own = len(rows)
+    end = min(max(world_size() * own // 2 - rank * own, 0), own)
+    return rows[:end], rows[end:]
 
 
 @dataclass(frozen=True)

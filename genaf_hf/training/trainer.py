@@ -33,6 +33,7 @@ from genaf_hf.training.global_batch import (
     spread,
     with_own,
 )
+from genaf_hf.training.global_batch_norm import normalizing_globally
 from genaf_hf.training.layers import freeze_modules, layer_weights
 from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, of_arguments, parameter_groups
 from genaf_hf.training.options import (
@@ -198,8 +199,9 @@ class GenAFTrainer(AttackingTrainer):
     # ---- losses ----
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        """As the Trainer's, in what the adversary changes of the model meanwhile."""
-        with self.defence.adversary.training(self.model) if self._defends else nullcontext():
+        """As the Trainer's, over all processes' images, in what the adversary changes of the model meanwhile."""
+        changed = self.defence.adversary.training(self.model) if self._defends else nullcontext()
+        with normalizing_globally(self.model), changed:
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

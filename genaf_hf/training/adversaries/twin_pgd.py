@@ -1,16 +1,17 @@
 """PGD on two branches of BatchNorm (Liu et al., CVPR 2023, https://arxiv.org/abs/2303.11135)."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from genaf_hf.errors import UserError
-from genaf_hf.models.batch_norm import batch_norms
+from genaf_hf.models.batch_norm import batch_norms, normalizing_by, passing_by
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.pgd import PGD
+from genaf_hf.training.global_batch import halves
 
 STATISTICS = "running_mean", "running_var"
 
@@ -50,25 +51,14 @@ def with_statistics(model: nn.Module) -> dict[str, _BatchNorm]:
     return {name: each for name, each in batch_norms(model).items() if each.running_mean is not None}
 
 
-@contextmanager
-def two_branches(norm: _BatchNorm, frozen: Mapping[str, Tensor]) -> Iterator[None]:
-    """Has a layer normalise the first half of its rows by other statistics, as in eval mode."""
+def two_branches(norm: _BatchNorm, frozen: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    """Has a layer normalise the first half of a batch by other statistics, as in eval mode."""
     own = norm.forward
 
     def forward(features: Tensor) -> Tensor:
-        half = len(features) // 2
-        adaptive, training = {name: norm._buffers[name] for name in frozen}, norm.training
-        try:
-            norm._buffers.update(frozen)
-            norm.training = False
-            first = own(features[:half])
-        finally:
-            norm._buffers.update(adaptive)
-            norm.training = training
-        return torch.cat([first, own(features[half:])])
+        first, second = halves(features)
+        with normalizing_by(norm, *(frozen[each] for each in STATISTICS)):
+            first = own(first)
+        return torch.cat([first, own(second)])
 
-    norm.forward = forward  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        del norm.forward
+    return passing_by(norm, forward)

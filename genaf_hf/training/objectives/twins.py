@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch.nn import functional as F
 
-from genaf_hf.training.global_batch import Logits
+from genaf_hf.training.global_batch import Logits, halves, world_size
 from genaf_hf.training.objectives.objective import Loss, Objective
 
 
@@ -23,10 +23,11 @@ class Twins(Objective):
         self.weight = weight
 
     def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:
-        half, each = (
-            len(own.labels) // 2,
-            F.cross_entropy(own.attacked, own.labels, reduction="none", label_smoothing=label_smoothing),
-        )
-        frozen_loss, adversarial_loss = each[:half].sum() / max(1, half), each[half:].mean()
+        each = F.cross_entropy(own.attacked, own.labels, reduction="none", label_smoothing=label_smoothing)
+        first, second = halves(each)
+        processes = world_size()  # over which gradients are averaged
+        images = processes * len(each)
+        frozen_loss = processes * first.sum() / max(1, images // 2)
+        adversarial_loss = processes * second.sum() / (images - images // 2)
         terms = {"adversarial_loss": adversarial_loss, "frozen_loss": frozen_loss}
         return Loss(adversarial_loss + self.weight * frozen_loss, terms=terms)
