@@ -21,12 +21,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
 import torch
 from datasets import Dataset
+from defences import PATCH, cell
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments, default_data_collator, set_seed
@@ -57,10 +59,11 @@ PUBLIC, HARDENED = "public", "hardened"
 PROBE = "as it is"  # beside fine-tunes: the probe and the neighbours of its features
 UNTOLD = ("found", "models", "downstream", "seeds", "fine_tunes")  # of the settings
 INTRODUCTION = """\
-Accuracy in %, the mean over seeds. Perturbations are crafted on the public encoder, or on the hardened one, from images
-that neither the hardening nor its user has. *drift* is the relative squared distance of clean features from the public
-encoder's. *worst* is the lowest of those that were crafted there. *probe* is what a user has who leaves the encoder as
-it is. Of the hardening the time is given, of the process, and the passes forward and backward in epochs of its images.
+Accuracy in %, the mean over seeds with its 95 % t interval where there are several. Perturbations are crafted on the
+public encoder, or on the hardened one, from images that neither the hardening nor its user has. *drift* is the relative
+squared distance of clean features from the public encoder's. *worst* is the lowest of those that were crafted there,
+patches left out. *probe* is what a user has who leaves the encoder as it is. Of the hardening the time is given, of the
+process, and the passes forward and backward in epochs of its images.
 """
 COST = "cost.json"
 PASSES = 2 + 1 / 3  # of an image in a step: clean and attacked, and forward alone through the public encoder
@@ -104,7 +107,7 @@ def parsed_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 # ---- what is measured ----
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Use:
     """Both encoders by name, where each lies, and images, classes and perturbations that they are used with."""
 
@@ -166,11 +169,12 @@ def measured(args: argparse.Namespace, use: Use, origin: str, given: str, seed: 
         return {"linear probe": accuracies(found), "kNN": accuracies(found, of="neighbors")}
     set_seed(seed)
     kept = given.startswith("probe:")
-    begun = probe_of(model, use) if kept else PixelModel(*load_encoder(use.places[origin], use.names))
+    begun = copy.deepcopy(probe_of(model, use)) if kept else PixelModel(*load_encoder(use.places[origin], use.names))
     tuned = fine_tuned(args, given, begun, use.pixels["train"], use.known, seed)
     return {f"fine-tune {given}": accuracies(answers(tuned, test, own))}
 
 
+@cache
 def probe_of(model: PixelModel, use: Use) -> PixelModel:
     """A linear probe on the features of an encoder."""
     train = use.pixels["train"][:]
@@ -344,10 +348,10 @@ def section(found: list[dict]) -> str:
     attacks = list(dict.fromkeys(name for rows in used.values() for row in rows for name in row))
     table = [["used as", "seeds", CLEAN, *(f"worst, {origin}" for origin in (PUBLIC, HARDENED)), *attacks[1:]]]
     for (way, origin), rows in used.items():
-        means = {name: mean(row[name] for row in rows) for name in rows[0]}
-        for each in (PUBLIC, HARDENED):
-            means[f"worst, {each}"] = min((value for name, value in means.items() if name.endswith(each)), default=None)
-        accuracies = ("-" if means.get(name) is None else f"{means[name]:.1f}" for name in table[0][2:])
+        for row, each in product(rows, (PUBLIC, HARDENED)):
+            known = [name for name in attacks if name in row and not name.startswith(PATCH)]
+            row[f"worst, {each}"] = min((row[name] for name in known if name.endswith(f", {each}")), default=None)
+        accuracies = (cell(row.get(name) for row in rows) for name in table[0][2:])
         table.append([f"{way}, {origin}", str(len(rows)), *accuracies])
     drift, seconds, epochs = (mean(line[name] for line in by_seed.values()) for name in ("drift", "seconds", "epochs"))
     settings = ", ".join(f"{name} {value}" for name, value in told.items() if name not in ("encoder", "dataset"))

@@ -64,6 +64,34 @@ def test_killed_and_started_again_it_measures_what_is_missing(benchmark, encoder
         benchmark.measure(args, "colours", 0)
 
 
+def test_the_table_has_the_mean_of_seeds_and_its_interval(benchmark):
+    setting, way = {"encoder": "a", "dataset": "b", "steps": 6}, ["hardened", "as it is"]
+    rows = [
+        {
+            "clean": 90.0,
+            "l4a, public": 50.0,
+            "ssp, public": 60.0,
+            "advencoder-pat, public": 10.0,
+            "l4a, hardened": 70.0,
+        },
+        {
+            "clean": 92.0,
+            "l4a, public": 60.0,
+            "ssp, public": 54.0,
+            "advencoder-pat, public": 12.0,
+            "l4a, hardened": 70.0,
+        },
+    ]
+    found = [
+        {"setting": setting, "downstream": "c", "seed": seed, "drift": 0.1, "seconds": 2, "epochs": 3, "way": way}
+        | {"rows": {"linear probe": row}}
+        for seed, row in enumerate(rows)
+    ]
+    *_, row = benchmark.section(found).strip().splitlines()
+    cells = [each.strip() for each in row.strip("|").split("|")]
+    assert cells[:5] == ["linear probe, hardened", "2", "91.0 ± 12.7", "52.0 ± 25.4", "70.0 ± 0.0"]
+
+
 def test_a_half_of_the_images_is_shown_under_known_perturbations(benchmark, vit):
     torch.manual_seed(0)
     model, eps = PixelModel(*vit), 0.1
