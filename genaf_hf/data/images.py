@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, Value
 from tqdm import tqdm
 
-from genaf_hf.data.known_datasets import known_dataset
+from genaf_hf.data.known_datasets import KnownDataset, known_dataset
 from genaf_hf.data.labels import (
     LabelsError,
     check_class_names,
@@ -95,47 +97,25 @@ def load_images(
         named_splits=[split for split in named.values() if split],
         **hub,
     )
-    splits = choose_splits(raw, named, known.splits)
-    image_column = choose_column(raw[splits["train"]], image_column, known.image_column, "image")
-    label_column = choose_column(raw[splits["train"]], label_column, known.label_column, "label")
-    if cache is None and not (validation_split or test_split):
-        raw = without_unlabelled(raw, splits, label_column)
-        splits = choose_splits(raw, named, known.splits)
-    where = {role: f'split "{split}" of "{name_or_path}"' for role, split in splits.items()}
-    chosen = {role: raw[split] for role, split in splits.items()}
-    check_columns(chosen, image_column, label_column, where)
-
+    columns = {"image": image_column, "label": label_column}
+    chosen = choose(name_or_path, raw, named, columns, known, streamed=cache is not None)
     if cache is None:
-        chosen = with_columns(chosen, {"image": image_column, "label": label_column})
-        for role, dataset in chosen.items():
-            check_image_files(dataset, name_or_path, where[role])
+        images = encoded_images(name_or_path, chosen)
+        labelled = with_checked_labels(images, chosen, known)
+        divided = hold_out_missing(labelled, held_out_share, seed)
     else:
-        with in_one_sentence(name_or_path, **hub):
-            wanted = images_to_draw(limits, chosen)
-            columns = {"image": image_column, "label": label_column}
-            drawing = {"name_or_path": name_or_path, "seed": seed, "cache": cache, "token": token}
-            chosen = DatasetDict(
-                {role: draw(stream, wanted[role], columns, **drawing) for role, stream in chosen.items()}
-            )
-    for role, dataset in chosen.items():
-        check_not_empty(dataset, role, where[role])
-    chosen = with_class_labels(chosen, known.class_names if label_column == known.label_column else None)
-    check_class_names(chosen["train"].features["label"].names)
-    for role, dataset in chosen.items():
-        check_labels(dataset, where[role])
-
-    if cache is None:
-        divided = hold_out_missing(chosen, held_out_share, seed)
-    else:
-        divided = hold_out_drawn(chosen, max_eval_samples, seed)
+        images = drawn_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub)
+        labelled = with_checked_labels(images, chosen, known)
+        divided = hold_out_drawn(labelled, max_eval_samples, seed)
         warn_of_absent_classes(divided["train"])
+
     divided = {role: stratified_subset(divided[role], limit, seed) for role, limit in limits.items()}
-    origins = {role: role if role in chosen else "train" for role in divided}
-    chosen_from = {role: (chosen[origin], where[origin]) for role, origin in origins.items()}
+    origins = {role: role if role in labelled else "train" for role in divided}
+    chosen_from = {role: (labelled[origin], chosen.where[origin]) for role, origin in origins.items()}
     divided = with_whole_images(divided, chosen_from, skip=skip_broken_images)
     for role, dataset in divided.items():
-        drawn = f"subset of {len(dataset)} ({LIMITS[role]}) from the " if limits[role] is not None else ""
-        check_labels(dataset, drawn + where[origins[role]])
+        words = f"subset of {len(dataset)} ({LIMITS[role]}) from the " if limits[role] is not None else ""
+        check_labels(dataset, words + chosen_from[role][1])
     if cache is None:
         warn_of_untrained_classes(divided)
     return DatasetDict(divided)
@@ -182,17 +162,59 @@ def load_unlabelled_images(
     split = choose_splits(raw, {"train": train_split, "validation": None, "test": None}, known.splits)["train"]
     image_column = choose_column(raw[split], image_column, known.image_column, "image")
     where = f'split "{split}" of "{name_or_path}"'
-    columns = {"image": image_column}
+    chosen = Chosen({"train": raw[split]}, {"image": image_column}, {"train": where})
     if cache is None:
-        images = with_columns({"train": raw[split]}, columns)["train"]
-        check_image_files(images, name_or_path, where)
+        images = encoded_images(name_or_path, chosen)["train"]
     else:
-        with in_one_sentence(name_or_path, **hub):
-            drawing = {"name_or_path": name_or_path, "seed": seed, "cache": cache, "token": token}
-            images = draw(raw[split], max_samples, columns, **drawing)
+        images = drawn_images(name_or_path, chosen, {"train": max_samples}, seed=seed, cache=cache, **hub)["train"]
     check_not_empty(images, "train", where)
     drawn = random_subset(images, max_samples, seed)
     return with_whole_images({"train": drawn}, {"train": (images, where)}, skip=skip_broken_images)["train"]
+
+
+class Chosen(NamedTuple):
+    """What is read of a dataset."""
+
+    splits: dict[str, Dataset | IterableDataset]  # by role: train, validation, test
+    columns: dict[str, str]  # the dataset's names of the columns image and label
+    where: dict[str, str]  # words for each split, by role
+
+
+def choose(
+    name_or_path: str,
+    raw: Mapping[str, Dataset | IterableDataset],
+    named: Mapping[str, str | None],
+    columns: Mapping[str, str | None],
+    known: KnownDataset,
+    *,
+    streamed: bool,
+) -> Chosen:
+    """The splits and columns that the user names, that are known, or that alone fit.
+
+    Where no split is named, those without a label are left out, unless they are streamed and cannot be looked into.
+
+    Args:
+        name_or_path, raw, known: of the dataset.
+        named: the user's names of splits, by role.
+        columns: the user's names of the columns `image` and `label`.
+        streamed: whether the splits are streams.
+
+    Raises:
+        UserError: for missing or ambiguous splits and columns, and splits whose labels mean different things.
+    """
+    roles = choose_splits(raw, named, known.splits)
+    train = raw[roles["train"]]
+    columns = {
+        "image": choose_column(train, columns["image"], known.image_column, "image"),
+        "label": choose_column(train, columns["label"], known.label_column, "label"),
+    }
+    if not (streamed or named["validation"] or named["test"]):
+        raw = without_unlabelled(raw, roles, columns["label"])
+        roles = choose_splits(raw, named, known.splits)
+    where = {role: f'split "{split}" of "{name_or_path}"' for role, split in roles.items()}
+    splits = {role: raw[split] for role, split in roles.items()}
+    check_columns(splits, columns["image"], columns["label"], where)
+    return Chosen(splits, columns, where)
 
 
 def without_unlabelled(raw: Mapping[str, Dataset], chosen: Mapping[str, str], label_column: str) -> dict[str, Dataset]:
@@ -286,26 +308,64 @@ def check_columns(
             raise UserError(f"The {where[role]} has other labels than the one to train on: {words}.")
 
 
-def with_columns(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> DatasetDict:
-    """The splits with the column `image`, as it is encoded, and `label` where it is wanted.
-
-    Args:
-        splits: by role.
-        columns: the dataset's names of these columns.
+def encoded_images(name_or_path: str, chosen: Chosen) -> DatasetDict:
+    """The chosen splits with the column `image`, as it is encoded, and `label` where that is chosen.
 
     Raises:
-        UserError: when the column holds no images.
+        UserError: when the column holds no images, or names files that are not the dataset's.
     """
-    chosen = DatasetDict(splits).select_columns(list(columns.values()))
-    chosen = chosen.rename_columns({column: name for name, column in columns.items() if column != name})
-    held = chosen["train"].features["image"]
-    other = UserError(f'The column "{columns["image"]}" holds {told(held)}, expected images.')
+    images = DatasetDict(chosen.splits).select_columns(list(chosen.columns.values()))
+    images = images.rename_columns({column: name for name, column in chosen.columns.items() if column != name})
+    held = images["train"].features["image"]
+    other = UserError(f'The column "{chosen.columns["image"]}" holds {told(held)}, expected images.')
     if held == Value("null") or (isinstance(held, dict) and not holds_images(held)):
         raise other
     try:
-        return chosen.cast_column("image", Image(decode=False))
+        encoded = images.cast_column("image", Image(decode=False))
     except (NotImplementedError, TypeError) as error:
         raise other from error
+    for role, dataset in encoded.items():
+        check_image_files(dataset, name_or_path, chosen.where[role])
+    return encoded
+
+
+def drawn_images(
+    name_or_path: str,
+    chosen: Chosen,
+    limits: Mapping[str, int],
+    *,
+    seed: int,
+    cache: Path,
+    revision: str | None,
+    token: str | bool | None,
+) -> DatasetDict:
+    """As many images as `limits` say by role, drawn from the chosen streams, as `encoded_images` gives them.
+
+    Raises:
+        UserError: when the column holds no images, or the stream breaks off.
+    """
+    with in_one_sentence(name_or_path, revision, token):
+        wanted = images_to_draw(limits, chosen.splits)
+        drawing = {"name_or_path": name_or_path, "seed": seed, "cache": cache, "token": token}
+        return DatasetDict(
+            {role: draw(stream, wanted[role], chosen.columns, **drawing) for role, stream in chosen.splits.items()}
+        )
+
+
+def with_checked_labels(images: DatasetDict, chosen: Chosen, known: KnownDataset) -> DatasetDict:
+    """The images with class ids that have names.
+
+    Raises:
+        UserError: when a split has no image; `LabelsError` for labels that are missing, of one class, or outside names.
+    """
+    for role, dataset in images.items():
+        check_not_empty(dataset, role, chosen.where[role])
+    class_names = known.class_names if chosen.columns["label"] == known.label_column else None
+    labelled = with_class_labels(images, class_names)
+    check_class_names(labelled["train"].features["label"].names)
+    for role, dataset in labelled.items():
+        check_labels(dataset, chosen.where[role])
+    return labelled
 
 
 def with_whole_images(
