@@ -1,4 +1,8 @@
-"""Defences: an adversary and an objective, named together, one paper a file. Whatever file lies here is registered."""
+"""Defences: an adversary and an objective, named together, one paper a file. Whatever file lies here is registered.
+
+An adversary that follows gradients has the same defaults in each, those of Gen-AF here, and eps is warmed up, so that
+results can be compared; what a paper did, none with a warm-up, is said with its defence.
+"""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -26,8 +26,7 @@ def awp(
 ) -> tuple[WeightPGD, CrossEntropy]:
     """Cross-entropy on attacked images under attacked weights, `gamma` of each one's length.
 
-    The adversary's defaults are those of Gen-AF here, so that results can be compared; the paper's are eps 8/255 and 10
-    steps of 2/255, without a warm-up of eps.
+    The paper's adversary: eps 8/255, 10 steps of 2/255.
     """
     settings = {"eps": eps, "steps": steps, "step_size": step_size, "norm": norm, "random_start": random_start}
     return WeightPGD(gamma=gamma, **settings), CrossEntropy(clean_share=0)

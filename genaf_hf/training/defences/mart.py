@@ -27,8 +27,7 @@ def mart(
 ) -> tuple[PGD, Mart]:
     """Boosted cross-entropy on attacked images, and answers like the clean ones' where those are wrong.
 
-    The adversary's defaults are those of Gen-AF here, so that results can be compared; the paper's are eps 8/255 and 10
-    steps of 2/255, without a warm-up of eps.
+    The paper's adversary: eps 8/255, 10 steps of 2/255.
 
     Raises:
         UserError: when beta is no positive number.

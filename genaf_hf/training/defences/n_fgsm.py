@@ -12,6 +12,6 @@ from genaf_hf.training.objectives.cross_entropy import CrossEntropy
 def n_fgsm(*, eps: float = 4 / 255, noise: float = 2.0, step: float = 1.25) -> tuple[NFGSM, CrossEntropy]:
     """Cross-entropy on images attacked by one step alone: a third of PGD's time.
 
-    The default eps is that of Gen-AF here, so that results can be compared; the paper's is 8/255 without a warm-up.
+    The paper's adversary: eps 8/255.
     """
     return NFGSM(eps=eps, noise=noise, step=step), CrossEntropy(clean_share=0)

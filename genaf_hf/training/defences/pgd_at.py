@@ -18,8 +18,7 @@ def pgd_at(
 ) -> tuple[PGD, CrossEntropy]:
     """Cross-entropy on attacked images alone.
 
-    The adversary's defaults are those of Gen-AF here, so that results can be compared; the paper's are eps 8/255 and 7
-    steps of 2/255, without a warm-up of eps.
+    The paper's adversary: eps 8/255, 7 steps of 2/255.
     """
     adversary = PGD(eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=random_start)
     return adversary, CrossEntropy(clean_share=0)

@@ -23,8 +23,7 @@ def trades(
 ) -> tuple[DivergencePGD, Trades]:
     """Cross-entropy on clean images, and that attacked ones are answered alike.
 
-    The adversary's defaults are those of Gen-AF here, so that results can be compared; the paper's are eps 0.031 and 10
-    steps of 0.007, without a warm-up of eps.
+    The paper's adversary: eps 0.031, 10 steps of 0.007.
 
     Raises:
         UserError: when beta is no positive number.

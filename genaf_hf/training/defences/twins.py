@@ -28,8 +28,7 @@ def twins(
 ) -> tuple[TwinPGD, Twins]:
     """Attacked images, half of each batch normalised by the public encoder's statistics; for models with BatchNorm.
 
-    The adversary's defaults are those of Gen-AF here, so that results can be compared; the paper's are eps 8/255 and 10
-    steps of 2/255, without a warm-up of eps, and an encoder that was trained on attacked images before.
+    The paper's adversary: eps 8/255, 10 steps of 2/255, and an encoder that was trained on attacked images before.
 
     Raises:
         UserError: when the weight is no positive number.
