@@ -1,34 +1,22 @@
 """Images from the Hub or a local folder, checked and split."""
 
-import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, Value
-from tqdm import tqdm
+from datasets import Dataset, DatasetDict, Image, Value
 
+from genaf_hf.data.chosen import Chosen, choose, choose_column
 from genaf_hf.data.known_datasets import KnownDataset, known_dataset
-from genaf_hf.data.labels import (
-    LabelsError,
-    check_class_names,
-    check_labels,
-    has_no_label,
-    warn_of_untrained_classes,
-    with_class_labels,
-)
+from genaf_hf.data.labels import check_class_names, check_labels, warn_of_untrained_classes, with_class_labels
 from genaf_hf.data.own_files import check_image_files
-from genaf_hf.data.pixel_values import holds_images, to_rgb
+from genaf_hf.data.pixel_values import holds_images
 from genaf_hf.data.reading import in_one_sentence, read_dataset
 from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
 from genaf_hf.data.streaming import draw, images_to_draw, warn_of_absent_classes
-from genaf_hf.errors import UserError, first_line
-from genaf_hf.values.names import NAMED_AT_ONCE, some_of, told
+from genaf_hf.data.whole_images import check_not_empty, with_whole_images
+from genaf_hf.errors import UserError
+from genaf_hf.values.names import told
 
-logger = logging.getLogger(__name__)
-
-CHECKED_AT_ONCE = 64
 OF_EVALUATION = "max_eval_samples, limit in an audit"
 LIMITS = {"train": "max_train_samples", "validation": OF_EVALUATION, "test": OF_EVALUATION}
 
@@ -172,70 +160,6 @@ def load_unlabelled_images(
     return with_whole_images({"train": drawn}, {"train": (images, where)}, skip=skip_broken_images)["train"]
 
 
-class Chosen(NamedTuple):
-    """What is read of a dataset."""
-
-    splits: dict[str, Dataset | IterableDataset]  # by role: train, validation, test
-    columns: dict[str, str]  # the dataset's names of the columns image and label
-    where: dict[str, str]  # words for each split, by role
-
-
-def choose(
-    name_or_path: str,
-    raw: Mapping[str, Dataset | IterableDataset],
-    named: Mapping[str, str | None],
-    columns: Mapping[str, str | None],
-    known: KnownDataset,
-    *,
-    streamed: bool,
-) -> Chosen:
-    """The splits and columns that the user names, that are known, or that alone fit.
-
-    Where no split is named, those without a label are left out, unless they are streamed and cannot be looked into.
-
-    Args:
-        name_or_path, raw, known: of the dataset.
-        named: the user's names of splits, by role.
-        columns: the user's names of the columns `image` and `label`.
-        streamed: whether the splits are streams.
-
-    Raises:
-        UserError: for missing or ambiguous splits and columns, and splits whose labels mean different things.
-    """
-    roles = choose_splits(raw, named, known.splits)
-    train = raw[roles["train"]]
-    columns = {
-        "image": choose_column(train, columns["image"], known.image_column, "image"),
-        "label": choose_column(train, columns["label"], known.label_column, "label"),
-    }
-    if not (streamed or named["validation"] or named["test"]):
-        raw = without_unlabelled(raw, roles, columns["label"])
-        roles = choose_splits(raw, named, known.splits)
-    where = {role: f'split "{split}" of "{name_or_path}"' for role, split in roles.items()}
-    splits = {role: raw[split] for role, split in roles.items()}
-    check_columns(splits, columns["image"], columns["label"], where)
-    return Chosen(splits, columns, where)
-
-
-def without_unlabelled(raw: Mapping[str, Dataset], chosen: Mapping[str, str], label_column: str) -> dict[str, Dataset]:
-    """The splits without those of which no image has a label, which is logged; never without the one to train on.
-
-    Args:
-        raw: by the dataset's names.
-        chosen: the dataset's names by role.
-        label_column: of the labels.
-    """
-    unlabelled = [
-        split
-        for role, split in chosen.items()
-        if role != "train" and label_column in raw[split].column_names and len(raw[split])
-        if has_no_label(raw[split][label_column])
-    ]
-    if unlabelled:
-        logger.warning("No image of the split %s has a label: it is left out", some_of(unlabelled))
-    return {split: dataset for split, dataset in raw.items() if split not in unlabelled}
-
-
 def check_limits(name_or_path: str, limits: Mapping[str, int | None], streaming: bool) -> None:
     """Refuses numbers of images that are none, or missing where they are needed; the `UserError` names the number."""
     for name, limit in limits.items():
@@ -251,61 +175,6 @@ def check_limit(name: str, limit: int | None) -> None:
     """Refuses a number of images that is none; the `UserError` names the number."""
     if limit is not None and limit < 1:
         raise UserError(f"{name} is {limit}, expected at least 1 image.")
-
-
-def check_not_empty(dataset: Dataset, role: str, where: str) -> None:
-    """Refuses a split without an image; the `UserError` names the split."""
-    if len(dataset) == 0:
-        raise UserError(f"The {where} is empty; name another with --{role}_split.")
-
-
-def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: str | None, kind: str) -> str:
-    """The one column of images or labels: as the user says, as it is known, or the only one that fits.
-
-    Raises:
-        UserError: when the named column is missing, or none or several fit; of labels, `LabelsError` for the latter.
-    """
-    columns = dataset.column_names
-    if columns is None:  # as of tables of text, which tell it only when they are read
-        raise UserError("What is streamed does not tell its columns before it is read: set streaming to False.")
-    if named is not None and named not in columns:
-        raise UserError(f'There is no column "{named}"; the dataset has {told(", ".join(columns))}.')
-    if named is not None or known in columns:
-        return named or known
-    feature = {"image": Image, "label": ClassLabel}[kind]
-    fitting = [name for name in columns if isinstance(dataset.features[name], feature)]
-    if not fitting and kind == "image":
-        fitting = [name for name in columns if holds_images(dataset.features[name])]
-    if not fitting and kind == "label":
-        fitting = [name for name in columns if name in ("label", "labels", "class", "target")]
-    if len(fitting) != 1:
-        raise {"image": UserError, "label": LabelsError}[kind](
-            f"{len(fitting)} columns could be the {kind}: found {told(', '.join(fitting)) or 'none'} among "
-            f"{told(', '.join(columns))}; name one with --{kind}_column."
-        )
-    return fitting[0]
-
-
-def check_columns(
-    splits: Mapping[str, Dataset | IterableDataset], image_column: str, label_column: str, where: Mapping[str, str]
-) -> None:
-    """Refuses splits without these columns, or whose labels mean different things.
-
-    Raises:
-        UserError: names the split and the column.
-    """
-    if image_column == label_column:
-        raise UserError(f'The column "{image_column}" is named for images and for labels, expected one for each.')
-    labels = splits["train"].features[label_column]
-    for role, dataset in splits.items():
-        for column in (image_column, label_column):
-            if column not in dataset.column_names:
-                raise UserError(
-                    f'The {where[role]} has no column "{column}", only {told(", ".join(dataset.column_names))}.'
-                )
-        if (found := dataset.features[label_column]) != labels:
-            words = " instead of ".join(map(told, (found, labels)))
-            raise UserError(f"The {where[role]} has other labels than the one to train on: {words}.")
 
 
 def encoded_images(name_or_path: str, chosen: Chosen) -> DatasetDict:
@@ -366,63 +235,3 @@ def with_checked_labels(images: DatasetDict, chosen: Chosen, known: KnownDataset
     for role, dataset in labelled.items():
         check_labels(dataset, chosen.where[role])
     return labelled
-
-
-def with_whole_images(
-    splits: Mapping[str, Dataset], origins: Mapping[str, tuple[Dataset, str]], *, skip: bool
-) -> dict[str, Dataset]:
-    """The splits, after every image was decoded once.
-
-    Args:
-        splits: by role.
-        origins: what they were chosen from, in which their images have their numbers, and words for it, by role.
-        skip: whether broken images are left out.
-
-    Raises:
-        UserError: names the first of the images that are broken or of an unknown kind; when no other is left.
-    """
-    whole, broken = {}, []
-    for role, dataset in splits.items():
-        found = broken_images(dataset, origins[role][1])
-        broken += [(role, dataset[row]["image"], words) for row, words in found.items()]
-        whole[role] = dataset.select([row for row in range(len(dataset)) if row not in found]) if found else dataset
-    if not broken:
-        return whole
-    words = "; ".join(
-        f"Image {image_name(encoded, origins[role][0])} in the {origins[role][1]} cannot be read: {reason}"
-        for role, encoded, reason in broken[:NAMED_AT_ONCE]
-    )
-    words += f"; nor can {len(broken) - NAMED_AT_ONCE} others" if len(broken) > NAMED_AT_ONCE else ""
-    if not skip:
-        raise UserError(f"{words}; mend or delete what is broken, or leave it out with --skip_broken_images.")
-    logger.warning("%d images are left out, for they cannot be read: %s", len(broken), words)
-    for role, dataset in whole.items():
-        check_not_empty(dataset, role, origins[role][1])
-    return whole
-
-
-def broken_images(dataset: Dataset, where: str) -> dict[int, str]:
-    """What is wrong with the images that cannot be read, by row.
-
-    Every image is decoded once, by threads: Pillow lets others work meanwhile.
-    """
-
-    def check(start: int) -> dict[int, str]:
-        broken = {}
-        for row, encoded in enumerate(dataset[start : start + CHECKED_AT_ONCE]["image"], start):
-            try:
-                to_rgb(encoded)
-            except Exception as error:  # Pillow raises whatever broken bytes lead its decoders to
-                broken[row] = first_line(error)
-        return broken
-
-    starts = range(0, len(dataset), CHECKED_AT_ONCE)
-    with ThreadPoolExecutor() as pool:
-        found = tqdm(pool.map(check, starts), desc=f"Reading the {where}", total=len(starts), leave=False)
-        return {row: words for broken in found for row, words in broken.items()}
-
-
-def image_name(encoded: dict | None, origin: Dataset) -> str:
-    """The file of an image, or its number in what it was chosen from."""
-    named = encoded and encoded.get("path")
-    return told(named) if named else f"number {next(i for i, other in enumerate(origin['image']) if other == encoded)}"

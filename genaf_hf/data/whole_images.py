@@ -1,0 +1,82 @@
+"""Images that can be read: each is decoded once, before any work."""
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from datasets import Dataset
+from tqdm import tqdm
+
+from genaf_hf.data.pixel_values import to_rgb
+from genaf_hf.errors import UserError, first_line
+from genaf_hf.values.names import NAMED_AT_ONCE, told
+
+logger = logging.getLogger(__name__)
+
+CHECKED_AT_ONCE = 64
+
+
+def with_whole_images(
+    splits: Mapping[str, Dataset], origins: Mapping[str, tuple[Dataset, str]], *, skip: bool
+) -> dict[str, Dataset]:
+    """The splits, after every image was decoded once.
+
+    Args:
+        splits: by role.
+        origins: what they were chosen from, in which their images have their numbers, and words for it, by role.
+        skip: whether broken images are left out.
+
+    Raises:
+        UserError: names the first of the images that are broken or of an unknown kind; when no other is left.
+    """
+    whole, broken = {}, []
+    for role, dataset in splits.items():
+        found = broken_images(dataset, origins[role][1])
+        broken += [(role, dataset[row]["image"], words) for row, words in found.items()]
+        whole[role] = dataset.select([row for row in range(len(dataset)) if row not in found]) if found else dataset
+    if not broken:
+        return whole
+    words = "; ".join(
+        f"Image {image_name(encoded, origins[role][0])} in the {origins[role][1]} cannot be read: {reason}"
+        for role, encoded, reason in broken[:NAMED_AT_ONCE]
+    )
+    words += f"; nor can {len(broken) - NAMED_AT_ONCE} others" if len(broken) > NAMED_AT_ONCE else ""
+    if not skip:
+        raise UserError(f"{words}; mend or delete what is broken, or leave it out with --skip_broken_images.")
+    logger.warning("%d images are left out, for they cannot be read: %s", len(broken), words)
+    for role, dataset in whole.items():
+        check_not_empty(dataset, role, origins[role][1])
+    return whole
+
+
+def broken_images(dataset: Dataset, where: str) -> dict[int, str]:
+    """What is wrong with the images that cannot be read, by row.
+
+    Every image is decoded once, by threads: Pillow lets others work meanwhile.
+    """
+
+    def check(start: int) -> dict[int, str]:
+        broken = {}
+        for row, encoded in enumerate(dataset[start : start + CHECKED_AT_ONCE]["image"], start):
+            try:
+                to_rgb(encoded)
+            except Exception as error:  # Pillow raises whatever broken bytes lead its decoders to
+                broken[row] = first_line(error)
+        return broken
+
+    starts = range(0, len(dataset), CHECKED_AT_ONCE)
+    with ThreadPoolExecutor() as pool:
+        found = tqdm(pool.map(check, starts), desc=f"Reading the {where}", total=len(starts), leave=False)
+        return {row: words for broken in found for row, words in broken.items()}
+
+
+def image_name(encoded: dict | None, origin: Dataset) -> str:
+    """The file of an image, or its number in what it was chosen from."""
+    named = encoded and encoded.get("path")
+    return told(named) if named else f"number {next(i for i, other in enumerate(origin['image']) if other == encoded)}"
+
+
+def check_not_empty(dataset: Dataset, role: str, where: str) -> None:
+    """Refuses a split without an image; the `UserError` names the split."""
+    if len(dataset) == 0:
+        raise UserError(f"The {where} is empty; name another with --{role}_split.")
