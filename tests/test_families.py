@@ -71,6 +71,7 @@ from genaf_hf.adapter_search.genome import HEAD_ONLY
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, HEAD_ALONE
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.threats import Threat
+from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.models.loading import load_classifier
@@ -383,6 +384,41 @@ def test_what_is_saved_at_another_size_comes_back(name, size, public, tmp_path):
         torch.testing.assert_close(again(images), logits, rtol=0, atol=0)
         # Without channels_last, sums are taken in another order.
         torch.testing.assert_close(plain(again.to_pixel_values(images)).logits, logits, rtol=0, atol=1e-6)
+
+
+OF_SEVERAL_OUTPUTS = {"dinov2", "dinov2_with_registers", "resnet, cifar stem"}
+DRAWS_PATCHES = {"mae", "mae, mean pooling"}  # which a hardened one's own class does anew at each pass
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hardened_encoder_is_of_the_class_of_the_public_one_with_the_weights_of_its_classifier(
+    name, public, tmp_path
+):
+    original, folder = public(name)
+    model, processor = loaded(folder, name)
+    seen = PixelModel(model, processor).eval()
+    bare = load_bare_encoder(model, str(folder), seen.image_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    take_weights(bare, model)
+    images = torch.rand(2, 3, *seen.image_size)
+    with torch.no_grad():
+        expected, pixel_values = seen.features(images), seen.to_pixel_values(images)
+        code = name_of_features(bare, pixel_values, expected)
+        assert (code is None) == (name in OF_SEVERAL_OUTPUTS | DRAWS_PATCHES)
+        if code is not None:
+            outputs = getattr(bare, "vision_model", bare)(pixel_values=pixel_values)
+            torch.testing.assert_close(eval(f"outputs.{code}", {"outputs": outputs}), expected, rtol=1e-3, atol=1e-4)
+    bare.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    assert name == "siglip2" or type(again) is type(AutoModel.from_pretrained(folder))  # of which a tower is hardened
+    with torch.no_grad():
+        found = PixelModel(*loaded(tmp_path, name)).eval().features(images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    for each, tensor in again.state_dict().items():
+        assert not each.startswith("text_model") or torch.equal(tensor, original.state_dict()[each])
 
 
 # ---- the whole way ----

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from cards import make_report
-from conftest import CLASSES, SIDE, TINY_VIT, colored_images
+from conftest import CLASSES, SIDE, colored_images
 from datasets import ClassLabel
 from huggingface_hub import ModelCard, ModelInfo
 from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -22,10 +22,6 @@ from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
-    CLIPConfig,
-    Data2VecVisionConfig,
-    ResNetConfig,
-    SwinConfig,
     ViTImageProcessor,
     pipeline,
 )
@@ -40,8 +36,6 @@ from genaf_hf.evaluation.probing import probed
 from genaf_hf.leaderboard import check
 from genaf_hf.leaderboard.check import Report
 from genaf_hf.leaderboard.entries import read_card
-from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
-from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.pipelines.harden import HardeningArguments, harden, tell_of_gain
 from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder, load_encoder_images
 from genaf_hf.sharing.publishing import why_unreliable
@@ -49,12 +43,6 @@ from genaf_hf.sharing.record import TrainingRecord
 
 pytestmark = [pytest.mark.slow(reason="hardens encoders"), pytest.mark.usefixtures("quick_checks")]
 
-TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}
-TEXT |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-SWIN = {"image_size": SIDE, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
-OF_TWO_PARTS = CLIPConfig(vision_config=TINY_VIT, text_config=TEXT, projection_dim=8)
-OF_OURS = EncoderClassifierConfig(encoder_config=ResNetConfig(**RESNET), cifar_stem=True, feature_size=16)
 QUICK = {
     "defence": "anchor",
     "defence_settings": {"bank": ["l4a"], "bank_steps": 2},
@@ -260,42 +248,6 @@ def test_a_probe_is_a_head_that_answers_as_it_does(vit):
     torch.testing.assert_close(found[:, [0, 2]], expected, rtol=1e-4, atol=1e-4)
     assert (found.argmax(1) != 1).all()  # of which there was no image
     assert torch.equal(model(images), PixelModel(*vit)(images))
-
-
-@pytest.mark.parametrize(
-    ("config", "name", "features"),
-    [
-        (Data2VecVisionConfig(**TINY_VIT), "Data2VecVisionModel", "pooler_output.flatten(1)"),
-        (SwinConfig(**SWIN), "SwinModel", "pooler_output.flatten(1)"),
-        (OF_TWO_PARTS, "CLIPModel", "last_hidden_state[:, 1:].mean(1)"),
-        (OF_OURS, "EncoderForImageClassification", None),
-    ],
-    ids=lambda each: getattr(each, "model_type", ""),
-)
-def test_an_encoder_gets_the_weights_that_a_classifier_of_it_was_trained_to(config, name, features, tmp_path):
-    torch.manual_seed(0)
-    original = AutoModel.from_config(config)
-    original.save_pretrained(tmp_path / "public")
-    ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path / "public")
-    model, processor = load_encoder(str(tmp_path / "public"), CLASSES)
-    seen = PixelModel(model, processor)
-    bare = load_bare_encoder(model, str(tmp_path / "public"), seen.image_size)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    take_weights(bare, model)
-    images = torch.rand(2, 3, SIDE, SIDE)
-    expected = seen.features(images).detach()
-    assert name_of_features(bare, seen.to_pixel_values(images), expected) == features
-    bare.save_pretrained(tmp_path / "hardened")
-    processor.save_pretrained(tmp_path / "hardened")
-    again = AutoModel.from_pretrained(tmp_path / "hardened")
-    assert type(again).__name__ == name
-    loaded = PixelModel(*load_encoder(str(tmp_path / "hardened"), CLASSES))
-    torch.testing.assert_close(loaded.features(images).detach(), expected, rtol=0, atol=1e-6)
-    text = [name for name in again.state_dict() if name.startswith("text_model")]
-    for each in text:
-        assert torch.equal(again.state_dict()[each], original.state_dict()[each])
 
 
 def test_an_interrupted_run_goes_on_to_the_same_encoder(encoders, unlabelled, tmp_path, monkeypatch):
