@@ -1,9 +1,12 @@
 import json
 import math
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 
 from genaf_hf import GenAFConfig
+from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.demo.arguments import DemoArguments
@@ -24,6 +27,11 @@ eps: 0.25
 learning_rate: 2e-3
 random_start: false
 """
+
+
+@pytest.mark.parametrize("kind", [HardeningArguments, AdapterSearchArguments], ids=lambda kind: kind.__name__)
+def test_numbers_of_numpy_become_such_as_json_holds(kind):
+    assert json.dumps(asdict(kind("encoder", "digits", max_train_samples=np.int64(9))))
 
 
 @pytest.fixture

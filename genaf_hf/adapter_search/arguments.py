@@ -39,6 +39,7 @@ class AdapterSearchArguments(ExperimentArguments):
     search_steps: int = field(default=10, metadata={"help": "Steps of PGD by which genomes are compared."})
 
     def __post_init__(self):
+        super().__post_init__()
         if self.study in TAKEN:
             raise UserError(f'study is "{self.study}", expected a name for a folder of its own: choose another one.')
         if self.population < SMALLEST_POPULATION:

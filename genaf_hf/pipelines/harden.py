@@ -76,6 +76,7 @@ class HardeningArguments(ExperimentArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.standard_max_steps is not None and self.standard_max_steps < 1:
             raise UserError(f"standard_max_steps is {self.standard_max_steps}, expected at least 1.")
 
