@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -56,6 +56,23 @@ def is_hub_id(name: str | None) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def file_of_model(
+    model_name_or_path: str, name: str, *, revision: str | None = None, token: str | bool | None = None
+) -> Path | None:
+    """A file in a model's folder or its repository on the Hub; None where there is none of this name.
+
+    Raises:
+        OSError, httpx2.HTTPError: when the Hub cannot be asked.
+    """
+    path = Path(model_name_or_path, name)
+    if path.parent.is_dir():
+        return path if path.exists() else None
+    try:
+        return Path(hf_hub_download(model_name_or_path, name, revision=revision, token=token))
+    except RemoteEntryNotFoundError:
+        return None
 
 
 def persistently(action: Callable[[], Result]) -> Result:

@@ -2,15 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import httpx2
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from genaf_hf.data.identity import DIGEST_CHARACTERS
 from genaf_hf.data.known_datasets import known_dataset
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.hub import file_of_model
 from genaf_hf.sharing.layout import RECORD
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.values.provenance import public_name
@@ -62,16 +60,12 @@ def read_record(model_name_or_path: str, *, revision: str | None = None) -> dict
         model_name_or_path: Hub id or local folder.
         revision: branch, tag or commit on the Hub.
     """
-    path = Path(model_name_or_path, RECORD)
     try:
-        if not path.parent.is_dir():
-            path = Path(hf_hub_download(model_name_or_path, RECORD, revision=revision))
-        data = TrainingRecord.load(path).data if path.exists() else {}
+        path = file_of_model(model_name_or_path, RECORD, revision=revision)
+        data = {} if path is None else TrainingRecord.load(path).data
         if isinstance(data, dict):
             return data
         reason = f"its data is a {type(data).__name__}"
-    except RemoteEntryNotFoundError:
-        return {}
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = first_line(error)
     logger.warning("Which images the model was trained on is not known, its %s cannot be read: %s.", RECORD, reason)

@@ -2,14 +2,12 @@
 
 import logging
 import re
-from pathlib import Path
 
 import httpx2
 import yaml
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.hub import file_of_model
 from genaf_hf.sharing.layout import CARD
 from genaf_hf.values.provenance import public_name
 
@@ -31,13 +29,8 @@ def read_card(model_name_or_path: str, *, revision: str | None = None, token: st
         OSError, httpx2.HTTPError: when the Hub cannot be asked.
         UserError: when the card is no UTF-8 text.
     """
-    path = Path(model_name_or_path, CARD)
-    if not path.parent.is_dir():
-        try:
-            path = Path(hf_hub_download(model_name_or_path, CARD, revision=revision, token=token))
-        except RemoteEntryNotFoundError:
-            return ""
-    return path.read_bytes().decode("utf-8") if path.exists() else ""
+    path = file_of_model(model_name_or_path, CARD, revision=revision, token=token)
+    return "" if path is None else path.read_bytes().decode("utf-8")
 
 
 def card_metadata(card: str) -> dict:
