@@ -56,6 +56,12 @@ def check_kind(name: str, value: object, kinds: Sequence[type]) -> None:
         raise UserError(f"{name} is {shown}, expected {' or '.join(KINDS[kind] for kind in kinds)}.")
 
 
+def check_positive(name: str, value: object, example: float) -> None:
+    """Refuses what is no positive number; the `UserError` names it and an example."""
+    if not is_number(value) or value <= 0:
+        raise UserError(f"{name} is {value}, expected a positive number, for example {example:g}.")
+
+
 def class_ids(labels: Tensor | Sequence[int], count: int) -> Tensor:
     """Labels of any integer type as int64, (count,).
 

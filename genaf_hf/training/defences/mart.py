@@ -3,8 +3,8 @@
 from genaf_hf.attacks.norms import Norm
 from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.training.defences.registry import register_defence
-from genaf_hf.training.defences.trades import check_beta
 from genaf_hf.training.objectives.mart import Mart
+from genaf_hf.values.numbers import check_positive
 
 CITATION = """@inproceedings{wang2020mart,
   title = {Improving Adversarial Robustness Requires Revisiting Misclassified Examples},
@@ -32,5 +32,5 @@ def mart(
     Raises:
         UserError: when beta is no positive number.
     """
-    check_beta(beta)
+    check_positive("beta", beta, 5)
     return PGD(eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=random_start), Mart(beta)

@@ -1,11 +1,10 @@
 """TRADES (Zhang et al., ICML 2019, https://arxiv.org/abs/1901.08573)."""
 
 from genaf_hf.attacks.norms import Norm
-from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.divergence_pgd import DivergencePGD
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.trades import Trades
-from genaf_hf.values.numbers import is_number
+from genaf_hf.values.numbers import check_positive
 
 CITATION = """@inproceedings{zhang2019trades,
   title = {Theoretically Principled Trade-off between Robustness and Accuracy},
@@ -28,15 +27,5 @@ def trades(
     Raises:
         UserError: when beta is no positive number.
     """
-    check_beta(beta)
+    check_positive("beta", beta, 6)
     return DivergencePGD(eps=eps, steps=steps, step_size=step_size, norm=norm), Trades(beta)
-
-
-def check_beta(beta: float) -> None:
-    """Refuses a weight of the divergence that is none.
-
-    Raises:
-        UserError: when it is no positive number.
-    """
-    if not is_number(beta) or beta <= 0:
-        raise UserError(f"beta is {beta}, expected a positive number, for example 6.")

@@ -1,11 +1,10 @@
 """TWINS (Liu et al., CVPR 2023, https://arxiv.org/abs/2303.11135)."""
 
 from genaf_hf.attacks.norms import Norm
-from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.twins import Twins
-from genaf_hf.values.numbers import is_number
+from genaf_hf.values.numbers import check_positive
 
 CITATION = """@inproceedings{liu2023twins,
   title = {{TWINS}: A Fine-Tuning Framework for Improved Transferability of Adversarial Robustness and Generalization},
@@ -33,7 +32,6 @@ def twins(
     Raises:
         UserError: when the weight is no positive number.
     """
-    if not is_number(frozen_weight) or frozen_weight <= 0:
-        raise UserError(f"frozen_weight is {frozen_weight}, expected a positive number, for example 1.")
+    check_positive("frozen_weight", frozen_weight, 1)
     adversary = TwinPGD(eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=random_start)
     return adversary, Twins(frozen_weight)
