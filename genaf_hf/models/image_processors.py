@@ -16,7 +16,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, is_torchvision_available
 
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.models.pixel_model import image_sizes, pixel_statistics
+from genaf_hf.models.pixel_model import image_sizes, maps_to_unit_range, pixel_statistics
 from genaf_hf.models.soundness import values
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def is_undone(processor, made: Tensor) -> bool:
     Raises:
         UserError: for statistics that are no numbers.
     """
-    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-3:
+    if not maps_to_unit_range(processor):
         return False
     mean, std = pixel_statistics(processor)
     images = made * std + mean

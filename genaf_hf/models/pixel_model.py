@@ -223,7 +223,7 @@ def pixel_statistics(processor) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: when it rescales 8-bit pixels to something else than [0, 1], or the two are no such numbers.
     """
-    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-3:
+    if not maps_to_unit_range(processor):
         raise UserError(
             f"The image processor has do_rescale={processor.do_rescale} and rescale_factor="
             f"{processor.rescale_factor}, expected 1/255, which maps 8-bit pixels to [0, 1]."
@@ -231,6 +231,11 @@ def pixel_statistics(processor) -> tuple[Tensor, Tensor]:
     if not processor.do_normalize:
         return torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
     return per_channel(processor, "image_mean", -LARGEST), per_channel(processor, "image_std", 1 / LARGEST)
+
+
+def maps_to_unit_range(processor) -> bool:
+    """Whether an image processor maps 8-bit pixels to [0, 1] before it normalises them."""
+    return processor.do_rescale and abs(processor.rescale_factor * 255 - 1) <= 1e-3
 
 
 def per_channel(processor, name: str, least: float) -> Tensor:

@@ -107,7 +107,7 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
     axes.set_ylim(0, 105)
     axes.set_ylabel(f"accuracy in % of {report.dataset['count']} images")
     axes.spines[["top", "right"]].set_visible(False)
-    draw_chance(axes, report.chance_of(name))
+    draw_chance(axes, report.chance_of(report.subject))
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(report.models) + 1)
 
 

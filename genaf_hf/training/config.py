@@ -10,6 +10,7 @@ from genaf_hf.attacks.norms import NORMS
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import eps_text
 from genaf_hf.training.defences import DEFENCES, Defence
+from genaf_hf.training.layers import ASSESSMENTS
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, make_plain
 from genaf_hf.values.settings import settings_by_name
@@ -18,7 +19,6 @@ ADAPT_EPOCHS = 2.0
 EXAMPLE = '{"beta": 3}'
 # Fields that a defence may read, with defaults of its own.
 OF_DEFENCE = ("eps", "steps", "step_size", "norm", "random_start", "genetic_weight", "genetic_share", "clean_share")
-ASSESSMENTS = ("first_order", "ascent")
 
 CLEAN_ACCURACY, ROBUST_ACCURACY = "clean_accuracy", "robust_accuracy"  # of an evaluation
 

@@ -11,6 +11,7 @@ from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
 
 LAYER_TYPES = (nn.Linear, nn.Conv2d)
+ASSESSMENTS = ("first_order", "ascent")  # methods of `layer_robustness`
 
 
 def layer_robustness(
@@ -48,8 +49,8 @@ def layer_robustness(
     Raises:
         UserError: for an unknown method.
     """
-    if method not in ("first_order", "ascent"):
-        raise UserError(f'method is "{method}", expected first_order or ascent.')
+    if method not in ASSESSMENTS:
+        raise UserError(f'method is "{method}", expected one of {", ".join(ASSESSMENTS)}.')
     weights = layer_weights(model.model)
     batches = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
     with evaluating(model), torch.enable_grad():
