@@ -15,8 +15,9 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from genaf_hf.evaluation.report import UNDEFENDED
 from genaf_hf.pipelines.experiment import asked_attacks, hardening_run, load_data, load_encoder_and_pixels
 from genaf_hf.pipelines.harden import HardeningArguments
+from genaf_hf.sharing.record import STANDARD_FINETUNE
 from genaf_hf.training.config import GenAFConfig
-from genaf_hf.training.trainer import ADAPT, STANDARD_FINETUNE, GenAFTrainer
+from genaf_hf.training.trainer import ADAPT, GenAFTrainer
 
 FEW_STEPS = {"max_steps": 3, "adapt_epochs": 0.0, "adapt_max_steps": -1}  # the first one is slower, and not counted
 QUIET = {

@@ -38,13 +38,13 @@ from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import RECORD, SAMPLES
-from genaf_hf.sharing.record import TrainingRecord, balance_table
+from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, balance_table
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.sharing_trainer import HARDENED
-from genaf_hf.training.trainer import STAGES, STANDARD_FINETUNE, GenAFTrainer
+from genaf_hf.training.trainer import STAGES, GenAFTrainer
 
 logger = logging.getLogger(__name__)
 

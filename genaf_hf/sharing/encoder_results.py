@@ -14,7 +14,7 @@ from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.eval_results import eval_results
 from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 from genaf_hf.sharing.figures import COLORS
-from genaf_hf.sharing.hub_metadata import Card, CardData, known_license, on_hub
+from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES, REPORT
 from genaf_hf.sharing.model_card import TAGS, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
@@ -79,7 +79,7 @@ def write_encoder_results(
         pictures={name: words for name, words in PICTURES.items() if name in pictures_in(folder)},
         citations=list(dict.fromkeys([record.defence["citation"], *chain.from_iterable(cited)])),
     )
-    Card(f"---\n{metadata.to_yaml()}\n---\n\n{content}\n").save(folder / CARD)
+    card(metadata, content).save(folder / CARD)
 
 
 def draw_drift(drifts: Sequence[Drift], path: str | Path) -> None:

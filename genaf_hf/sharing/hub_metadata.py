@@ -63,6 +63,11 @@ class Card(ModelCard):
     card_data_class = CardData
 
 
+def card(metadata: CardData, content: str) -> Card:
+    """A card of metadata and Markdown."""
+    return Card(f"---\n{metadata.to_yaml()}\n---\n\n{content}\n")
+
+
 def on_hub(source: Mapping) -> str | None:
     """The Hub id of a model or of images by `name` and `revision`, which what is on the Hub has; None of others."""
     return source["name"] if source.get("revision") and is_hub_id(source["name"]) else None

@@ -23,9 +23,9 @@ from genaf_hf.evaluation.report import (
 )
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
-from genaf_hf.sharing.hub_metadata import Card, CardData, known_license, on_hub
+from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
-from genaf_hf.sharing.record import TrainingRecord, balance_table
+from genaf_hf.sharing.record import LINEAR_PROBE, STANDARD_FINETUNE, TrainingRecord, balance_table
 from genaf_hf.sharing.verdict import doubts, verdict
 from genaf_hf.values.markup import one_line, plain
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
@@ -49,7 +49,7 @@ def model_card(
         pictures: names, out of `layout.PICTURES`, of those that lie beside the card.
     """
     content = render("model_card.md", report, record, model_name=model_name, pictures=pictures)
-    return Card(f"---\n{metadata(report, record, model_name).to_yaml()}\n---\n\n{content}\n")
+    return card(metadata(report, record, model_name), content)
 
 
 def findings(report: RobustnessReport, *, model_name: str, pictures: Sequence[str] = (), folder: str) -> str:
@@ -161,7 +161,7 @@ def template_environment() -> Environment:
 
 def is_hardened(record: TrainingRecord | None) -> bool:
     """Whether a model is one of Gen-AF's, and not only audited, or an undefended one."""
-    return record is not None and record.stages.keys() not in ({"standard_finetune"}, {"linear_probe"})
+    return record is not None and record.stages.keys() not in ({STANDARD_FINETUNE}, {LINEAR_PROBE})
 
 
 def checked_eps(measurements: Sequence[Measurement]) -> float:

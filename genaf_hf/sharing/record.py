@@ -15,6 +15,7 @@ from genaf_hf.runs.run import HARMLESS
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 from genaf_hf.values.provenance import public_name
 
+STANDARD_FINETUNE, LINEAR_PROBE = "standard_finetune", "linear_probe"  # stages of trainings that harden nothing
 TRAINING_EPS = 4 / 255  # of a training that names no other: a record leaves out what is a default
 
 

@@ -20,6 +20,7 @@ from genaf_hf.models.head import head_of, head_weights
 from genaf_hf.models.partial_forward import input_of, inputs_of
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable
 from genaf_hf.sharing.layout import LAYERS
+from genaf_hf.sharing.record import LINEAR_PROBE, STANDARD_FINETUNE
 from genaf_hf.training.assessment import Assessment
 from genaf_hf.training.attacking_trainer import AttackingTrainer
 from genaf_hf.training.checkpoint import finished_stage, newest_complete_checkpoint, read_state
@@ -49,10 +50,7 @@ from genaf_hf.values.device import sent
 
 logger = logging.getLogger(__name__)
 
-STANDARD_FINETUNE = "standard_finetune"
-ADVERSARIAL_FINETUNE = "adversarial_finetune"
-LINEAR_PROBE = "linear_probe"
-ADAPT = "adapt"
+ADVERSARIAL_FINETUNE, ADAPT = "adversarial_finetune", "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, LINEAR_PROBE, ADAPT)
 LEAST_EPOCHS, LEAST_STEPS = 3, 300  # of a stage whose length nobody named
 
