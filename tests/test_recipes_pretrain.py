@@ -4,6 +4,7 @@ import logging
 import math
 import runpy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ import yaml
 from conftest import TINY_VIT
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForImageClassification
 
 from genaf_hf import GenAFConfig
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.cli.harden import FAMILIES, OTHERS, TYPES, family_of
 from genaf_hf.cli.pretrain import default_config
 from genaf_hf.cli.settings_file import CONFIGS
+from genaf_hf.errors import UserError
 from genaf_hf.models.solo_learn import METHODS as SOLO_LEARN
 from genaf_hf.pipelines.harden import SET_BY_FAMILY, HardeningArguments
 from genaf_hf.pretraining.arguments import (
@@ -30,8 +32,9 @@ from genaf_hf.pretraining.arguments import (
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS
 from genaf_hf.pretraining.encoder import LEAVES
-from genaf_hf.pretraining.methods import METHODS
+from genaf_hf.pretraining.methods import METHODS, Settings, register_method
 from genaf_hf.pretraining.pretrain import pretrain
+from genaf_hf.pretraining.view_trainer import ViewTrainer
 
 pytestmark = pytest.mark.slow(reason="pre-trains")
 
@@ -297,6 +300,33 @@ def test_supervised_training_needs_labels_and_tells_of_its_classes(quick, datase
     quick(tmp_path / "labelled", method="supervised", max_train_samples=30)
     [table] = [message for message in caplog.messages if "smallest class" in message]
     assert "| train | 30     | 3       | red (10)       | red (10)      |" in table
+
+
+@pytest.fixture
+def own_methods():
+    """Methods that a test adds are gone after it."""
+    known = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(known)
+
+
+def test_a_method_of_ones_own_is_one_function(quick, dataset, tmp_path, own_methods):
+    @dataclass(frozen=True)
+    class Mine(Settings):
+        smoothing: float = 0.1
+
+    @register_method(title="mine (Me, 2026)", views=(Augmentation(224),), settings=Mine, labelled=True)
+    def my_own(config, settings, *others):
+        assert settings.smoothing == 0.2
+        return ViewTrainer(AutoModelForImageClassification.from_config(config), *others, labels=True)
+
+    dataset.save_to_disk(tmp_path / "labelled")
+    card = quick(tmp_path / "labelled", method="my-own", method_settings={"smoothing": 0.2}) / "README.md"
+    assert "by mine (Me, 2026)." in card.read_text()
+    assert "| smoothing | 0.2 |" in card.read_text()
+    with pytest.raises(UserError, match='"my-own" is known already'):
+        register_method(title="", views=())(my_own)
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("pretrain_*.yaml")), ids=lambda file: file.stem)

@@ -18,7 +18,9 @@ from genaf_hf.values.numbers import check_kind, is_whole
 from genaf_hf.values.settings import settings_by_name
 
 CROP_SCALE = {name: method.views[0].scale for name, method in METHODS.items()}
-SETTINGS = {name: [each.name for each in fields(method.settings)] for name, method in METHODS.items()}
+KNOWN_SETTINGS = "; ".join(
+    f"{name}: {', '.join(method.known_settings)}" for name, method in METHODS.items() if method.known_settings
+)
 NOT_OF_THE_MODEL = (  # but flags of their own, or of the images and the task, which the method decides
     *("model_type", "image_size", "num_channels", "problem_type", "id2label", "label2id", "dtype"),
     *("return_dict", "output_attentions", "output_hidden_states", "is_encoder_decoder", "architectures"),
@@ -54,10 +56,7 @@ class PretrainingArguments:
     image_size: int = field(default=224, metadata={"help": "Height and width of the images."})
     method_settings: dict | str | None = field(
         default=None,
-        metadata={
-            "help": "Settings of dino or simclr that differ from the paper's, as JSON: "
-            + "; ".join(f"{name}: {', '.join(known)}" for name, known in SETTINGS.items() if known)
-        },
+        metadata={"help": f"Settings of dino or simclr that differ from the paper's, as JSON: {KNOWN_SETTINGS}"},
     )
     crop_scale: list[float] | None = field(
         default=None,
@@ -166,8 +165,9 @@ def method_settings(arguments: PretrainingArguments) -> Settings:
     Raises:
         UserError: for an unknown setting, or a value out of its range.
     """
-    kind, known = METHODS[arguments.method].settings, SETTINGS[arguments.method]
-    settings = kind(**known_settings("method_settings", arguments.method_settings, known))
+    method = METHODS[arguments.method]
+    kind, given = method.settings, arguments.method_settings
+    settings = kind(**known_settings("method_settings", given, method.known_settings))
     for each in fields(kind):
         value, name = getattr(settings, each.name), f"{each.name} in method_settings"
         check_kind(name, value, (each.type,))

@@ -1,4 +1,7 @@
-"""Methods of pre-training, one paper a file: views, settings, model and loss. Whatever file lies here is registered."""
+"""Methods of pre-training, one paper a file: views, settings, model and loss. Whatever file lies here is registered.
+
+The default of `genaf-hf pretrain --method NAME` is `cli/configs/pretrain_digits_NAME.yaml`.
+"""
 
 from importlib import import_module
 from pkgutil import iter_modules

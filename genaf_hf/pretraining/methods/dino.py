@@ -59,7 +59,11 @@ class StudentAndTeacher(nn.Module):
         self.register_buffer("center", torch.zeros(prototypes))
 
     def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The student's logits of all views, the teacher's of the global ones, which come first."""
+        """The student's logits (n, prototypes) of all views, the teacher's of the global ones, which come first.
+
+        Args:
+            views: normalized, each (n, 3, h, w).
+        """
         with torch.no_grad():
             teacher = self.teacher(torch.cat(views[:GLOBAL_VIEWS])).chunk(GLOBAL_VIEWS)
         student = []

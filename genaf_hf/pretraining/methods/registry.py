@@ -1,7 +1,7 @@
 """Methods of pre-training by name, so that a flag, a card and a run speak of the same one by the same name."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from transformers import AutoModel
@@ -47,6 +47,11 @@ class Method:
     labelled: bool = False
     model_types: Mapping[str, str] = field(default_factory=lambda: MODEL_TYPES)
     auto_class: type = AutoModel
+
+    @property
+    def known_settings(self) -> list[str]:
+        """The names of its settings."""
+        return [each.name for each in fields(self.settings)]
 
 
 METHODS: Registry[Method] = Registry("method of pre-training")
