@@ -416,4 +416,5 @@ def reset_head(model: PreTrainedModel) -> None:
 
 
 def parameter_count(model: nn.Module) -> int:
+    """Numbers in all weights of a model, whether they are trained or not."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -70,6 +70,7 @@ def dino(name: str, use_cpu: bool) -> Path:
 
 
 def simclr(name: str, use_cpu: bool) -> Path:
+    """SimCLR of crops, by a smaller head than the paper's."""
     training = {"max_steps": 400, "learning_rate": 2e-3}
     head = SimCLRSettings(temperature=0.2, hidden_size=128, output_size=64)
     given, views = prepared(ViTConfig(**VIT), name, use_cpu, **training), [view(0.4), view(0.4)]
@@ -77,6 +78,7 @@ def simclr(name: str, use_cpu: bool) -> Path:
 
 
 def supervised(name: str, use_cpu: bool) -> Path:
+    """A classifier of the ten digits, with its head."""
     given = prepared(ViTConfig(**VIT), name, use_cpu, max_steps=600, learning_rate=2e-3)
     return pretrain_encoder(METHODS["supervised"], *given, [view(0.6)], data=DIGITS)
 

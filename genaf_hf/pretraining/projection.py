@@ -18,11 +18,12 @@ def features(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
 
 
 def feature_size(config: PreTrainedConfig) -> int:
+    """d of `features`."""
     return config.hidden_size if config.model_type == "vit" else config.hidden_sizes[-1]
 
 
 class Projected(nn.Module):
-    """An encoder and a head on its features; takes `pixel_values` (n, 3, h, w)."""
+    """An encoder and a head on its features; takes `pixel_values` (n, 3, h, w), gives what the head does."""
 
     def __init__(self, encoder: PreTrainedModel, head: nn.Module):
         super().__init__()
@@ -34,7 +35,10 @@ class Projected(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """DINO's: three layers, normalized, and a last one whose weights have norm 1 (appendix C of the paper)."""
+    """DINO's: three layers, normalized, and a last one whose weights have norm 1 (appendix C of the paper).
+
+    Takes features (n, size), gives their cosines with the prototypes, (n, prototypes).
+    """
 
     def __init__(self, size: int, hidden_size: int, bottleneck_size: int, prototypes: int, batch_norm: bool):
         super().__init__()
@@ -56,5 +60,5 @@ class PrototypeHead(nn.Module):
 
 
 def projection_head(size: int, hidden_size: int, output_size: int) -> nn.Module:
-    """SimCLR's: one hidden layer (section 2.1 of the paper)."""
+    """SimCLR's: one hidden layer (section 2.1 of the paper), from (n, size) to (n, output_size)."""
     return nn.Sequential(nn.Linear(size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, output_size))

@@ -129,11 +129,13 @@ def attack_label(report: RobustnessReport, attack: str) -> str:
 
 
 def predictions(model: PixelModel, images: Tensor) -> list[int]:
+    """The class id that a model answers to each of some images (n, 3, h, w) in [0, 1]."""
     with evaluating(model), torch.no_grad():
         return model(images).argmax(1).tolist()
 
 
 def show_image(axes, image: Tensor) -> None:
+    """An image (3, h, w) in [0, 1], its pixels as they are."""
     axes.imshow(image.permute(1, 2, 0).cpu().numpy(), vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -227,6 +229,7 @@ def draw_gallery(
 
 
 def show_row(axes: Sequence, images: Tensor, title: str) -> None:
+    """Images (n, 3, h, w) in [0, 1] side by side."""
     for place, image in zip(axes, images, strict=True):
         show_image(place, image)
     axes[0].set_ylabel(title, fontsize=8)

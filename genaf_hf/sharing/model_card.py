@@ -136,6 +136,7 @@ def filled(template: str, **values) -> str:
 
 
 def template_environment() -> Environment:
+    """What templates are read by; a name without a value is refused, and foreign text is theirs to escape."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,

@@ -63,6 +63,7 @@ class TrainingRecord:
         return found
 
     def save(self, path: str | Path) -> None:
+        """Writes it as JSON."""
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8", newline="\n")
 
     @classmethod
