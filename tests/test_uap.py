@@ -117,10 +117,15 @@ def test_towards_the_features_of_an_image_of_a_linear_model_it_is_the_difference
         ("uapgd", {"target": 5}, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
         ("uap", {"target": 5}, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
         ("upgd", {"target": 5}, "target is 5, expected one of the model's 3 classes from 0 on"),
-        ("advencoder-per", {"init": "given"}, 'advencoder-per has no setting "init"; it has .*restarts'),
+        ("fff", {"image": 0}, 'fff has no setting "image"; it has .*restarts'),
         ("uapgd", {"target": "cat"}, 'target is "cat", expected a whole number or None'),
         ("activation-attack", {"image": 12}, "image is 12, expected one of the attacker's 12 images, counted from 0"),
         ("activation-attack", {"image": -1}, "image is -1, expected one of the attacker's 12 images"),
+        ("ssp", {"image": 12}, "image is 12, expected one of the attacker's 12 images"),
+        ("advencoder-pat", {"image": 12}, "image is 12, expected one of the attacker's 12 images"),
+        ("l4a", {"image": "cat"}, 'image is "cat", expected a whole number or None'),
+        ("l4a-fuse", {"image": 0, "layers": [1]}, r"layers is \[1\], expected two hidden states"),
+        ("l4a-fuse", {"image": 0, "weight": -1.0}, "weight is -1.0, expected at least 0 where images are led"),
     ],
 )
 def test_a_target_that_is_not_there_is_refused(name, target, sentence, vit, images, labels):

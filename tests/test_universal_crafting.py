@@ -1,16 +1,17 @@
 """How a perturbation is crafted from an objective: its settings, restarts, start, images, and several encoders."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from small_attacks import EPS, ON_ENCODER, craft, images, labels
+from small_attacks import EPS, PATCHES, UNIVERSAL, craft, images, labels
 from traces import leaves_no_trace
 
 from genaf_hf import PixelModel, UniversalPerturbation
-from genaf_hf.attacks import ATTACKS, l4a, registry
-from genaf_hf.attacks.adversarial_patch import adversarial_patch
-from genaf_hf.attacks.universal import universal_attack
+from genaf_hf.attacks import ATTACKS, UniversalPatch, l4a, pgd, registry
+from genaf_hf.attacks.advencoder import direction
+from genaf_hf.attacks.universal import features, hidden_state, universal_attack
 from genaf_hf.errors import UserError
 
 __all__ = ["images", "labels"]  # fixtures
@@ -114,6 +115,69 @@ def test_whatever_the_attack_its_best_start_is_kept_and_so_many_images_are_drawn
     assert any(torch.equal(best.delta, each.delta) for each in (first, other))
 
 
+BUDGET = {"steps", "restarts", "init", "max_images"}
+LED = {name for name in UNIVERSAL if "image" in ATTACKS[name].settings}
+
+
+def test_every_universal_attack_has_a_budget_a_beginning_and_a_target():
+    """But `fff`, which has no images."""
+    for name in UNIVERSAL:
+        without = {"max_images"} if name == "fff" else set()
+        assert BUDGET - without <= {*ATTACKS[name].settings}
+    assert {*UNIVERSAL} - LED == {"fff", *(name for name in UNIVERSAL if "target" in ATTACKS[name].settings)}
+
+
+@pytest.mark.parametrize("name", UNIVERSAL)
+def test_every_universal_attack_begins_at_what_is_given(name, vit, images, labels, tmp_path):
+    generator = torch.Generator().manual_seed(5)
+    if name in PATCHES:
+        begun = UniversalPatch(torch.rand(3, 4, 4, generator=generator), attack="given", eps=1.0)
+    else:
+        begun = UniversalPerturbation(EPS * (2 * torch.rand(3, 8, 8, generator=generator) - 1), attack="given", eps=EPS)
+    begun.save_pretrained(tmp_path / "given")
+    small = {"restarts": 1, **({"area": 0.25} if name in PATCHES else {"eps": EPS})}
+    small |= {"learning_rate": 1e-7} if name.startswith("advencoder") else {}
+    small |= {"step_size": 1e-6} if "step_size" in ATTACKS[name].settings else {}
+    found = craft(name, PixelModel(*vit), images, labels, **small, steps=1, init=str(tmp_path / "given"))
+    # A step of `uap` goes as far as a boundary, that of the patch is a hundredth.
+    far = {"uap": 2 * EPS, "adversarial-patch": 0.01}.get(name, 1e-4)
+    torch.testing.assert_close(found.delta, begun.delta, rtol=0, atol=far + 1e-6)
+    assert found.objective.endswith(", from given on")
+
+
+def test_what_is_begun_at_is_of_the_kind_and_size_of_what_is_crafted(vit, images, labels, tmp_path):
+    UniversalPatch(torch.zeros(3, 8, 8), attack="given", eps=1.0).save_pretrained(tmp_path / "patch")
+    UniversalPerturbation(torch.zeros(3, 4, 4), attack="given", eps=0.3).save_pretrained(tmp_path / "perturbation")
+    with pytest.raises(UserError, match=r"a patch of shape \(3, 8, 8\), expected a perturbation of \(3, 8, 8\) as the"):
+        craft("advencoder-per", PixelModel(*vit), images, labels, init=str(tmp_path / "patch"))
+    for name in PATCHES:
+        with pytest.raises(UserError, match=r"a perturbation of shape \(3, 4, 4\), expected a patch of \(3, 4, 4\)\."):
+            craft(name, PixelModel(*vit), images, labels, area=0.25, init=str(tmp_path / "perturbation"))
+
+
+def distance(encoder, images, found, read):
+    """To the features of image 4, in the mean."""
+    with torch.no_grad():
+        return (read(encoder, found(images)) - read(encoder, images[4:5])).flatten(1).square().sum(dim=1).mean().item()
+
+
+@pytest.mark.parametrize("name", sorted(LED))
+def test_it_can_be_led_to_the_features_of_an_image(name, resnet, images, labels):
+    """Nearer to them than what else it crafts, and than clean images, by what it reads."""
+    encoder = PixelModel(*resnet).eval()
+    of_features = {"activation-attack": features, "advencoder-per": direction, "advencoder-pat": direction}
+    read = of_features.get(name, partial(hidden_state, layer=ATTACKS[name].defaults.get("layer", 1)))
+    strong = {"area": 0.25} if name in PATCHES else {"eps": 0.3}
+    strong |= {"learning_rate": 5e-3} if name.startswith("advencoder") else {}
+    led = craft(name, encoder, images, labels, **strong, steps=25, image=4)
+    other = craft(
+        name, encoder, images, labels, **strong, steps=25, **({"image": 0} if name == "activation-attack" else {})
+    )
+    reached, *others = (distance(encoder, images, each, read) for each in (led, other, lambda clean: clean))
+    assert reached < min(others)
+    assert "image 4" in led.objective
+
+
 def test_it_begins_at_a_perturbation_that_is_given(vit, images, hilly, tmp_path):
     given = UniversalPerturbation(0.3 * torch.rand(3, 8, 8), attack="ssp", eps=0.3)
     given.save_pretrained(tmp_path / "given")
@@ -121,7 +185,7 @@ def test_it_begins_at_a_perturbation_that_is_given(vit, images, hilly, tmp_path)
     torch.testing.assert_close(found.delta, given.delta.clamp(max=EPS), rtol=0, atol=1e-5)
     assert found.objective == "hills, from given on"
     UniversalPerturbation(torch.zeros(3, 4, 4), attack="ssp", eps=0.3).save_pretrained(tmp_path / "small")
-    with pytest.raises(UserError, match=r"of shape \(3, 4, 4\), expected \(3, 8, 8\) as the images are"):
+    with pytest.raises(UserError, match=r"of shape \(3, 4, 4\), expected a perturbation of \(3, 8, 8\) as the"):
         hilly(PixelModel(*vit), images, init=str(tmp_path / "small"))
     with pytest.raises(UserError, match=r"nothing.* is not a universal perturbation"):
         hilly(PixelModel(*vit), images, init=str(tmp_path / "nothing"))
@@ -156,7 +220,7 @@ def test_a_budget_that_cannot_be_spent_is_refused(setting, sentence, vit, images
         l4a(PixelModel(*vit), images, **setting)
 
 
-@pytest.mark.parametrize("name", ON_ENCODER)
+@pytest.mark.parametrize("name", UNIVERSAL)
 def test_on_several_encoders_it_is_another_than_on_each(name, vit, resnet, images, labels):
     one, other = PixelModel(*vit), PixelModel(*resnet)
     with leaves_no_trace(one), leaves_no_trace(other):
@@ -189,6 +253,6 @@ def test_encoders_of_other_sizes_and_attacks_on_one_alone_are_refused(vit, resne
     with pytest.raises(UserError, match="take images of 8 x 8 and of 16 x 16 pixels, expected one size"):
         l4a([one, Larger(*resnet)], images)
     with pytest.raises(UserError, match="There are 2 models to attack at once, expected one"):
-        adversarial_patch([one, one], images, labels)
+        pgd([one, one], images, labels, eps=EPS, steps=1)
     with pytest.raises(UserError, match="There are 0 models to attack at once"):
         l4a([], images)

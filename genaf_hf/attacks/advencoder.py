@@ -1,6 +1,7 @@
 """AdvEncoder (Zhou et al., ICCV 2023, https://arxiv.org/abs/2307.12280)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.norms import NORMS, Norm, into_ball
-from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pasting
+from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import SEEDS, check_restarts
 from genaf_hf.attacks.registry import register_attack
@@ -22,6 +23,10 @@ from genaf_hf.attacks.universal import (
     best_of,
     check_finite,
     check_universal_settings,
+    from_on,
+    given,
+    instead_of,
+    nearness,
     provenance,
     some_of,
 )
@@ -33,7 +38,7 @@ from genaf_hf.values.device import sent
 NOISE = 100
 # By its name, as in a report: of as many images as other universal attacks, and of a generator that a CPU can train.
 BY_NAME: dict[str, Any] = {"steps": 100, "batch_size": 64, "width": 256}
-OBJECTIVE = "InfoNCE of clean and attacked features, high frequencies, small distance"
+APART, BESIDE = "InfoNCE of clean and attacked features", ", high frequencies, small distance"
 CITATION = """@inproceedings{zhou2023advencoder,
   title = {Downstream-agnostic Adversarial Examples},
   author = {Zhou, Ziqi and Hu, Shengshan and Zhao, Ruizhi and Wang, Qian and Zhang, Leo Yu and
@@ -55,8 +60,10 @@ def advencoder_per(
     learning_rate: float = 2e-4,
     width: int = 1024,
     restarts: int = 1,
+    init: str | None = None,
     max_images: int | None = None,
     batch_size: int = 256,
+    image: int | None = None,
     seed: int = 0,
     data: str | None = None,
 ) -> UniversalPerturbation:
@@ -69,6 +76,9 @@ def advencoder_per(
         width: channels of the generator's first layer.
         restarts: that many generators; the one is kept whose loss is the lowest.
         batch_size: images per step, at least 2: the others of a batch are an image's negatives.
+        init: perturbation that the first generator's is added to, less what it makes before its first step.
+        image: of the images one whose features those of all others are pulled to, see `towards_image`, instead of off
+            their own; None for none.
         encoder, images, norm, max_images, seed, data: as for `l4a`. The seed is also that of the generator.
 
     Returns:
@@ -84,9 +94,10 @@ def advencoder_per(
     def perturb(made: Tensor, batch: Tensor, random: torch.Generator) -> Tensor:
         return attacked(batch, into_ball(made[None], eps, norm)[0])
 
+    begun = None if init is None else into_ball(given(init, images.shape[1:])[None], eps, norm)[0]
     wanted = size, width, encoders, images, perturb, steps, learning_rate, batch_size
-    made = best_generated(*wanted, restarts=restarts, seed=seed)
-    known = provenance(encoders, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
+    made = best_generated(*wanted, restarts=restarts, begun=begun, image=image, seed=seed)
+    known = provenance(encoders, objective=told(image) + from_on(init), steps=steps, seed=seed, data=data)
     return UniversalPerturbation(into_ball(made[None], eps, norm)[0], "advencoder-per", eps, norm=norm, **known)
 
 
@@ -104,8 +115,10 @@ def advencoder_pat(
     learning_rate: float = 2e-4,
     width: int = 1024,
     restarts: int = 1,
+    init: str | None = None,
     max_images: int | None = None,
     batch_size: int = 256,
+    image: int | None = None,
     seed: int = 0,
     data: str | None = None,
 ) -> UniversalPatch:
@@ -117,7 +130,8 @@ def advencoder_pat(
         shape: `"square"` or `"round"`.
         degrees: it is turned by up to so many at random, either way, where it is crafted and where it attacks.
         smallest: it is shrunk at random, to this share of its side at least, as it is turned.
-        encoder, images, steps, learning_rate, width, restarts, max_images, batch_size, seed, data: as for
+        init: patch that the first generator's is added to in the same way.
+        encoder, images, steps, learning_rate, width, restarts, max_images, batch_size, image, seed, data: as for
             `advencoder_per`.
 
     Returns:
@@ -134,10 +148,16 @@ def advencoder_pat(
     def perturb(made: Tensor, batch: Tensor, random: torch.Generator) -> Tensor:
         return pasted(batch, pixels_of(made), [random] * len(batch))
 
+    begun = None if init is None else given(init, (images.shape[1], side, side), patch=True) / GRAY
     wanted = (side, side), width, encoders, images, perturb, steps, learning_rate, batch_size
-    made = best_generated(*wanted, restarts=restarts, seed=seed)
-    known = provenance(encoders, objective=OBJECTIVE, steps=steps, seed=seed, data=data)
+    made = best_generated(*wanted, restarts=restarts, begun=begun, image=image, seed=seed)
+    known = provenance(encoders, objective=told(image) + from_on(init), steps=steps, seed=seed, data=data)
     return of_pasting(pixels_of(made), "advencoder-pat", pasted, **known)
+
+
+def told(image: int | None) -> str:
+    """The objective in words."""
+    return (APART if image is None else instead_of(APART, image)) + BESIDE
 
 
 def pixels_of(made: Tensor) -> Tensor:
@@ -200,6 +220,8 @@ def best_generated(
     batch_size: int,
     *,
     restarts: int,
+    begun: Tensor | None,
+    image: int | None,
     seed: int,
 ) -> Tensor:
     """What a generator makes (3, h, w) when it has minimised AdvEncoder's loss; of several the one of the lowest loss.
@@ -208,33 +230,33 @@ def best_generated(
         size, width: of the generators.
         encoders: that read the images (n, 3, h, w).
         perturb: called with what a generator makes, a batch, and what draws all that is random; gives attacked images.
-        steps, learning_rate, batch_size, restarts, seed: as for `advencoder_per`.
+        steps, learning_rate, batch_size, restarts, image, seed: as for `advencoder_per`.
+        begun: what the first generator is to make (3, h, w) before its first step; None for what it makes by itself.
 
     Raises:
-        UserError: when a loss or its gradient is not finite.
+        UserError: when a loss or its gradient is not finite, or there is no such image.
     """
     check_restarts(restarts)
+    scores: list[Callable[..., Tensor]] = [partial(apart, each) for each in encoders]
+    if image is not None:
+        scores = [nearness(each, images, read=direction, image=image) for each in encoders]
 
     def losses_on_batch(made: Tensor, random: torch.Generator) -> list[Tensor]:
         """The loss on each encoder."""
         chosen = torch.randperm(len(images), generator=random)[:batch_size]  # none twice: it would be a negative
         batch = sent(images[sent(chosen, images.device)], made.device)
-        with torch.no_grad():
-            clean = [encoder.features(batch) for encoder in encoders]
         changed = perturb(made, batch, random)
-        return [
-            advencoder_loss(batch, changed, before, encoder.features(changed))
-            for encoder, before in zip(encoders, clean, strict=True)
-        ]
+        return [advencoder_loss(batch, changed, score(changed, batch)) for score in scores]
 
     def trained(restart: int) -> Tensor:
         own_seed = seed + restart * SEEDS
         generator = seeded_generator(size, width, own_seed).to(encoders[0].device)
         random, weights = torch.Generator().manual_seed(own_seed), list(generator.parameters())
+        shift = 0 if begun is None or restart else begun.to(encoders[0].device) - generator().detach()
         optimizer = torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
         finite = torch.ones((), dtype=torch.bool, device=encoders[0].device)
         for number in progress(range(steps), "Crafting"):
-            loss = torch.stack(losses_on_batch(generator(), random)).mean()
+            loss = torch.stack(losses_on_batch(generator() + shift, random)).mean()
             gradients = torch.autograd.grad(loss, weights)
             finite &= all_finite(loss, *gradients)
             if number == 0:  # as for other universal attacks
@@ -243,7 +265,7 @@ def best_generated(
                 weight.grad = gradient
             optimizer.step()
         check_finite(finite)
-        return generator().detach()
+        return generator().detach() + shift
 
     def reached(made: Tensor) -> list[float]:
         random = torch.Generator().manual_seed(seed)
@@ -255,13 +277,21 @@ def best_generated(
         return best_of(restarts, trained, reached)
 
 
-def advencoder_loss(images: Tensor, changed: Tensor, clean_features: Tensor, features: Tensor) -> Tensor:
-    """-5 InfoNCE(f(x), f(x')) + MSE(x', x) - MSE(H(x), H(x')), to be minimised."""
-    return (
-        -5 * info_nce(clean_features, features)
-        + F.mse_loss(changed, images)
-        - F.mse_loss(high_pass(images), high_pass(changed))
-    )
+def direction(encoder: PixelModel, images: Tensor) -> Tensor:
+    """What InfoNCE reads, features of length 1, by whose scale none of several encoders outweighs another."""
+    return F.normalize(encoder.features(images))
+
+
+def apart(encoder: PixelModel, changed: Tensor, images: Tensor) -> Tensor:
+    """How far the features of attacked images are from those of clean ones: InfoNCE(f(x), f(x'))."""
+    with torch.no_grad():
+        clean = encoder.features(images)
+    return info_nce(clean, encoder.features(changed))
+
+
+def advencoder_loss(images: Tensor, changed: Tensor, score: Tensor) -> Tensor:
+    """-5 InfoNCE(f(x), f(x')) + MSE(x', x) - MSE(H(x), H(x')), to be minimised; `score` is the InfoNCE or another."""
+    return -5 * score + F.mse_loss(changed, images) - F.mse_loss(high_pass(images), high_pass(changed))
 
 
 def info_nce(queries: Tensor, keys: Tensor, temperature: float = 0.1) -> Tensor:

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
+from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.losses import told, towards
-from genaf_hf.attacks.patch import Place, Shape, UniversalPatch, of_pasting, pasting
+from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import Ascent, raised
+from genaf_hf.attacks.universal import Ascent, Objective, raised
 from genaf_hf.models.pixel_model import PixelModel
 
-GRAY = 0.5  # that a patch is a perturbation of, by at most as much
 CITATION = """@article{brown2017patch,
   title = {Adversarial Patch},
   author = {Brown, Tom B. and Man{\\'e}, Dandelion and Roy, Aurko and Abadi, Mart{\\'i}n and Gilmer, Justin},
@@ -21,7 +21,7 @@ CITATION = """@article{brown2017patch,
 
 @register_attack("model", "images", "labels", universal=True, citation=CITATION)
 def adversarial_patch(
-    model: PixelModel,
+    model: Encoders,
     images: Tensor,
     labels: Tensor,
     *,
@@ -33,6 +33,8 @@ def adversarial_patch(
     smallest: float = 1.0,
     steps: int = 500,
     restarts: int = 1,
+    init: str | None = None,
+    max_images: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     data: str | None = None,
@@ -43,12 +45,12 @@ def adversarial_patch(
     the sign of the gradient, each on a batch in which the patch is placed, turned and shrunk anew.
 
     Args:
-        model: that is attacked; left as it was.
+        model: that is attacked, or several at once; left as it was.
         images: (n, 3, h, w) in [0, 1], the attacker's.
         labels: (n,) class ids of the model.
         target: class id that all images are to be taken for; None for any but their own.
         area, place, shape, degrees, smallest: as for `advencoder_pat`.
-        steps, restarts, batch_size, seed, data: as for `l4a`. The seed is also that of the places.
+        steps, restarts, init, max_images, batch_size, seed, data: as for `l4a`. The seed is also that of the places.
 
     Raises:
         UserError: for a setting outside its range, or a model without finite values or gradients.
@@ -56,15 +58,20 @@ def adversarial_patch(
     pasted, side = pasting(images.shape[-2:], area=area, place=place, shape=shape, degrees=degrees, smallest=smallest)
     random = torch.Generator().manual_seed(seed)
 
-    def objective(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
-        return towards(model(pasted(batch, GRAY + delta, [random] * len(batch))), of_batch, target)
+    def on(model: PixelModel, *_: Tensor) -> Objective:
+        def objective(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
+            return towards(model(pasted(batch, GRAY + delta, [random] * len(batch))), of_batch, target)
+
+        return objective
 
     words = "adversarial-patch", told("cross-entropy of the model", target)
     found = raised(
-        *([model], (images, labels), lambda *_: objective, words, Ascent(), (images.shape[1], side, side)),
+        *(several(model), (images, labels), on, words, Ascent(), side),
         eps=GRAY,
         steps=steps,
         restarts=restarts,
+        init=init,
+        max_images=max_images,
         batch_size=batch_size,
         seed=seed,
         data=data,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.universal import Objective, attacked, random_batches, universal_attack
+from genaf_hf.attacks.universal import Objective, attacked, hidden_state, random_batches, universal_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 
@@ -19,7 +19,9 @@ CITATION = """@inproceedings{ban2022pap,
 }"""
 
 
-@universal_attack("images", words="mean squared activation of hidden state {layer}", citation=CITATION)
+@universal_attack(
+    "images", words="mean squared activation of hidden state {layer}", reads=hidden_state, citation=CITATION
+)
 def l4a(encoder: PixelModel, images: Tensor, *, layer: int | str = 1) -> Objective:
     """A universal perturbation that raises the activations of a low layer: maximises mean(h_l(x + delta)^2).
 
@@ -28,7 +30,8 @@ def l4a(encoder: PixelModel, images: Tensor, *, layer: int | str = 1) -> Objecti
 
     `l4a(encoder, images, eps=10 / 255)` takes by name `eps` (10/255), radius of the L-inf ball in pixel units; `steps`
     (500), each on a fresh random batch of `batch_size` (16) images; `step_size` in pixel units (eps / 50); `seed` (0)
-    of the uniform start and of the batches; `data`, a name for the images. It returns the perturbation, with its
+    of the uniform start and of the batches; `data`, a name for the images; `image` (none), the number of one of them
+    whose hidden state all others are led to instead, see `towards_image`. It returns the perturbation, with its
     provenance, and raises `UserError` for a setting or an image outside its range, or an unknown layer.
 
     Args:
@@ -39,16 +42,39 @@ def l4a(encoder: PixelModel, images: Tensor, *, layer: int | str = 1) -> Objecti
     """
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
-        return energy(encoder.hidden_states(attacked(batch, delta), up_to=layer)[-1])
+        return energy(hidden_state(encoder, attacked(batch, delta), layer=layer))
 
     return objective
 
 
-@universal_attack(
-    "images",
-    words="mean squared activations of hidden states {layers[0]} and {layers[1]} (weight {weight:g})",
-    citation=CITATION,
-)
+def told(layers: Sequence[int | str], weight: float) -> str:
+    """The objective of `l4a_fuse` in words.
+
+    Raises:
+        UserError: when it is of other than two layers.
+    """
+    if not isinstance(layers, list | tuple) or len(layers) != 2:
+        raise UserError(f"layers is {layers}, expected two hidden states by index or name, for example (1, 2).")
+    return f"mean squared activations of hidden states {layers[0]} and {layers[1]} (weight {weight:g})"
+
+
+def two_states(encoder: PixelModel, images: Tensor, layers: Sequence[int | str]) -> tuple[Tensor, Tensor]:
+    """The hidden states of two layers, above which none is run."""
+    first, second = (encoder.layer_index(layer, images) for layer in layers)
+    states = encoder.hidden_states(images, up_to=max(first, second))
+    return states[first], states[second]
+
+
+def weighted_states(encoder: PixelModel, images: Tensor, *, layers: Sequence[int | str], weight: float) -> Tensor:
+    """The same in one (n, d), whose squared length is what `l4a_fuse` raises."""
+    if weight < 0:
+        raise UserError(f"weight is {weight}, expected at least 0 where images are led to the features of one.")
+    states = [state.flatten(1) for state in two_states(encoder, images, layers)]
+    shares = [share / state.shape[1] for share, state in zip((1, weight), states, strict=True)]
+    return torch.cat([share**0.5 * state for share, state in zip(shares, states, strict=True)], dim=1)
+
+
+@universal_attack("images", words=told, reads=weighted_states, citation=CITATION)
 def l4a_fuse(
     encoder: PixelModel, images: Tensor, *, layers: tuple[int | str, int | str] = (1, 2), weight: float = 1.0
 ) -> Objective:
@@ -59,13 +85,10 @@ def l4a_fuse(
         layers: l1 and l2, as `layer` of `l4a`.
         weight: of the second layer, the paper's lambda.
     """
-    if not isinstance(layers, list | tuple) or len(layers) != 2:
-        raise UserError(f"layers is {layers}, expected two hidden states by index or name, for example (1, 2).")
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
-        first, second = (encoder.layer_index(layer, batch) for layer in layers)
-        states = encoder.hidden_states(attacked(batch, delta), up_to=max(first, second))
-        return energy(states[first]) + weight * energy(states[second])
+        first, second = two_states(encoder, attacked(batch, delta), layers)
+        return energy(first) + weight * energy(second)
 
     return objective
 
@@ -81,6 +104,7 @@ def beside_gaussian_images(
 @universal_attack(
     "images",
     words="mean squared activation of hidden state {layer} on Gaussian images, and on real ones (weight {weight:g})",
+    reads=lambda encoder, images, *, layer, weight: hidden_state(encoder, images, layer=layer),
     batches=beside_gaussian_images,
     citation=CITATION,
 )
@@ -95,7 +119,7 @@ def l4a_ugs(encoder: PixelModel, images: Tensor, *, layer: int | str = 1, weight
     """
 
     def low(batch: Tensor, delta: Tensor) -> Tensor:
-        return encoder.hidden_states(attacked(batch, delta), up_to=layer)[-1]
+        return hidden_state(encoder, attacked(batch, delta), layer=layer)
 
     def objective(delta: Tensor, real: Tensor, noise: Tensor) -> Tensor:
         return energy(low(noise, delta)) + weight * energy(low(real, delta))

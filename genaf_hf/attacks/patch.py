@@ -16,6 +16,7 @@ from genaf_hf.values.device import sent
 
 Shape = Literal["square", "round"]
 Place = Literal["random", "fixed"]
+GRAY = 0.5  # that the pixels of a patch are at most as far from
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaf_hf.attacks.universal import Objective, attacked, universal_attack
+from genaf_hf.attacks.universal import Objective, attacked, hidden_state, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{naseer2020ssp,
@@ -16,7 +16,9 @@ CITATION = """@inproceedings{naseer2020ssp,
 }"""
 
 
-@universal_attack("images", words="mean squared change of the squared hidden state {layer}", citation=CITATION)
+@universal_attack(
+    "images", words="mean squared change of the squared hidden state {layer}", reads=hidden_state, citation=CITATION
+)
 def ssp(encoder: PixelModel, images: Tensor, *, layer: int | str = 1) -> Objective:
     """A universal perturbation that distorts a layer's activations: maximises MSE(h_l(x)^2, h_l(x + delta)^2).
 
@@ -26,7 +28,7 @@ def ssp(encoder: PixelModel, images: Tensor, *, layer: int | str = 1) -> Objecti
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
         with torch.no_grad():
-            clean = encoder.hidden_states(batch, up_to=layer)[-1]
-        return F.mse_loss(encoder.hidden_states(attacked(batch, delta), up_to=layer)[-1].square(), clean.square())
+            clean = hidden_state(encoder, batch, layer=layer)
+        return F.mse_loss(hidden_state(encoder, attacked(batch, delta), layer=layer).square(), clean.square())
 
     return objective

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from genaf_hf.attacks.universal import Objective, attacked, universal_attack
+from genaf_hf.attacks.universal import Objective, attacked, hidden_state, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{lu2020dispersion,
@@ -15,7 +15,9 @@ CITATION = """@inproceedings{lu2020dispersion,
 }"""
 
 
-@universal_attack("images", words="minus the standard deviation of hidden state {layer}", citation=CITATION)
+@universal_attack(
+    "images", words="minus the standard deviation of hidden state {layer}", reads=hidden_state, citation=CITATION
+)
 def std(encoder: PixelModel, images: Tensor, *, layer: int | str = 2) -> Objective:
     """A universal perturbation that flattens a layer's activations: maximises -std(h_l(x + delta)), per image.
 
@@ -26,6 +28,6 @@ def std(encoder: PixelModel, images: Tensor, *, layer: int | str = 2) -> Objecti
     """
 
     def objective(delta: Tensor, batch: Tensor) -> Tensor:
-        return -encoder.hidden_states(attacked(batch, delta), up_to=layer)[-1].flatten(1).std(dim=1).mean()
+        return -hidden_state(encoder, attacked(batch, delta), layer=layer).flatten(1).std(dim=1).mean()
 
     return objective

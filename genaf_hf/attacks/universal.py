@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.norms import NORMS, Norm, draw_in_ball, into_ball, steepest_ascent
+from genaf_hf.attacks.patch import GRAY
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import SEEDS, check_attack_settings, check_max_images, check_restarts, gradient_of
 from genaf_hf.attacks.registry import attack_name, known_hints, register_attack
@@ -26,6 +27,7 @@ from genaf_hf.values.provenance import model_source, public_name
 EPS = 10 / 255  # where nothing else is said
 PARTS = 50  # of eps, of which a step is one
 JUDGED_BATCHES = 32  # by which the best of several perturbations is told
+IMAGE = Parameter("image", Parameter.KEYWORD_ONLY, default=None, annotation=int | None)  # that others are led to
 
 Objective = Callable[..., Tensor]  # of the perturbation (3, h, w) and of what is drawn for a step, a scalar
 Step = Callable[[Tensor], None]  # moves the perturbation, by its gradient
@@ -37,6 +39,7 @@ def universal_attack(
     words: str | Callable[..., str],
     on: str = "encoder",
     citation: str | None = None,
+    reads: Callable[..., Tensor] | None = None,
     batches: Callable[..., Iterator[tuple[Tensor, ...]]] | None = None,
     stepping: Callable[..., Step] | None = None,
     lengths: Callable[[float, int], Iterator[float]] | None = None,
@@ -45,9 +48,9 @@ def universal_attack(
 ) -> Callable[[Callable[..., Objective]], Callable[..., UniversalPerturbation]]:
     """Adds an attack to `ATTACKS` that is told by its objective alone.
 
-        @universal_attack("images", words="mean activation of hidden state {layer}")
+        @universal_attack("images", words="mean activation of hidden state {layer}", reads=hidden_state)
         def my_attack(encoder, images, *, layer=1):
-            return lambda delta, batch: encoder.hidden_states(attacked(batch, delta), up_to=layer)[-1].mean()
+            return lambda delta, batch: hidden_state(encoder, attacked(batch, delta), layer=layer).mean()
 
     The function is called once for each encoder, with it, what else the attack needs and the settings of its own. What
     it returns is raised from a uniform random start within the ball of radius `eps`, by steps along its gradient, or
@@ -58,6 +61,8 @@ def universal_attack(
         words: the objective for the provenance, with settings of the function in braces; or what makes it of them.
         on: what is attacked, the public `"encoder"`, or the `"model"` itself by those who have it.
         citation: of the paper, in BibTeX.
+        reads: what the objective reads of images (n, ...), called with the encoder, the images and the settings of the
+            function. Where it is given, the attack can be led: with the setting `image` it raises `towards_image`.
         batches: gives what the objective is called with at each step, default `random_batches`.
         stepping: makes the step of a perturbation, default `steepest_steps`; what it takes by name are settings, too.
         lengths: of the steps, made of `step_size` and their number, default `constant`.
@@ -81,19 +86,25 @@ def universal_attack(
         positional, own = parameters[: 1 + len(needs)], parameters[1 + len(needs) :]
         settings = [
             each.replace(kind=Parameter.KEYWORD_ONLY, default=defaults.get(each.name, each.default))
-            for each in (*by_name(raised), *by_name(ascent.stepping), *own)
+            for each in (*by_name(raised), *by_name(ascent.stepping), *own, *([IMAGE] if reads else []))
             if each.name not in without_images
         ]
         attack = attack_name(function)
         hints = known_hints(ascent.stepping) | known_hints(raised) | known_hints(function)
         hints[positional[0].name] = Encoders
+        if reads:
+            hints[IMAGE.name] = IMAGE.annotation
 
         @wraps(function)
         def craft(encoder: Encoders, *needed: Tensor, **given) -> UniversalPerturbation:
             found = {each.name: each.default for each in settings} | given | without_images
             chosen = {each.name: found.pop(each.name) for each in own}
+            make_objective = partial(function, **chosen)
             told = words(**chosen) if callable(words) else words.format(**chosen)
-            return raised(several(encoder), needed, partial(function, **chosen), (attack, told), ascent, **found)
+            if reads and (image := found.pop(IMAGE.name)) is not None:
+                make_objective = partial(towards_image, read=partial(reads, **chosen), image=image)
+                told = instead_of(told, image)
+            return raised(several(encoder), needed, make_objective, (attack, told), ascent, **found)
 
         craft.__dict__["__signature__"], craft.__annotations__ = Signature([*positional, *settings]), hints
         register_as = register_attack(
@@ -108,6 +119,48 @@ def universal_attack(
     return register
 
 
+def hidden_state(encoder: PixelModel, images: Tensor, *, layer: int | str) -> Tensor:
+    """The hidden state of a layer, above which none is run."""
+    return encoder.hidden_states(images, up_to=layer)[-1]
+
+
+def features(encoder: PixelModel, images: Tensor) -> Tensor:
+    """What heads read, (n, d)."""
+    return encoder.features(images)
+
+
+def towards_image(encoder: PixelModel, images: Tensor, *, read: Callable[..., Tensor], image: int) -> Objective:
+    """Leads all images to where one of them is: minus the squared distance ||f(x + delta) - f(t)||^2, in the mean.
+
+    What a model that reads these features answers to t, it tends to answer to every image with the perturbation
+    (activation attack, Inkawhich et al., CVPR 2019, whose objective this is).
+
+    Args:
+        encoder, images: as for `l4a`.
+        read: f, called with the encoder and images.
+        image: which of the images t is, from 0 on.
+
+    Raises:
+        UserError: when there is no such image.
+    """
+    near = nearness(encoder, images, read=read, image=image)
+    return lambda delta, *drawn: torch.stack([near(attacked(batch, delta)) for batch in drawn]).sum()
+
+
+def nearness(encoder: PixelModel, images: Tensor, *, read: Callable[..., Tensor], image: int) -> Callable[..., Tensor]:
+    """The objective of `towards_image` as a function of images that are attacked already."""
+    if not 0 <= image < len(images):
+        raise UserError(f"image is {image}, expected one of the attacker's {len(images)} images, counted from 0.")
+    with evaluating(encoder), torch.no_grad():
+        wanted = read(encoder, images[image : image + 1].to(encoder.device))
+    return lambda changed, *_: -(read(encoder, changed) - wanted).flatten(1).square().sum(dim=1).mean()
+
+
+def instead_of(told: str, image: int) -> str:
+    """The words for `towards_image`, where another objective would be raised."""
+    return f"minus the squared distance to the features of image {image}, instead of {told}"
+
+
 def by_name(function: Callable) -> list[Parameter]:
     """The parameters that a function takes by name only."""
     return [each for each in signature(function).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
@@ -119,7 +172,7 @@ def raised(
     make_objective: Callable[..., Objective],
     told: tuple[str, str],
     ascent: "Ascent",
-    size: Sequence[int] | None = None,
+    side: int | None = None,
     *,
     eps: float = EPS,
     norm: Norm = "linf",
@@ -141,14 +194,14 @@ def raised(
         make_objective: called with each encoder and what is needed when the settings are checked.
         told: name of the attack, and the objective in words.
         ascent: how.
-        size: of the perturbation (3, h, w), default that of the images.
+        side: of a patch, which is raised as a perturbation of gray; None for a perturbation of the images.
         eps: radius of the ball in pixel units.
         norm: `"linf"` or `"l2"`.
         steps: number of steps, each on a fresh random batch.
         step_size: in pixel units, default one of the `parts` of eps.
         restarts: from so many starts; of their perturbations the one with the highest objective is kept, by the mean
             over the same random batches, of several encoders relative to what is usual on each.
-        init: perturbation that the first start is at, moved into the ball: folder or Hub id.
+        init: perturbation or patch that the first start is at, moved into the ball: folder or Hub id.
         max_images: so many of the images at most, drawn at random.
         batch_size: images per step.
         seed: of the uniform starts, of the batches, and of the images that are drawn.
@@ -164,8 +217,9 @@ def raised(
     needed, data = some_of(needed, max_images, seed, data)
     objectives = [make_objective(encoder, *needed) for encoder in encoders]
     device = encoders[0].device
-    size = size or (needed[0].shape[1:] if needed else (3, *encoders[0].image_size))
-    begun = [] if init is None else [into_ball(given(init, size)[None], eps, norm)[0]]
+    size = needed[0].shape[1:] if needed else (3, *encoders[0].image_size)
+    size = size if side is None else (size[0], side, side)
+    begun = [] if init is None else [into_ball(given(init, size, patch=side is not None)[None], eps, norm)[0]]
 
     def crafted(restart: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed + restart * SEEDS)
@@ -279,18 +333,20 @@ def some_of(
     return [tensor[rows.to(tensor.device)] for tensor in tensors], data and f"{most} of {data}"
 
 
-def given(name: str, size: Sequence[int]) -> Tensor:
-    """A perturbation (3, h, w) that is to be begun at.
+def given(name: str, size: Sequence[int], *, patch: bool = False) -> Tensor:
+    """A perturbation (3, h, w) that is to be begun at, of the images or of the gray of a patch.
 
     Raises:
-        UserError: when there is none of this name, or of another size.
+        UserError: when there is none of this name, or of another size or kind.
     """
-    delta = UniversalPerturbation.from_pretrained(name).delta.float()
-    if delta.shape != torch.Size(size):
+    found = UniversalPerturbation.from_pretrained(name)
+    kinds = {False: "a perturbation", True: "a patch"}
+    if found.delta.shape != torch.Size(size) or found.partial != patch:
         raise UserError(
-            f"init is {name}, a perturbation of shape {tuple(delta.shape)}, expected {tuple(size)} as the images are."
+            f"init is {name}, {kinds[found.partial]} of shape {tuple(found.delta.shape)}, expected {kinds[patch]} of "
+            f"{tuple(size)}{'' if patch else ' as the images are'}."
         )
-    return delta
+    return found.delta.float() - (GRAY if patch else 0)
 
 
 def from_on(init: str | None) -> str:
