@@ -101,28 +101,27 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
     if config.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
-    def trainer(**changes) -> GenAFTrainer:
-        args = copy.copy(config)
-        for name, value in {**QUIET, **changes, "output_dir": folder}.items():
-            setattr(args, name, value)
-        images = {"train_dataset": pixels["train"], "processing_class": processor}
-        made = GenAFTrainer(copy.deepcopy(encoder), args, **images, callbacks=[times])
-        made.remove_callback(PrinterCallback)
-        return made
-
     with TemporaryDirectory() as folder:
-        times = StepTimes()
-        trainer(**FEW_STEPS).standard_finetune()
-        clean = times.seconds
-        times = StepTimes()
-        trainer(**FEW_STEPS).train()
+
+        def trainer(*callbacks: TrainerCallback, **changes) -> GenAFTrainer:
+            args = copy.copy(config)
+            for name, value in {**QUIET, **changes, "output_dir": folder}.items():
+                setattr(args, name, value)
+            images = {"train_dataset": pixels["train"], "processing_class": processor}
+            made = GenAFTrainer(copy.deepcopy(encoder), args, **images, callbacks=list(callbacks))
+            made.remove_callback(PrinterCallback)
+            return made
+
+        clean, attacked = StepTimes(), StepTimes()
+        trainer(clean, **FEW_STEPS).standard_finetune()
+        trainer(attacked, **FEW_STEPS).train()
         whole = trainer()
         stages = {
-            UNDEFENDED: Stage(arguments.standard_max_steps or whole.steps_of(STANDARD_FINETUNE), clean),
-            whole.stage_1: Stage(whole.steps_of(whole.stage_1), times.seconds),
+            UNDEFENDED: Stage(arguments.standard_max_steps or whole.steps_of(STANDARD_FINETUNE), clean.seconds),
+            whole.stage_1: Stage(whole.steps_of(whole.stage_1), attacked.seconds),
         }
         if config.adapt_epochs > 0 or config.adapt_max_steps > 0:
-            stages[ADAPT] = Stage(whole.steps_of(ADAPT), clean)  # at most: fewer weights are trained
+            stages[ADAPT] = Stage(whole.steps_of(ADAPT), clean.seconds)  # at most: fewer weights are trained
     return DryRun({split: len(part) for split, part in data.items()}, stages, peak_memory(config.device))
 
 
