@@ -11,9 +11,10 @@ from torch import Tensor
 from genaf_hf.attacks.pgd import pgd
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.sharing.layout import LAYERS
+from genaf_hf.sharing.record import TRAINING_EPS
 from genaf_hf.training.layers import layer_robustness, most_redundant
 
-STEPS, EPS = 10, 4 / 255
+STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Assessment:
             method: of `layer_robustness`.
             redundant_share: share of the layers that are redundant.
         """
-        eps = eps or EPS
+        eps = eps or TRAINING_EPS
         adversary = {"eps": eps, "steps": STEPS, "step_size": eps / 4, "norm": norm}
         images: list[Tensor] = []
         labels: list[Tensor] = []

@@ -19,7 +19,7 @@ from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import license_of
 from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.sharing.publishing import publish
-from genaf_hf.sharing.record import TrainingRecord, settings_of_training
+from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.assessment import Assessment
 from genaf_hf.training.defences import Defence
@@ -27,7 +27,7 @@ from genaf_hf.training.resumable_trainer import ResumableTrainer
 from genaf_hf.values.provenance import model_source, public_name
 
 HARDENED = "hardened"
-REPORTED = {"eps": 4 / 255, "steps": 3}  # PGD's, where no adversary trained
+REPORTED = {"eps": TRAINING_EPS, "steps": 3}  # PGD's, where no adversary trained
 HUB_CACHE = re.compile("([^/]+)___([^/]+)/[^/]+/[^/]+/[0-9a-f]{40}/")  # namespace, name, configuration, version, commit
 
 
