@@ -15,7 +15,7 @@ from genaf_hf.pipelines.trained_images import (
     read_record,
     recalled,
     remembered,
-    warn_of_twins,
+    warn_of_duplicates,
 )
 from genaf_hf.sharing.record import TrainingRecord
 
@@ -59,13 +59,13 @@ def test_images_that_were_trained_on_are_counted_and_refused(digests, data):
     assert 'of "photos": give the dataset by that name' in str(refusal.value)
 
 
-def test_twins_within_the_dataset_are_said_and_not_refused_later(digests, caplog):
-    twins = {"train": digests["train"], "test": [*digests["test"], digests["train"][3]]}
-    warn_of_twins(digests)
+def test_duplicates_within_the_dataset_are_said_and_not_refused_later(digests, caplog):
+    doubled = {"train": digests["train"], "test": [*digests["test"], digests["train"][3]]}
+    warn_of_duplicates(digests)
     assert not caplog.messages
-    warn_of_twins(twins)
+    warn_of_duplicates(doubled)
     assert caplog.messages == ["1 of 7 test images are among the images to train on too"]
-    check_not_trained_on(images_of_record(twins, CHOICES), twins["test"], "model")
+    check_not_trained_on(images_of_record(doubled, CHOICES), doubled["test"], "model")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from genaf_hf.pipelines.experiment import (
     write_attacked,
 )
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
-from genaf_hf.pipelines.trained_images import images_of_record, warn_of_twins
+from genaf_hf.pipelines.trained_images import images_of_record, warn_of_duplicates
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
@@ -112,7 +112,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     images = {**described(data, source), **images_of_record(digests, asdict(arguments))}
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(images))
-        warn_of_twins(digests)
+        warn_of_duplicates(digests)
     encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
     public_encoder = PixelModel(encoder, processor).to(config.device)
     attacker = Attacker.of(data["train"], arguments.dataset_name, public_encoder, public_encoder)

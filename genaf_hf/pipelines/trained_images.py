@@ -29,15 +29,15 @@ def recalled(word: str) -> list[str]:
     return [word[start : start + DIGEST_CHARACTERS] for start in range(0, len(word), DIGEST_CHARACTERS)]
 
 
-def warn_of_twins(digests: Mapping[str, Sequence[str]]) -> None:
+def warn_of_duplicates(digests: Mapping[str, Sequence[str]]) -> None:
     """Says when images stand in the split to train on and in the one to report: an accuracy on these says nothing.
 
     Args:
         digests: by split, as `image_digests` gives them.
     """
     trained = set(digests["train"])
-    if twins := sum(each in trained for each in digests["test"]):
-        logger.warning("%d of %d test images are among the images to train on too", twins, len(digests["test"]))
+    if found := sum(each in trained for each in digests["test"]):
+        logger.warning("%d of %d test images are among the images to train on too", found, len(digests["test"]))
 
 
 def images_of_record(digests: Mapping[str, Sequence[str]], choices: Mapping) -> dict:
@@ -88,7 +88,7 @@ def choices_of_training(data: Mapping, dataset_name: str, config_name: str | Non
 
 
 def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str) -> None:
-    """Refuses test images that a model was trained on. Twins of images that its own report is of are passed over.
+    """Refuses test images that a model was trained on. Duplicates of images that its own report is of are passed over.
 
     Args:
         data: as `read_record` gives it.
