@@ -243,9 +243,11 @@ def suggest(trial: Trial, space: SearchSpace) -> Genome:
 
 
 def around(value: float) -> FloatDistribution:
+    """A tenth to ten times of a value, uniform in its logarithm."""
     return FloatDistribution(value / 10, value * 10, log=True)
 
 
 def describe(block: int, kind: str, module: nn.Module) -> Target:
+    """A layer of a block, by the shape of its weight (outputs, inputs) or (outputs, inputs, kh, kw)."""
     outputs, *rest = module.weight.shape
     return Target(block, kind, module.weight[0].numel(), outputs, convolution=len(rest) > 1)

@@ -25,6 +25,7 @@ def image_digests(images: Dataset) -> list[str]:
 
 
 def image_digest(image) -> str:
+    """That of one image, of a size and pixels in 8-bit RGB, whatever it is encoded as."""
     image = to_rgb(image)
     found = hashlib.blake2b(repr(image.size).encode(), digest_size=DIGEST_BYTES)
     found.update(image.tobytes())

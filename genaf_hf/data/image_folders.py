@@ -90,6 +90,7 @@ def read_image_folder(name: str, found: Contents, *, labelled: bool, named_split
 
 
 def as_dataset(name: str, split: str, placed: Placed, *, labelled: bool) -> Dataset:
+    """The images of one split by the order of their paths; classes have their ids by the names of all splits."""
     root = Path(os.path.abspath(name))
     names = sorted({label for classes in placed.values() for label in classes})
     ids = {label: i for i, label in enumerate(names)}

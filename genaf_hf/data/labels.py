@@ -106,6 +106,7 @@ def as_seen(name: str) -> str:
 
 
 def as_meant(name: str) -> str:
+    """A name without what its writer may not have meant: case, underscores and hyphens for spaces, ligatures."""
     return as_seen(unicodedata.normalize("NFKC", name)).casefold().replace("_", " ").replace("-", " ")
 
 

@@ -110,6 +110,7 @@ def metrics_of(index) -> list[dict]:
 
 
 def values(metrics: Sequence[Mapping], kind: str) -> list[float]:
+    """The finite numbers among the values of metrics of one type."""
     found = [each.get("value") for each in metrics if each.get("type") == kind]
     return [value for value in found if isinstance(value, int | float) and math.isfinite(value)]
 
