@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -66,9 +67,9 @@ def start(
     return process
 
 
-def end(process: BaseProcess) -> None:
+def end(process: BaseProcess, seconds: float = LONGEST_SECONDS) -> None:
     """Waits for the end of a process, and makes it where it does not come."""
-    process.join(LONGEST_SECONDS)
+    process.join(seconds)
     process.kill()
     process.join()
 
@@ -111,16 +112,19 @@ def start_and_kill(command: Sequence, sign: Path, **settings) -> None:
     process.join()
 
 
-def run_on_two_processes(*words, ends: Sequence[int] = (0, 0), **environment: str) -> None:
-    """Has two processes that know of each other run Python with words, and come to these ends."""
+def run_on_two_processes(
+    *words, ends: Sequence[int] = (0, 0), apart: float = LONGEST_SECONDS, **environment: str
+) -> None:
+    """Has two processes that know of each other run Python with words, and end so, at most so many seconds apart."""
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     with tempfile.TemporaryDirectory() as folder:
         said, started = Path(folder, "said"), []
         for rank in map(str, range(2)):
             env = {**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank, **environment}
             started.append(start([sys.executable, *words], env=env, said=(said, said)))
+        wait([each.sentinel for each in started], LONGEST_SECONDS)
         for each in started:
-            end(each)
+            end(each, apart)
         assert [each.exitcode for each in started] == [*ends], said.read_text()
 
 

@@ -22,7 +22,12 @@ from train_tiny import (
     write_images_and_encoder,
 )
 
+from genaf_hf import UniversalPerturbation
+from genaf_hf.cli.harden import main as harden
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.training import defences
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +36,7 @@ def two(processes, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("two")
     write_images_and_encoder(folder)
     script = Path(__file__).with_name("train_tiny.py")
-    # The other does not wait for ever.
-    processes.run_on_two_processes(script, "dies", folder, ends=(1, -signal.SIGKILL))
+    processes.run_on_two_processes(script, "dies", folder, ends=(1, -signal.SIGKILL), apart=60)
     processes.run_on_two_processes(script, "distributed", folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["world_size"] == 2
@@ -130,3 +134,32 @@ def test_four_processes_train_what_one_does_by_every_defence(tmp_path, forked, n
 def test_processes_that_cannot_share_a_batch_evenly_stay_the_same(forked):
     for found in forked[4][1:]:
         torch.testing.assert_close(found["uneven"], forked[4][0]["uneven"], rtol=0, atol=0)
+
+
+@pytest.mark.slow(reason="a launcher and two processes import everything")
+def test_what_accelerate_launches_on_two_processes_makes_what_one_does(processes, dataset, encoders, tmp_path):
+    dataset.save_to_disk(tmp_path / "colours")
+    words = f"""
+        --model_name_or_path {encoders["dino"]} --dataset_name {tmp_path}/colours
+        --attacks l4a --attack_settings {{"steps":2}} --defence gen-af --steps 1 --max_steps 4 --adapt_epochs 0
+        --optim sgd --learning_rate 0.1 --eval_strategy no --load_best_model_at_end false --use_cpu
+        --report_to none --disable_tqdm true
+    """.split()
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    one, two = ([*words, "--output_dir", str(each)] for each in outputs)
+    harden([*one, "--per_device_train_batch_size", "8"], family_config="encoder.yaml")
+    launcher = f"accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port {processes.free_port()}"
+    recipe = [ROOT / "recipes/genaf_vit.py", *two, "--per_device_train_batch_size", "4"]
+    settings = {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    done = processes.run_alone([sys.executable, "-m", *launcher.split(), *recipe], env={**os.environ, **settings})
+    assert done.returncode == 0, done.stderr
+
+    begun, *ended = (load_file(each / "model.safetensors") for each in (tmp_path / "one/undefended", *outputs))
+    assert any((ended[0][name] - begun[name]).abs().max() > 1e-3 for name in begun)
+    torch.testing.assert_close(*ended, rtol=0, atol=1e-6)
+    reports = [RobustnessReport.load(each / "report.json") for each in outputs]
+    counts = [[measurement.correct for measurement in report.measurements] for report in reports]
+    assert counts[0] == counts[1]
+    assert [report.environment["processes"] for report in reports] == [1, 2]
+    deltas = (UniversalPerturbation.from_pretrained(each, subfolder="perturbation").delta for each in outputs)
+    torch.testing.assert_close(*deltas, rtol=0, atol=1e-6)

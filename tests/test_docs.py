@@ -109,7 +109,8 @@ def test_the_defence_of_the_page_trains(tmp_path):
     assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
 
 
-OF_OTHERS = {"debug", "help", "help-all", "fix", "num_processes", "nproc_per_node"}  # of all commands, and of launchers
+# Of all commands, and of launchers.
+OF_OTHERS = {"debug", "help", "help-all", "fix", "multi_gpu", "num_processes", "nproc_per_node"}
 
 
 @cache

@@ -18,7 +18,7 @@ ON_TWO = {
     "quarter": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
 }
 # With BatchNorm, whose statistics are of all processes' images.
-SHORT = {"make_model": batch_norm_model, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 3}
+SHORT = {"make_model": batch_norm_model, "max_steps": 2}
 FOURTH = {**SHORT, "per_device_train_batch_size": 2}
 UNEVEN = {**FOURTH, "images": 13}  # of which the second batch has 5
 
