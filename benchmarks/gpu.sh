@@ -52,7 +52,8 @@ if [ "$size" = tiny ]; then
   rows=(--rows none universal --steps 10 --precision fp32 --test_images 50 --attacker_images 100)
   rows+=(--public 'l4a:{"steps": 5}' --far --adaptive 'upgd:{"steps": 5}' --per_image 'pgd:{"steps": 2}')
 else
-  real="--model vit-base --image_size 224 --patch_size 16 --images 256 --bf16 --peak_tflops 990 --rounds 3"
+  real="--model vit-base --image_size 224 --patch_size 16 --images 256 --bf16 --peak_tflops 990 --rounds 3
+    --crafting_steps 10"
   small="--model vit-small --images 6400 --epochs 3 --rounds 1 --bf16 --defences universal" slow=1
   memory="--batch_sizes 16 64"
   loader="--workers 0 4 8 16 --rounds 1 --epochs 2"

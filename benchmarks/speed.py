@@ -11,11 +11,13 @@ time, which does not count what else the machine does. The parts:
 - straightforward: a step on PGD-10 with the genetic regularization, against one that is written as the paper tells it;
 - whole: all of a hardening but its evaluation, crafted perturbations and second stage included, against a fine-tune by
   the stock `Trainer`, as many epochs as the first stage;
+- layout: forward and backward of convolutional encoders in `channels_last` against the layout that they come in;
 - attacks: attacks on a model against their floor, as many gradients of the bare model by its images;
 - crafting: universal attacks against theirs, the passes through the blocks of the encoder that they read.
 """
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -28,7 +30,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    MobileNetV1Config,
+    PreTrainedModel,
     PrinterCallback,
+    ResNetConfig,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -55,6 +62,11 @@ DEFENCES = {
 }
 WHOLE = ("universal, single pass", "universal", "gen-af-universal", "gen-af")
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 2 / 255
+CONVOLUTIONAL = {
+    "MobileNetV1 0.25": MobileNetV1Config(depth_multiplier=0.25, num_labels=10),
+    "ResNet-18": ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=10),
+    "ConvNeXt-T": ConvNextConfig(num_labels=10),
+}
 # Passes of a step: how many without gradients, how many with; through how many blocks, None is all; on how many images.
 # As in a training, pgd goes on with images that it fools.
 PER_IMAGE = {"fgsm": (0, 1), "n-fgsm": (0, 1), "mi-fgsm": (0, STEPS), "pgd": (0, STEPS), "feature-pgd": (1, STEPS)}
@@ -66,15 +78,20 @@ UNIVERSAL = {
     "std": (0, 1, 2),
     "uapgd": (0, 1, None),
     "upgd": (0, 1, None),
+    "fff": (0, 1, None),
+    "activation-attack": (0, 1, None),
     "advencoder-per": (1, 1, None),
+    "advencoder-pat": (1, 1, None),
+    "adversarial-patch": (0, 1, None),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"training": training, "straightforward": straightforward, "whole": whole}
-    parts |= {"attacks": attacks, "crafting": crafting}
-    parser.add_argument("--parts", choices=parts, nargs="+", default=["training", "straightforward", *[*parts][3:]])
+    parts |= {"layout": layout, "attacks": attacks, "crafting": crafting}
+    default = ["training", "straightforward", "attacks", "crafting"]
+    parser.add_argument("--parts", choices=parts, nargs="+", default=default)
     parser.add_argument("--model", choices=SIZES, default="vit-tiny")
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--patch_size", type=int, default=4)
@@ -154,6 +171,19 @@ def straightforward(arguments, images: Tensor, labels: Tensor) -> list[list[str]
     return table
 
 
+def layout(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
+    """Seconds of a pass and its gradients in both layouts."""
+    table = [["a pass of", "seconds", "channels_last", "times the former"]]
+    for name, config in CONVOLUTIONAL.items():
+        model = AutoModelForImageClassification.from_config(config).to(arguments.device)
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        sides = {"seconds": model, "channels_last": last}
+        passes = {side: partial(whole_pass, arguments, each, images, labels) for side, each in sides.items()}
+        first, second = medians(passes, arguments).values()
+        table.append([name, f"{first:.3f}", f"{second:.3f}", f"{second / first:.2f}"])
+    return table
+
+
 def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     """Seconds of an attack and of its floor."""
     model = make_model(arguments).eval()
@@ -179,15 +209,16 @@ def crafting(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     pixel_model = PixelModel(model, make_processor(arguments), autocast=torch.bfloat16 if arguments.bf16 else None)
     table = [["attack", "seconds", "floor", "beyond it"]]
     for name, (forwards, gradients, blocks) in UNIVERSAL.items():
-        settings = {"batch_size": len(images), **({"width": 64} if name == "advencoder-per" else {})}
-        settings |= {"restarts": 1} if name == "upgd" else {}
+        settings = {"batch_size": len(images), "width": 64, "restarts": 1}
+        settings = {each: value for each, value in settings.items() if each in ATTACKS[name].settings}
         needed = (images, labels)[: len(ATTACKS[name].needs) - 1]
+        seen = images if needed else images[:1]  # fff passes the mean image alone
 
         def craft(steps: int, name=name, settings=settings, needed=needed) -> None:
             ATTACKS[name].configure(steps=steps, **settings)(pixel_model, *needed)
 
         steps = arguments.crafting_steps
-        passes = partial(floor, arguments, model, images, labels, steps * forwards, steps * gradients, blocks)
+        passes = partial(floor, arguments, model, seen, labels, steps * forwards, steps * gradients, blocks)
         sides = {"floor": passes, "one step": partial(craft, 1), "attack": partial(craft, steps + 1)}
         seconds = measured(sides, arguments)
         crafted = [each - one for each, one in zip(seconds["attack"], seconds["one step"], strict=True)]
@@ -252,6 +283,14 @@ def straightforward_step(arguments, model: ViTForImageClassification, images: Te
     return loss.detach()
 
 
+def whole_pass(arguments, model: PreTrainedModel, images: Tensor, labels: Tensor) -> None:
+    """Gradients of all parameters."""
+    model.zero_grad()
+    with half(arguments):
+        logits = model(images).logits
+    F.cross_entropy(logits.float(), labels).backward()
+
+
 def floor(arguments, model, images: Tensor, labels: Tensor, forwards: int, gradients: int, blocks=None) -> None:
     """Passes of the bare model, or of its embeddings and some blocks, without and with the gradient by the images."""
     with half(arguments):
@@ -259,7 +298,7 @@ def floor(arguments, model, images: Tensor, labels: Tensor, forwards: int, gradi
             pixel_values = images.clone().requires_grad_(number >= forwards)
             with torch.set_grad_enabled(number >= forwards):
                 if blocks is None:
-                    loss = F.cross_entropy(model(pixel_values).logits.float(), labels)
+                    loss = F.cross_entropy(model(pixel_values).logits.float(), labels[: len(images)])
                 else:
                     hidden = model.vit.embeddings(pixel_values)
                     for layer in model.vit.layers[:blocks]:
