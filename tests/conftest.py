@@ -96,6 +96,19 @@ def colored_images(count: int, seed: int):
     )
 
 
+@pytest.fixture
+def own_registries():
+    """Attacks, defences and methods of pre-training that a test registers are gone after it."""
+    places = {"attacks": "ATTACKS", "training.defences": "DEFENCES", "pretraining.methods": "METHODS"}
+    imported = [(sys.modules.get(f"genaf_hf.{module}"), name) for module, name in places.items()]
+    registries = [getattr(module, name) for module, name in imported if module is not None]
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, known in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(known)
+
+
 @pytest.fixture(autouse=True)
 def own_perturbations(tmp_path, monkeypatch):
     """No test believes what another one crafted."""

@@ -21,7 +21,6 @@ from genaf_hf.evaluation.gate import check_gate
 from genaf_hf.evaluation.threats import threats_of
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pipelines.audit_arguments import AuditArguments
-from genaf_hf.training.defences import DEFENCES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -67,16 +66,6 @@ def test_what_is_said_to_be_said_is():
     quoted = re.findall(r'^\| "([^"]+)" \|', PAGES["docs/troubleshooting.md"], re.MULTILINE)
     assert len(quoted) > 10
     assert [words for words in quoted if words not in sentences] == []
-
-
-@pytest.fixture
-def own_registries():
-    """What a page registers is gone afterwards."""
-    before = [(registry, dict(registry)) for registry in (ATTACKS, DEFENCES)]
-    yield
-    for registry, known in before:
-        registry.clear()
-        registry.update(known)
 
 
 def run(page: str, encoder: str = "") -> dict:

@@ -14,9 +14,8 @@ from genaf_hf.evaluation.perturbation_cache import CACHE, crafted_once, digest
 
 
 @pytest.fixture
-def counting_attack(monkeypatch):
+def counting_attack(own_registries):
     """A universal attack that counts how often it crafts."""
-    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", copy.copy(ATTACKS))
 
     @register_attack("encoder", "images", "labels", eps=0.1)
     def counting_attack(encoder, images, labels, *, eps, seed=0):

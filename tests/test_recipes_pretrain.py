@@ -302,16 +302,8 @@ def test_supervised_training_needs_labels_and_tells_of_its_classes(quick, datase
     assert "| train | 30     | 3       | red (10)       | red (10)      |" in table
 
 
-@pytest.fixture
-def own_methods():
-    """Methods that a test adds are gone after it."""
-    known = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(known)
-
-
-def test_a_method_of_ones_own_is_one_function(quick, dataset, tmp_path, own_methods):
+@pytest.mark.usefixtures("own_registries")
+def test_a_method_of_ones_own_is_one_function(quick, dataset, tmp_path):
     @dataclass(frozen=True)
     class Mine(Settings):
         smoothing: float = 0.1

@@ -1,4 +1,3 @@
-import copy
 import json
 from functools import partial
 from typing import Literal, get_args, get_type_hints
@@ -20,7 +19,6 @@ from genaf_hf.attacks import (
     n_fgsm,
     pgd,
     register_attack,
-    registry,
     square,
 )
 from genaf_hf.attacks.registry import attack_name, configured
@@ -74,14 +72,13 @@ def test_defaults_can_be_changed_and_no_others_given():
         ATTACKS["pgd"].configure(steps="3")
 
 
-def test_a_decorator_adds_one(monkeypatch):
-    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", copy.copy(ATTACKS))
-
+@pytest.mark.usefixtures("own_registries")
+def test_a_decorator_adds_one():
     @register_attack("model", "images", eps=0.1)
     def my_own(model, images, *, eps, seeds=None):
         return images
 
-    added = registry.ATTACKS["my-own"]
+    added = ATTACKS["my-own"]
     assert added == Attack("my-own", my_own, ("model", "images"), {"eps": 0.1})
     assert (added.knowledge, added.norms, added.citation) == ("model", ("linf",), None)
     with pytest.raises(ValueError, match='attack "my-own" is known already'):
@@ -137,16 +134,10 @@ def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 3))
 
 
-@pytest.fixture
-def own_attacks(monkeypatch):
-    """Attacks that a test adds are gone after it."""
-    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", copy.copy(ATTACKS))
-
-
 IMAGES, LABELS = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(1)), [0, 1, 2, 0]
 
 
-def test_arguments_are_checked_whatever_they_are_called(own_attacks, linear):
+def test_arguments_are_checked_whatever_they_are_called(own_registries, linear):
     @register_attack("model", "images", "labels")
     def own(net, x, y, *, eps: float):
         return x.dtype, y.dtype, x.requires_grad
@@ -159,7 +150,7 @@ def test_arguments_are_checked_whatever_they_are_called(own_attacks, linear):
         own(linear, IMAGES.clamp(0, 0).index_fill(0, torch.tensor(0), 9), LABELS, eps=0.1)
 
 
-def test_a_universal_attack_may_call_its_encoder_otherwise(own_attacks, linear):
+def test_a_universal_attack_may_call_its_encoder_otherwise(own_registries, linear):
     @register_attack("encoder", "images")
     def own(net, x):
         return torch.is_autocast_enabled("cpu")
@@ -168,15 +159,15 @@ def test_a_universal_attack_may_call_its_encoder_otherwise(own_attacks, linear):
         assert own(linear, IMAGES) is False
 
 
-def test_settings_of_any_name_are_taken(own_attacks, linear):
+def test_settings_of_any_name_are_taken(own_registries, linear):
     @register_attack("model", "images", eps=0.1)
     def own(model, images, **settings: float):
         return settings
 
-    assert registry.ATTACKS["own"].configure(width=2.0)(linear, IMAGES) == {"eps": 0.1, "width": 2.0}
+    assert ATTACKS["own"].configure(width=2.0)(linear, IMAGES) == {"eps": 0.1, "width": 2.0}
 
 
-def test_annotations_that_cannot_be_evaluated_are_done_without(own_attacks, linear):
+def test_annotations_that_cannot_be_evaluated_are_done_without(own_registries, linear):
     @register_attack("model", "images")
     def own(model: "OnlyForTypeCheckers", images, *, eps: "float"):  # noqa: F821
         return eps
@@ -195,9 +186,9 @@ class Whitened:
     ("function", "name"),
     [(Whitened(), "Whitened"), (partial(lambda model, images, *, eps: images * (1 - eps) + eps), "<lambda>")],
 )
-def test_objects_and_partials_are_attacks_too(own_attacks, linear, function, name):
+def test_objects_and_partials_are_attacks_too(own_registries, linear, function, name):
     register_attack("model", "images", eps=0.5)(function)
-    attack = registry.ATTACKS[name]
+    attack = ATTACKS[name]
     assert attack_name(attack.function) == name
     assert attack.configure()(linear, IMAGES).equal(IMAGES * 0.5 + 0.5)
 

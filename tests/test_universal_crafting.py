@@ -1,6 +1,5 @@
 """How a perturbation is crafted from an objective: its settings, restarts, start, images, and several encoders."""
 
-import copy
 from functools import partial
 
 import pytest
@@ -9,7 +8,7 @@ from small_attacks import EPS, PATCHES, UNIVERSAL, craft, images, labels
 from traces import leaves_no_trace
 
 from genaf_hf import PixelModel, UniversalPerturbation
-from genaf_hf.attacks import ATTACKS, UniversalPatch, l4a, pgd, registry
+from genaf_hf.attacks import ATTACKS, UniversalPatch, l4a, pgd
 from genaf_hf.attacks.advencoder import direction
 from genaf_hf.attacks.universal import features, hidden_state, universal_attack
 from genaf_hf.errors import UserError
@@ -17,19 +16,13 @@ from genaf_hf.errors import UserError
 __all__ = ["images", "labels"]  # fixtures
 
 
-@pytest.fixture
-def own_attacks(monkeypatch):
-    """Attacks that a test adds are gone after it."""
-    monkeypatch.setattr("genaf_hf.attacks.registry.ATTACKS", copy.copy(ATTACKS))
-
-
-def test_its_objective_is_all_that_a_universal_attack_must_say(vit, images, own_attacks):
+def test_its_objective_is_all_that_a_universal_attack_must_say(vit, images, own_registries):
     @universal_attack("images", words="sum, {weight:g} times", steps=3)
     def summing(encoder, images, *, weight: float = 2.0):
         """Raises the sum."""
         return lambda delta, batch: weight * delta.sum() + 0 * batch.sum()
 
-    attack = registry.ATTACKS["summing"]
+    attack = ATTACKS["summing"]
     assert attack.needs == ("encoder", "images")
     assert attack.configure(eps=0.5).settings == {
         "eps": 0.5,
@@ -52,17 +45,17 @@ def test_its_objective_is_all_that_a_universal_attack_must_say(vit, images, own_
         summing(PixelModel(*vit), images, weight="much")
 
 
-def test_without_images_there_are_no_settings_of_images(vit, own_attacks):
+def test_without_images_there_are_no_settings_of_images(vit, own_registries):
     @universal_attack(words="sum")
     def summing(encoder):
         return lambda delta: delta.sum()
 
     settings = ["eps", "norm", "steps", "step_size", "restarts", "init", "seed"]
-    assert registry.ATTACKS["summing"].settings == settings
+    assert ATTACKS["summing"].settings == settings
     assert summing(PixelModel(*vit), eps=0.25, step_size=1.0, steps=1).delta.unique().tolist() == [0.25]
 
 
-def test_in_l2_it_goes_along_the_gradient_to_the_edge_of_the_ball(vit, own_attacks):
+def test_in_l2_it_goes_along_the_gradient_to_the_edge_of_the_ball(vit, own_registries):
     slope = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     @universal_attack(words="along a slope")
@@ -75,7 +68,7 @@ def test_in_l2_it_goes_along_the_gradient_to_the_edge_of_the_ball(vit, own_attac
 
 
 @pytest.fixture
-def hilly(own_attacks):
+def hilly(own_registries):
     """Its objective keeps what it begins at: only the start decides how high it gets."""
 
     @universal_attack("images", words="hills")
@@ -191,7 +184,7 @@ def test_it_begins_at_a_perturbation_that_is_given(vit, images, hilly, tmp_path)
         hilly(PixelModel(*vit), images, init=str(tmp_path / "nothing"))
 
 
-def test_of_many_images_some_are_drawn_with_their_labels(vit, images, labels, own_attacks):
+def test_of_many_images_some_are_drawn_with_their_labels(vit, images, labels, own_registries):
     seen = []
 
     @universal_attack("images", "labels", words="sum")
@@ -230,7 +223,7 @@ def test_on_several_encoders_it_is_another_than_on_each(name, vit, resnet, image
     assert not any(torch.equal(found.delta, each.delta) for each in alone)
 
 
-def test_none_of_two_encoders_outweighs_the_other_by_its_scale(vit, resnet, images, own_attacks):
+def test_none_of_two_encoders_outweighs_the_other_by_its_scale(vit, resnet, images, own_registries):
     """Both go for the first channel, with opposite signs, and for one of their own."""
 
     @universal_attack("images", words="two channels")
