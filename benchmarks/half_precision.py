@@ -10,7 +10,7 @@ import torch
 
 from genaf_hf import PixelModel, load_images, pgd, with_pixel_values
 from genaf_hf.data import stratified_subset
-from genaf_hf.evaluation.report import Rate
+from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.models.loading import load_classifier
 
 BATCH_SIZE = 250

@@ -39,10 +39,10 @@ from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer, feature_bank
 from genaf_hf.evaluation.drift import measure_drift
+from genaf_hf.evaluation.measurement import CLEAN
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.evaluation.probing import probed
-from genaf_hf.evaluation.report import CLEAN, markdown
 from genaf_hf.evaluation.threats import Attacker
 from genaf_hf.models.blocks import is_adaptable
 from genaf_hf.models.head import head_name
@@ -50,6 +50,7 @@ from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.layout import TRAINED_ON
+from genaf_hf.values.markup import markdown
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from transformers import AutoModelForImageClassification, set_seed
 from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.data import DIGITS
-from genaf_hf.evaluation.report import Rate, markdown
+from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS, pretrain_digits_encoder
+from genaf_hf.values.markup import markdown
 
 POOLINGS = ("cls", "mean")
 

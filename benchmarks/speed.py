@@ -46,8 +46,8 @@ from transformers import (
 
 from genaf_hf import ATTACKS, GenAFConfig, GenAFTrainer, PixelModel
 from genaf_hf.evaluation import perturbation_cache
-from genaf_hf.evaluation.report import markdown
 from genaf_hf.training.genetic_regularization import genetic_regularization
+from genaf_hf.values.markup import markdown
 
 SIZES = {"digits": (64, 4, 4), "vit-tiny": (192, 12, 3), "vit-small": (384, 12, 6), "vit-base": (768, 12, 12)}
 DEFENCES = {

@@ -5,7 +5,8 @@ from dataclasses import replace
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport
+from genaf_hf.evaluation.measurement import Check, Measurement
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.model_card import model_card
 from genaf_hf.sharing.record import TrainingRecord
 

@@ -14,7 +14,7 @@ from genaf_hf.adapter_search import AdapterTrainer, Fitness, Genome, adapt, merg
 from genaf_hf.attacks.registry import configured
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
-from genaf_hf.evaluation.report import Rate
+from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.training.global_batch import MicroBatch
 

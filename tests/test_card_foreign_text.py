@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from local_hub import card_errors
 from markdown_it import MarkdownIt
 
-from genaf_hf.evaluation.report import Check
+from genaf_hf.evaluation.measurement import Check
 from genaf_hf.sharing.model_card import model_card, shell
 from genaf_hf.values.markup import plain
 

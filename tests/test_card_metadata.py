@@ -5,7 +5,7 @@ from cards import ENCODER, IMAGES, card_of, make_record, make_report
 from huggingface_hub import EvalResult, ModelCard
 from local_hub import card_errors
 
-from genaf_hf.evaluation.report import Check, Measurement
+from genaf_hf.evaluation.measurement import Check, Measurement
 from genaf_hf.sharing.model_card import model_card
 from genaf_hf.values.markup import plain
 

@@ -8,7 +8,8 @@ from cards import PGD, make_report
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, save_answers
 from genaf_hf.evaluation.comparison import Change, compare, compare_files, joined
-from genaf_hf.evaluation.report import Measurement, Rate, RobustnessReport
+from genaf_hf.evaluation.measurement import Measurement, Rate
+from genaf_hf.evaluation.report import RobustnessReport
 
 COUNT = 100
 

@@ -3,7 +3,7 @@ import yaml
 from cards import ENCODER, make_report
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from genaf_hf.evaluation.report import Measurement, WorstCase
+from genaf_hf.evaluation.measurement import Measurement, WorstCase
 from genaf_hf.sharing.eval_results import eval_results
 
 

@@ -15,7 +15,8 @@ from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.data import stratified_rows
 from genaf_hf.evaluation.answers import Answers, answer
 from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, evaluate_threats, measure, worst_cases
-from genaf_hf.evaluation.report import RobustnessReport, WorstCase
+from genaf_hf.evaluation.measurement import WorstCase
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.partial_forward import removing
 from genaf_hf.runs.journal import Journal

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from cards import make_record, make_report
 
-from genaf_hf.evaluation.report import ANSWERS, KINDS, PERTURBATION
+from genaf_hf.evaluation.measurement import ANSWERS, KINDS, PERTURBATION
 from genaf_hf.sharing.evidence import evidence, sources
 from genaf_hf.sharing.model_card import findings, model_card
 

@@ -7,7 +7,7 @@ import yaml
 from cards import make_record, make_report
 from huggingface_hub import ModelCard
 
-from genaf_hf.evaluation.report import Check
+from genaf_hf.evaluation.measurement import Check
 from genaf_hf.sharing.audited_card import check_card, share_findings
 from genaf_hf.sharing.card_update import BEGIN, END, END_OF_TOP, TOP, update_card
 from genaf_hf.sharing.existing_card import card_metadata, license_of, read_card

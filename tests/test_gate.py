@@ -7,7 +7,7 @@ from cards import make_report
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.gate import check_gate, check_reached, name_of_worst
-from genaf_hf.evaluation.report import ANSWERS, KINDS, Check, WorstCase
+from genaf_hf.evaluation.measurement import ANSWERS, KINDS, Check, WorstCase
 
 ATTACKED = {"l4a": "public encoder", "l4a-adaptive": "model", "pgd": "model", "square": "model's answers"}
 

@@ -14,7 +14,7 @@ from hub_user import TOKEN, run_as_user, run_several
 from local_hub import Fault, LocalHub
 from processes import free_port
 
-from genaf_hf.evaluation.report import Check
+from genaf_hf.evaluation.measurement import Check
 from genaf_hf.sharing.publishing import message_of
 from genaf_hf.training.defences import DEFENCES
 

@@ -13,7 +13,8 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from local_hub import LocalHub
 
-from genaf_hf.evaluation.report import Check, Measurement, Rate, RobustnessReport, WorstCase
+from genaf_hf.evaluation.measurement import Check, Measurement, Rate, WorstCase
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.leaderboard import Leaderboard, LeftOut, check, check_folder, write
 from genaf_hf.leaderboard.check import Report
 from genaf_hf.leaderboard.entries import MOST_RESULTS, read_card

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from browser import browser
 
-from genaf_hf.evaluation.report import Rate
+from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.leaderboard import Entry, Leaderboard, LeftOut, check, write
 
 __all__ = ["browser"]  # a fixture

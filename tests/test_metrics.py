@@ -15,8 +15,8 @@ from huggingface_hub import SpaceCard
 
 from genaf_hf.evaluation.answers import Answers
 from genaf_hf.evaluation.evaluate import measure
+from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.evaluation.metrics import FOLDER, METRICS, load_metric
-from genaf_hf.evaluation.report import Rate
 
 LABELS = [0, 1, 1, 2, 2, 0]
 CLEAN = [0, 1, 0, 2, 1, 0]

@@ -15,7 +15,8 @@ from transformers import HfArgumentParser
 
 from genaf_hf import load_encoder
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.evaluation.report import Check, Measurement, RobustnessReport, WorstCase
+from genaf_hf.evaluation.measurement import Check, Measurement, WorstCase
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.sharing.layout import PICTURES, RESULT_PICTURES
 from genaf_hf.sharing.model_card import findings, model_card

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from genaf_hf.evaluation.report import EVERY_ATTACK, RobustnessReport
+from genaf_hf.evaluation.measurement import EVERY_ATTACK
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.model_card import model_card, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 

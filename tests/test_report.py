@@ -8,7 +8,9 @@ import math
 import pytest
 
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.report import Check, Measurement, Rate, RobustnessReport, WorstCase, eps_text
+from genaf_hf.evaluation.measurement import Check, Measurement, Rate, WorstCase
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.values.numbers import eps_text
 
 PGD = {"eps": 8 / 255, "steps": 20, "norm": "linf"}
 

@@ -11,7 +11,8 @@ from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, evaluate_robustness, pgd
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers
-from genaf_hf.evaluation.report import Measurement, RobustnessReport
+from genaf_hf.evaluation.measurement import Measurement
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.self_checks import (
     beside_undefended,
     better_than_noise,

@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
 from genaf_hf.cli.command_line import parse_arguments
-from genaf_hf.evaluation.report import WorstCase
+from genaf_hf.evaluation.measurement import WorstCase
 from genaf_hf.pipelines.experiment import described
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.runs.reproducing_command import reproducing_command

@@ -19,7 +19,7 @@ from genaf_hf.adapter_search.inheritance import adapt
 from genaf_hf.adapter_search.merged_weights import AdapterTrainer, merged_weights
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.evaluation.answers import answer
-from genaf_hf.evaluation.report import Rate
+from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.config import GenAFConfig

@@ -17,10 +17,12 @@ from genaf_hf.adapter_search.genome import Genome
 from genaf_hf.adapter_search.storage import slot
 from genaf_hf.adapter_search.study import KNOWN, last_tries, was_trained
 from genaf_hf.evaluation.evaluate import evaluate_threats
-from genaf_hf.evaluation.report import CLEAN, Rate, RobustnessReport, markdown, strength
+from genaf_hf.evaluation.measurement import CLEAN, Rate, strength
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import write_whole
+from genaf_hf.values.markup import markdown
 
 PGD = "pgd"
 

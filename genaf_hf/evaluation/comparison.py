@@ -9,8 +9,10 @@ from scipy.stats import binomtest
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import right_answers
-from genaf_hf.evaluation.report import CLEAN, Measurement, Rate, RobustnessReport, markdown
+from genaf_hf.evaluation.measurement import CLEAN, Measurement, Rate
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.self_checks import beside_undefended
+from genaf_hf.values.markup import markdown
 
 REPORT, ANSWERS = "report.json", "answers.parquet"
 SIGNIFICANCE = 0.05

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf.evaluation.answers import my_batches
-from genaf_hf.evaluation.report import CLEAN, markdown, norm_and_eps
+from genaf_hf.evaluation.measurement import CLEAN, norm_and_eps
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.values.markup import markdown
 
 TINY = 1e-12
 

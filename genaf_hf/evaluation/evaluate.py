@@ -19,8 +19,9 @@ from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, feature_bank
 from genaf_hf.evaluation.batch_size import BatchSize
+from genaf_hf.evaluation.measurement import CLEAN, Check, Measurement, WorstCase, is_patch
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, Check, Measurement, RobustnessReport, WorstCase, is_patch
+from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.evaluation.self_checks import (
     ball_check,
     beside_undefended,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.report import CLEAN, EVERY_ATTACK, Measurement, RobustnessReport, WorstCase
+from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK, Measurement, WorstCase
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.values.numbers import is_number
 
 EVERY = EVERY_ATTACK.replace(" ", "-")

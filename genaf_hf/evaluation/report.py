@@ -9,187 +9,39 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from scipy.integrate import trapezoid
-from scipy.stats import binomtest
 
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.values.markup import cell
-from genaf_hf.values.numbers import LARGEST_EPS, is_number, is_whole
+from genaf_hf.evaluation.measurement import (
+    CLEAN,
+    EVERY_ATTACK,
+    KINDS,
+    Check,
+    Measurement,
+    Rate,
+    WorstCase,
+    impossible_counts,
+    impossible_settings,
+    strength,
+)
+from genaf_hf.values.markup import cell, markdown
+from genaf_hf.values.numbers import eps_text, is_whole
 
 if TYPE_CHECKING:  # which needs torch
     from genaf_hf.evaluation.answers import Answers
 
 SCHEMA_VERSION = 4
 READ = (2, 3, 4)  # versions; reports of the first do not hold all settings of their attacks
-CLEAN = "clean"
-PERTURBATION, PUBLIC_ENCODER, ANSWERS, MODEL = "perturbation at hand", "public encoder", "model's answers", "model"
-# What attackers know, from the least on, and what a model stands under where the worst of them is meant.
-KINDS = {
-    PERTURBATION: "under the worst perturbation that was at hand",
-    PUBLIC_ENCODER: "under the worst perturbation that was crafted on the public encoder alone",
-    ANSWERS: "under the worst attack that asks the model for its answers alone",
-    MODEL: "under the worst attack on the model itself",
-}
 COLUMNS = (
     *("model", "attack", "knowledge", "norm", "eps", "steps", "correct", "count", "accuracy", "low", "high", "worst"),
     *("reliable", "attack_success_rate", "decline", "fooling_rate", "neighbors_correct", "noise_correct"),
     *("shuffled_correct", "beyond_noise", "expected_robustness", "expected_up_to_eps"),
 )
-EVERY_ATTACK, ANY_KNOWLEDGE = "every attack", "any of these"  # in a table, of the worst case for each image
+ANY_KNOWLEDGE = "any of these"  # in a table, of the worst case over all attacks
 UNDEFENDED = "undefended"  # name of the model that others are held against
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of images, with its 95 % Wilson interval.
-
-    Attributes:
-        part: images that it holds for.
-        count: images that it could hold for.
-    """
-
-    part: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        """In [0, 1]; nan when there is no image."""
-        return self.part / self.count if self.count else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval; everything when there is no image."""
-        if not self.count:
-            return 0.0, 1.0
-        low, high = binomtest(self.part, self.count).proportion_ci(0.95, method="wilson")
-        return float(low), float(high)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.1%} [{low:.1%}, {high:.1%}] ({self.part}/{self.count})" if self.count else "- (0/0)"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one attack did to one model's answers.
-
-    Attributes:
-        model: the model's name in the report.
-        attack: the attack's name in the report, `"clean"` for none.
-        knowledge: what the attacker knew: `"nothing"`, `"public encoder"`, `"model"` or `"model's answers"`.
-        settings: everything that the attack was run with, as `eps` in pixel units, `norm` and `steps`; of a crafted
-            perturbation also where it comes from.
-        correct: correctly classified images under the attack.
-        count: all images.
-        clean_correct: correctly classified images without any attack.
-        fooled: of those, the ones that are wrong under the attack.
-        changed: images whose prediction is another one under the attack.
-        neighbors_correct: images that a vote of the nearest neighbors in feature space classifies correctly under the
-            attack; None where this was not measured.
-        noise_correct: correctly classified images under random noise of the attack's norm and size; None where this
-            was not measured.
-        beyond_noise: whether the attack fools more of them by more than luck than that noise, and than it does with its
-            pixels shuffled; None as before.
-        shuffled_correct: correctly classified images under a perturbation with its pixels in random order; None where
-            this was not measured.
-    """
-
-    model: str
-    attack: str
-    knowledge: str
-    settings: dict
-    correct: int
-    count: int
-    clean_correct: int
-    fooled: int = 0
-    changed: int = 0
-    neighbors_correct: int | None = None
-    noise_correct: int | None = None
-    beyond_noise: bool | None = None
-    shuffled_correct: int | None = None
-
-    @property
-    def accuracy(self) -> Rate:
-        """Clean or robust accuracy."""
-        return Rate(self.correct, self.count)
-
-    @property
-    def attack_success_rate(self) -> Rate:
-        """Share of the images that are right when clean and wrong under the attack."""
-        return Rate(self.fooled, self.clean_correct)
-
-    @property
-    def decline(self) -> Rate:
-        """(clean - robust accuracy) / clean accuracy: the attack success rate less what the attack sets right."""
-        return Rate(max(0, self.clean_correct - self.correct), self.clean_correct)
-
-    @property
-    def fooling_rate(self) -> Rate:
-        """Share of the images whose prediction changes, right or wrong."""
-        return Rate(self.changed, self.count)
-
-    @property
-    def noise_accuracy(self) -> Rate | None:
-        """Accuracy under random noise of the attack's norm and size."""
-        return None if self.noise_correct is None else Rate(self.noise_correct, self.count)
-
-    @property
-    def shuffled_accuracy(self) -> Rate | None:
-        """Accuracy under the perturbation with its pixels in random order."""
-        return None if self.shuffled_correct is None else Rate(self.shuffled_correct, self.count)
-
-    @property
-    def neighbor_accuracy(self) -> Rate | None:
-        """Accuracy of a vote of the nearest neighbors in feature space."""
-        return None if self.neighbors_correct is None else Rate(self.neighbors_correct, self.count)
-
-
-@dataclass(frozen=True)
-class WorstCase:
-    """The images that a model is right about whatever the attack: the worst case for each image by itself.
-
-    Attributes:
-        model: the model's name in the report.
-        knowledge: of the attackers, as in `Measurement`; None for all attacks, whatever they have to know.
-        correct: images that are correctly classified without an attack and under every one.
-        count: all images.
-    """
-
-    model: str
-    knowledge: str | None
-    correct: int
-    count: int
-    attack: ClassVar[str] = EVERY_ATTACK
-    settings: ClassVar[Mapping[str, object]] = MappingProxyType({})
-
-    @property
-    def accuracy(self) -> Rate:
-        return Rate(self.correct, self.count)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One test of whether the numbers of a model can be trusted.
-
-    Attributes:
-        model: the model's name in the report.
-        name: of the check, as a statement that ought to be true.
-        passed: whether it was.
-        numbers: what this rests on.
-    """
-
-    model: str
-    name: str
-    passed: bool
-    numbers: dict
-
-    def __str__(self) -> str:
-        numbers = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
-        return f"{'passed' if self.passed else 'FAILED'}: {self.name} ({numbers})"
 
 
 @dataclass(frozen=True)
@@ -511,88 +363,7 @@ def is_possible(report: RobustnessReport, each: WorstCase) -> bool:
     return each.count == count and clean - sum(fooled) <= each.correct <= clean - max(fooled) and each.correct >= 0
 
 
-def impossible_counts(each: Measurement) -> Iterator[str]:
-    """What of the counts of a measurement cannot be."""
-    counts = {name: getattr(each, name) for name in ("count", "correct", "clean_correct", "fooled", "changed")}
-    asked = {name: getattr(each, name) for name in ("neighbors_correct", "noise_correct", "shuffled_correct")}
-    counts |= {name: value for name, value in asked.items() if value is not None}
-    for name, value in counts.items():
-        if not is_whole(value) or not 0 <= value <= each.count:
-            yield f"{name} is {value} of {each.count} images"
-            return
-    set_right = each.correct - (each.clean_correct - each.fooled)
-    wrong = each.count - each.clean_correct
-    if each.fooled > each.clean_correct or not 0 <= set_right <= wrong:
-        yield f"{each.correct} images are right and {each.fooled} of {each.clean_correct} right ones were fooled"
-    elif not each.fooled + set_right <= each.changed <= each.fooled + wrong:
-        yield f"{each.changed} predictions changed, {each.fooled} images were fooled and {set_right} set right"
-    elif each.attack == CLEAN and each.changed:
-        yield f"{each.changed} predictions changed without an attack"
-
-
-def impossible_settings(each: Measurement) -> Iterator[str]:
-    """What of the settings of an attack cannot be."""
-    if each.attack == CLEAN:
-        return
-    norm, eps, steps = (each.settings.get(name) for name in ("norm", "eps", "steps"))
-    if norm not in LARGEST_EPS or not is_number(eps) or not 0 < eps <= LARGEST_EPS[norm]:
-        yield f"eps is {eps} in the norm {norm}"
-    if steps is not None and not (is_whole(steps) and steps > 0):
-        yield f"steps is {steps}"
-    for name, value in each.settings.items():
-        if isinstance(value, float) and not is_number(value):
-            yield f"{name} is {value}"
-
-
 def rate_columns(rate: Rate) -> dict:
     """A rate in a row of `RobustnessReport.to_csv`."""
     low, high = rate.interval
     return {"correct": rate.part, "count": rate.count, "accuracy": rate.value, "low": low, "high": high}
-
-
-def strength(measurement: Measurement) -> tuple[str, str, str]:
-    """Norm, eps and steps for a table."""
-    if measurement.attack == CLEAN:
-        return "-", "-", "-"
-    settings = measurement.settings
-    return *norm_and_eps(settings), str(settings.get("steps") or "-")
-
-
-def reach(settings: Mapping) -> str:
-    """How far an attack may change an image, in words: `linf, eps 8/255`, or `patch, 3% of the image`."""
-    return f"{norm_and_eps(settings)[0]}, {extent(settings)}"
-
-
-def extent(settings: Mapping) -> str:
-    """How far an attack goes in its norm, in words: `eps 8/255`, or of a patch `3% of the image`."""
-    _, eps = norm_and_eps(settings)
-    return eps if is_patch(settings) else f"eps {eps}"
-
-
-def norm_and_eps(settings: Mapping) -> tuple[str, str]:
-    """Norm and eps of an attack; a patch, under which a pixel may become any other, has its share of the image."""
-    if is_patch(settings):
-        share = f"{100 * settings['area']:.2g}%" if is_number(settings.get("area")) else "a part"
-        return "patch", f"{share} of the image"
-    return settings["norm"], eps_text(settings["eps"])
-
-
-def is_patch(settings: Mapping) -> bool:
-    """Whether an attack changes a part of the pixels, by any amount."""
-    return "top" in settings
-
-
-def eps_text(eps: float) -> str:
-    """Eps as the field writes it: `8/255` where it is a whole number of 8-bit levels below 255, else `0.31`."""
-    levels = round(eps * 255)
-    return f"{levels}/255" if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-3 else f"{eps:.4g}"
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A table with its first row as the head, and columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    head, *body = (
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    )
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([head, rule, *body])

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from genaf_hf.attacks import pgd, square
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers
-from genaf_hf.evaluation.report import CLEAN, UNDEFENDED, Check, Measurement, Rate
+from genaf_hf.evaluation.measurement import CLEAN, Check, Measurement, Rate
+from genaf_hf.evaluation.report import UNDEFENDED
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 
 STEPS = 20

@@ -14,9 +14,9 @@ from torch.utils.data import Subset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer
 from genaf_hf.evaluation.batch_size import BatchSize
+from genaf_hf.evaluation.measurement import ANSWERS, CLEAN, Check
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import digest
-from genaf_hf.evaluation.report import ANSWERS, CLEAN, Check
 from genaf_hf.evaluation.self_checks import self_checks
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel

@@ -16,8 +16,9 @@ from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import configured
 from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.measurement import CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
 from genaf_hf.evaluation.perturbation_cache import crafted_once
-from genaf_hf.evaluation.report import ADAPTIVE, CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, RobustnessReport, is_patch
+from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name

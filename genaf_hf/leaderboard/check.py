@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from genaf_hf.evaluation.report import Rate, RobustnessReport
+from genaf_hf.evaluation.measurement import Rate
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.leaderboard.entries import Entry, number, text, whole
 from genaf_hf.sharing.eval_results import conditions, dataset_name, published
 

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelInfo
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.report import CLEAN, EVERY_ATTACK
+from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK
 from genaf_hf.sharing.eval_results import CLEAN_METRIC, ROBUST_METRIC
 from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 from genaf_hf.values.markup import one_line

@@ -11,7 +11,8 @@ from accelerate import PartialState
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.comparison import joined
 from genaf_hf.evaluation.gate import check_gate
-from genaf_hf.evaluation.report import PERTURBATION, RobustnessReport
+from genaf_hf.evaluation.measurement import PERTURBATION
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import threats_of
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.pipelines.attack_arguments import (

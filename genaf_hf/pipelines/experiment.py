@@ -23,8 +23,9 @@ from genaf_hf.data import (
     with_pixel_values,
 )
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
 from genaf_hf.evaluation.perturbation_cache import encoder_digest
-from genaf_hf.evaluation.report import PUBLIC_ENCODER, RobustnessReport
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat, on_shown
 from genaf_hf.models.loading import load_encoder
 from genaf_hf.models.pixel_model import PixelModel

@@ -9,7 +9,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from genaf_hf.evaluation.drift import Drift, drift_table
-from genaf_hf.evaluation.report import CLEAN, RobustnessReport, eps_text
+from genaf_hf.evaluation.measurement import CLEAN
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.eval_results import eval_results
 from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
@@ -20,6 +21,7 @@ from genaf_hf.sharing.model_card import TAGS, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.result_folder import write_record, write_report
 from genaf_hf.values.markup import plain
+from genaf_hf.values.numbers import eps_text
 
 
 def write_encoder_results(

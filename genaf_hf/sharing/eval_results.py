@@ -2,14 +2,8 @@
 
 from huggingface_hub import EvalResult
 
-from genaf_hf.evaluation.report import (
-    ANY_KNOWLEDGE,
-    CLEAN,
-    PUBLIC_ENCODER,
-    Measurement,
-    RobustnessReport,
-    WorstCase,
-)
+from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Measurement, WorstCase
+from genaf_hf.evaluation.report import ANY_KNOWLEDGE, RobustnessReport
 from genaf_hf.sharing.hub_metadata import dataset_type
 from genaf_hf.sharing.layout import REPORT
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from genaf_hf.evaluation.report import RobustnessReport, markdown
-from genaf_hf.values.markup import plain
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.values.markup import markdown, plain
 
 SOURCES = Path(__file__).with_name("evidence.yaml")
 

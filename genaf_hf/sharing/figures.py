@@ -9,18 +9,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.evaluation.report import (
-    ADAPTIVE,
-    CLEAN,
-    EVERY_ATTACK,
-    PUBLIC_ENCODER,
-    Rate,
-    RobustnessReport,
-    eps_text,
-    extent,
-)
+from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK, PUBLIC_ENCODER, Rate, extent
+from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.names import shortened
+from genaf_hf.values.numbers import eps_text
 
 COLORS = ("#b04a4a", "#2f6f8f", "#7a7a3a", "#5a4a7a")
 RIGHT, WRONG = "#2b7a3d", "#b03030"

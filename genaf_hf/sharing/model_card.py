@@ -10,17 +10,8 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.evaluation.report import (
-    ADAPTIVE,
-    CLEAN,
-    KINDS,
-    MODEL,
-    PUBLIC_ENCODER,
-    Measurement,
-    RobustnessReport,
-    is_patch,
-    reach,
-)
+from genaf_hf.evaluation.measurement import CLEAN, KINDS, MODEL, PUBLIC_ENCODER, Measurement, is_patch, reach
+from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
 from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.report import markdown
 from genaf_hf.runs.run import HARMLESS
+from genaf_hf.values.markup import markdown
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 from genaf_hf.values.provenance import public_name
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from genaf_hf.evaluation.report import eps_text
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
+from genaf_hf.values.numbers import eps_text
 
 SELECTED, KEPT = "#b04a4a", "#9fb4c0"
 OF_GEN_AF = {"losses": ("adversarial_loss", "clean_loss"), "penalties": ("genetic_regularization",)}

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from genaf_hf.evaluation.report import CLEAN, KINDS, Measurement, RobustnessReport, WorstCase, reach
+from genaf_hf.evaluation.measurement import CLEAN, KINDS, Measurement, WorstCase, reach
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.values.markup import plain
 
 FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points

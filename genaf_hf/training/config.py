@@ -8,11 +8,10 @@ from transformers.trainer_utils import IntervalStrategy
 
 from genaf_hf.attacks.norms import NORMS
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.report import eps_text
 from genaf_hf.training.defences import DEFENCES, Defence
 from genaf_hf.training.layers import ASSESSMENTS
 from genaf_hf.training.options import CheckedArguments
-from genaf_hf.values.numbers import check_kind, make_plain
+from genaf_hf.values.numbers import check_kind, eps_text, make_plain
 from genaf_hf.values.settings import settings_by_name
 
 ADAPT_EPOCHS = 2.0

@@ -28,3 +28,13 @@ def cell(value):
 def one_line(value) -> str:
     """Text without line breaks, and without characters that cannot be seen or turn others around."""
     return "".join(character for character in " ".join(str(value).split()) if character.isprintable())
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table with its first row as the head, and columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *body = (
+        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([head, rule, *body])

@@ -110,3 +110,9 @@ def number(word: str) -> float:
     if math.isnan(value):
         raise UserError(f'"{word}", expected a number such as 0.03 or 8/255.')
     return value
+
+
+def eps_text(eps: float) -> str:
+    """Eps as the field writes it: `8/255` where it is a whole number of 8-bit levels below 255, else `0.31`."""
+    levels = round(eps * 255)
+    return f"{levels}/255" if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-3 else f"{eps:.4g}"
