@@ -67,7 +67,7 @@ known to 4 points up or down (95 % Wilson interval). A DAE is one perturbation f
 encoder alone, of 10/255 where nothing else is said; the patch covers 3 % of an image. Adaptive ones are crafted on the
 defended model itself, `upgd` with labels on its own loss. An attack on each image (`pgd-20`, `autoattack`) is a
 stronger enemy than any of these, and what only withstands perturbations for all images does not withstand it. Time is
-that of the fine-tune (`none`) in the same command; *of all* counts the crafting of a bank and a second stage.
+that of the fine-tune (`none`) in the same section; *of all* counts the crafting of a bank and a second stage.
 *unreliable*: a self-check of the report failed, which is named.
 """
 GENERATOR = '{"steps": 100, "batch_size": 64, "width": 256}'  # of AdvEncoder, of a size for a CPU
