@@ -13,14 +13,16 @@ from genaf_hf.training.defences import DEFENCES as REGISTERED
 
 DEFENCES = {name: own_defence.DEFENCES.get(name, {"defence": name}) for name in REGISTERED}
 FULL = {"per_device_train_batch_size": 8}
-ON_TWO = {
-    "half": {"per_device_train_batch_size": 4},
-    "quarter": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
-}
+QUARTER = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 # With BatchNorm, whose statistics are of all processes' images.
 SHORT = {"make_model": batch_norm_model, "max_steps": 2}
-FOURTH = {**SHORT, "per_device_train_batch_size": 2}
-UNEVEN = {**FOURTH, "images": 13}  # of which the second batch has 5
+UNEVEN = {**SHORT, "per_device_train_batch_size": 2, "images": 13}  # of which the second batch has 5
+
+
+def by_every_defence(rows: int) -> dict[str, dict]:
+    """Short trainings with batches of so many images on each process."""
+    sizes = {**SHORT, "per_device_train_batch_size": rows}
+    return {name: {**settings, **sizes} for name, settings in DEFENCES.items()}
 
 
 def train(folder: Path, trainings: Mapping[str, dict]) -> None:
@@ -31,11 +33,7 @@ def train(folder: Path, trainings: Mapping[str, dict]) -> None:
 
 
 if __name__ == "__main__":
-    two = {
-        f"{name} {batch}": {**settings, **sizes}
-        for name, settings in own_defence.DEFENCES.items()
-        for batch, sizes in ON_TWO.items()
-    }
-    four = {name: {**settings, **FOURTH} for name, settings in DEFENCES.items()}
-    for count, trainings in ((2, two), (4, {**four, "uneven": {**DEFENCES["universal"], **UNEVEN}})):
+    accumulated = {f"{name} accumulated": {**each, **QUARTER} for name, each in own_defence.DEFENCES.items()}
+    uneven = {"uneven": {**DEFENCES["universal"], **UNEVEN}}
+    for count, trainings in ((2, by_every_defence(4) | accumulated), (4, by_every_defence(2) | uneven)):
         debug_launcher(train, (Path(sys.argv[1]), trainings), num_processes=count)
