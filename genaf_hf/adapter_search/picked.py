@@ -9,7 +9,7 @@ from genaf_hf.adapter_search.content import images_content
 from genaf_hf.adapter_search.fitness import HISTORY
 from genaf_hf.adapter_search.front import Member, merged_model
 from genaf_hf.adapter_search.laboratory import Laboratory, open_laboratory, search_run
-from genaf_hf.data import image_digests
+from genaf_hf.data import split_digests
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
@@ -93,9 +93,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
         },
         data={
             **described(laboratory.data, laboratory.dataset_info),
-            **images_of_record(
-                {split: image_digests(images) for split, images in laboratory.data.items()}, asdict(arguments)
-            ),
+            **images_of_record(split_digests(laboratory.data), asdict(arguments)),
         },
         hyperparameters={
             **training["hyperparameters"],

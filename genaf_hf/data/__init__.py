@@ -2,7 +2,7 @@
 
 from genaf_hf.data.balance import class_balance
 from genaf_hf.data.digits import DIGITS, digits
-from genaf_hf.data.identity import image_digests, images_content, measured_images
+from genaf_hf.data.identity import image_digests, images_content, measured_images, split_digests
 from genaf_hf.data.images import load_images, load_unlabelled_images
 from genaf_hf.data.labels import LabelsError, check_enough_to_train
 from genaf_hf.data.pixel_values import to_pixel_values, to_rgb, with_pixel_values
@@ -24,6 +24,7 @@ __all__ = [
     "load_unlabelled_images",
     "measured_images",
     "random_subset",
+    "split_digests",
     "stratified_rows",
     "stratified_subset",
     "to_pixel_values",

@@ -24,6 +24,11 @@ def image_digests(images: Dataset) -> list[str]:
         return [each for part in pool.map(digested, range(0, len(images), DIGESTED_AT_ONCE)) for each in part]
 
 
+def split_digests(data: Mapping[str, Dataset]) -> dict[str, list[str]]:
+    """What `image_digests` gives, by split."""
+    return {split: image_digests(images) for split, images in data.items()}
+
+
 def image_digest(image) -> str:
     """That of one image, of a size and pixels in 8-bit RGB, whatever it is encoded as."""
     image = to_rgb(image)
@@ -47,11 +52,10 @@ def images_content(data: Mapping[str, Dataset], digests: Mapping[str, Sequence[s
 
     Args:
         data: by split.
-        digests: as `image_digests` gives them, by split; made here where they are not needed for more.
+        digests: as `split_digests` gives them; made here where they are not needed for more.
     """
-    found = hashlib.sha256()
+    found, digests = hashlib.sha256(), split_digests(data) if digests is None else digests
     for split, images in data.items():
-        names = image_digests(images) if digests is None else digests[split]
         labels = (images.features["label"], list(images["label"])) if "label" in images.column_names else ()
-        found.update(repr((split, labels, list(names))).encode())
+        found.update(repr((split, labels, list(digests[split]))).encode())
     return found.hexdigest()

@@ -15,10 +15,10 @@ from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.data import (
     data_source,
-    image_digests,
     images_content,
     load_images,
     measured_images,
+    split_digests,
     stratified_subset,
     to_pixel_values,
     with_pixel_values,
@@ -216,7 +216,7 @@ def open_case(
     trained_on = read_record(path, revision=revision) if path else {}
     name = public_name(path) if path else UNNAMED
     data = matched_images(dataset, model.class_names, trained_on, limit, options)
-    digests = {split: image_digests(part) for split, part in data.items()}
+    digests = split_digests(data)
     check_not_trained_on(trained_on, digests["test"], name)
     dataset_name = dataset if isinstance(dataset, str) else ""
     source = data_source(

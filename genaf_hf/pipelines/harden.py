@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from genaf_hf.data import image_digests, measured_images
+from genaf_hf.data import measured_images, split_digests
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
@@ -108,7 +108,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     hardened_before = tell_of_hardened_encoder(arguments.model_name_or_path, **hub)
     data = load_data(arguments, config.hub_token)
     source = arguments.source_of(data["test"])
-    digests = {split: image_digests(part) for split, part in data.items()}
+    digests = split_digests(data)
     images = {**described(data, source), **images_of_record(digests, asdict(arguments))}
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(images))

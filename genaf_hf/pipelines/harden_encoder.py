@@ -14,10 +14,10 @@ from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
     LabelsError,
     hold_out,
-    image_digests,
     load_unlabelled_images,
     measured_images,
     random_subset,
+    split_digests,
     to_rgb,
     with_pixel_values,
 )
@@ -149,10 +149,11 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     attacker = Attacker.of(data["train"], arguments.dataset_name, public.to(config.device), public)
     try_out(on_images, attacker, public)
     public.cpu()  # while another is trained
-    digests = {split: image_digests(images) for split, images in data.items()}
+    digests = split_digests(data)
+    of_tasks = {name: split_digests(images) for name, images in tasks.items()}
     source = arguments.source_of(data["test"])
     model_name = open_result(run, config)
-    with run.working({**what_was_loaded(public, data, digests), **contents(tasks)}):
+    with run.working({**what_was_loaded(public, data, digests), **contents(tasks, of_tasks)}):
         trainer = train(classifier, processor, pixels["train"], config, run)
         hardened = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         encoders = {UNDEFENDED: public.to(config.device), HARDENED: PixelModel(hardened, processor).eval()}
@@ -178,7 +179,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
             threats = [each.crafted(attacker, models) for each in threats_of(on_images)]
         on_features = [each for each in threats if each.universal or "labels" not in each.attack.attack.needs]
         drifts = measure_drift(models, public, pixels["test"], on_features, **reading)
-        reports |= attack_tasks(tasks, encoders, public, attacks, run, **reading)
+        reports |= attack_tasks(tasks, of_tasks, encoders, public, attacks, run, **reading)
         if PartialState().is_main_process:
             take_weights(bare, hardened)
             bare.save_pretrained(run.folder)

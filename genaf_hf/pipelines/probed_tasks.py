@@ -7,7 +7,6 @@ from datasets import Dataset, DatasetDict
 from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
     data_source,
-    image_digests,
     images_content,
     load_images,
     measured_images,
@@ -23,6 +22,8 @@ from genaf_hf.runs.run import Run
 from genaf_hf.sharing.layout import report_of_task
 from genaf_hf.values.provenance import public_name
 
+Digests = Mapping[str, Sequence[str]]  # of images, by split
+
 
 def load_tasks(names: Sequence[str], **options) -> dict[str, DatasetDict]:
     """Labelled images by Hub id or local folder, as `load_images` gives them with these options.
@@ -37,13 +38,16 @@ def load_tasks(names: Sequence[str], **options) -> dict[str, DatasetDict]:
     return {name: load_images(name, **options) for name in names}
 
 
-def contents(tasks: Mapping[str, DatasetDict]) -> dict[str, str]:
+def contents(tasks: Mapping[str, DatasetDict], digests: Mapping[str, Digests]) -> dict[str, str]:
     """What stands behind the names of tasks, which may have changed when a run goes on."""
-    return {f"content of {public_name(name)}": images_content(images)[:16] for name, images in tasks.items()}
+    return {
+        f"content of {public_name(name)}": images_content(images, digests[name])[:16] for name, images in tasks.items()
+    }
 
 
 def attack_tasks(
     tasks: Mapping[str, DatasetDict],
+    digests: Mapping[str, Digests],
     models: Mapping[str, PixelModel],
     public: PixelModel,
     attacks: Mapping[str, ConfiguredAttack],
@@ -54,6 +58,7 @@ def attack_tasks(
 
     Args:
         tasks: as `load_tasks` gives them.
+        digests: as `split_digests` gives them, by task.
         models: by the names that reports will use.
         public: the encoder that attackers have.
         attacks: by the names that reports will use.
@@ -71,7 +76,7 @@ def attack_tasks(
             Attacker.of(images["train"], name, public, public),
             dataset_info={
                 **data_source(test, name, config_name=None, revision=None),
-                "content": measured_images(test, image_digests(test)),
+                "content": measured_images(test, digests[name]["test"]),
             },
             journal=run.journal(place),
             **settings,

@@ -33,7 +33,7 @@ def warn_of_duplicates(digests: Mapping[str, Sequence[str]]) -> None:
     """Says when images stand in the split to train on and in the one to report: an accuracy on these says nothing.
 
     Args:
-        digests: by split, as `image_digests` gives them.
+        digests: as `split_digests` gives them.
     """
     trained = set(digests["train"])
     if found := sum(each in trained for each in digests["test"]):
@@ -44,7 +44,7 @@ def images_of_record(digests: Mapping[str, Sequence[str]], choices: Mapping) -> 
     """What a training record's `data` holds of the images, beside their name and number.
 
     Args:
-        digests: by split, as `image_digests` gives them.
+        digests: as `split_digests` gives them.
         choices: what `load_images` was told, of which those are kept by which it splits.
     """
     return {
