@@ -10,6 +10,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.models.head import head_name, in_head
+from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.position_embeddings import with_image_size
 from genaf_hf.models.weights import read_weights
 
@@ -44,10 +45,10 @@ def load_bare_encoder(
         UserError: when the weights cannot be read.
     """
     hub: dict[str, Any] = {"revision": revision, "token": token}
-    config, _ = PreTrainedConfig.get_config_dict(model_name_or_path, **hub)
-    if config.get("model_type") == FLEXIBLE:
+    config, _ = load_configuration(model_name_or_path, **hub)
+    if config.model_type == FLEXIBLE:
         return copy.deepcopy(classifier.vision_model)
-    options = {"dtype": torch.float32, **hub}
+    options = {"config": config, "dtype": torch.float32, **hub}
     bare, loading = read_weights(AutoModel, model_name_or_path, **options)
     read, own = (any("pooler." in name for name, _ in model.named_parameters()) for model in (classifier, bare))
     lacking = any(name.startswith("pooler.") for name in loading["missing_keys"])
@@ -56,7 +57,7 @@ def load_bare_encoder(
     if is_classifier(config) and not isinstance(bare.config, EncoderClassifierConfig):
         logger.warning(
             '"%s" is a classifier, a %s: its head is dropped, and its encoder alone is hardened, a %s.',
-            *(model_name_or_path, config["architectures"][0], type(bare).__name__),
+            *(model_name_or_path, config.architectures[0], type(bare).__name__),
         )
         bare.config.num_labels = 2  # the default, which tells nothing of the old classes
     bare = with_image_size(bare.eval(), size)
@@ -64,9 +65,9 @@ def load_bare_encoder(
     return bare
 
 
-def is_classifier(config: dict) -> bool:
+def is_classifier(config: PreTrainedConfig) -> bool:
     """Whether the configuration of a checkpoint says that it holds the head of a classifier."""
-    return any(name.endswith("ForImageClassification") for name in config.get("architectures") or ())
+    return any(name.endswith("ForImageClassification") for name in config.architectures or ())
 
 
 def take_weights(bare: PreTrainedModel, classifier: PreTrainedModel) -> None:
