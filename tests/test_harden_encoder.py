@@ -304,6 +304,10 @@ def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, 
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
         ({"probe_datasets": ["digits", "digits"]}, "probe_datasets is digits, digits, of which two have one name"),
         ({"pooling": "middle"}, 'pooling is "middle", expected one of cls, mean, pooler'),
+        (
+            {"probe_datasets": ["digits"], "attacks": "upgd", "attack_settings": {"target": 10}},
+            "target is 10, expected one of the model's 10 classes",
+        ),
     ],
 )
 def test_what_cannot_be_hardened_is_refused_before_any_work(encoders, unlabelled, tmp_path, changes, sentence):

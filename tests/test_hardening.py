@@ -149,6 +149,11 @@ def test_a_run_goes_on_with_the_encoder_and_the_images_that_it_began_with_alone(
         ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
         ({"attack_settings": '{"eps": 2}'}, "eps is 2, expected a value in"),
         ({"attack_settings": '{"layer": 99}'}, "layer is 99, expected 0 to 2, the hidden states of this encoder"),
+        ({"attacks": "upgd", "attack_settings": '{"target": 9}'}, "target is 9, expected one of the model's 3 classes"),
+        (
+            {"attacks": "adversarial-patch", "attack_settings": '{"target": 9}'},
+            "target is 9, expected one of the model's 3 classes",
+        ),
     ],
 )
 def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(command, refusal, tmp_path, changes, sentence):

@@ -42,7 +42,7 @@ from genaf_hf.pipelines.experiment import (
     write_attacked,
 )
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
-from genaf_hf.pipelines.probed_tasks import attack_probes, attack_tasks, contents, load_tasks
+from genaf_hf.pipelines.probed_tasks import attack_probes, attack_tasks, contents, load_tasks, try_out_on_tasks
 from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
@@ -148,6 +148,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
         tell_of_encoder(arguments.model_name_or_path, **hub)
     attacker = Attacker.of(data["train"], arguments.dataset_name, public.to(config.device), public)
     try_out(on_images, attacker, public)
+    try_out_on_tasks(tasks, attacks, public)
     public.cpu()  # while another is trained
     digests = split_digests(data)
     of_tasks = {name: split_digests(images) for name, images in tasks.items()}

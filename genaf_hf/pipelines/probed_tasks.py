@@ -13,7 +13,7 @@ from genaf_hf.data import (
     with_pixel_values,
 )
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.evaluate import craft_and_evaluate
+from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.probing import probed
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Attacker, Threat
@@ -43,6 +43,20 @@ def contents(tasks: Mapping[str, DatasetDict], digests: Mapping[str, Digests]) -
     return {
         f"content of {public_name(name)}": images_content(images, digests[name])[:16] for name, images in tasks.items()
     }
+
+
+def try_out_on_tasks(
+    tasks: Mapping[str, DatasetDict], attacks: Mapping[str, ConfiguredAttack], public: PixelModel
+) -> None:
+    """Tries attacks with the images and classes of each task before any long work.
+
+    Raises:
+        UserError: for a setting that one refuses.
+    """
+    for name, images in tasks.items():
+        attacker = Attacker.of(images["train"], name, public, public)
+        classes = images["train"].features["label"].num_classes
+        try_out(attacks, attacker, probed(public, attacker.images, attacker.labels, classes))
 
 
 def attack_tasks(
