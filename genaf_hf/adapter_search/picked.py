@@ -93,7 +93,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
         },
         data={
             **described(laboratory.data, laboratory.dataset_info),
-            **images_of_record(split_digests(laboratory.data), asdict(arguments)),
+            **images_of_record(split_digests(laboratory.data), arguments.labelled_options),
         },
         hyperparameters={
             **training["hyperparameters"],

@@ -24,21 +24,20 @@ from genaf_hf.pipelines.attack_arguments import (
     named_attacks,
 )
 from genaf_hf.pipelines.audit import SWEEP, audit
-from genaf_hf.pipelines.experiment_arguments import dataset_options
+from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 from genaf_hf.pipelines.perturbation_collection import collected
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.audited_card import check_card, share_findings
 from genaf_hf.sharing.layout import REPORT, SPREADSHEET
 from genaf_hf.sharing.layout import SWEEP as SWEEP_DRAWN
 from genaf_hf.sharing.result_folder import write_report
-from genaf_hf.values.numbers import make_plain
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class AuditArguments:
+class AuditArguments(DatasetArguments):
     """Which classifier is audited on which images, and what it is attacked with."""
 
     model_name_or_path: str = field(
@@ -98,13 +97,10 @@ class AuditArguments:
     limit: int | None = field(default=None, metadata={"help": "Audit on a stratified subset of this size."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
     encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the encoder."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of class labels; found if there is one."})
-    train_split: str | None = field(default=None, metadata={"help": "Split that the attacker's images are drawn from."})
+    train_split: str | None = field(
+        default=None, kw_only=True, metadata={"help": "Split that the attacker's images are drawn from."}
+    )
     test_split: str | None = field(default=None, metadata={"help": "Split to report."})
-    skip_broken_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     batch_size: int | None = field(
         default=None,
         metadata={"help": "Images at a time on each process, default 64 on a CPU and what fits elsewhere."},
@@ -114,9 +110,6 @@ class AuditArguments:
         default=False, metadata={"help": "Put the findings into the model's own card, in its folder or on the Hub."}
     )
     create_pr: bool = field(default=False, metadata={"help": "On the Hub, update the card by a pull request."})
-
-    def __post_init__(self):
-        make_plain(self)
 
 
 def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
@@ -158,7 +151,7 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         answers=arguments.answers,
         model_revision=arguments.model_revision,
         encoder_revision=arguments.encoder_revision,
-        **dataset_options(arguments),
+        **arguments.labelled_options,
         test_split=arguments.test_split,
     )
     if arguments.update_card and PartialState().is_main_process:

@@ -30,7 +30,7 @@ from genaf_hf.evaluation.threats import Threat, on_shown
 from genaf_hf.models.loading import load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import named_attacks
-from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
 from genaf_hf.sharing.layout import (
@@ -83,17 +83,7 @@ def hardening_run(
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:
     """The checked splits, cut to the sizes that were asked for."""
-    data = load_images(
-        arguments.dataset_name,
-        **dataset_options(arguments),
-        validation_split=arguments.validation_split,
-        test_split=arguments.test_split,
-        held_out_share=arguments.held_out_share,
-        max_train_samples=arguments.max_train_samples,
-        max_eval_samples=arguments.max_eval_samples,
-        streaming=arguments.streaming,
-        token=token,
-    )
+    data = load_images(arguments.dataset_name, **arguments.labelled_options, token=token)
     check_enough_to_train(data)
     return data
 

@@ -6,23 +6,11 @@ from datasets import Dataset
 
 from genaf_hf.data import data_source
 from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, SETTINGS_HELP
-from genaf_hf.values.numbers import make_plain
-
-
-def dataset_options(arguments) -> dict:
-    """What `load_images` is told of the dataset by the arguments of hardening, of an audit or of pre-training."""
-    return {
-        "config_name": arguments.dataset_config_name,
-        "image_column": arguments.image_column,
-        "label_column": arguments.label_column,
-        "train_split": arguments.train_split,
-        "skip_broken_images": arguments.skip_broken_images,
-        "revision": arguments.dataset_revision,
-    }
+from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 
 
 @dataclass
-class ExperimentArguments:
+class ExperimentArguments(DatasetArguments):
     """The part that hardening and the search for adapters are both asked for."""
 
     model_name_or_path: str = field(metadata={"help": "Public encoder: Hub id or local folder."})
@@ -31,16 +19,10 @@ class ExperimentArguments:
     attn_implementation: str | None = field(
         default=None, metadata={"help": "As in from_pretrained; eager for bf16 on CPU."}
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of class labels; found if there is one."})
-    train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
     validation_split: str | None = field(
         default=None, metadata={"help": "Split to make choices by; else held out of train."}
     )
     test_split: str | None = field(default=None, metadata={"help": "Split to report, never used to choose anything."})
-    skip_broken_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     held_out_share: float = field(default=0.1, metadata={"help": "Share of train held out for each missing split."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on a stratified subset of this size."})
     max_eval_samples: int | None = field(
@@ -61,9 +43,6 @@ class ExperimentArguments:
         },
     )
 
-    def __post_init__(self):
-        make_plain(self)
-
     @property
     def given(self) -> dict:
         """What differs from the defaults, by name."""
@@ -73,6 +52,12 @@ class ExperimentArguments:
     def encoder_options(self) -> dict:
         """Arguments for `load_encoder`."""
         return {"revision": self.model_revision, "attn_implementation": self.attn_implementation}
+
+    @property
+    def labelled_options(self) -> dict:
+        splits = ("validation_split", "test_split", "held_out_share")
+        sizes = ("max_train_samples", "max_eval_samples", "streaming")
+        return {**super().labelled_options, **{name: getattr(self, name) for name in splits + sizes}}
 
     def source_of(self, test: Dataset) -> dict[str, str | None]:
         """Where the test images come from, for a report."""

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     data = load_data(arguments, config.hub_token)
     source = arguments.source_of(data["test"])
     digests = split_digests(data)
-    images = {**described(data, source), **images_of_record(digests, asdict(arguments))}
+    images = {**described(data, source), **images_of_record(digests, arguments.labelled_options)}
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(images))
         warn_of_duplicates(digests)

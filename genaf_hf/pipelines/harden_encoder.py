@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -41,7 +41,7 @@ from genaf_hf.pipelines.experiment import (
     what_was_loaded,
     write_attacked,
 )
-from genaf_hf.pipelines.experiment_arguments import ExperimentArguments, dataset_options
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.probed_tasks import attack_probes, attack_tasks, contents, load_tasks, try_out_on_tasks
 from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.runs.run import Run
@@ -194,7 +194,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
             told = {name: source[name] for name in ("name", "config", "revision")}
             record = replace(
                 record,
-                data={**told, "splits": splits, **images_of_record(digests, asdict(arguments))},
+                data={**told, "splits": splits, **images_of_record(digests, arguments.labelled_options)},
                 command=run.command("harden-encoder", repeated(arguments, config, record, source)),
             )
             write_encoder_results(
@@ -255,7 +255,7 @@ def load_encoder_images(arguments: EncoderArguments, token: str | None) -> Datas
         return DatasetDict({split: data[split] for split in ("train", "test")})
     except LabelsError as error:
         logger.warning("The images are taken without labels, which are only for the report: %s", error)
-    options = {name: value for name, value in dataset_options(arguments).items() if name != "label_column"}
+    options = arguments.unlabelled_options
     limits = {"train": arguments.max_train_samples, "test": arguments.max_eval_samples}
     share = arguments.held_out_share
     if arguments.streaming:  # the numbers are there, as for labelled images

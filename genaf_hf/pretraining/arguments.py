@@ -10,6 +10,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.soundness import expected_instead, kind_and_line, on_meta
+from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.methods import METHODS, Settings
 from genaf_hf.pretraining.methods.registry import MODEL_TYPES
@@ -30,21 +31,18 @@ EXAMPLE = '{"hidden_size": 384, "num_attention_heads": 6}'
 
 
 @dataclass
-class PretrainingArguments:
+class PretrainingArguments(DatasetArguments):
     """Which encoder is trained from scratch, by which method and on which images."""
 
     method: str = field(metadata={"help": "How the encoder is trained.", "choices": list(METHODS)})
     dataset_name: str = field(
         metadata={"help": "Hub id, local folder (also of images, in class folders or not), or digits."}
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of images; found if there is one."})
     label_column: str | None = field(
-        default=None, metadata={"help": "Column of class labels, which supervised alone reads; found if there is one."}
+        default=None,
+        kw_only=True,
+        metadata={"help": "Column of class labels, which supervised alone reads; found if there is one."},
     )
-    train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
-    skip_broken_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on a subset of this size, for supervised a stratified one."}
     )

@@ -9,7 +9,6 @@ from datasets import Dataset, DatasetDict
 from transformers import ViTImageProcessor, set_seed
 
 from genaf_hf.data import check_enough_to_train, class_balance, load_images, load_unlabelled_images
-from genaf_hf.pipelines.experiment_arguments import dataset_options
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
     PretrainingConfig,
@@ -74,15 +73,14 @@ def load_train_images(arguments: PretrainingArguments, token: str | None) -> Dat
     Raises:
         UserError: as `load_images` and `load_unlabelled_images`.
     """
-    options = dataset_options(arguments) | {"token": token}
     if METHODS[arguments.method].labelled:
         # Not from a stream, which wants the number of images to test on too, and here there are none.
         limits = {"max_train_samples": arguments.max_train_samples, "streaming": False}
-        data = load_images(arguments.dataset_name, **options, **limits)
+        data = load_images(arguments.dataset_name, **arguments.labelled_options, **limits, token=token)
         check_enough_to_train(data)
         return data["train"]
-    del options["label_column"]
-    return load_unlabelled_images(arguments.dataset_name, **options, max_samples=arguments.max_train_samples)
+    options = {**arguments.unlabelled_options, "max_samples": arguments.max_train_samples, "token": token}
+    return load_unlabelled_images(arguments.dataset_name, **options)
 
 
 def classes_table(train: Dataset) -> str:
