@@ -30,7 +30,7 @@ from genaf_hf import GenAFConfig, PixelModel, RobustnessReport, UniversalPerturb
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.cli.harden_encoder import TYPES, main
-from genaf_hf.data import image_digests, measured_images
+from genaf_hf.data import ImageSet
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.probing import probed
 from genaf_hf.leaderboard import check
@@ -184,7 +184,7 @@ def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_
     assert [each.attack for each in drifts[5:]] == report.attacks[:5]  # pgd is on labels, not on features
     assert report.measurement("hardened", "clean").neighbors_correct is not None
     assert RobustnessReport.load(folder / "report.json").sha256 == report.sha256
-    assert report.dataset["content"] == measured_images(dataset["test"], image_digests(dataset["test"]))
+    assert report.dataset["content"] == ImageSet("", dataset).measured["content"]
     own = PixelModel(*load_encoder(str(folder), CLASSES)).eval()
     train, test = (with_pixel_values(dataset[split], own.processor)[:] for split in ("train", "test"))
     probe = LinearProbe(own, own.to_images(train["pixel_values"]), train["labels"])

@@ -44,15 +44,16 @@ LOAD = """
 import json, sys
 import datasets
 from genaf_hf import load_images
-from genaf_hf.data import class_balance, commit, data_source
+from genaf_hf.data import ImageSet, commit, counted_classes
 
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 found = {}
 for name, (repo_id, settings) in json.loads(sys.argv[1]).items():
     try:
         images = load_images(repo_id, **settings)
-        source = data_source(images["test"], repo_id, config_name=settings.get("config_name"), revision=None)
-        found[name] = {"balance": class_balance(images), "source": source, "commit": commit(images["train"])}
+        source, counted = ImageSet(repo_id, images, settings.get("config_name")).source, counted_classes(images)
+        balance = {split: dict(zip(counted["class_names"], each)) for split, each in counted["class_counts"].items()}
+        found[name] = {"balance": balance, "source": source, "commit": commit(images["train"])}
     except ValueError as error:
         found[name] = str(error)
 print(json.dumps(found))

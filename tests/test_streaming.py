@@ -12,7 +12,7 @@ from hub_user import run_as_user
 
 from genaf_hf import load_images
 from genaf_hf.cli.command_line import parse_arguments
-from genaf_hf.data import class_balance
+from genaf_hf.data import counted_classes
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.experiment import load_data
 from genaf_hf.pipelines.harden import HardeningArguments
@@ -105,7 +105,7 @@ def test_what_was_drawn_is_read_from_the_cache(folder, monkeypatch):
 
 def test_a_file_that_is_sorted_by_class_gives_images_from_all_over_it(folder, monkeypatch):
     monkeypatch.setattr("genaf_hf.data.streaming.SHUFFLED_AT_ONCE", 20)
-    assert all(count > 0 for count in class_balance(load_images(folder, **NUMBERS))["train"].values())
+    assert all(counted_classes(load_images(folder, **NUMBERS))["class_counts"]["train"])
 
 
 def test_images_in_class_folders_are_drawn(tmp_path):

@@ -20,7 +20,6 @@ from transformers import TrainingArguments
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.evaluation.measurement import WorstCase
-from genaf_hf.pipelines.experiment import described
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import TILE, draw_samples
@@ -74,18 +73,6 @@ def test_a_record_of_many_classes_and_its_table_stay_small(tmp_path):
     table = balance_table(data)
     assert "| train      | 1298707 | 1000    | class 999 (7)  | class 0 (1300) |" in table
     assert len(table) < 500
-
-
-def test_what_hardening_tells_of_the_images(dataset):
-    source = {"name": "colours", "config": None, "revision": None, "split": "test"}
-    assert described(dataset, source) == {
-        "name": "colours",
-        "config": None,
-        "revision": None,
-        "splits": {"train": 48, "validation": 12, "test": 18},
-        "class_names": ["red", "green", "blue"],
-        "class_counts": {split: [images["label"][:].count(i) for i in range(3)] for split, images in dataset.items()},
-    }
 
 
 # ---- settings ----

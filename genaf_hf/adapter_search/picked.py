@@ -9,14 +9,12 @@ from genaf_hf.adapter_search.content import images_content
 from genaf_hf.adapter_search.fitness import HISTORY
 from genaf_hf.adapter_search.front import Member, merged_model
 from genaf_hf.adapter_search.laboratory import Laboratory, open_laboratory, search_run
-from genaf_hf.data import split_digests
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.experiment import SWEEP, asked_attacks, described
-from genaf_hf.pipelines.trained_images import images_of_record
+from genaf_hf.pipelines.experiment import SWEEP, asked_attacks
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
@@ -46,18 +44,17 @@ def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[M
     processor, folder, data = laboratory.processor, run.folder, laboratory.data
     plain = merged_model(laboratory.encoder, laboratory.adapter(arguments.pick)).to(config.device)
     model = PixelModel(plain, processor).eval()
-    encoder = PixelModel(laboratory.encoder.to(config.device), processor)
     content = {"weights of the model": digest(None, tensors(model))[:16], "images": images_content(data)}
     with run.working(content):
         report, _ = craft_and_evaluate(
             {f"trial-{arguments.pick}": model},
             laboratory.pixels["test"],
             laboratory.attacks,
-            laboratory.attacker(encoder),
+            laboratory.attacker,
             factors=SWEEP,
             batch_size=config.per_device_eval_batch_size,
             seed=config.seed,
-            dataset_info=laboratory.dataset_info,
+            dataset_info=laboratory.images.source,
             journal=run.journal("evaluation"),
         )
         plain.save_pretrained(folder)
@@ -91,10 +88,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
             "revision": revision,
             "license": source and license_of(source, revision=revision, token=config.hub_token),
         },
-        data={
-            **described(laboratory.data, laboratory.dataset_info),
-            **images_of_record(split_digests(laboratory.data), arguments.labelled_options),
-        },
+        data=laboratory.record_of_images,
         hyperparameters={
             **training["hyperparameters"],
             **asdict(chosen.genome),

@@ -34,8 +34,7 @@ from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.loading import parameter_count
-from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.experiment import asked_attacks, described
+from genaf_hf.pipelines.experiment import asked_attacks
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.runs.run import decisive
@@ -76,9 +75,8 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
     laboratory = open_laboratory(arguments, config)
     if arguments.pick is not None:
-        public = PixelModel(laboratory.encoder.to(config.device), laboratory.processor)
-        try_out(laboratory.attacks, laboratory.attacker(public), public)
-    logger.info("\n%s\n", balance_table(described(laboratory.data, laboratory.dataset_info)))
+        try_out(laboratory.attacks, laboratory.attacker, laboratory.public)
+    logger.info("\n%s\n", balance_table(laboratory.classes))
     fitness, space = laboratory.fitness, laboratory.space
     known = space.known_configurations()
     smallest = fitness.parameters(space.genome(known[HEAD_ALONE]))
@@ -257,7 +255,7 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
             Threat(PGD, laboratory.attacks[PGD]),
             batch_size=config.per_device_eval_batch_size,
             seed=config.seed,
-            dataset_info=laboratory.dataset_info,
+            dataset_info=laboratory.images.source,
         )
         members.append(member(trial, report, on_front=trial.number in numbers))
     write_front(laboratory.folder, members)

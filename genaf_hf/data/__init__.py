@@ -1,30 +1,28 @@
 """Images from the Hub or a local folder, checked, split and turned into pixel values."""
 
-from genaf_hf.data.balance import class_balance
+from genaf_hf.data.balance import counted_classes
 from genaf_hf.data.digits import DIGITS, digits
-from genaf_hf.data.identity import image_digests, images_content, measured_images, split_digests
+from genaf_hf.data.identity import image_digests, images_content
+from genaf_hf.data.image_set import ImageSet, commit
 from genaf_hf.data.images import load_images, load_unlabelled_images
 from genaf_hf.data.labels import LabelsError, check_enough_to_train
 from genaf_hf.data.pixel_values import to_pixel_values, to_rgb, with_pixel_values
-from genaf_hf.data.source import commit, data_source
 from genaf_hf.data.splits import hold_out, random_subset, stratified_rows, stratified_subset
 
 __all__ = [
     "DIGITS",
+    "ImageSet",
     "LabelsError",
     "check_enough_to_train",
-    "class_balance",
     "commit",
-    "data_source",
+    "counted_classes",
     "digits",
     "hold_out",
     "image_digests",
     "images_content",
     "load_images",
     "load_unlabelled_images",
-    "measured_images",
     "random_subset",
-    "split_digests",
     "stratified_rows",
     "stratified_subset",
     "to_pixel_values",

@@ -1,18 +1,19 @@
 """How many images each class has."""
 
 from collections import Counter
+from collections.abc import Mapping
 
-from datasets import DatasetDict
+from datasets import Dataset
 
 
-def class_balance(splits: DatasetDict) -> dict[str, dict[str, int]]:
-    """Images by split and class name, the classes in the order of their ids; those without an image have 0.
+def counted_classes(splits: Mapping[str, Dataset]) -> dict:
+    """Names of the classes, and by split how many images each of them has, in the order of their ids.
 
     Args:
-        splits: with a column `label` (ClassLabel), as `load_images` gives them.
+        splits: train and others with a column `label` (ClassLabel), as `load_images` gives them.
     """
-    counts = {split: Counter(dataset["label"]) for split, dataset in splits.items()}
-    return {
-        split: {name: counts[split][i] for i, name in enumerate(dataset.features["label"].names)}
-        for split, dataset in splits.items()
-    }
+    names, counts = splits["train"].features["label"].names, {}
+    for split, dataset in splits.items():
+        found = Counter(dataset["label"])
+        counts[split] = [found[i] for i in range(len(names))]
+    return {"class_names": names, "class_counts": counts}

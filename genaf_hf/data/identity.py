@@ -37,16 +37,6 @@ def image_digest(image) -> str:
     return base64.urlsafe_b64encode(found.digest()).decode()
 
 
-def measured_images(images: Dataset, digests: Sequence[str]) -> str:
-    """What tells the images of a report from others, in 16 digits: their pixels and their order, whatever their labels.
-
-    Args:
-        images: all that were measured on.
-        digests: as `image_digests` gives them.
-    """
-    return images_content({"test": images.remove_columns("label")}, {"test": digests})[:16]
-
-
 def images_content(data: Mapping[str, Dataset], digests: Mapping[str, Sequence[str]] | None = None) -> str:
     """SHA-256 of images, and of their labels with their names where they have any.
 

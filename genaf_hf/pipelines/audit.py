@@ -14,11 +14,8 @@ from datasets import Dataset, DatasetDict
 from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.data import (
-    data_source,
-    images_content,
+    ImageSet,
     load_images,
-    measured_images,
-    split_digests,
     stratified_subset,
     to_pixel_values,
     with_pixel_values,
@@ -216,26 +213,22 @@ def open_case(
     trained_on = read_record(path, revision=revision) if path else {}
     name = public_name(path) if path else UNNAMED
     data = matched_images(dataset, model.class_names, trained_on, limit, options)
-    digests = split_digests(data)
-    check_not_trained_on(trained_on, digests["test"], name)
     dataset_name = dataset if isinstance(dataset, str) else ""
-    source = data_source(
-        data["test"], dataset_name, config_name=options.get("config_name"), revision=options.get("revision")
-    )
+    images = ImageSet(dataset_name, data, options.get("config_name"), options.get("revision"))
+    check_not_trained_on(trained_on, images.digests["test"], name)
     return Case(
         name,
         model,
         attacker=Attacker.of(data["train"], dataset_name, model, encoder),
         data=data,
         source={
-            **source,
+            **images.measured,
             **{choice: options[choice] for choice in CHOICES if options.get(choice) is not None},
-            "content": measured_images(data["test"], digests["test"]),
         },
         content={
             "weights of the model": digest(None, tensors(model))[:16],
             "content of the encoder": encoder and " ".join(encoder_digest(each)[:16] for each in several(encoder)),
-            "content of the images": images_content(data, digests)[:16],
+            "content of the images": images.content,
         },
     )
 

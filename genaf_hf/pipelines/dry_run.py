@@ -13,7 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from genaf_hf.evaluation.report import UNDEFENDED
-from genaf_hf.pipelines.experiment import asked_attacks, hardening_run, load_data, load_encoder_and_pixels
+from genaf_hf.pipelines.experiment import Experiment, asked_attacks, hardening_run
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.sharing.record import STANDARD_FINETUNE
 from genaf_hf.training.config import GenAFConfig
@@ -96,8 +96,7 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
     """
     asked_attacks(arguments, config)
     hardening_run(arguments, config).check()
-    data = load_data(arguments, config.hub_token)
-    encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
+    case = Experiment.load(arguments, config)
     if config.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
@@ -107,8 +106,8 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
             args = copy.copy(config)
             for name, value in {**QUIET, **changes, "output_dir": folder}.items():
                 setattr(args, name, value)
-            images = {"train_dataset": pixels["train"], "processing_class": processor}
-            made = GenAFTrainer(copy.deepcopy(encoder), args, **images, callbacks=list(callbacks))
+            images = {"train_dataset": case.pixels["train"], "processing_class": case.processor}
+            made = GenAFTrainer(copy.deepcopy(case.encoder), args, **images, callbacks=list(callbacks))
             made.remove_callback(PrinterCallback)
             return made
 
@@ -122,7 +121,7 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
         }
         if config.adapt_epochs > 0 or config.adapt_max_steps > 0:
             stages[ADAPT] = Stage(whole.steps_of(ADAPT), clean.seconds)  # at most: fewer weights are trained
-    return DryRun({split: len(part) for split, part in data.items()}, stages, peak_memory(config.device))
+    return DryRun({split: len(part) for split, part in case.data.items()}, stages, peak_memory(config.device))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass, field, fields
 
-from datasets import Dataset
-
-from genaf_hf.data import data_source
 from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, SETTINGS_HELP
 from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 
@@ -58,8 +55,3 @@ class ExperimentArguments(DatasetArguments):
         splits = ("validation_split", "test_split", "held_out_share")
         sizes = ("max_train_samples", "max_eval_samples", "streaming")
         return {**super().labelled_options, **{name: getattr(self, name) for name in splits + sizes}}
-
-    def source_of(self, test: Dataset) -> dict[str, str | None]:
-        """Where the test images come from, for a report."""
-        asked = {"config_name": self.dataset_config_name, "revision": self.dataset_revision}
-        return data_source(test, self.dataset_name, **asked)

@@ -3,36 +3,32 @@
 import copy
 import logging
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from genaf_hf.data import measured_images, split_digests
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
-from genaf_hf.evaluation.threats import Attacker, worst_of
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import (
     SWEEP,
+    Experiment,
     asked_attacks,
     copy_results,
-    described,
     hardening_run,
-    load_data,
-    load_encoder_and_pixels,
     open_result,
+    pixel_model,
     push_result,
     repeated,
+    trained,
     training_config,
-    what_was_loaded,
     write_attacked,
 )
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
-from genaf_hf.pipelines.trained_images import images_of_record, warn_of_duplicates
+from genaf_hf.pipelines.trained_images import warn_of_duplicates
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
@@ -44,7 +40,7 @@ from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.sharing_trainer import HARDENED
-from genaf_hf.training.trainer import STAGES, GenAFTrainer
+from genaf_hf.training.trainer import GenAFTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -100,55 +96,45 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     Raises:
         UserError: for input that cannot be worked with, before any training.
     """
-    attacks = asked_attacks(arguments, config)
+    asked_attacks(arguments, config)
     run = hardening_run(arguments, config)
     run.check()
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
     load_configuration(arguments.model_name_or_path, **hub)
     hardened_before = tell_of_hardened_encoder(arguments.model_name_or_path, **hub)
-    data = load_data(arguments, config.hub_token)
-    source = arguments.source_of(data["test"])
-    digests = split_digests(data)
-    images = {**described(data, source), **images_of_record(digests, arguments.labelled_options)}
+    case = Experiment.load(arguments, config)
     if PartialState().is_main_process:
-        logger.info("\n%s\n", balance_table(images))
-        warn_of_duplicates(digests)
-    encoder, processor, pixels = load_encoder_and_pixels(arguments, config, data)
-    public_encoder = PixelModel(encoder, processor).to(config.device)
-    attacker = Attacker.of(data["train"], arguments.dataset_name, public_encoder, public_encoder)
-    try_out(attacks, attacker, public_encoder)
-    public_encoder.cpu()  # while others are trained
+        logger.info("\n%s\n", balance_table(case.record_of_images))
+        warn_of_duplicates(case.images.digests)
+    try_out(case.attacks, case.attacker, case.public)
+    case.public.cpu()  # while others are trained
     model_name = open_result(run, config)
-    with run.working(what_was_loaded(public_encoder, data, digests)):
+    with run.working(case.content):
         if PartialState().is_main_process:
-            draw_samples(data["train"], run.folder / SAMPLES)
-
-        models, record = fine_tune(encoder, processor, pixels, config, arguments.standard_max_steps, run)
-        public_encoder.to(config.device)
+            draw_samples(case.data["train"], run.folder / SAMPLES)
+        models, record = fine_tune(case.encoder, case.processor, case.pixels, config, arguments.standard_max_steps, run)
+        case.public.to(config.device)
         report, threats = craft_and_evaluate(
             models,
-            pixels["test"],
-            attacks,
-            attacker,
+            case.pixels["test"],
+            case.attacks,
+            case.attacker,
             factors=SWEEP,
-            batch_size=config.per_device_eval_batch_size,
-            workers=config.dataloader_num_workers,
-            seed=config.seed,
-            dataset_info={**source, "content": measured_images(data["test"], digests["test"])},
+            dataset_info=case.images.measured,
             journal=run.journal("evaluation"),
+            **case.measuring,
         )
         if PartialState().is_main_process:
-            save_models(run, models, processor)
-            worst = worst_of(report, threats, HARDENED)
-            write_attacked(run.folder, report, models, worst, processor, data["test"])
+            save_models(run, models, case.processor)
+            write_attacked(run.folder, case, models, report, threats)
             of_family = {name: run.settings[name] for name in SET_BY_FAMILY}
             record = replace(
                 record,
-                data=images,
-                example=leave_example(models[HARDENED], data["test"], run.folder),
-                command=run.command("harden", {**of_family, **repeated(arguments, config, record, source)}),
+                data=case.record_of_images,
+                example=leave_example(models[HARDENED], case.data["test"], run.folder),
+                command=run.command("harden", {**of_family, **repeated(case, record)}),
             )
-            TrainingRecord(record.base_model, images).save(run.folder / UNDEFENDED / RECORD)
+            TrainingRecord(record.base_model, case.record_of_images).save(run.folder / UNDEFENDED / RECORD)
             write_results(run.folder, report, record, model_name=model_name)
             track_results(report, record, config)
             if hardened_before:
@@ -187,7 +173,6 @@ def fine_tune(
 ) -> tuple[dict[str, PixelModel], TrainingRecord]:
     """The undefended and the hardened model, both from the same encoder and head, and how the latter was made."""
     config = training_config(config, run)
-    folder = Path(config.output_dir)
 
     def trainer() -> GenAFTrainer:
         return GenAFTrainer(
@@ -198,21 +183,14 @@ def fine_tune(
             processing_class=processor,
         )
 
-    def finished(trained: GenAFTrainer) -> PixelModel:
-        return PixelModel(trained.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False), processor).eval()
-
-    newest = partial(newest_complete_checkpoint, world_size=config.world_size)
+    before = newest_complete_checkpoint(Path(config.output_dir, STANDARD_FINETUNE), world_size=config.world_size)
     undefended, hardened = trainer(), trainer()
     undefended.args.max_steps = standard_max_steps or config.max_steps
-    undefended.standard_finetune(newest(folder / STANDARD_FINETUNE) if run.resumed else None)
-    models = {UNDEFENDED: finished(undefended)}
+    undefended.standard_finetune(before if run.resumed else None)
+    models = {UNDEFENDED: pixel_model(undefended)}
     del undefended  # whose optimizer holds twice as much as the encoder
-    began = newest(*(folder / stage for stage in STAGES if stage != STANDARD_FINETUNE)) is not None
-    hardened.train(resume_from_checkpoint=run.resumed and began)
-    if hardened.is_world_process_zero():
-        hardened.save_perturbations(folder)
-    models[HARDENED] = finished(hardened)
-    return models, hardened.training_record()
+    models[HARDENED], record = trained(hardened, run)
+    return models, record
 
 
 def save_models(run: Run, models: dict[str, PixelModel], processor) -> None:

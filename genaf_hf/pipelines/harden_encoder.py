@@ -2,22 +2,20 @@
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from transformers import PreTrainedModel
 
 from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
+    ImageSet,
     LabelsError,
     hold_out,
     load_unlabelled_images,
-    measured_images,
     random_subset,
-    split_digests,
     to_rgb,
     with_pixel_values,
 )
@@ -25,36 +23,35 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.drift import Drift, measure_drift
 from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
-from genaf_hf.evaluation.threats import Attacker, threats_of, worst_of
+from genaf_hf.evaluation.threats import Threat, threats_of
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, named_attacks
 from genaf_hf.pipelines.experiment import (
+    Experiment,
     copy_results,
     hardening_run,
     load_data,
     open_result,
     push_result,
     repeated,
+    trained,
     training_config,
-    what_was_loaded,
     write_attacked,
 )
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.probed_tasks import attack_probes, attack_tasks, contents, load_tasks, try_out_on_tasks
-from genaf_hf.pipelines.trained_images import images_of_record
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import CARD, DRIFT, HARDENED_ENCODER, RECORD, REPORT
-from genaf_hf.sharing.record import TRAINING_EPS
+from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 from genaf_hf.sharing.trackers import track_results
-from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.training.sharing_trainer import HARDENED
-from genaf_hf.training.trainer import ADVERSARIAL_FINETUNE, GenAFTrainer
+from genaf_hf.training.trainer import GenAFTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +93,62 @@ class EncoderArguments(ExperimentArguments):
         return {**super().encoder_options, "pooling": self.pooling}
 
 
+@dataclass(frozen=True, eq=False)
+class EncoderExperiment(Experiment):
+    """What is hardened on what, where images need no labels.
+
+    Attributes:
+        bare: the public encoder without a head, of the class that is saved.
+        tasks: that it is probed on.
+    """
+
+    arguments: EncoderArguments
+    bare: PreTrainedModel
+    tasks: list[ImageSet]
+
+    @classmethod
+    def load(cls, arguments: EncoderArguments, config: GenAFConfig):
+        source, hub = arguments.model_name_or_path, {"revision": arguments.model_revision, "token": config.hub_token}
+        load_configuration(source, **hub)
+        data = load_encoder_images(arguments, config.hub_token)
+        tasks = load_tasks(
+            arguments.probe_datasets or (),
+            held_out_share=arguments.held_out_share,
+            max_train_samples=arguments.max_train_samples,
+            max_eval_samples=arguments.max_eval_samples,
+            skip_broken_images=arguments.skip_broken_images,
+            token=config.hub_token,
+        )
+        classes = data["train"].features["label"].names if "label" in data["train"].column_names else NO_CLASSES
+        encoder, processor = load_encoder(source, classes, token=config.hub_token, **arguments.encoder_options)
+        bare = load_bare_encoder(encoder, source, PixelModel(encoder, processor).image_size, **hub)
+        pixels = {split: with_pixel_values(images, processor) for split, images in data.items()}
+        return cls(arguments, config, data, pixels, encoder, processor, bare, tasks)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels, which are for the report."""
+        return "label" in self.data["train"].column_names
+
+    @property
+    def classes(self) -> dict:
+        """None, whether there are labels or not."""
+        return {}
+
+    @property
+    def attacks(self) -> dict[str, ConfiguredAttack]:
+        return asked_attacks(self.arguments, self.config, labelled=self.labelled or bool(self.tasks))
+
+    @property
+    def attacks_on_images(self) -> dict[str, ConfiguredAttack]:
+        """Those that need no more than these images have, where tasks have labels."""
+        return {name: each for name, each in self.attacks.items() if self.labelled or "labels" not in each.attack.needs}
+
+    @property
+    def content(self) -> dict[str, str]:
+        return {**super().content, **contents(self.tasks)}
+
+
 def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[list[Drift], dict[str, RobustnessReport]]:
     """Hardens an encoder without labels, attacks the public one and the hardened one, and writes everything down.
 
@@ -119,94 +172,41 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     asked_attacks(arguments, config, labelled=True)
     run = hardening_run(arguments, config, leaves=(CARD, DRIFT, RECORD), overwrites=HARDENED_ENCODER)
     run.check()
-    hub = {"revision": arguments.model_revision, "token": config.hub_token}
-    load_configuration(arguments.model_name_or_path, **hub)
-    data = load_encoder_images(arguments, config.hub_token)
-    tasks = load_tasks(
-        arguments.probe_datasets or (),
-        held_out_share=arguments.held_out_share,
-        max_train_samples=arguments.max_train_samples,
-        max_eval_samples=arguments.max_eval_samples,
-        skip_broken_images=arguments.skip_broken_images,
-        token=config.hub_token,
-    )
-    labelled = "label" in data["train"].column_names
-    attacks = asked_attacks(arguments, config, labelled=labelled or bool(tasks))
-    on_images = {name: each for name, each in attacks.items() if labelled or "labels" not in each.attack.needs}
-    classifier, processor = load_encoder(
-        arguments.model_name_or_path,
-        data["train"].features["label"].names if labelled else NO_CLASSES,
-        token=config.hub_token,
-        **arguments.encoder_options,
-    )
-    public = PixelModel(classifier, processor)
-    bare = load_bare_encoder(classifier, arguments.model_name_or_path, public.image_size, **hub)
-    features = tell_features(bare, public)
-    pixels = {split: with_pixel_values(images, processor) for split, images in data.items()}
+    case = EncoderExperiment.load(arguments, config)
+    features = tell_features(case.bare, case.public)
     if PartialState().is_main_process:
-        tell_of_images(data["train"], public.image_size, arguments.dataset_name, labelled)
-        tell_of_encoder(arguments.model_name_or_path, **hub)
-    attacker = Attacker.of(data["train"], arguments.dataset_name, public.to(config.device), public)
-    try_out(on_images, attacker, public)
-    try_out_on_tasks(tasks, attacks, public)
-    public.cpu()  # while another is trained
-    digests = split_digests(data)
-    of_tasks = {name: split_digests(images) for name, images in tasks.items()}
-    source = arguments.source_of(data["test"])
+        tell_of_images(case)
+        tell_of_encoder(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
+    try_out(case.attacks_on_images, case.attacker, case.public)
+    try_out_on_tasks(case.tasks, case.attacks, case.public)
+    case.public.cpu()  # while another is trained
     model_name = open_result(run, config)
-    with run.working({**what_was_loaded(public, data, digests), **contents(tasks, of_tasks)}):
-        trainer = train(classifier, processor, pixels["train"], config, run)
-        hardened = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        encoders = {UNDEFENDED: public.to(config.device), HARDENED: PixelModel(hardened, processor).eval()}
-        reading = {
-            "batch_size": config.per_device_eval_batch_size,
-            "workers": config.dataloader_num_workers,
-            "seed": config.seed,
-        }
-        models, reports = encoders, {}
-        if labelled:
-            models, reports[REPORT], threats = attack_probes(
-                encoders,
-                pixels,
-                data["train"].features["label"].num_classes,
-                attacks,
-                attacker,
-                factors=SWEEP,
-                dataset_info={**source, "content": measured_images(data["test"], digests["test"])},
-                journal=run.journal("evaluation"),
-                **reading,
-            )
-        else:
-            threats = [each.crafted(attacker, models) for each in threats_of(on_images)]
+    with run.working(case.content):
+        hardened, record = train(case, run)
+        encoders = {UNDEFENDED: case.public.to(config.device), HARDENED: hardened}
+        models, reports, threats = attack_features(case, encoders, run)
         on_features = [each for each in threats if each.universal or "labels" not in each.attack.attack.needs]
-        drifts = measure_drift(models, public, pixels["test"], on_features, **reading)
-        reports |= attack_tasks(tasks, of_tasks, encoders, public, attacks, run, **reading)
+        drifts = measure_drift(models, case.public, case.pixels["test"], on_features, **case.measuring)
+        reports |= attack_tasks(case.tasks, encoders, case.public, case.attacks, run, **case.measuring)
         if PartialState().is_main_process:
-            take_weights(bare, hardened)
-            bare.save_pretrained(run.folder)
-            processor.save_pretrained(run.folder)
+            take_weights(case.bare, hardened.model)
+            case.bare.save_pretrained(run.folder)
+            case.processor.save_pretrained(run.folder)
             copy_results(run)
-            if labelled:
-                worst = worst_of(reports[REPORT], threats, HARDENED)
-                write_attacked(run.folder, reports[REPORT], models, worst, processor, data["test"])
-            record = trainer.training_record()
-            splits = {split: len(images) for split, images in data.items()}
-            told = {name: source[name] for name in ("name", "config", "revision")}
-            record = replace(
-                record,
-                data={**told, "splits": splits, **images_of_record(digests, arguments.labelled_options)},
-                command=run.command("harden-encoder", repeated(arguments, config, record, source)),
-            )
+            if case.labelled:
+                write_attacked(run.folder, case, models, reports[REPORT], threats)
+            command = run.command("harden-encoder", repeated(case, record))
+            record = replace(record, data=case.record_of_images, command=command)
             write_encoder_results(
                 run.folder,
                 drifts,
                 reports,
                 record,
                 model_name=model_name,
-                encoder_class=type(bare).__name__,
+                encoder_class=type(case.bare).__name__,
                 features=features,
             )
-            if labelled:
+            if case.labelled:
                 track_results(reports[REPORT], record, config)
     push_result(run, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()
@@ -293,16 +293,17 @@ def tell_features(bare: PreTrainedModel, public: PixelModel) -> str | None:
     return found
 
 
-def tell_of_images(train: Dataset, size: tuple[int, int], name: str, labelled: bool) -> None:
+def tell_of_images(case: EncoderExperiment) -> None:
     """Says what labels are for, and that images are smaller than those of the encoder."""
-    if labelled:
+    size = case.public.image_size
+    if case.labelled:
         logger.info("Labels are not trained on: they are for the report, on a linear probe of the features")
-    sizes = [to_rgb(each).size for each in train[:LOOKED_AT]["image"]]
+    sizes = [to_rgb(each).size for each in case.data["train"][:LOOKED_AT]["image"]]
     if all(width < size[1] and height < size[0] for width, height in sizes):
         logger.warning(
             'The images of "%s" are smaller than the encoder\'s, %d x %d pixels where it takes %d x %d: they are '
             "enlarged, and it is hardened for enlarged images alone.",
-            *(name, *sizes[0], size[1], size[0]),
+            *(case.arguments.dataset_name, *sizes[0], size[1], size[0]),
         )
 
 
@@ -316,15 +317,35 @@ def tell_of_encoder(model_name_or_path: str, **hub) -> None:
         )
 
 
-def train(classifier: PreTrainedModel, processor, pixels: Mapping | Sequence, config: GenAFConfig, run: Run):
-    """The trainer after its training, which began anew or went on."""
-    config = training_config(config, run)
-    folder = Path(config.output_dir)
+def train(case: EncoderExperiment, run: Run) -> tuple[PixelModel, TrainingRecord]:
+    """The hardened encoder, and how it was made."""
     trainer = GenAFTrainer(
-        model=copy.deepcopy(classifier), args=config, train_dataset=pixels, processing_class=processor
+        model=copy.deepcopy(case.encoder),
+        args=training_config(case.config, run),
+        train_dataset=case.pixels["train"],
+        processing_class=case.processor,
     )
-    began = newest_complete_checkpoint(folder / ADVERSARIAL_FINETUNE, world_size=config.world_size) is not None
-    trainer.train(resume_from_checkpoint=run.resumed and began)
-    if trainer.is_world_process_zero():
-        trainer.save_perturbations(folder)
-    return trainer
+    return trained(trainer, run)
+
+
+def attack_features(
+    case: EncoderExperiment, encoders: Mapping[str, PixelModel], run: Run
+) -> tuple[Mapping[str, PixelModel], dict[str, RobustnessReport], list[Threat]]:
+    """What is attacked, the report on it by its place, and the threats as they were crafted.
+
+    With labels these are linear probes of the encoders' features, else the encoders, of which there is no report.
+    """
+    if not case.labelled:
+        return encoders, {}, [each.crafted(case.attacker, encoders) for each in threats_of(case.attacks_on_images)]
+    probes, report, threats = attack_probes(
+        encoders,
+        case.pixels,
+        case.data["train"].features["label"].num_classes,
+        case.attacks,
+        case.attacker,
+        factors=SWEEP,
+        dataset_info=case.images.measured,
+        journal=run.journal("evaluation"),
+        **case.measuring,
+    )
+    return probes, {REPORT: report}, threats

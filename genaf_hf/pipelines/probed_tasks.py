@@ -2,16 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from genaf_hf.attacks import ConfiguredAttack
-from genaf_hf.data import (
-    data_source,
-    images_content,
-    load_images,
-    measured_images,
-    with_pixel_values,
-)
+from genaf_hf.data import ImageSet, load_images, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.probing import probed
@@ -22,10 +16,8 @@ from genaf_hf.runs.run import Run
 from genaf_hf.sharing.layout import report_of_task
 from genaf_hf.values.provenance import public_name
 
-Digests = Mapping[str, Sequence[str]]  # of images, by split
 
-
-def load_tasks(names: Sequence[str], **options) -> dict[str, DatasetDict]:
+def load_tasks(names: Sequence[str], **options) -> list[ImageSet]:
     """Labelled images by Hub id or local folder, as `load_images` gives them with these options.
 
     Raises:
@@ -35,33 +27,28 @@ def load_tasks(names: Sequence[str], **options) -> dict[str, DatasetDict]:
         raise UserError(
             f"probe_datasets is {', '.join(names)}, of which two have one name: leave one out or rename it."
         )
-    return {name: load_images(name, **options) for name in names}
+    return [ImageSet(name, load_images(name, **options)) for name in names]
 
 
-def contents(tasks: Mapping[str, DatasetDict], digests: Mapping[str, Digests]) -> dict[str, str]:
+def contents(tasks: Sequence[ImageSet]) -> dict[str, str]:
     """What stands behind the names of tasks, which may have changed when a run goes on."""
-    return {
-        f"content of {public_name(name)}": images_content(images, digests[name])[:16] for name, images in tasks.items()
-    }
+    return {f"content of {public_name(each.name)}": each.content for each in tasks}
 
 
-def try_out_on_tasks(
-    tasks: Mapping[str, DatasetDict], attacks: Mapping[str, ConfiguredAttack], public: PixelModel
-) -> None:
+def try_out_on_tasks(tasks: Sequence[ImageSet], attacks: Mapping[str, ConfiguredAttack], public: PixelModel) -> None:
     """Tries attacks with the images and classes of each task before any long work.
 
     Raises:
         UserError: for a setting that one refuses.
     """
-    for name, images in tasks.items():
-        attacker = Attacker.of(images["train"], name, public, public)
-        classes = images["train"].features["label"].num_classes
+    for task in tasks:
+        attacker = Attacker.of(task.data["train"], task.name, public, public)
+        classes = task.data["train"].features["label"].num_classes
         try_out(attacks, attacker, probed(public, attacker.images, attacker.labels, classes))
 
 
 def attack_tasks(
-    tasks: Mapping[str, DatasetDict],
-    digests: Mapping[str, Digests],
+    tasks: Sequence[ImageSet],
     models: Mapping[str, PixelModel],
     public: PixelModel,
     attacks: Mapping[str, ConfiguredAttack],
@@ -72,7 +59,6 @@ def attack_tasks(
 
     Args:
         tasks: as `load_tasks` gives them.
-        digests: as `split_digests` gives them, by task.
         models: by the names that reports will use.
         public: the encoder that attackers have.
         attacks: by the names that reports will use.
@@ -80,18 +66,15 @@ def attack_tasks(
         settings: of `evaluate_threats`.
     """
     reports = {}
-    for name, images in tasks.items():  # one at a time: what is decoded of them is large
-        place, test = report_of_task(public_name(name)), images["test"]
+    for task in tasks:  # one at a time: what is decoded of them is large
+        place = report_of_task(public_name(task.name))
         reports[place] = attack_probes(
             models,
-            {split: with_pixel_values(images[split], public.processor) for split in ("train", "test")},
-            images["train"].features["label"].num_classes,
+            {split: with_pixel_values(task.data[split], public.processor) for split in ("train", "test")},
+            task.data["train"].features["label"].num_classes,
             attacks,
-            Attacker.of(images["train"], name, public, public),
-            dataset_info={
-                **data_source(test, name, config_name=None, revision=None),
-                "content": measured_images(test, digests[name]["test"]),
-            },
+            Attacker.of(task.data["train"], task.name, public, public),
+            dataset_info=task.measured,
             journal=run.journal(place),
             **settings,
         )[1]

@@ -5,10 +5,10 @@ import logging
 from pathlib import Path
 
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import ViTImageProcessor, set_seed
 
-from genaf_hf.data import check_enough_to_train, class_balance, load_images, load_unlabelled_images
+from genaf_hf.data import check_enough_to_train, counted_classes, load_images, load_unlabelled_images
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
     PretrainingConfig,
@@ -55,7 +55,7 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
     training.push_to_hub = False
     set_seed(config.seed)
     if "label" in train.column_names and PartialState().is_main_process:
-        logger.info("\n%s\n", classes_table(train))
+        logger.info("\n%s\n", balance_table(counted_classes({"train": train})))
     logger.info("Training on %d images, %d process(es), %s", len(train), config.world_size, config.device)
     method, data = METHODS[arguments.method], public_name(arguments.dataset_name)
     pretrain_encoder(method, train, model, processor, training, augmentations, settings, data=data)
@@ -81,9 +81,3 @@ def load_train_images(arguments: PretrainingArguments, token: str | None) -> Dat
         return data["train"]
     options = {**arguments.unlabelled_options, "max_samples": arguments.max_train_samples, "token": token}
     return load_unlabelled_images(arguments.dataset_name, **options)
-
-
-def classes_table(train: Dataset) -> str:
-    """A Markdown table of labelled images, with their smallest and largest class."""
-    counts = class_balance(DatasetDict(train=train))["train"]
-    return balance_table({"class_names": list(counts), "class_counts": {"train": list(counts.values())}})
