@@ -6,22 +6,19 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from genaf_hf.evaluation.drift import Drift, drift_table
 from genaf_hf.evaluation.measurement import CLEAN
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.eval_results import eval_results
 from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
-from genaf_hf.sharing.figures import COLORS
+from genaf_hf.sharing.figures import draw_drift
 from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES, REPORT
 from genaf_hf.sharing.model_card import TAGS, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.result_folder import write_record, write_report
 from genaf_hf.values.markup import plain
-from genaf_hf.values.numbers import eps_text
 
 
 def write_encoder_results(
@@ -82,29 +79,3 @@ def write_encoder_results(
         citations=list(dict.fromkeys([record.defence["citation"], *chain.from_iterable(cited)])),
     )
     card(metadata, content).save(folder / CARD)
-
-
-def draw_drift(drifts: Sequence[Drift], path: str | Path) -> None:
-    """Grouped bars: a group per attack, a bar per encoder, with the relative squared distance of its features.
-
-    Args:
-        drifts: of all encoders under the same attacks.
-        path: of the PNG file.
-    """
-    attacks = list(dict.fromkeys(each.attack for each in drifts))
-    models = list(dict.fromkeys(each.model for each in drifts))
-    width = 0.8 / len(models)
-    figure = Figure(figsize=(1.1 * len(attacks) + 2, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for index, name in enumerate(models):
-        found = [each for each in drifts if each.model == name]
-        places = [group + (index - (len(models) - 1) / 2) * width for group in range(len(attacks))]
-        bars = axes.bar(places, [each.distance for each in found], 0.92 * width, color=COLORS[index], label=name)
-        axes.bar_label(bars, [f"{each.distance:.2f}" for each in found], padding=2, fontsize=8)
-    settings = {each.attack: each.settings for each in drifts}
-    labels = [name if name == CLEAN else f"{name}\neps {eps_text(settings[name]['eps'])}" for name in attacks]
-    axes.set_xticks(range(len(attacks)), labels, fontsize=8, rotation=30, ha="right", parse_math=False)
-    axes.set_ylabel("relative squared distance of features\nfrom the public encoder's", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150, metadata={"Software": None})

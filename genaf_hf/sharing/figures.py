@@ -1,14 +1,16 @@
-"""Pictures of a report."""
+"""Pictures of what was measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 
 import torch
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.evaluation.drift import Drift
 from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK, PUBLIC_ENCODER, Rate, extent
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -80,18 +82,16 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
 
     The attacks are those of the verdict on the last model, and then all of them, each image under its worst.
     """
-    width = 0.8 / len(report.models)
     groups: dict = {
         attack_label(report, each.attack): [report.measurement(name, each.attack) for name in report.models]
         for each in report.verdict(report.subject)
     }
     if None in report.kinds_of_several():
         groups[f"{EVERY_ATTACK}\n(each image\nunder its\nworst)"] = [report.worst_case(name) for name in report.models]
-    for index, name in enumerate(report.models):
+    for index in range(len(report.models)):
         found = [group[index] for group in groups.values()]
-        places = [group + (index - (len(report.models) - 1) / 2) * width for group in range(len(found))]
         heights, below, above = percentages([each.accuracy for each in found])
-        bars = axes.bar(places, heights, 0.92 * width, yerr=[below, above], capsize=3, color=COLORS[index], label=name)
+        bars = draw_bars(axes, [*report.models], index, heights, yerr=[below, above], capsize=3)
         inside = [f"{height:.0f}" if height >= LABEL_ROOM else "" for height in heights]
         above = ["" if text else f"{height:.0f}" for text, height in zip(inside, heights, strict=True)]
         axes.bar_label(bars, inside, label_type="center", color="white", fontsize=9)
@@ -102,6 +102,13 @@ def draw_accuracies(axes, report: RobustnessReport) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     draw_chance(axes, report.chance_of(report.subject))
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(report.models) + 1)
+
+
+def draw_bars(axes, models: Sequence[str], index: int, heights: Sequence[float], **style) -> BarContainer:
+    """The bars of one of several models, one in each group."""
+    width = 0.8 / len(models)
+    places = [group + (index - (len(models) - 1) / 2) * width for group in range(len(heights))]
+    return axes.bar(places, heights, 0.92 * width, color=COLORS[index], label=models[index], **style)
 
 
 def percentages(rates: Sequence[Rate]) -> tuple[list[float], list[float], list[float]]:
@@ -236,3 +243,27 @@ def caption_row(axes: Sequence, model: PixelModel, images: Tensor, labels: Tenso
         color = RIGHT if prediction == label else WRONG
         text = f"{shortened(class_names[prediction])} ({confidence:.0%})"
         place.set_xlabel(text, color=color, fontsize=9, parse_math=False)
+
+
+def draw_drift(drifts: Sequence[Drift], path: str | Path) -> None:
+    """Grouped bars: a group per attack, a bar per encoder, with the relative squared distance of its features.
+
+    Args:
+        drifts: of all encoders under the same attacks.
+        path: of the PNG file.
+    """
+    attacks = list(dict.fromkeys(each.attack for each in drifts))
+    models = list(dict.fromkeys(each.model for each in drifts))
+    figure = Figure(figsize=(1.1 * len(attacks) + 2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(models):
+        found = [each for each in drifts if each.model == name]
+        bars = draw_bars(axes, models, index, [each.distance for each in found])
+        axes.bar_label(bars, [f"{each.distance:.2f}" for each in found], padding=2, fontsize=8)
+    settings = {each.attack: each.settings for each in drifts}
+    labels = [name if name == CLEAN else f"{name}\neps {eps_text(settings[name]['eps'])}" for name in attacks]
+    axes.set_xticks(range(len(attacks)), labels, fontsize=8, rotation=30, ha="right", parse_math=False)
+    axes.set_ylabel("relative squared distance of features\nfrom the public encoder's", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
