@@ -132,15 +132,15 @@ def audit(
     evaluate = partial(
         craft_and_evaluate,
         {case.name: model},
-        with_pixel_values(case.data["test"], model.processor),
+        with_pixel_values(case.images.data["test"], model.processor),
         configured,
         case.attacker,
         ready=ready,
         factors=sweep,
-        bank=with_pixel_values(case.data["train"], model.processor),
+        bank=with_pixel_values(case.images.data["train"], model.processor),
         batch_size=batch_size,
         seed=seed,
-        dataset_info=case.source,
+        dataset_info={**case.images.measured, **case.choices},
     )
     if run is None:
         report, _ = evaluate()
@@ -175,17 +175,25 @@ class Case:
         name: of the model in the report.
         model: that is audited.
         attacker: who has the public encoder.
-        data: splits train and test, with the model's class ids.
-        source: of the images, for the report.
-        content: what stands behind the names of models and images, which may have changed when an audit goes on.
+        images: splits train and test, with the model's class ids.
+        choices: how these were split, as far as that was asked for.
     """
 
     name: str
     model: PixelModel
     attacker: Attacker
-    data: DatasetDict
-    source: dict
-    content: dict
+    images: ImageSet
+    choices: dict
+
+    @property
+    def content(self) -> dict:
+        """What stands behind the names of models and images, which may have changed when an audit goes on."""
+        encoder = self.attacker.encoder
+        return {
+            "weights of the model": digest(None, tensors(self.model))[:16],
+            "content of the encoder": encoder and " ".join(encoder_digest(each)[:16] for each in several(encoder)),
+            "content of the images": self.images.content,
+        }
 
 
 def open_case(
@@ -216,21 +224,9 @@ def open_case(
     dataset_name = dataset if isinstance(dataset, str) else ""
     images = ImageSet(dataset_name, data, options.get("config_name"), options.get("revision"))
     check_not_trained_on(trained_on, images.digests["test"], name)
-    return Case(
-        name,
-        model,
-        attacker=Attacker.of(data["train"], dataset_name, model, encoder),
-        data=data,
-        source={
-            **images.measured,
-            **{choice: options[choice] for choice in CHOICES if options.get(choice) is not None},
-        },
-        content={
-            "weights of the model": digest(None, tensors(model))[:16],
-            "content of the encoder": encoder and " ".join(encoder_digest(each)[:16] for each in several(encoder)),
-            "content of the images": images.content,
-        },
-    )
+    attacker = Attacker.of(data["train"], dataset_name, model, encoder)
+    choices = {choice: options[choice] for choice in CHOICES if options.get(choice) is not None}
+    return Case(name, model, attacker, images, choices)
 
 
 def audit_again(
@@ -424,7 +420,7 @@ def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
 def write_findings(folder: Path, report: RobustnessReport, case: Case, threats: Sequence[Threat]) -> None:
     """The report, its pictures, the perturbations and a card."""
     (folder / ANSWERS).unlink(missing_ok=True)  # of an earlier audit
-    model, shown = case.model, stratified_subset(case.data["test"], SHOWN, seed=0)
+    model, shown = case.model, stratified_subset(case.images.data["test"], SHOWN, seed=0)
     batch = to_pixel_values(shown[:], model.processor)
     images, labels = model.to_images(batch["pixel_values"]), batch["labels"].to(model.device)
     worst = worst_of(report, threats, case.name)
