@@ -199,7 +199,7 @@ def training_config(config: GenAFConfig, run: Run) -> GenAFConfig:
     return config
 
 
-def trained(trainer: GenAFTrainer, run: Run) -> tuple[PixelModel, TrainingRecord]:
+def train_or_go_on(trainer: GenAFTrainer, run: Run) -> tuple[PixelModel, TrainingRecord]:
     """The model after a training in the run's own folder, which begins anew or goes on, and how it was made."""
     folder = Path(trainer.args.output_dir)
     stages = (folder / stage for stage in STAGES if stage != STANDARD_FINETUNE)
@@ -207,10 +207,10 @@ def trained(trainer: GenAFTrainer, run: Run) -> tuple[PixelModel, TrainingRecord
     trainer.train(resume_from_checkpoint=run.resumed and began)
     if trainer.is_world_process_zero():
         trainer.save_perturbations(folder)
-    return pixel_model(trainer), trainer.training_record()
+    return trained_model(trainer), trainer.training_record()
 
 
-def pixel_model(trainer: GenAFTrainer) -> PixelModel:
+def trained_model(trainer: GenAFTrainer) -> PixelModel:
     """What was trained."""
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return PixelModel(model, trainer.processing_class).eval()

@@ -20,10 +20,10 @@ from genaf_hf.pipelines.experiment import (
     copy_results,
     hardening_run,
     open_result,
-    pixel_model,
     push_result,
     repeated,
-    trained,
+    train_or_go_on,
+    trained_model,
     training_config,
     write_attacked,
 )
@@ -187,9 +187,9 @@ def fine_tune(
     undefended, hardened = trainer(), trainer()
     undefended.args.max_steps = standard_max_steps or config.max_steps
     undefended.standard_finetune(before if run.resumed else None)
-    models = {UNDEFENDED: pixel_model(undefended)}
+    models = {UNDEFENDED: trained_model(undefended)}
     del undefended  # whose optimizer holds twice as much as the encoder
-    models[HARDENED], record = trained(hardened, run)
+    models[HARDENED], record = train_or_go_on(hardened, run)
     return models, record
 
 

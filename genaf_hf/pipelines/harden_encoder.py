@@ -36,7 +36,7 @@ from genaf_hf.pipelines.experiment import (
     open_result,
     push_result,
     repeated,
-    trained,
+    train_or_go_on,
     training_config,
     write_attacked,
 )
@@ -325,7 +325,7 @@ def train(case: EncoderExperiment, run: Run) -> tuple[PixelModel, TrainingRecord
         train_dataset=case.pixels["train"],
         processing_class=case.processor,
     )
-    return trained(trainer, run)
+    return train_or_go_on(trainer, run)
 
 
 def attack_features(
