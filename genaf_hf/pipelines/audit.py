@@ -13,13 +13,7 @@ from datasets import Dataset, DatasetDict
 
 from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders, several
-from genaf_hf.data import (
-    ImageSet,
-    load_images,
-    stratified_subset,
-    to_pixel_values,
-    with_pixel_values,
-)
+from genaf_hf.data import ImageSet, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.answers import save_answers
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out

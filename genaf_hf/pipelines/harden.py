@@ -13,12 +13,10 @@ from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.experiment import (
-    SWEEP,
-    Experiment,
-    asked_attacks,
+from genaf_hf.pipelines.experiment import SWEEP, Experiment, asked_attacks, hardening_run
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
+from genaf_hf.pipelines.hardening import (
     copy_results,
-    hardening_run,
     open_result,
     push_result,
     repeated,
@@ -27,7 +25,6 @@ from genaf_hf.pipelines.experiment import (
     training_config,
     write_attacked,
 )
-from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.trained_images import warn_of_duplicates
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples

@@ -28,11 +28,10 @@ from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, ta
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, named_attacks
-from genaf_hf.pipelines.experiment import (
-    Experiment,
+from genaf_hf.pipelines.experiment import Experiment, hardening_run, load_data
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
+from genaf_hf.pipelines.hardening import (
     copy_results,
-    hardening_run,
-    load_data,
     open_result,
     push_result,
     repeated,
@@ -40,7 +39,6 @@ from genaf_hf.pipelines.experiment import (
     training_config,
     write_attacked,
 )
-from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.probed_tasks import attack_probes, attack_tasks, contents, load_tasks, try_out_on_tasks
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
