@@ -29,6 +29,7 @@ from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.data import stratified_subset
+from genaf_hf.evaluation.threats import noise
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.values.markup import markdown
 
@@ -62,6 +63,9 @@ def main() -> None:
         seeds=args.seeds,
     )
     logging.info("right of %d without an attack: %s", len(transfer.test), transfer.right(transfer.test))
+    # Where one encoder alone leaves no fewer of another, nothing transfers that several could transfer better.
+    signs = noise(transfer.victims[0], transfer.test, transfer.expected, eps=args.eps, seeds=range(len(transfer.test)))
+    logging.info("under random signs of %g: %s", args.eps, transfer.right(signs))
     rows = [["attack", "encoders at once", "one of them", "another", "another, as many gradients", "another, the best"]]
     for name in args.attacks:
         attack, numbers = ATTACKS[name].configure(eps=args.eps, steps=args.steps), range(len(encoders))
