@@ -52,7 +52,10 @@ from genaf_hf.values.markup import markdown
 SIZES = {"digits": (64, 4, 4), "vit-tiny": (192, 12, 3), "vit-small": (384, 12, 6), "vit-base": (768, 12, 12)}
 DEFENCES = {
     "none": {"defence": "none"},
-    "universal, single pass": {"defence": "universal", "defence_settings": {"single_pass": True}},
+    "universal, single pass": {
+        "defence": "universal",
+        "defence_settings": {"single_pass": True, "divergence_weight": 0},
+    },
     "universal": {"defence": "universal"},
     "gen-af-universal": {"defence": "gen-af-universal"},
     "n-fgsm": {"defence": "n-fgsm"},
