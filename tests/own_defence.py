@@ -65,15 +65,16 @@ def register() -> None:
     register_defence(title="Paired (Tests, 2026)", citation=CITATION)(paired)
 
 
-BANK = {"live": 2, "bank": ["l4a"], "bank_steps": 2}
+UNLABELLED = {"live": 2, "bank": ["l4a"], "bank_steps": 2}
+BANK = {**UNLABELLED, "class_share": 0}
 HALF = {"single_pass": True, "divergence_weight": 0}
 DEFENCES = {
     "paired": {"defence": "paired"},
     "universal": {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5}},
     "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, **HALF}},
     "universal-n-fgsm": {"defence": "universal-n-fgsm", "defence_settings": {**BANK, "per_image_eps": 0.01}},
-    "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": BANK},
-    "anchor": {"defence": "anchor", "defence_settings": BANK},
+    "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": {**BANK, "live": None, "class_share": 0.5}},
+    "anchor": {"defence": "anchor", "defence_settings": UNLABELLED},
 }
 
 

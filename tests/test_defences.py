@@ -276,6 +276,10 @@ def make(tmp_path):
         ({"defence": "trades", "defence_settings": "[1]"}, "defence_settings are .*, expected settings by name"),
         ({"defence": "universal", "defence_settings": {"live": 0}}, "live is 0, expected"),
         (
+            {"defence": "universal", "defence_settings": {"class_share": 2}},
+            r"class_share is 2, expected a share",
+        ),
+        (
             {"defence": "universal", "defence_settings": {"single_pass": True}},
             "divergence_weight is 0.5, but single_pass is True.* set divergence_weight to 0",
         ),

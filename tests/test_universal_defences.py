@@ -6,17 +6,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SIDE
+from conftest import SIDE, TINY_VIT
 from one_step import ONE_STEP, STEP_SEEDS, batch_norm_model, check_gradients, one_step, state_of
 from own_defence import BANK, DEFENCES, HALF
 from recorder import CHECKPOINTING, changed, lora_model
 from torch.nn import functional as F
-from train_tiny import copied_weights, tiny_model, tiny_trainer
+from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
+from transformers import ViTConfig, ViTForImageClassification
 
-from genaf_hf import UniversalPatch, UniversalPerturbation
+from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation
 from genaf_hf.attacks import n_fgsm
 from genaf_hf.errors import UserError
-from genaf_hf.training.adversaries.draws import mixed_bits
+from genaf_hf.training.adversaries.draws import below, mixed_bits
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
 from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -28,17 +29,23 @@ UNPATCHED = {**BANK, "patch_share": 0}
 QUICK = {"defence": "universal", "defence_settings": UNPATCHED, "adapt_max_steps": -1}
 
 
-def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path):
-    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **QUICK)
+@pytest.mark.parametrize("class_share", [0, 0.5, 1])
+def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share):
+    settings = {**QUICK, "defence_settings": {**UNPATCHED, "live": None, "class_share": class_share}}
+    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
     begun.evaluate()
     before = state_of(begun)
-    trainer, gradients, model, images, labels = one_step(tmp_path / "run", **QUICK)
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
     eps, step = trainer.args.eps, trainer.args.step_size
     assert (eps, step) == (10 / 255, 2 / 255)
 
     live = before["live"].requires_grad_()
-    chosen = drawn(STEP_SEEDS, 2, 1)
-    assert {*chosen.tolist()} == {0, 1, 2}
+    count = len(live)
+    assert count == model.model.config.num_labels
+    chosen = torch.from_numpy(drawn(STEP_SEEDS, count, 1))
+    by_class = (chosen < count) & torch.from_numpy(below(STEP_SEEDS, class_share, draw=3))
+    chosen[by_class] = labels[by_class]
+    assert {*chosen.tolist()} == {*range(count + 1)}
     attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
     clean_logits, attacked_logits = model(images), model(attacked)
     loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
@@ -115,6 +122,17 @@ def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
     assert counts.tolist() == pytest.approx([0.25, 0.25, *[0.125] * 4], abs=0.01)
     assert drawn(range(10, 15), 2, 4).tolist() == chosen[10:15].tolist()
     assert {*drawn(range(100), 3, 0).tolist()} == {0, 1, 2}
+
+
+def test_of_many_classes_some_share_a_live_perturbation():
+    adversary = Universal(eps=0.1, class_share=1)
+    model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=40)), PROCESSOR)
+    images, labels = torch.rand(40, 3, SIDE, SIDE), torch.arange(40)
+    adversary.begin(model, lambda count: (images, labels), 0)
+    live = adversary.state["live"]
+    assert len(live) == 32
+    attacked = adversary.craft(model, images, labels, seeds=range(40))
+    torch.testing.assert_close(attacked, (images + torch.cat([live, live[:8]])).clamp(0, 1), rtol=0, atol=0)
 
 
 def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean(tmp_path):

@@ -20,3 +20,8 @@ def mixed_bits(seeds: Sequence[int], draw: int = 0) -> np.ndarray:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def below(seeds: Sequence[int], share: float, draw: int) -> np.ndarray:
+    """For which seeds a number drawn evenly from [0, 1) is less than a share."""
+    return (mixed_bits(seeds, draw) >> np.uint64(11)) * 2.0**-53 < share

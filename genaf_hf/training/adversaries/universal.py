@@ -13,12 +13,13 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
-from genaf_hf.training.adversaries.draws import mixed_bits
+from genaf_hf.training.adversaries.draws import below, mixed_bits
 from genaf_hf.values.device import sent
-from genaf_hf.values.numbers import is_whole
+from genaf_hf.values.numbers import is_number, is_whole
 
 IMAGES = 1024  # that the bank is crafted from
-LIVE, BANK = 6, ("l4a", "ssp", "uapgd", "fff")  # of defences that name no others
+BANK = ("l4a", "ssp", "uapgd", "fff")  # of defences that name no others
+MOST = 32  # live ones where none are asked for: they are as large as images
 
 
 class Universal(Adversary):
@@ -27,15 +28,16 @@ class Universal(Adversary):
     *Live* ones begin at random and take part in the training pass, whose one backward pass gives weights and
     perturbations their gradients: after each update every live one moves by a step times the sign of its own, within
     eps (algorithm 3 of the paper, which has a single one). The *bank* is crafted once, on the public encoder from
-    training images. An image is given a live one with a probability of one half, else one of the bank, scaled by the
-    share of eps.
+    training images. An image is given a live one with a probability of one half, that of its class (Benz et al., ICME
+    2021, https://ieeexplore.ieee.org/document/9428419) or any, else one of the bank, scaled by the share of eps.
 
     Its `state` holds `live` and `bank`, each (number, 3, h, w).
 
     Args:
         eps: radius of the ball in pixel units.
         step_size: of the live ones, in pixel units, default eps / 5.
-        live: how many live ones.
+        live: how many live ones, by default one for each class, at most 32; of more classes some share one.
+        class_share: share of the images with a live one that get that of their class.
         bank: names of universal attacks.
         bank_steps: that each of these is crafted with.
 
@@ -48,23 +50,28 @@ class Universal(Adversary):
         *,
         eps: float,
         step_size: float | None = None,
-        live: int = LIVE,
+        live: int | None = None,
+        class_share: float = 0.0,
         bank: Sequence[str] = (),
         bank_steps: int = 300,
     ):
         step_size = eps / 5 if step_size is None else step_size
         check_attack_settings(eps=eps, steps=bank_steps, step_size=step_size)
-        if not is_whole(live) or live < 1:
+        if live is not None and (not is_whole(live) or live < 1):
             raise UserError(f"live is {live}, expected a whole number of perturbations, at least 1.")
+        if not is_number(class_share) or not 0 <= class_share <= 1:
+            raise UserError(f"class_share is {class_share}, expected a share in [0, 1].")
         if isinstance(bank, str) or not all(name in ATTACKS and ATTACKS[name].on_encoder for name in bank):
             known = ", ".join(name for name, attack in ATTACKS.items() if attack.on_encoder)
             raise UserError(f"bank is {bank}, expected a list of universal attacks out of {known}.")
-        super().__init__(eps=eps, step_size=step_size, live=live, bank=list(bank), bank_steps=bank_steps)
+        of_live = {"live": live, "class_share": class_share}
+        super().__init__(eps=eps, step_size=step_size, **of_live, bank=list(bank), bank_steps=bank_steps)
 
     def check_update(self, images: int) -> None:
-        if self.settings["live"] > images:
+        live = self.settings["live"]
+        if live is not None and live > images:
             raise UserError(
-                f"live is {self.settings['live']}, but an update is of {images} image(s), so that there are live "
+                f"live is {live}, but an update is of {images} image(s), so that there are live "
                 "perturbations without any: lower it, or raise per_device_train_batch_size."
             )
 
@@ -74,7 +81,8 @@ class Universal(Adversary):
         if labels is None and reading:
             raise UserError(f"bank has {reading[0]}, which needs labels, but none are read: leave it out.")
         eps, data = self.settings["eps"], {"images": images, "labels": labels}
-        live = torch.empty(self.settings["live"], *images.shape[1:], dtype=images.dtype)
+        count = self.settings["live"] or min(MOST, model.model.config.num_labels)
+        live = torch.empty(count, *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
         bank = live.new_empty(0, *images.shape[1:])
         for name in self.settings["bank"]:
@@ -97,6 +105,9 @@ class Universal(Adversary):
         live, bank = self.state["live"].requires_grad_(), self.state["bank"]
         self.check_size(*images.shape[2:])
         chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
+        if share := self.settings["class_share"]:
+            by_class = sent(torch.from_numpy(below(seeds, share, draw=3)), images.device)
+            chosen = torch.where(by_class & (chosen < len(live)), labels % len(live), chosen)
         return (images + eps_share * torch.cat([live, bank]).to(images)[chosen]).clamp(0, 1)
 
     def learn(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from genaf_hf.attacks.universal import EPS
 from genaf_hf.training.adversaries.universal import Universal
 from genaf_hf.training.defences.registry import register_defence
-from genaf_hf.training.defences.universal import CITATION as UNIVERSAL_TRAINING
+from genaf_hf.training.defences.universal import UNIVERSAL_TRAINING
 from genaf_hf.training.objectives.anchor import Anchor
 
 FARE = """@inproceedings{schlarmann2024robustclip,

@@ -6,7 +6,7 @@ from genaf_hf.attacks.universal import EPS
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.live_patch import AREA, SHARE, LivePatch
 from genaf_hf.training.adversaries.mixture import mixed
-from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
+from genaf_hf.training.adversaries.universal import BANK, Universal
 from genaf_hf.training.defences import gen_af, universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.genetic import Genetic
@@ -26,7 +26,8 @@ def gen_af_universal(
     clean_share: float = 0.5,
     genetic_weight: float = 200.0,
     genetic_share: float = 0.2,
-    live: int = LIVE,
+    live: int | None = None,
+    class_share: float = 1.0,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     patch_share: float = SHARE,
@@ -34,6 +35,8 @@ def gen_af_universal(
     divergence_weight: float = 0.5,
 ) -> tuple[Adversary, Genetic]:
     """Gen-AF with its dual tracks, its regularization and its second stage, and the adversary of `universal`."""
-    perturbations = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
+    perturbations = Universal(
+        eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
+    )
     adversary = mixed(perturbations, LivePatch(area=patch_area), patch_share)
     return adversary, Genetic(clean_share, genetic_weight, genetic_share, divergence_weight)

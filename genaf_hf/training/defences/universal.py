@@ -7,20 +7,32 @@ from genaf_hf.attacks.universal import EPS
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.live_patch import AREA, SHARE, LivePatch
 from genaf_hf.training.adversaries.mixture import mixed
-from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
+from genaf_hf.training.adversaries.universal import BANK, Universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy
 
-CITATION = ATTACKS["upgd"].citation  # the same paper
+UNIVERSAL_TRAINING = ATTACKS["upgd"].citation  # the same paper
+CLASS_WISE = """@inproceedings{benz2021universal,
+  title = {Universal Adversarial Training with Class-Wise Perturbations},
+  author = {Benz, Philipp and Zhang, Chaoning and Karjauv, Adil and Kweon, In So},
+  booktitle = {IEEE International Conference on Multimedia and Expo},
+  year = {2021},
+  url = {https://ieeexplore.ieee.org/document/9428419}
+}"""
+CITATION = f"{UNIVERSAL_TRAINING}\n\n{CLASS_WISE}"
 
 
-@register_defence(title="universal adversarial training (Shafahi et al., AAAI 2020)", citation=CITATION)
+@register_defence(
+    title="universal adversarial training (Shafahi et al., AAAI 2020) by class (Benz et al., ICME 2021)",
+    citation=CITATION,
+)
 def universal(
     *,
     eps: float = EPS,
     step_size: float | None = None,
     clean_share: float = 0.5,
-    live: int = LIVE,
+    live: int | None = None,
+    class_share: float = 1.0,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     patch_share: float = SHARE,
@@ -28,14 +40,17 @@ def universal(
     single_pass: bool = False,
     divergence_weight: float = 0.5,
 ) -> tuple[Adversary, CrossEntropy]:
-    """Cross-entropy on clean images and on images under perturbations that are the same for all, answered alike.
+    """Cross-entropy on clean images and on images under perturbations that many share, answered alike.
 
-    Perturbations of one image alone, such as PGD's, it does not withstand. As large a share of the attacked images as
+    Live perturbations are each for the images of a class, in part (`class_share`), those of the bank for all images.
+    Perturbations of one image alone, such as PGD's, are not withstood. As large a share of the attacked images as
     `patch_share` says gets a live patch in place of a perturbation.
 
     A step takes about twice as long as one of plain fine-tuning; with `single_pass`, where a share of each batch stays
     clean and the rest is attacked, as long. It takes a `divergence_weight` of 0, since no image is answered twice.
     """
-    perturbations = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
+    perturbations = Universal(
+        eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
+    )
     adversary = mixed(perturbations, LivePatch(area=patch_area), patch_share)
     return adversary, CrossEntropy(clean_share, single_pass, divergence_weight)

@@ -6,7 +6,7 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.universal import EPS
 from genaf_hf.training.adversaries.mixture import Mixture
 from genaf_hf.training.adversaries.n_fgsm import NFGSM
-from genaf_hf.training.adversaries.universal import BANK, LIVE, Universal
+from genaf_hf.training.adversaries.universal import BANK, Universal
 from genaf_hf.training.defences import universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy
@@ -23,7 +23,8 @@ def universal_n_fgsm(
     eps: float = EPS,
     step_size: float | None = None,
     clean_share: float = 0.25,
-    live: int = LIVE,
+    live: int | None = None,
+    class_share: float = 1.0,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     single_pass: bool = True,
@@ -36,6 +37,8 @@ def universal_n_fgsm(
     `per_image_eps`. The more there are, the more PGD is withstood, and the less clean accuracy is left. A step takes
     1 + (1 - clean_share) * per_image_share times as long as one of plain fine-tuning.
     """
-    shared = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
+    shared = Universal(
+        eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
+    )
     adversary = Mixture(shared, NFGSM(eps=per_image_eps), per_image_share)
     return adversary, CrossEntropy(clean_share, single_pass)
