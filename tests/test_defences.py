@@ -20,7 +20,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
-from genaf_hf.training.adversaries.draws import mixed_bits
+from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
 from genaf_hf.training.objectives.mart import log_of_all_but_the_largest_wrong
 
@@ -165,7 +165,7 @@ def test_a_linear_probe_trains_the_head_alone(tmp_path):
 
 def test_half_of_the_images_are_mirrored_before_they_are_attacked(tmp_path):
     _, gradients, model, images, labels = one_step(tmp_path, defence="pgd-at", **ADVERSARY, random_flip=True)
-    mirrored = torch.from_numpy(mixed_bits(STEP_SEEDS, draw=3) >= np.uint64(2**63))
+    mirrored = torch.from_numpy(mixed_bits(STEP_SEEDS, MIRROR) >= np.uint64(2**63))
     assert 6 <= mirrored.sum() <= 18
     images = torch.stack([image.flip(2) if each else image for image, each in zip(images, mirrored, strict=True)])
     attacked = pgd(model, images, labels, **ADVERSARY, seeds=STEP_SEEDS)

@@ -216,6 +216,27 @@ def test_what_fools_no_more_than_noise_is_marked(vit):
 # ---- what users give ----
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"target": 9}, "target is 9, expected one of the model's 3 classes"),
+        ({"restarts": 0}, "restarts is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_what_is_crafted_on_the_model_alone_is_tried_out_by_one_step(attacker, encoder, caplog, settings, sentence):
+    [threat] = threats_of({"upgd": ATTACKS["upgd"].configure(steps=10**9, **settings)})
+    with pytest.raises(UserError, match=sentence):
+        threat.try_out(attacker, encoder)
+
+
+def test_a_model_that_is_sure_of_an_image_can_be_tried_out(attacker, encoder):
+    with torch.no_grad():
+        encoder.model.classifier.bias[attacker.labels[0]] += 500  # no gradient at images of this class
+    [threat] = threats_of({"upgd": ATTACKS["upgd"].configure()})
+    threat.try_out(attacker, encoder)
+
+
 def test_a_threat_comes_from_whatever_a_user_has(encoder):
     ready = UniversalPerturbation(torch.zeros(3, 8, 8), attack="uap", eps=0.1)
     asked = {"a": ready, "b": {"m": ready}, "c": partial(ATTACKS["pgd"].function, eps=0.1, steps=2)}

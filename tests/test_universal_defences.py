@@ -17,7 +17,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation
 from genaf_hf.attacks import n_fgsm
 from genaf_hf.errors import UserError
-from genaf_hf.training.adversaries.draws import below, mixed_bits
+from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
 from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -43,7 +43,7 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_
     count = len(live)
     assert count == model.model.config.num_labels
     chosen = torch.from_numpy(drawn(STEP_SEEDS, count, 1))
-    by_class = (chosen < count) & torch.from_numpy(below(STEP_SEEDS, class_share, draw=3))
+    by_class = (chosen < count) & torch.from_numpy(below(STEP_SEEDS, class_share, OF_CLASS))
     chosen[by_class] = labels[by_class]
     assert {*chosen.tolist()} == {*range(count + 1)}
     attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
@@ -69,7 +69,7 @@ def test_a_live_patch_covers_a_share_of_the_images_and_moves_by_the_same_pass(tm
     assert patch.shape == (3, side, side)
     corners = random_corners(STEP_SEEDS, (SIDE, SIDE), side)
     assert {*corners.flatten().tolist()} == {*range(side + 1)}
-    is_covered = mixed_bits(STEP_SEEDS, draw=1) < 2**63
+    is_covered = mixed_bits(STEP_SEEDS, ADVERSARY) < 2**63
     assert 6 < is_covered.sum() < 18
     covered = images.clone()
     for row, (top, left) in enumerate(corners):
@@ -195,7 +195,7 @@ def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
     live = state["live"].requires_grad_()
     shared = (images + torch.cat([live, state["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
     own = n_fgsm(model, images, labels, eps=0.1, seeds=STEP_SEEDS)
-    is_second = torch.from_numpy(mixed_bits(STEP_SEEDS, draw=1) < 2**63).view(-1, 1, 1, 1)
+    is_second = torch.from_numpy(mixed_bits(STEP_SEEDS, ADVERSARY) < 2**63).view(-1, 1, 1, 1)
     assert 6 < is_second.sum() < 18
     model.zero_grad()
     check_gradients(gradients, model, F.cross_entropy(model(torch.where(is_second, own, shared)), labels))
@@ -218,11 +218,12 @@ def test_a_mixture_may_be_of_one_adversary_alone(tmp_path, share):
     torch.testing.assert_close(copied_weights(trainer.model), copied_weights(other.model), rtol=0, atol=0)
 
 
-def test_a_mixture_gives_the_second_its_share():
-    drawn_bits = mixed_bits(range(40_000), draw=1) / 2.0**64
-    assert (drawn_bits < 0.25).mean() == pytest.approx(0.25, abs=0.01)
-    first = mixed_bits(range(40_000)) / 2.0**64
-    assert abs(np.corrcoef(first, drawn_bits)[0, 1]) < 0.02
+def test_what_is_drawn_for_an_image_has_its_share_and_does_not_depend_on_what_else_is_drawn():
+    draws = PERTURBATION, ADVERSARY, CORNER, MIRROR, OF_CLASS
+    assert len({*draws}) == 5
+    drawn_bits = np.stack([mixed_bits(range(40_000), draw) / 2.0**64 for draw in draws])
+    assert below(range(40_000), 0.25, ADVERSARY).mean() == pytest.approx(0.25, abs=0.01)
+    torch.testing.assert_close(torch.from_numpy(np.corrcoef(drawn_bits)), torch.eye(5).double(), rtol=0, atol=0.02)
 
 
 ALL_AT_ONCE = {"bf16": True, CHECKPOINTING: True, "gradient_accumulation_steps": 2, **DEFENCES["gen-af-universal"]}

@@ -212,10 +212,9 @@ class UniversalThreat(Threat):
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         if not self.adaptive:
             attacker.craft(self.attack, attacker.encoder)
-        elif not self.attack.attack.on_encoder:  # one on the encoder has shown that its settings can be run with
-            least = {name: 1 for name in ("steps", "restarts") if name in self.attack.attack.settings}
-            one = (getattr(attacker, need)[:1] for need in self.attack.attack.needs[1:])
-            self.attack.changed(**least)(model, *one)
+        elif not self.attack.attack.on_encoder and "steps" in self.attack.settings:  # else its twin was crafted
+            brief = self.attack.changed(steps=min(1, self.attack.settings["steps"]))
+            brief(model, *(getattr(attacker, need) for need in self.attack.attack.needs[1:]))
 
     def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "UniversalThreat":
         if self.adaptive:

@@ -114,7 +114,7 @@ class Experiment:
         """The encoder, as attackers have it."""
         return PixelModel(self.encoder, self.processor)
 
-    @cached_property
+    @property
     def attacker(self) -> Attacker:
         """Who has the public encoder, and images that are trained on; moves both to the device of the training."""
         public = self.public.to(self.config.device)

@@ -103,7 +103,8 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(case.record_of_images))
         warn_of_duplicates(case.images.digests)
-    try_out(case.attacks, case.attacker, case.public)
+    attacker = case.attacker
+    try_out(case.attacks, attacker, case.public)
     case.public.cpu()  # while others are trained
     model_name = open_result(run, config)
     with run.working(case.content):
@@ -115,7 +116,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             models,
             case.pixels["test"],
             case.attacks,
-            case.attacker,
+            attacker,
             factors=SWEEP,
             dataset_info=case.images.measured,
             journal=run.journal("evaluation"),

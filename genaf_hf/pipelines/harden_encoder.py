@@ -23,7 +23,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.drift import Drift, measure_drift
 from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
-from genaf_hf.evaluation.threats import Threat, threats_of
+from genaf_hf.evaluation.threats import Attacker, Threat, threats_of
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
@@ -117,7 +117,9 @@ class EncoderExperiment(Experiment):
             skip_broken_images=arguments.skip_broken_images,
             token=config.hub_token,
         )
-        classes = data["train"].features["label"].names if "label" in data["train"].column_names else NO_CLASSES
+        labelled = "label" in data["train"].column_names
+        asked_attacks(arguments, config, labelled=labelled or bool(tasks))
+        classes = data["train"].features["label"].names if labelled else NO_CLASSES
         encoder, processor = load_encoder(source, classes, token=config.hub_token, **arguments.encoder_options)
         bare = load_bare_encoder(encoder, source, PixelModel(encoder, processor).image_size, **hub)
         pixels = {split: with_pixel_values(images, processor) for split, images in data.items()}
@@ -175,14 +177,15 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     if PartialState().is_main_process:
         tell_of_images(case)
         tell_of_encoder(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
-    try_out(case.attacks_on_images, case.attacker, case.public)
+    attacker = case.attacker
+    try_out(case.attacks_on_images, attacker, case.public)
     try_out_on_tasks(case.tasks, case.attacks, case.public)
     case.public.cpu()  # while another is trained
     model_name = open_result(run, config)
     with run.working(case.content):
         hardened, record = train(case, run)
         encoders = {UNDEFENDED: case.public.to(config.device), HARDENED: hardened}
-        models, reports, threats = attack_features(case, encoders, run)
+        models, reports, threats = attack_features(case, encoders, attacker, run)
         on_features = [each for each in threats if each.universal or "labels" not in each.attack.attack.needs]
         drifts = measure_drift(models, case.public, case.pixels["test"], on_features, **case.measuring)
         reports |= attack_tasks(case.tasks, encoders, case.public, case.attacks, run, **case.measuring)
@@ -327,20 +330,20 @@ def train(case: EncoderExperiment, run: Run) -> tuple[PixelModel, TrainingRecord
 
 
 def attack_features(
-    case: EncoderExperiment, encoders: Mapping[str, PixelModel], run: Run
+    case: EncoderExperiment, encoders: Mapping[str, PixelModel], attacker: Attacker, run: Run
 ) -> tuple[Mapping[str, PixelModel], dict[str, RobustnessReport], list[Threat]]:
     """What is attacked, the report on it by its place, and the threats as they were crafted.
 
     With labels these are linear probes of the encoders' features, else the encoders, of which there is no report.
     """
     if not case.labelled:
-        return encoders, {}, [each.crafted(case.attacker, encoders) for each in threats_of(case.attacks_on_images)]
+        return encoders, {}, [each.crafted(attacker, encoders) for each in threats_of(case.attacks_on_images)]
     probes, report, threats = attack_probes(
         encoders,
         case.pixels,
         case.data["train"].features["label"].num_classes,
         case.attacks,
-        case.attacker,
+        attacker,
         factors=SWEEP,
         dataset_info=case.images.measured,
         journal=run.journal("evaluation"),

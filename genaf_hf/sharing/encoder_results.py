@@ -15,7 +15,7 @@ from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 from genaf_hf.sharing.figures import draw_drift
 from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES, REPORT
-from genaf_hf.sharing.model_card import TAGS, citations, filled, pictures_in
+from genaf_hf.sharing.model_card import TAGS, bibliography, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.result_folder import write_record, write_report
 from genaf_hf.values.markup import plain
@@ -76,6 +76,6 @@ def write_encoder_results(
         clean_drift=next(each for each in drifts if (each.model, each.attack) == (subject, CLEAN)),
         drift_count=drifts[0].count,
         pictures={name: words for name, words in PICTURES.items() if name in pictures_in(folder)},
-        citations=list(dict.fromkeys([record.defence["citation"], *chain.from_iterable(cited)])),
+        citations=bibliography([record.defence["citation"], *chain.from_iterable(cited)]),
     )
     card(metadata, content).save(folder / CARD)

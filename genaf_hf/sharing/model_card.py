@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -174,7 +174,12 @@ def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[s
     found = [ATTACKS[name].citation for name in attacks if name in ATTACKS]
     if is_hardened(record) and record.defence:
         found = [record.defence["citation"], *found]
-    return [each for each in dict.fromkeys(found) if each is not None]
+    return bibliography(found)
+
+
+def bibliography(found: Iterable[str | None]) -> list[str]:
+    """BibTeX entries, each once; of texts that hold one or several, or none."""
+    return list(dict.fromkeys(entry for text in found if text for entry in text.split("\n\n")))
 
 
 def python(value) -> str:

@@ -17,7 +17,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.adversaries.adversary import Adversary
-from genaf_hf.training.adversaries.draws import mixed_bits
+from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.checkpoint import read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
@@ -141,7 +141,7 @@ class AttackingTrainer(SharingTrainer):
     def flipped(self, inputs: dict, micro_batch: MicroBatch) -> dict:
         """A micro-batch with each image mirrored left to right or not, as its seed has it."""
         pixel_values = inputs["pixel_values"]
-        bits = mixed_bits(self.seeds_of(inputs, micro_batch), draw=3) >> np.uint64(63)
+        bits = mixed_bits(self.seeds_of(inputs, micro_batch), MIRROR) >> np.uint64(63)
         is_flipped = sent(torch.from_numpy(bits.astype(bool)), pixel_values.device)[:, None, None, None]
         return {**inputs, "pixel_values": torch.where(is_flipped, pixel_values.flip(3), pixel_values)}
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 ODD = 0x9E3779B97F4A7C15  # between the draws of a seed
+PERTURBATION, ADVERSARY, CORNER, MIRROR, OF_CLASS = range(5)  # what each draw decides
 
 
-def mixed_bits(seeds: Sequence[int], draw: int = 0) -> np.ndarray:
+def mixed_bits(seeds: Sequence[int], draw: int) -> np.ndarray:
     """64 random bits for each seed, by SplitMix64 (Steele et al., OOPSLA 2014), as unsigned numbers.
 
     All are found at once: a generator for each image takes longer than all else that is done with it.

@@ -11,7 +11,7 @@ from genaf_hf.attacks.patch import paste, pasting
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
-from genaf_hf.training.adversaries.draws import mixed_bits
+from genaf_hf.training.adversaries.draws import CORNER, mixed_bits
 from genaf_hf.training.adversaries.universal import move_by_sign
 from genaf_hf.values.numbers import is_number
 
@@ -80,6 +80,6 @@ class LivePatch(Adversary):
 
 def random_corners(seeds: Sequence[int], size: Sequence[int], side: int) -> np.ndarray:
     """Where a square patch lies inside each image of a height and width, (n, 2); depends on the image's seed alone."""
-    bits = mixed_bits(seeds, draw=2)  # 0 and 1 are those by which perturbations and adversaries are drawn
+    bits = mixed_bits(seeds, CORNER)
     uniform = np.stack([bits >> np.uint64(32), bits & np.uint64(2**32 - 1)], axis=1) / 2.0**32
     return (uniform * (np.asarray(size) - side + 1)).astype(np.int64)

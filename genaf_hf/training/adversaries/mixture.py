@@ -12,7 +12,7 @@ from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
-from genaf_hf.training.adversaries.draws import below
+from genaf_hf.training.adversaries.draws import ADVERSARY, below
 from genaf_hf.values.device import sent
 from genaf_hf.values.numbers import is_number
 
@@ -63,7 +63,7 @@ class Mixture(Adversary):
     def craft(
         self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
-        is_second = below(seeds, self.share, draw=1)
+        is_second = below(seeds, self.share, ADVERSARY)
         rows = [np.flatnonzero(~is_second), np.flatnonzero(is_second)]
         parts = []
         for one, own in zip(self.both.values(), rows, strict=True):

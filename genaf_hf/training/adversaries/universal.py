@@ -13,7 +13,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
-from genaf_hf.training.adversaries.draws import below, mixed_bits
+from genaf_hf.training.adversaries.draws import OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.values.device import sent
 from genaf_hf.values.numbers import is_number, is_whole
 
@@ -23,7 +23,7 @@ MOST = 32  # live ones where none are asked for: they are as large as images
 
 
 class Universal(Adversary):
-    """A few L-inf perturbations, each for all images, of two kinds.
+    """L-inf perturbations that many images share, of two kinds.
 
     *Live* ones begin at random and take part in the training pass, whose one backward pass gives weights and
     perturbations their gradients: after each update every live one moves by a step times the sign of its own, within
@@ -106,7 +106,7 @@ class Universal(Adversary):
         self.check_size(*images.shape[2:])
         chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
         if share := self.settings["class_share"]:
-            by_class = sent(torch.from_numpy(below(seeds, share, draw=3)), images.device)
+            by_class = sent(torch.from_numpy(below(seeds, share, OF_CLASS)), images.device)
             chosen = torch.where(by_class & (chosen < len(live)), labels % len(live), chosen)
         return (images + eps_share * torch.cat([live, bank]).to(images)[chosen]).clamp(0, 1)
 
@@ -141,6 +141,6 @@ def move_by_sign(live: Tensor, step_size: float, lowest: float, largest: float) 
 
 def drawn(seeds: Sequence[int], live: int, bank: int) -> np.ndarray:
     """Which perturbation each image gets, those of the bank counted after the live ones; depends on its seed alone."""
-    bits = mixed_bits(seeds)
+    bits = mixed_bits(seeds, PERTURBATION)
     is_live, which = bits >> np.uint64(63), (bits >> np.uint64(31)).astype(np.uint32) / 2.0**32
     return np.where(is_live | np.uint64(not bank), which * live, live + which * bank).astype(np.int64)

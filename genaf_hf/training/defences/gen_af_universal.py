@@ -15,7 +15,8 @@ CITATION = f"{gen_af.CITATION}\n\n{universal.CITATION}"
 
 
 @register_defence(
-    title="Gen-AF (Zhou et al., IEEE S&P 2024) against universal perturbations (Shafahi et al., AAAI 2020)",
+    title="Gen-AF (Zhou et al., IEEE S&P 2024) against universal perturbations (Shafahi et al., AAAI 2020; by class, "
+    "Benz et al., ICME 2021)",
     citation=CITATION,
     adapts=True,
 )

@@ -23,7 +23,7 @@ CITATION = f"{UNIVERSAL_TRAINING}\n\n{CLASS_WISE}"
 
 
 @register_defence(
-    title="universal adversarial training (Shafahi et al., AAAI 2020) by class (Benz et al., ICME 2021)",
+    title="universal adversarial training (Shafahi et al., AAAI 2020; by class, Benz et al., ICME 2021)",
     citation=CITATION,
 )
 def universal(

@@ -15,7 +15,8 @@ CITATION = f"{universal.CITATION}\n\n{ATTACKS['n-fgsm'].citation}"
 
 
 @register_defence(
-    title="universal adversarial training (Shafahi et al., AAAI 2020) with N-FGSM (de Jorge et al., NeurIPS 2022)",
+    title="universal adversarial training (Shafahi et al., AAAI 2020; by class, Benz et al., ICME 2021) with N-FGSM "
+    "(de Jorge et al., NeurIPS 2022)",
     citation=CITATION,
 )
 def universal_n_fgsm(
