@@ -100,8 +100,9 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     load_configuration(arguments.model_name_or_path, **hub)
     hardened_before = tell_of_hardened_encoder(arguments.model_name_or_path, **hub)
     case = Experiment.load(arguments, config)
+    of_images = case.record_of_images  # which all processes digest at once
     if PartialState().is_main_process:
-        logger.info("\n%s\n", balance_table(case.record_of_images))
+        logger.info("\n%s\n", balance_table(of_images))
         warn_of_duplicates(case.images.digests)
     attacker = case.attacker
     try_out(case.attacks, attacker, case.public)
@@ -128,7 +129,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             of_family = {name: run.settings[name] for name in SET_BY_FAMILY}
             record = replace(
                 record,
-                data=case.record_of_images,
+                data=of_images,
                 example=leave_example(models[HARDENED], case.data["test"], run.folder),
                 command=run.command("harden", {**of_family, **repeated(case, record)}),
             )
