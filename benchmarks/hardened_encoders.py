@@ -246,9 +246,8 @@ def fine_tuned(
     }
     trainer: Trainer
     if kind == "universal":
-        config = GenAFConfig(
-            **settings, defence="universal", eps=args.eps, defence_settings={"bank_steps": args.bank_steps}
-        )
+        live = {"live": 6, "class_share": 0, "bank_steps": args.bank_steps}  # as the table was measured
+        config = GenAFConfig(**settings, defence="universal", eps=args.eps, defence_settings=live)
         trainer = GenAFTrainer(model=begun.model, args=config, train_dataset=train, processing_class=begun.processor)
     else:
         trainer = Trainer(
