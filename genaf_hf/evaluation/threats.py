@@ -212,7 +212,7 @@ class UniversalThreat(Threat):
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         if not self.adaptive:
             attacker.craft(self.attack, attacker.encoder)
-        elif not self.attack.attack.on_encoder and "steps" in self.attack.settings:  # else its twin was crafted
+        elif not self.attack.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
             brief = self.attack.changed(steps=min(1, self.attack.settings["steps"]))
             brief(model, *(getattr(attacker, need) for need in self.attack.attack.needs[1:]))
 

@@ -15,7 +15,7 @@ from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.methods import METHODS, Settings
 from genaf_hf.pretraining.methods.registry import MODEL_TYPES
 from genaf_hf.training.options import CheckedArguments
-from genaf_hf.values.numbers import check_kind, is_whole
+from genaf_hf.values.numbers import check_kind, check_share, is_whole
 from genaf_hf.values.settings import settings_by_name
 
 CROP_SCALE = {name: method.views[0].scale for name, method in METHODS.items()}
@@ -169,8 +169,8 @@ def method_settings(arguments: PretrainingArguments) -> Settings:
     for each in fields(kind):
         value, name = getattr(settings, each.name), f"{each.name} in method_settings"
         check_kind(name, value, (each.type,))
-        if each.name in kind.shares and not 0 <= value <= 1:
-            raise UserError(f"{name} is {value}, expected a share in [0, 1].")
+        if each.name in kind.shares:
+            check_share(name, value)
         if value < 0 or (value == 0 and each.type is not bool and each.name not in (*kind.shares, *kind.counts)):
             raise UserError(f"{name} is {value}, expected more.")
     return settings

@@ -11,7 +11,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.training.defences import DEFENCES, Defence
 from genaf_hf.training.layers import ASSESSMENTS
 from genaf_hf.training.options import CheckedArguments
-from genaf_hf.values.numbers import check_kind, eps_text, make_plain
+from genaf_hf.values.numbers import check_kind, check_share, eps_text, make_plain
 from genaf_hf.values.settings import settings_by_name
 
 ADAPT_EPOCHS = 2.0
@@ -207,8 +207,7 @@ class GenAFConfig(CheckedArguments):
         for name in ("weight_decay", "adapt_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more.")
-        if not 0 <= self.eps_warmup_ratio <= 1:
-            raise UserError(f"eps_warmup_ratio is {self.eps_warmup_ratio}, expected a share in [0, 1].")
+        check_share("eps_warmup_ratio", self.eps_warmup_ratio)
         for name in ("redundant_share", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a value in (0, 1].")

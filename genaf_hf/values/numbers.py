@@ -62,6 +62,12 @@ def check_positive(name: str, value: object, example: float) -> None:
         raise UserError(f"{name} is {value}, expected a positive number, for example {example:g}.")
 
 
+def check_share(name: str, value: object) -> None:
+    """Refuses what is no number in [0, 1]; the `UserError` names it."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise UserError(f"{name} is {value}, expected a share in [0, 1].")
+
+
 def class_ids(labels: Tensor | Sequence[int], count: int) -> Tensor:
     """Labels of any integer type as int64, (count,).
 

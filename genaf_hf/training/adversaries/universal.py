@@ -15,7 +15,7 @@ from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.draws import OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.values.device import sent
-from genaf_hf.values.numbers import is_number, is_whole
+from genaf_hf.values.numbers import check_share, is_whole
 
 IMAGES = 1024  # that the bank is crafted from
 BANK = ("l4a", "ssp", "uapgd", "fff")  # of defences that name no others
@@ -59,13 +59,13 @@ class Universal(Adversary):
         check_attack_settings(eps=eps, steps=bank_steps, step_size=step_size)
         if live is not None and (not is_whole(live) or live < 1):
             raise UserError(f"live is {live}, expected a whole number of perturbations, at least 1.")
-        if not is_number(class_share) or not 0 <= class_share <= 1:
-            raise UserError(f"class_share is {class_share}, expected a share in [0, 1].")
+        check_share("class_share", class_share)
         if isinstance(bank, str) or not all(name in ATTACKS and ATTACKS[name].on_encoder for name in bank):
             known = ", ".join(name for name, attack in ATTACKS.items() if attack.on_encoder)
             raise UserError(f"bank is {bank}, expected a list of universal attacks out of {known}.")
-        of_live = {"live": live, "class_share": class_share}
-        super().__init__(eps=eps, step_size=step_size, **of_live, bank=list(bank), bank_steps=bank_steps)
+        super().__init__(
+            eps=eps, step_size=step_size, live=live, class_share=class_share, bank=list(bank), bank_steps=bank_steps
+        )
 
     def check_update(self, images: int) -> None:
         live = self.settings["live"]

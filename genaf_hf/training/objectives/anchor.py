@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import torch
 
-from genaf_hf.errors import UserError
 from genaf_hf.evaluation.drift import relative_distance
 from genaf_hf.training.global_batch import Logits, means_by
 from genaf_hf.training.objectives.objective import Loss, Objective
-from genaf_hf.values.numbers import is_number
+from genaf_hf.values.numbers import check_share
 
 
 class Anchor(Objective):
@@ -28,8 +27,7 @@ class Anchor(Objective):
     reads_features, reads_labels = True, False
 
     def __init__(self, clean_share: float, single_pass: bool = False):
-        if not is_number(clean_share) or not 0 <= clean_share <= 1:
-            raise UserError(f"clean_share is {clean_share}, expected a share in [0, 1].")
+        check_share("clean_share", clean_share)
         self.clean_share = clean_share
         self.stay_clean = clean_share if single_pass else 0.0
         self.reads_clean = clean_share > 0 and not single_pass

@@ -10,7 +10,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.training.global_batch import Logits, means_by
 from genaf_hf.training.objectives.objective import Loss, Objective
 from genaf_hf.training.objectives.trades import divergence
-from genaf_hf.values.numbers import is_number
+from genaf_hf.values.numbers import check_share, is_number
 
 
 class CrossEntropy(Objective):
@@ -31,8 +31,7 @@ class CrossEntropy(Objective):
     """
 
     def __init__(self, clean_share: float, single_pass: bool = False, divergence_weight: float = 0.0):
-        if not 0 <= clean_share <= 1:
-            raise UserError(f"clean_share is {clean_share}, expected a share in [0, 1].")
+        check_share("clean_share", clean_share)
         if not is_number(divergence_weight) or not 0 <= divergence_weight < math.inf:
             raise UserError(f"divergence_weight is {divergence_weight}, expected 0 or more.")
         if single_pass and divergence_weight > 0:
