@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 FOUND = Path(__file__).with_suffix(".md")
 EPS = 10 / 255
-TARGET = 0  # class id
+TARGET, IMAGE = 0, 0  # class id, and which of the attacker's images
 STEPS, BATCH_SIZE = 200, 16
 VISITS = 50  # of uap
 INTRODUCTION = f"""\
@@ -44,10 +44,11 @@ INTRODUCTION = f"""\
 Accuracy with its 95 % Wilson interval. A perturbation in L-inf has {eps_text(EPS)}, one in L2 half the length that a
 perturbation has whose pixels are all {eps_text(EPS)} away. *Noise* is the accuracy under random noise of that norm and
 size, or under a patch of random pixels; *shuffled* that under the perturbation with its pixels in random order; *for
-the target* the share of all images that are taken for the class that the attack wants. The attacker's images are none
-that the models were trained on, and of the same task, which is more than an attacker has who knows the encoder alone.
-Perturbations are crafted in {STEPS} steps on batches of {BATCH_SIZE} images, but for `advencoder`, 100 steps on batches
-of 64, and `uap`, which visits {VISITS} images.
+the target* the share of all images that are taken for the class that the attack wants, or for that of the image to
+whose features it leads, the attacker's first. The attacker's images are none that the models were trained on, and of
+the same task, which is more than an attacker has who knows the encoder alone. Perturbations are crafted in {STEPS}
+steps on batches of {BATCH_SIZE} images, but for `advencoder`, 100 steps on batches of 64, and `uap`, which visits
+{VISITS} images.
 """
 
 
@@ -150,6 +151,8 @@ def wanted(size: Sequence[int]) -> dict[str, ConfiguredAttack]:
         found[f"{name} in L2"] = found[name].changed(**length)
     for name in ("uap", "uapgd"):
         found[f"{name} to a class"] = found[name].changed(target=TARGET)
+    for name in ("l4a", "std", "advencoder-per"):  # of what each of these reads: the first stage, the second, features
+        found[f"{name} to an image"] = found[name].changed(image=IMAGE)
     on_model = of_budget("upgd").changed(eps=EPS)
     patch = of_budget("adversarial-patch")
     return {
