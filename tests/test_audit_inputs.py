@@ -97,13 +97,17 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         ({"dae_eps": None, "attack_settings": {"norm": "l2"}}, "attack_settings give l4a the norm l2 without an eps"),
         ({"attack_settings": {"pgd": {"norm": "l3"}}}, 'norm is "l3", expected one of linf, l2'),
         ({"attack_settings": {"pgd": {"step_size": -1}}}, "step_size is -1, expected a positive length"),
-        ({"attack_settings": {"pgd": {"restarts": 0}}}, "restarts is 0, expected"),
+        ({"attack_settings": {"pgd": {"restarts": 0}}}, "restarts is 0, expected 1 to 100"),
+        ({"attack_settings": {"max_images": 0}}, "max_images is 0, expected at least 1, or None for all"),
+        ({"under": "clean"}, 'under is "clean" without fail_under, so that nothing is asked of it: give an accuracy'),
+        ({"perturbations": "nobody/nothing"}, 'There is no collection of perturbations "nobody/nothing"'),
         ({"attack_settings": {"square": {"share": "half"}}}, 'share is "half", expected a number'),
         ({"attack_settings": {"square": {"share": 2}}}, "share is 2, expected a share of the pixels"),
         ({"attack_settings": {"advencoder-pat": {**PATCH, "area": 1.1}}}, "area is 1.1, a patch of 0 pixels a side"),
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
         ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
         ({"encoder": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
+        ({"encoder": "nobody/nothing,"}, '"nobody/nothing" has no configuration and image processor'),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(arguments, tmp_path, changes, sentence):

@@ -56,12 +56,23 @@ class Code:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda folder: torch.save(Code(), folder / "evil.pt"), "evil.pt is not a published universal perturbation"),
+        (
+            lambda folder: torch.save(Code(), folder / "evil.pt"),
+            "evil.pt is not a published universal perturbation: it is broken, or holds more than tensors; expected a",
+        ),
+        (
+            lambda folder: (folder / "notes.pt").write_text("hello"),
+            "notes.pt is not a published universal perturbation: it is broken, or holds more than tensors; expected a",
+        ),
+        (
+            lambda folder: of_x_transfer(folder / "vit", {f"layer.{i}": DELTA.clone() for i in range(90)}),
+            r'it holds "layer.0", .* and 85 more, expected delta with an .*; take it out of the collection\.$',
+        ),
         (lambda folder: torch.save({"w": DELTA}, folder / "weights.pt"), "weights.pt is not .*: it holds a dict"),
         (lambda folder: save_file({"w": DELTA}, folder / "model.safetensors"), "model.safetensors is no universal"),
         (
             lambda folder: of_x_transfer(folder / "advclip", {"uap": DELTA[None], "delta": 2 * DELTA[None]}, epsilon=1),
-            "it holds delta, uap, expected delta with an epsilon, or delta_param",
+            'it holds "delta", "uap", expected delta with an epsilon, or delta_param',
         ),
         (
             lambda folder: of_x_transfer(folder / "odd", {"delta": DELTA[None]}, epsilon="much"),

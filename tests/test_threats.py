@@ -8,7 +8,7 @@ from genaf_hf import PixelModel, evaluate_robustness, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation
 from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.evaluate import craft_and_evaluate
+from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Attacker, UniversalThreat, attacks_of, noise, swept, threats_from, threats_of
 
@@ -228,6 +228,23 @@ def test_what_is_crafted_on_the_model_alone_is_tried_out_by_one_step(attacker, e
     [threat] = threats_of({"upgd": ATTACKS["upgd"].configure(steps=10**9, **settings)})
     with pytest.raises(UserError, match=sentence):
         threat.try_out(attacker, encoder)
+
+
+@pytest.mark.parametrize(
+    ("second", "settings", "sentence"),
+    [
+        ("uapgd", {"target": 9}, "target is 9, expected a class of the attacker's images: 0, 1, 2"),
+        ("ssp", {"image": 48}, "image is 48, expected one of the attacker's 48 images"),
+        ("ssp", {"image": 5, "max_images": 5}, "image is 5, expected one of the attacker's 5 images"),
+        ("upgd", {"target": 9}, "target is 9, expected one of the model's 3 classes"),
+    ],
+)
+def test_a_target_that_is_not_there_is_refused_before_anything_is_crafted(
+    attacker, encoder, second, settings, sentence
+):
+    attacks = {"l4a": ATTACKS["l4a"].configure(steps=10**9), second: ATTACKS[second].configure(**settings)}
+    with pytest.raises(UserError, match=sentence):
+        try_out(attacks, attacker, encoder)
 
 
 def test_a_model_that_is_sure_of_an_image_can_be_tried_out(attacker, encoder):

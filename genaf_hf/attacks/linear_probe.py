@@ -77,12 +77,17 @@ class LinearProbe(nn.Module):
         Raises:
             UserError: when the probe was fitted to no image of it.
         """
-        known = self.classes.tolist()
-        if target not in known:
-            shown = ", ".join(map(str, known[:20])) + (", ..." if len(known) > 20 else "")
-            raise UserError(f"target is {target}, expected a class of the attacker's images: {shown}.")
-        return known.index(target)
+        check_target(target, self.classes)
+        return self.classes.tolist().index(target)
 
     def targets(self, labels: Tensor) -> Tensor:
         """Columns of the logits that belong to class ids."""
         return torch.searchsorted(self.classes, labels.to(self.classes.device))
+
+
+def check_target(target: int, labels: Tensor) -> None:
+    """Refuses a class that no image of the attacker's is of; the `UserError` lists those that there are."""
+    known = labels.unique().tolist()
+    if target not in known:
+        shown = ", ".join(map(str, known[:20])) + (", ..." if len(known) > 20 else "")
+        raise UserError(f"target is {target}, expected a class of the attacker's images: {shown}.")

@@ -272,6 +272,9 @@ class UniversalPerturbation:
             eps = lengths(delta[None], norm).item() if eps is None else eps
             return cls(delta, attack, eps, encoder=encoder, norm=norm)
         except Exception as error:  # a hostile file can raise anything
+            told = isinstance(error, OSError | UserError)
             raise UserError(
-                f"{public_name(str(path))} is not a published universal perturbation: {first_line(error)}."
+                f"{public_name(str(path))} is not a published universal perturbation: "
+                f"{first_line(error) if told else 'it is broken, or holds more than tensors'}; expected a tensor "
+                "(3, h, w) in pixel units, as torch.save writes it."
             ) from error

@@ -149,11 +149,16 @@ def towards_image(encoder: PixelModel, images: Tensor, *, read: Callable[..., Te
 
 def nearness(encoder: PixelModel, images: Tensor, *, read: Callable[..., Tensor], image: int) -> Callable[..., Tensor]:
     """The objective of `towards_image` as a function of images that are attacked already."""
-    if not 0 <= image < len(images):
-        raise UserError(f"image is {image}, expected one of the attacker's {len(images)} images, counted from 0.")
+    check_image(image, len(images))
     with evaluating(encoder), torch.no_grad():
         wanted = read(encoder, images[image : image + 1].to(encoder.device))
     return lambda changed, *_: -(read(encoder, changed) - wanted).flatten(1).square().sum(dim=1).mean()
+
+
+def check_image(image: int, count: int) -> None:
+    """Refuses an image that an attacker of so many has not; the `UserError` names it."""
+    if not 0 <= image < count:
+        raise UserError(f"image is {image}, expected one of the attacker's {count} images, counted from 0.")
 
 
 def instead_of(told: str, image: int) -> str:

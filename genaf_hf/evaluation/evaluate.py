@@ -19,7 +19,7 @@ from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, feature_bank
 from genaf_hf.evaluation.batch_size import BatchSize
-from genaf_hf.evaluation.measurement import CLEAN, Check, Measurement, WorstCase, is_patch
+from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Check, Measurement, WorstCase, is_patch
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.evaluation.self_checks import (
@@ -101,12 +101,14 @@ def evaluate_robustness(
 
 
 def try_out(attacks: Mapping[str, ConfiguredAttack], attacker: Attacker, model: PixelModel) -> None:
-    """Tries attacks before any long work, and crafts what is crafted on the public encoder.
+    """Tries attacks before any long work, and last, as it takes the longest, crafts what the public encoder is for.
 
     Raises:
         UserError: for a setting that one refuses.
     """
-    for threat in sorted(threats_of(attacks), key=lambda each: each.universal):
+    for attack in attacks.values():
+        attacker.check(attack)
+    for threat in sorted(threats_of(attacks), key=lambda each: each.knowledge == PUBLIC_ENCODER):
         threat.try_out(attacker, model)
 
 

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders
+from genaf_hf.attacks.linear_probe import check_target
 from genaf_hf.attacks.norms import per_image_l2, random_in_ball
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import configured
+from genaf_hf.attacks.universal import check_image
 from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.measurement import CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
-from genaf_hf.values.numbers import LARGEST_EPS
+from genaf_hf.values.numbers import LARGEST_EPS, is_whole
 from genaf_hf.values.provenance import public_name
 
 ATTACKER_IMAGES = 2048
@@ -87,6 +89,16 @@ class Attacker:
         if needed and "data" in attack.attack.settings:
             attack = attack.changed(data=self.said(attack))
         return crafted_once(attack, target, *(getattr(self, need) for need in needed))
+
+    def check(self, attack: ConfiguredAttack) -> None:
+        """Refuses a class or an image that an attack is to lead to and this attacker has not; `UserError` names it."""
+        if not attack.attack.on_encoder:  # those on the model are led to a class of its own
+            return
+        image, target, most = (attack.settings.get(name) for name in ("image", "target", "max_images"))
+        if is_whole(image):
+            check_image(image, min(len(self.images), most or len(self.images)))
+        if is_whole(target) and self.labels is not None:
+            check_target(target, self.labels)
 
     def said(self, attack: ConfiguredAttack) -> str:
         """What an attack is crafted from, in words."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from genaf_hf.attacks import ATTACKS, Attack, ConfiguredAttack
 from genaf_hf.attacks.autoattack import is_installed
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.pgd import check_attack_settings, check_max_images, check_restarts
 from genaf_hf.errors import UserError
 from genaf_hf.values.numbers import number
 from genaf_hf.values.settings import settings_by_name
@@ -172,6 +172,8 @@ def checked(attack: ConfiguredAttack) -> ConfiguredAttack:
         UserError: when one of those that every attack has is out of range.
     """
     known = attack.settings
+    check_restarts(known.get("restarts", 1))
+    check_max_images(known.get("max_images"))
     if "eps" in known:
         check_attack_settings(eps=known["eps"], steps=known.get("steps", 1), step_size=1, norm=attack.norm)
     return attack

@@ -329,9 +329,9 @@ def public_encoder(
     Raises:
         UserError: when nobody names one, or it cannot take images of the model's size.
     """
-    if not (encoder or path):
+    if encoder is None and not path:
         raise UserError("The model is none by a name, whose card tells its public encoder: name that by encoder=...")
-    name = encoder or base_model(path, model_revision)
+    name = base_model(path, model_revision) if encoder is None else encoder
     loaded = encoder
     if isinstance(name, str):
         load = partial(load_encoder, name, UNUSED_LABELS, revision=revision)

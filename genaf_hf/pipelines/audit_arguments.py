@@ -135,6 +135,11 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         at_hand = collected(arguments.perturbations) if arguments.perturbations else ()
         known = {each.name: each.knowledge for each in threats_of(attacks)} | dict.fromkeys(at_hand, PERTURBATION)
         check_gate(arguments.fail_under, arguments.under, known)
+    elif arguments.under != AuditArguments.under:
+        raise UserError(
+            f'under is "{arguments.under}" without fail_under, so that nothing is asked of it: give an accuracy from 0 '
+            "to 1 by --fail_under, or leave --under out."
+        )
     check_update(arguments)
     report = audit(
         arguments.model_name_or_path,

@@ -12,6 +12,7 @@ from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.norms import lengths
 from genaf_hf.attacks.perturbation import FILE_NAME
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.values.names import some_of
 from genaf_hf.values.numbers import is_number
 from genaf_hf.values.provenance import public_name
 
@@ -76,7 +77,8 @@ def read(file: Path) -> UniversalPerturbation:
         return of_x_transfer(load_file(file), json.loads((file.parent / ITS_SETTINGS).read_text(encoding="utf-8")))
     except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
-            f"{file} is no universal perturbation, neither of ours nor of XTransferBench: {first_line(error)}."
+            f"{file} is no universal perturbation, neither of ours nor of XTransferBench: {first_line(error)}; take it "
+            "out of the collection."
         ) from error
 
 
@@ -93,7 +95,8 @@ def of_x_transfer(tensors: dict[str, torch.Tensor], settings: dict) -> Universal
         [delta], norm = tensors["delta_param"].float().tanh(), "l2"
         eps = lengths(delta[None], norm).item()
     else:
-        raise UserError(f"it holds {', '.join(tensors) or 'nothing'}, expected delta with an epsilon, or delta_param")
+        found = some_of([*tensors]) or "nothing"
+        raise UserError(f"it holds {found}, expected delta with an epsilon, or delta_param")
     towards = settings.get("target_text")
     return UniversalPerturbation(
         delta, "x-transfer", eps, objective=towards and f'towards the text "{towards}"', norm=norm
