@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
 from transformers import ViTConfig, ViTForImageClassification
 
-from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation
+from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation, evaluate_robustness
 from genaf_hf.attacks import n_fgsm
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
@@ -201,7 +201,8 @@ def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
     check_gradients(gradients, model, F.cross_entropy(model(torch.where(is_second, own, shared)), labels))
     moved = (live + 2 / 255 * live.grad.sign()).clamp(-10 / 255, 10 / 255)
     assert torch.equal(trainer.tensors_beside_model()["first.live"].detach(), moved)
-    assert {*trainer.defence.attacks()} == {"live-1", "live-2", "l4a", "n-fgsm"}
+    assert [*trainer.defence.attacks()] == ["n-fgsm"]
+    assert [*trainer.defence.perturbations()] == ["live-1", "live-2", "l4a"]
 
 
 @pytest.mark.parametrize("share", [0, 1])
@@ -268,13 +269,14 @@ def test_the_bank_is_crafted_once_on_the_public_encoder(tmp_path, caplog):
 
 
 def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tmp_path):
-    trainer = tiny_trainer(tmp_path, **{**QUICK, "defence_settings": {**BANK, "patch_share": 0.5}})
+    settings = {**QUICK, "defence_settings": {**BANK, "live": 5, "patch_share": 0.5}}
+    trainer = tiny_trainer(tmp_path, eps=0.5, **settings)
     trainer.train()
     trainer.create_model_card()
     state = state_of(trainer)
     for name, delta, eps in (
-        ("live-2", state["first.live"][1], 10 / 255),
-        ("l4a", state["first.bank"][0], 10 / 255),
+        ("live-2", state["first.live"][1], 0.5),
+        ("l4a", state["first.bank"][0], 0.5),
         ("live-patch", state["second.patch"], 1),
     ):
         shared = UniversalPerturbation.from_pretrained(tmp_path / "training_perturbations" / name)
@@ -283,10 +285,20 @@ def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tm
     assert isinstance(shared, UniversalPatch)
     assert shared.top is None
     card = " ".join((tmp_path / "README.md").read_text().split())
-    assert "trained on lie in `training_perturbations/`: live-1, live-2, l4a, live-patch" in card
+    assert (
+        "trained on lie in `training_perturbations/`: live-1, live-2, live-3, live-4, live-5, l4a, live-patch" in card
+    )
     assert "shafahi2020universal" in card
     report = json.loads((tmp_path / "report.json").read_text())
-    assert {"live-1", "live-2", "l4a", "live-patch"} <= {each["attack"] for each in report["measurements"]}
+    attacked = report["measurements"][1:]
+    assert {each["knowledge"] for each in attacked} == {"perturbation at hand"}
+    models = {"hardened": trainer.pixel_model(trainer.model)}
+    every = evaluate_robustness(models, trainer.eval_dataset, trainer.defence.perturbations())
+    left = {f"{each.attack}-at-hand": each.correct for each in every.measurements[1:]}
+    measured = {each["attack"]: each["correct"] for each in attacked}
+    assert measured.items() <= left.items()
+    assert [*measured.values()] == sorted(left.values())[:4]
+    assert max(measured.values()) < max(left.values())
 
 
 def test_more_live_perturbations_than_images_in_an_update_are_refused_before_training(tmp_path):

@@ -2,18 +2,22 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import Subset
 from transformers.trainer_utils import has_length
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.data import commit
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.evaluate import evaluate_robustness
+from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.threats import Threat, at_hand, threats_from
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import license_of
@@ -27,6 +31,7 @@ from genaf_hf.training.resumable_trainer import ResumableTrainer
 from genaf_hf.values.provenance import model_source, public_name
 
 HARDENED = "hardened"
+MEASURED, TRIED = 4, 256  # perturbations of a report, and images by which the worst are told
 REPORTED = {"eps": TRAINING_EPS, "steps": 3}  # PGD's, where no adversary trained
 HUB_CACHE = re.compile("([^/]+)___([^/]+)/[^/]+/[^/]+/[0-9a-f]{40}/")  # namespace, name, configuration, version, commit
 
@@ -40,23 +45,45 @@ class SharingTrainer(ResumableTrainer):
     def robustness_report(self) -> RobustnessReport:
         """Accuracy on `eval_dataset`, clean and under the training adversary at its full eps, and the self-checks.
 
-        That of a defence without an adversary is measured under PGD at 4/255.
+        Universal perturbations that the model was trained on attack as they lie beside it, at hand for everybody: of
+        many of them the worst, see `worst_at_hand`. A defence without an adversary is measured under PGD at 4/255.
 
         Raises:
             UserError: when there is no `eval_dataset`.
         """
         if self.eval_dataset is None:
             raise UserError("There is no eval_dataset to measure robustness on: give the trainer one, or a report.")
-        model = self.pixel_model(self.model)
-        with evaluating(model):
-            return evaluate_robustness(
-                {HARDENED: model},
+        models = {HARDENED: self.pixel_model(self.model)}
+        with evaluating(models[HARDENED]):
+            threats = self.worst_at_hand(models) + threats_from(self.defence.attacks(), models)
+            return evaluate_threats(
+                models,
                 self.eval_dataset,
-                self.defence.attacks() or {"pgd": ATTACKS["pgd"].configure(**REPORTED)},
+                threats or threats_from({"pgd": ATTACKS["pgd"].configure(**REPORTED)}, models),
                 batch_size=self.args.per_device_eval_batch_size,
                 seed=self.args.seed,
                 dataset_info=dataset_source(self.eval_dataset, "validation"),
             )
+
+    def worst_at_hand(self, models: Mapping[str, PixelModel]) -> list[Threat]:
+        """The universal perturbations that the model was trained on, of more than a few the worst, as threats.
+
+        There may be one for each class, and a report measures each twice, as it is and shuffled: those are kept that
+        leave the fewest of some images right.
+
+        Args:
+            models: the model, by its name in a report.
+        """
+        threats: list[Threat] = [*at_hand(self.defence.perturbations(), models)]
+        if len(threats) <= MEASURED:
+            return threats
+        rows = torch.randperm(len(self.eval_dataset), generator=torch.Generator().manual_seed(0))[:TRIED].tolist()
+        some, size = Subset(self.eval_dataset, rows), self.args.per_device_eval_batch_size
+
+        def left(threat: Threat) -> int:
+            return sum(answer(models[HARDENED], some, threat.on(HARDENED), batch_size=size).right)
+
+        return sorted(threats, key=left)[:MEASURED]
 
     def training_record(self) -> TrainingRecord:
         """How the model was trained, so far as the trainer knows."""

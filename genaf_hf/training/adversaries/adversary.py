@@ -69,9 +69,9 @@ class Adversary:
     def learn(self) -> None:
         """Goes on after the backward pass of an update, which has left gradients in the state that took part in it."""
 
-    def attacks(self) -> Mapping[str, ConfiguredAttack | UniversalPerturbation]:
-        """Attacks by name, at full eps, that a report on the trained model measures."""
-        raise NotImplementedError
+    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+        """Attacks by name, at full eps, that a report on the trained model measures beside its perturbations."""
+        return {}
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:
         """Universal perturbations that the model was trained on, by name, to be shared with it."""

@@ -1,6 +1,6 @@
 """A universal patch that moves with the training, as the perturbations of Shafahi et al. (AAAI 2020) do."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -69,9 +69,6 @@ class LivePatch(Adversary):
     def learn(self) -> None:
         if self.state:
             move_by_sign(self.state["patch"], STEP_SIZE, 0, 1)
-
-    def attacks(self) -> Mapping[str, UniversalPerturbation]:
-        return self.perturbations()
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:
         pixels = {f"live-{name}": each.detach().float().cpu() for name, each in self.state.items()}

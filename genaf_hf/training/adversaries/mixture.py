@@ -83,7 +83,7 @@ class Mixture(Adversary):
         for one in self.both.values():
             one.learn()
 
-    def attacks(self) -> Mapping[str, ConfiguredAttack | UniversalPerturbation]:
+    def attacks(self) -> Mapping[str, ConfiguredAttack]:
         return {**self.both["first"].attacks(), **self.both["second"].attacks()}
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:

@@ -1,6 +1,6 @@
 """Universal perturbations that move with the training (Shafahi et al., AAAI 2020, https://arxiv.org/abs/1811.11304)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -114,9 +114,6 @@ class Universal(Adversary):
         if self.state:
             eps = self.settings["eps"]
             move_by_sign(self.state["live"], self.settings["step_size"], -eps, eps)
-
-    def attacks(self) -> Mapping[str, UniversalPerturbation]:
-        return self.perturbations()
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:
         if not self.state:

@@ -36,8 +36,8 @@ class Defence:
         """What is known of the defence whatever its settings."""
         return DEFENCES[self.name]
 
-    def attacks(self) -> Mapping[str, ConfiguredAttack | UniversalPerturbation]:
-        """Attacks by name that a report on the trained model measures; none without an adversary."""
+    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+        """Attacks by name that a report on the trained model measures; none without an adversary, see `Adversary`."""
         return {} if self.adversary is None else self.adversary.attacks()
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:
