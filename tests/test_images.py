@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import zlib
 from pathlib import Path
 
@@ -146,10 +147,24 @@ def test_a_turned_photograph_is_upright_as_datasets_shows_it(tmp_path):
         assert to_rgb(file).tobytes() == picture.tobytes()
 
 
-def encoded(picture: PILImage.Image, kind: str) -> bytes:
+def encoded(picture: PILImage.Image, kind: str, **settings) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind)
+    picture.save(file, kind, **settings)
     return file.getvalue()
+
+
+def test_a_photograph_whose_exif_cannot_be_written_anew_is_upright():
+    turned = (0x0112, 3, 1, 6)  # tag, type, count, value: the right side is up
+    width = (0x0100, 2, 4, 0)  # as a text, where Pillow writes a number
+    entries = b"".join(struct.pack("<HHLL", *entry) for entry in (width, turned))
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + entries + bytes(4)
+    red_above_blue = PILImage.new("RGB", (32, 16), "blue")
+    red_above_blue.paste("red", (0, 0, 32, 8))
+    upright = to_rgb({"bytes": encoded(red_above_blue, "JPEG", exif=exif), "path": None})
+    assert upright.size == (16, 32)
+    assert upright.getpixel((3, 16)) == pytest.approx((0, 0, 255), abs=9)
+    assert upright.getpixel((12, 16)) == pytest.approx((255, 0, 0), abs=9)
+    assert to_rgb(upright).tobytes() == upright.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])

@@ -13,6 +13,7 @@ from transformers import ViTImageProcessor
 
 from genaf_hf import load_images, with_pixel_values
 from genaf_hf.data import load_unlabelled_images, stratified_subset, to_rgb
+from genaf_hf.errors import UserError
 
 __all__ = ["own_cache", "saved"]  # fixtures
 
@@ -228,6 +229,19 @@ def test_pixel_values_are_what_the_processor_makes_of_each_image(dataset, monkey
     together = pixels[3:9]
     assert torch.equal(together["pixel_values"][2], pixels[5]["pixel_values"])
     assert together["labels"].tolist() == dataset["test"][3:9]["label"]
+
+
+def test_what_no_pixel_values_can_be_made_of_is_refused(dataset):
+    test = dataset["test"]
+    sentences = {
+        "is a DatasetDict, expected one split": dataset,
+        "is a IterableDataset, expected one split": test.to_iterable_dataset(),
+        'has no column "image", only img, label: load it by load_images': test.rename_column("image", "img"),
+        "labels are list, expected the class id": test.remove_columns("label").add_column("label", ["red"] * 18),
+    }
+    for sentence, given in sentences.items():
+        with pytest.raises(UserError, match=sentence):
+            with_pixel_values(given, ViTImageProcessor(size={"height": 8, "width": 8}))
 
 
 def test_pixel_values_of_encoded_and_of_decoded_images_are_equal(saved, dataset):

@@ -6,12 +6,14 @@ from functools import partial
 
 import torch
 from datasets import Dataset, Image, Value
+from PIL import ExifTags
 from PIL import Image as PILImage
-from PIL import ImageOps
+from PIL.Image import Transpose
 from tqdm import tqdm
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.values.names import told
+from genaf_hf.values.numbers import class_ids
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,15 @@ DECODED_AT_ONCE = 256
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 LARGEST_IMAGE = PILImage.MAX_IMAGE_PIXELS  # of pixels, where Pillow begins to warn
 LONGEST_SIDE = 200  # times the other one: processors that resize the shorter side make an image as many times larger
+TURNS = {  # by the EXIF's orientation
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -44,8 +55,13 @@ def to_rgb(image) -> PILImage.Image:
         image = opened(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
     if image.mode not in EIGHT_BIT_MODES:
         raise UserError(f'its mode is "{image.mode}", expected 8 bits per channel')
-    upright = ImageOps.exif_transpose(image, in_place=ours) or image
-    return upright if upright.mode == "RGB" else upright.convert("RGB")
+    image.load()  # some formats tell only then how they are to be turned, and TIFF turns itself
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    if turn is not None:  # not by ImageOps.exif_transpose, which fails where it cannot write a camera's EXIF anew
+        rgb = rgb.transpose(turn)
+        rgb.info = {}  # which still says that it is to be turned
+    return rgb
 
 
 def opened(file: str | io.BytesIO) -> PILImage.Image:
@@ -76,8 +92,18 @@ def with_pixel_values(dataset: Dataset, processor) -> torch.utils.data.Dataset:
     `DataLoader` if it has any.
 
     Raises:
-        UserError: when there is no image.
+        UserError: when it is no `Dataset` with a column `image`, or there is no image.
     """
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"The dataset is a {type(dataset).__name__}, expected one split as a Dataset, such as "
+            'load_images("photos")["train"].'
+        )
+    if "image" not in dataset.column_names:
+        raise UserError(
+            f'The dataset has no column "image", only {told(", ".join(dataset.column_names))}: load it by load_images, '
+            "or rename its columns to image and label."
+        )
     if len(dataset) == 0:
         raise UserError("The dataset has no image.")
     decoded = dataset.with_transform(partial(to_pixel_values, processor=processor))
@@ -128,10 +154,11 @@ def to_pixel_values(examples: dict, processor) -> dict[str, torch.Tensor]:
     """What the image processor makes of a batch of examples.
 
     Raises:
-        UserError: for an image that cannot be read, as one that broke, or went away, since the dataset was loaded.
+        UserError: for an image that cannot be read, as one that broke, or went away, since the dataset was loaded, and
+            for labels that are no class ids.
     """
     images = [read(image) for image in examples["image"]]
     # Stacked here: processors for PIL copy their arrays several times to return tensors.
     pixel_values = torch.stack([torch.as_tensor(values) for values in processor(images)["pixel_values"]])
-    labels = {"labels": torch.as_tensor(examples["label"])} if "label" in examples else {}
+    labels = {"labels": class_ids(examples["label"], len(images))} if "label" in examples else {}
     return {"pixel_values": pixel_values, **labels}
