@@ -172,6 +172,14 @@ def test_a_home_that_no_shell_filled_in_is_told(tmp_path, monkeypatch):
         load_images("~/photos")
 
 
+def test_a_folder_whose_name_is_a_pattern_is_refused_where_datasets_would_search_by_it(tmp_path):
+    photos = picture_folder(tmp_path / "[2024] photos?")
+    assert sum(map(len, load_images(photos).values())) == 20
+    (photos / "metadata.csv").write_text("file_name,label\ncat/00.png,cat\ndog/01.png,dog\n")
+    with pytest.raises(UserError, match=r'photos\?" has one of \*, \? and \[ in its path, .* rename it'):
+        load_images(photos)
+
+
 def test_a_file_is_no_dataset(tmp_path):
     (tmp_path / "photos.zip").write_bytes(b"zip")
     with pytest.raises(ValueError, match=r'photos.zip" is a file, expected a folder'):

@@ -120,6 +120,14 @@ def test_classes_may_begin_with_underscores(root):
     assert everywhere(load_images(str(root))) == {("__background__", "__background__"): 20, ("cat", "cat"): 20}
 
 
+def test_what_servers_and_systems_leave_is_no_image_and_no_class(root):
+    for name in ("cat", "dog", "cat/@eaDir/photo_1.png", "#recycle"):
+        fill(root / name)
+    (root / "$RECYCLE.BIN").mkdir()
+    assert everywhere(load_images(root)) == {("cat", "cat"): 20, ("dog", "dog"): 20}
+    assert len(load_unlabelled_images(root)) == 40
+
+
 def test_a_table_that_lies_beside_changes_nothing(root):
     for name in ("cat", "dog"):
         fill(root / name)

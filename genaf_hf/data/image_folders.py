@@ -21,7 +21,10 @@ EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp",
 # What `datasets` reads: the former hold images themselves, so that those beside them are illustrations.
 WITH_IMAGES = (".parquet", ".arrow")
 OF_DATASETS = (*WITH_IMAGES, ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".py")
-OF_SYSTEMS = ("__MACOSX", "__pycache__")  # folders that no user made
+OF_SYSTEMS = (  # folders that no user made, some of thumbnails, or of what was deleted
+    *("__MACOSX", "__pycache__", "@eaDir", "#recycle"),
+    *("$RECYCLE.BIN", "System Volume Information", "lost+found"),
+)
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),

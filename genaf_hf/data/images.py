@@ -22,7 +22,7 @@ LIMITS = {"train": "max_train_samples", "validation": OF_EVALUATION, "test": OF_
 
 
 def load_images(
-    name_or_path: str,
+    name_or_path: str | Path,
     *,
     config_name: str | None = None,
     image_column: str | None = None,
@@ -71,6 +71,7 @@ def load_images(
             are missing or outside the class names, images that cannot be read as 8-bit RGB, and a streamed dataset
             without the numbers of images. What is wrong with labels alone is a `LabelsError`.
     """
+    name_or_path = str(name_or_path)
     known = known_dataset(name_or_path)
     streaming = known.large if streaming is None else streaming
     named_limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
@@ -110,7 +111,7 @@ def load_images(
 
 
 def load_unlabelled_images(
-    name_or_path: str,
+    name_or_path: str | Path,
     *,
     config_name: str | None = None,
     image_column: str | None = None,
@@ -136,6 +137,7 @@ def load_unlabelled_images(
         UserError: for an unknown dataset, a missing or ambiguous column or split, an empty split, and images that
             cannot be read as 8-bit RGB, and a streamed dataset without the number of images.
     """
+    name_or_path = str(name_or_path)
     known = known_dataset(name_or_path)
     check_limits(name_or_path, {"max_train_samples": max_samples}, streaming)
     hub = {"revision": revision, "token": token}

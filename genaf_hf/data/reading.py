@@ -1,5 +1,6 @@
 """All splits of a dataset, from wherever it is."""
 
+import glob
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,7 @@ def read_dataset(
         if (found := image_folder(name_or_path)) and config_name is None:
             splits = read_image_folder(name_or_path, found, labelled=labelled, named_splits=named_splits)
             return stream_folder(name_or_path, splits) if streaming else (splits, None)
+        check_no_pattern(name_or_path)
         builder = load_dataset_builder(name_or_path, config_name, revision=revision, token=token)
         used = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
         check_data_files(used, name_or_path)
@@ -144,11 +146,23 @@ def check_place(name_or_path: str) -> None:
     if path.exists():
         raise UserError(f'"{name_or_path}" is a file, expected a folder of images or the id of a dataset on the Hub.')
     near = folder_like(path, ALIKE)
-    if name_or_path.startswith("~") and path.expanduser().is_dir():  # which a shell leaves within --dataset_name=~/...
-        near = path.expanduser()
     if (near and known_dataset(name_or_path) is NOTHING_KNOWN) or not is_hub_id(name_or_path):
         meant = f'did you mean "{near}"' if near else "check its spelling"
         raise UserError(f'There is no folder "{name_or_path}": {meant}, or name a dataset of the Hub as OWNER/NAME.')
+
+
+def check_no_pattern(name_or_path: str) -> None:
+    """Refuses a folder whose name `datasets` takes for a pattern, so that it finds nothing in it, or others' files.
+
+    Raises:
+        UserError: names the folder.
+    """
+    path = Path(name_or_path)
+    if path.is_dir() and glob.escape(str(path.resolve())) != str(path.resolve()):
+        raise UserError(
+            f'The folder "{path.resolve()}" has one of *, ? and [ in its path, by which its tables cannot be found: '
+            "rename it."
+        )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Names of other people's classes and files, as sentences, tables and pictures hold them."""
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,7 +27,13 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def folder_like(path: Path, likeness: float = 0.6) -> Path | None:
-    """The folder beside one that is not there whose name is the most like its own; None where none is like it."""
+    """The folder beside one that is not there whose name is the most like its own; None where none is like it.
+
+    It is that of the home that a shell leaves unread within `--dataset_name=~/photos`, where that is there.
+    """
+    at_home = Path(os.path.expanduser(path))
+    if at_home != path and at_home.is_dir():
+        return at_home
     beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
     found = get_close_matches(path.name, beside, 1, likeness)
     return path.parent / found[0] if found else None
