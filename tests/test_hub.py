@@ -315,6 +315,8 @@ def test_public_names(tmp_path):
     assert public_name("someone/encoder") == "someone/encoder"
     assert public_name("digits") == "digits"
     assert public_name("/gone/since/encoder") == "encoder"
+    for text in ("", '{"pgd": {"steps": 20}}' * 20):
+        assert public_name(text) == text
 
 
 def test_publishing_by_hand(hub, client, encoders):

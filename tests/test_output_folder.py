@@ -35,7 +35,7 @@ def test_folders_beside_each_other_and_names_on_the_hub_are_apart(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     for output_dir in ("photos2", "photo", "out/photos", "someone/encoder"):
-        check_apart(output_dir, {"encoder": "someone/encoder", "dataset": "photos"})
+        check_apart(output_dir, {"encoder": "someone/encoder", "dataset": "photos", "images": ""})
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 

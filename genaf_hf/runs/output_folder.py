@@ -25,7 +25,7 @@ def check_apart(output_dir: str | Path, sources: Mapping[str, str]) -> None:
 
     Args:
         output_dir: need not be there.
-        sources: Hub id or local folder, by what it is, e.g. `{"dataset": "photos"}`.
+        sources: Hub id or local folder, by what it is, e.g. `{"dataset": "photos"}`; empty for what has no name.
 
     Raises:
         UserError: names both.
@@ -33,7 +33,9 @@ def check_apart(output_dir: str | Path, sources: Mapping[str, str]) -> None:
     ours = Path(output_dir).resolve()
     for what, name in sources.items():
         theirs = Path(name).resolve()
-        if not Path(name).exists() or not (ours == theirs or ours in theirs.parents or theirs in ours.parents):
+        if not name or not Path(name).exists():
+            continue
+        if not (ours == theirs or ours in theirs.parents or theirs in ours.parents):
             continue
         relation = "is" if ours == theirs else "holds" if ours in theirs.parents else "lies in"
         raise UserError(

@@ -1,12 +1,15 @@
 """Where models and data come from, told without anybody's paths."""
 
+import os
 from pathlib import Path
 
 
 def public_name(name_or_path: str) -> str:
     """A Hub id as it is, and a local folder by its name alone."""
     path = Path(name_or_path)
-    return path.resolve().name if path.is_absolute() or path.exists() else name_or_path
+    # Of any text, which may be too long for a path; and an empty one is no folder, although Path takes it for ".".
+    local = path.is_absolute() or (name_or_path and os.path.exists(path))
+    return path.resolve().name if local else name_or_path
 
 
 def model_source(config) -> tuple[str | None, str | None]:
