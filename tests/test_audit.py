@@ -360,7 +360,7 @@ def test_by_values_it_finds_what_flags_find_and_writes_nothing(report, model, da
 
 
 def test_it_can_be_run_again_from_its_report_alone(report, model, images):
-    again = audit_again(RobustnessReport.from_json(report.to_json()), model=model, dataset=images)
+    again = audit_again(RobustnessReport.from_json(report.to_json()), model=Path(model), dataset=Path(images))
     assert again.measurements == report.measurements
     assert again.dataset == report.dataset
 
@@ -373,6 +373,7 @@ def test_it_can_be_run_again_from_its_report_alone(report, model, images):
         ({"attacks": ["pgd", ATTACKS["pgd"].configure()]}, "expected different ones"),
         ({"attacks": []}, r"attacks are \[\], expected such as"),
         ({"attacks": ["l4a"]}, "The model is none by a name, whose card tells its public encoder"),
+        ({"seed": 2**63}, "seed is 9223372036854775808, expected a whole number of at most 62 bits"),
     ],
 )
 def test_values_that_are_none_are_refused(vit, dataset, given, sentence):

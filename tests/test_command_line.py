@@ -475,3 +475,10 @@ def test_an_output_folder_that_cannot_be_made_is_refused(place, tmp_path):
     with pytest.raises(ValueError, match="taken is a file, expected a folder or a new name"):
         parse_arguments(TYPES, None, [*NAMED, "--output_dir", str(tmp_path / place)])
     assert parse_arguments(TYPES, None, [*NAMED, "--output_dir", str(tmp_path / "new" / "below")])
+
+
+def test_an_output_folder_of_the_home_is_there_and_not_in_one_called_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--model_name_or_path", "m", "--dataset_name", "digits", "--output_dir=~/audit"]
+    [arguments] = parse_arguments((AuditArguments,), None, words)
+    assert arguments.output_dir == f"{tmp_path}/audit"

@@ -324,6 +324,11 @@ def test_too_few_or_equal_labels_are_refused(encoders, labels):
     assert refusal(encoders["dino"], labels) == expected
 
 
+@pytest.mark.parametrize("labels", [{0: "one", 1: "two"}, {"one", "two"}, "one,two"])
+def test_labels_that_are_no_list_are_refused(encoders, labels):
+    assert refusal(encoders["dino"], labels).startswith(f"labels are a {type(labels).__name__}, expected a list")
+
+
 def test_windows_larger_than_the_image_are_refused(tmp_path):
     config = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=8)
     AutoModel.from_config(config).save_pretrained(tmp_path)

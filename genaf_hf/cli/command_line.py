@@ -85,6 +85,7 @@ def parse_arguments(
             "leave it out."
         )
     if settings.get("output_dir") is not None:
+        settings["output_dir"] = os.path.expanduser(settings["output_dir"])  # of a file, which no shell reads
         check_writable(Path(settings["output_dir"]))
     for name, reason in WITHOUT_EFFECT.items():
         if settings.get(name):

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_encoder(
-    model_name_or_path: str,
+    model_name_or_path: str | Path,
     labels: Sequence[str],
     *,
     image_size: int | None = None,
@@ -101,7 +101,9 @@ def load_encoder(
             labels, an unknown pooling or head, a drop path rate for an encoder without drop path, or a processor whose
             image size the encoder cannot take.
     """
-    labels = [str(label) for label in labels]
+    if isinstance(labels, (str, Mapping, Set)):
+        raise UserError(f"labels are a {type(labels).__name__}, expected a list of class names, by their ids.")
+    model_name_or_path, labels = str(model_name_or_path), [str(label) for label in labels]
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise UserError(f"labels are {labels}, expected at least two different class names.")
     hub: dict[str, Any] = {"revision": revision, "token": token}
@@ -227,13 +229,14 @@ def patch_count(config: PreTrainedConfig, tokens: int, size: tuple[int, int]) ->
 
 
 def load_classifier(
-    model_name_or_path: str, *, revision: str | None = None, token: str | bool | None = None
+    model_name_or_path: str | Path, *, revision: str | None = None, token: str | bool | None = None
 ) -> tuple[PreTrainedModel, object]:
     """A trained image classifier as it is, and its image processor.
 
     Raises:
         UserError: when there is no such checkpoint, it is no classifier, or lacks weights.
     """
+    model_name_or_path = str(model_name_or_path)
     hub: dict[str, Any] = {"revision": revision, "token": token}
     config, processor = load_configuration(model_name_or_path, **hub)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
-from genaf_hf.attacks.inputs import Encoders, several
+from genaf_hf.attacks.inputs import Encoders, checked_setting, several
 from genaf_hf.data import ImageSet, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.answers import save_answers
@@ -32,7 +32,7 @@ from genaf_hf.sharing.existing_card import card_metadata, read_card
 from genaf_hf.sharing.figures import SHOWN, draw_gallery
 from genaf_hf.sharing.layout import ANSWERS, AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
-from genaf_hf.values.numbers import is_number, is_whole
+from genaf_hf.values.numbers import is_number, is_whole, plain
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,12 @@ UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack read
 
 
 def audit(
-    model: str | PixelModel,
-    dataset: str | DatasetDict,
+    model: str | Path | PixelModel,
+    dataset: str | Path | DatasetDict,
     attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] | None = None,
     *,
-    encoder: str | Encoders | None = None,
-    perturbations: str | Mapping[str, UniversalPerturbation] | None = None,
+    encoder: str | Path | Encoders | None = None,
+    perturbations: str | Path | Mapping[str, UniversalPerturbation] | None = None,
     resize_perturbations: bool = False,
     sweep: Sequence[float] = (),
     limit: int | None = None,
@@ -94,6 +94,8 @@ def audit(
     """
     # Without an accelerator, processes find each other only when they are told that they are on CPU.
     PartialState(cpu=not torch.accelerator.is_available())
+    model, dataset, encoder, perturbations = map(plain, (model, dataset, encoder, perturbations))
+    seed = checked_setting("seed", seed, int)
     configured = attacks_by_name(attacks, seed=seed)
     check_numbers(sweep, limit, batch_size)
     path = model if isinstance(model, str) else ""
@@ -224,7 +226,7 @@ def open_case(
 
 
 def audit_again(
-    report: RobustnessReport, *, model: str | PixelModel, dataset: str | DatasetDict, **settings
+    report: RobustnessReport, *, model: str | Path | PixelModel, dataset: str | Path | DatasetDict, **settings
 ) -> RobustnessReport:
     """Runs the attacks of a report again, on its last model and as many images, at all the settings that it tells.
 
@@ -237,7 +239,8 @@ def audit_again(
         UserError: as `audit`, and where the report does not hold all settings.
     """
     told = report.dataset
-    named = {"config_name": told.get("config"), "revision": told.get("revision")} if isinstance(dataset, str) else {}
+    of_names = not isinstance(dataset, DatasetDict)
+    named = {"config_name": told.get("config"), "revision": told.get("revision")} if of_names else {}
     chosen = {name: told[name] for name in CHOICES if name in told}
     given = {"limit": told["count"], "seed": report.seed, **named, **chosen, **settings}
     return audit(model, dataset, attacks_of(report), **given)

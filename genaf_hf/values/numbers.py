@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import fields
+from os import PathLike, fspath
 from types import UnionType
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
 
@@ -18,7 +19,9 @@ KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 
 
 def plain(value):
-    """Scalars of numpy and tensors without dimensions as Python's own, also inside of lists and the like."""
+    """Scalars of numpy and tensors without dimensions as Python's own, paths as texts; inside of lists too."""
+    if isinstance(value, PathLike):
+        return fspath(value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return value.item()
     if type(value) in (list, tuple):
