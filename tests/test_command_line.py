@@ -422,6 +422,24 @@ def test_every_eps_and_step_size_is_taken_as_a_fraction():
     assert parse_arguments((DemoArguments,), None, demo)[0].eps == [2 / 255, 0.1]
 
 
+@pytest.mark.parametrize(
+    ("attacks", "expected"),
+    [
+        ("l4a", {"layer": 2, "l4a": {"steps": 200}}),
+        ("uapgd,pgd", {"uapgd": {"steps": 200}}),
+        ("fgsm", {}),
+    ],
+)
+def test_of_a_file_other_attacks_leave_what_it_says_of_its_own(attacks, expected):
+    (audit,) = parse_arguments((AuditArguments,), CONFIGS / "audit_digits.yaml", ["--attacks", attacks])
+    assert audit.attack_settings == expected
+    assert [*named_attacks(audit.attacks, audit.attack_settings)] == attacks.split(",")
+    typed = ["--attacks", attacks, "--attack_settings", '{"ssp": {}}']
+    (audit,) = parse_arguments((AuditArguments,), CONFIGS / "audit_digits.yaml", typed)
+    with pytest.raises(UserError, match='attack_settings are for "ssp", which is not among the attacks'):
+        named_attacks(audit.attacks, audit.attack_settings)
+
+
 def test_attack_settings_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match='attack_settings give the eps of pgd "8/0", expected a number'):
         named_attacks("pgd", {"pgd": {"eps": "8/0"}})

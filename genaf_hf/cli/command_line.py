@@ -18,6 +18,7 @@ from transformers.hf_argparser import string_to_bool
 from genaf_hf.cli.process_tree import says
 from genaf_hf.cli.settings_file import CONFIGS, read_settings
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.pipelines.attack_arguments import settings_for
 from genaf_hf.training.options import UNSUPPORTED
 from genaf_hf.values.numbers import kinds_of, number
 
@@ -77,6 +78,8 @@ def parse_arguments(
         parser.check_complete(given)
         config = family_config(given)
     of_file = parser.settings_of(Path(config), given.get("defence")) if config is not None else {}
+    if given.get("attacks") and of_file.get("attack_settings"):
+        of_file["attack_settings"] = settings_for(given["attacks"], of_file["attack_settings"])
     settings = {**of_file, **given}
     parser.check_complete(settings)
     if settings.get("resume_from_checkpoint") is not None:

@@ -60,6 +60,22 @@ def named_attacks(
     return found
 
 
+def settings_for(names: str, settings: str | Mapping) -> dict:
+    """What settings of other attacks, as a file has them, say of some; what is no setting at all stays, to be refused.
+
+    Args:
+        names: of the attacks, separated by commas.
+        settings: see `SETTINGS_HELP`.
+
+    Raises:
+        UserError: for an unknown attack, and when the settings are none.
+    """
+    groups = [ATTACKS[name] for name in separate(names)], [*ATTACKS.values()]
+    own, known = ({name for each in group for name in (each.name, *each.settings)} for group in groups)
+    given = settings_by_name("attack_settings", settings, EXAMPLE)
+    return {name: value for name, value in given.items() if name in own or name not in known}
+
+
 def attacks_by_name(
     attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] | None, *, seed: int = 0
 ) -> dict[str, ConfiguredAttack]:
