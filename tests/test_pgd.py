@@ -277,7 +277,7 @@ def test_with_each_restart_the_next_likeliest_class_is_the_target():
 @pytest.mark.parametrize(
     ("loss", "sentence"),
     [
-        ("hinge", 'loss is "hinge", expected one of cross-entropy, dlr'),
+        ("hinge", 'loss is "hinge", expected one of cross-entropy, dlr, of pgd also targeted-dlr, or in Python a fun'),
         ("targeted-dlr", 'The loss "targeted-dlr" needs 4 classes, the model has 3'),
     ],
 )

@@ -78,7 +78,8 @@ def loss_function(loss: LossFunction | str) -> LossFunction:
         UserError: for another name; lists those there are.
     """
     if isinstance(loss, str) and loss not in LOSSES:
-        raise UserError(f'loss is "{loss}", expected one of {", ".join(LOSSES)}, or in Python a function.')
+        known = f"{', '.join(LOSSES)}, of pgd also {TARGETED_DLR}"
+        raise UserError(f'loss is "{loss}", expected one of {known}, or in Python a function.')
     return LOSSES[loss] if isinstance(loss, str) else loss
 
 
