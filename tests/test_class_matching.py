@@ -15,6 +15,7 @@ from genaf_hf.pipelines.class_matching import class_ids
         (["LABEL_0", "LABEL_1"], ["x", "y"], [0, 1]),
         (["LABEL_0", "LABEL_1"], ["LABEL_1", "LABEL_0"], [0, 1]),
         (["1", "0"], ["0", "1"], [1, 0]),
+        ([f"LABEL_{i}" for i in range(11)], ["0", "1", "10", *"23456789"], [0, 1, 10, *range(2, 10)]),
     ],
 )
 def test_class_ids(of_model, of_dataset, ids):

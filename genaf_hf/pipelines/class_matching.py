@@ -17,15 +17,16 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
 
     The same name decides, then one that differs in case, spaces, hyphens and underscores, then a list of synonyms
     ("tench, Tinca tinca") that shares one. Where this leaves several classes for a name, or one side has numbers in
-    place of names, the order decides, if there are as many classes and all other names agree. What is matched without
-    having the same name is said.
+    place of names, the order decides, that of the numbers where there are some, if there are as many classes and all
+    other names agree. What is matched without having the same name is said.
 
     Raises:
         UserError: when the model does not know a name, or has several classes of it.
     """
     ours, theirs = (list(map(str, labels)) for labels in (model_labels, dataset_labels))
     as_many, in_order = len(ours) == len(theirs), list(range(len(theirs)))
-    if as_many and all(label == f"LABEL_{i}" for i, label in enumerate(ours)):
+    numbered = as_many and sorted(map(number, theirs)) == in_order  # perhaps as folders are sorted: 0, 1, 10, 2
+    if as_many and not numbered and all(label == f"LABEL_{i}" for i, label in enumerate(ours)):
         logger.warning("The model does not name its classes: they are taken in the order of the dataset's.")
         return in_order
     candidates = by_closest_name(ours, theirs)
@@ -33,7 +34,7 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
         ids, how = [i for [i] in candidates], "Some names are spelt in another way, or are one of several synonyms"
     elif as_many and agree_by_order(ours, theirs, candidates):
         ids, how = in_order, "Several classes have one name and are matched by their order, as all other names agree"
-    elif as_many and sorted(map(number, theirs)) == in_order:
+    elif numbered:
         ids, how = list(map(number, theirs)), "The dataset's numbers are taken for the model's class ids"
     elif as_many and list(map(number, ours)) == in_order:
         ids, how = in_order, "The model has numbers for names and is taken in the order of the dataset's classes"
