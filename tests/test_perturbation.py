@@ -310,6 +310,8 @@ class Hostile:
         Hostile(),
         {"delta": torch.zeros(3, 8, 8)},
         torch.zeros(2, 3, 8, 8),
+        torch.full((8, 8, 3), 0.1),
+        torch.full((1, 8, 8), 0.1),
         torch.zeros(()),
         torch.zeros(3, 0, 8),
         torch.zeros(1).expand(3, 10**6, 10**6),
@@ -318,7 +320,10 @@ class Hostile:
         torch.zeros(3, 8, 8).to_sparse(),
         None,
     ],
-    ids=["code", "dictionary", "batch", "scalar", "empty", "huge", "integers", "nan", "sparse", "nothing"],
+    ids=[
+        *("code", "dictionary", "batch", "channels last", "gray", "scalar"),
+        *("empty", "huge", "integers", "nan", "sparse", "nothing"),
+    ],
 )
 def test_a_published_file_that_is_hostile_or_something_else_is_refused_by_one_sentence(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)

@@ -87,7 +87,8 @@ class UniversalPerturbation:
         if not isinstance(self.delta, Tensor):
             raise UserError(f"The perturbation is a {type(self.delta).__name__}, expected a torch tensor (3, h, w).")
         shape = tuple(self.delta.shape)
-        if len(shape) != 3 or not all(1 <= side <= LARGEST_SIDE for side in shape) or self.delta.dtype not in FLOATS:
+        sized = len(shape) == 3 and shape[0] == 3 and all(1 <= side <= LARGEST_SIDE for side in shape)
+        if not sized or self.delta.dtype not in FLOATS:
             raise UserError(f"The perturbation is {self.delta.dtype} of shape {shape}, expected floats (3, h, w).")
 
     def check_provenance(self) -> None:
