@@ -100,6 +100,15 @@ def test_run_resumes_from_a_named_checkpoint(killed, uninterrupted, tmp_path):
     torch.testing.assert_close(copied_weights(trainer.model), uninterrupted["plain"][0], rtol=0, atol=0)
 
 
+def test_a_training_that_came_to_its_end_is_not_taken_for_a_longer_one(killed, tmp_path):
+    shutil.copytree(killed["stage_2_finished"], tmp_path / "run")
+    (tmp_path / "run/adapt/checkpoint-5/log_history.json").write_text("[]")  # killed just before it was written
+    for longer in ({"max_steps": 7}, {"adapt_max_steps": 7}):
+        trainer = tiny_trainer(tmp_path / "run", **PLAIN, **longer)
+        with pytest.raises(UserError, match=r"checkpoint-5 is the end of a training of 5 steps, but one of 7 is asked"):
+            trainer.train(resume_from_checkpoint=True)
+
+
 class Interrupts(TrainerCallback):
     """Stops a training in its third step."""
 

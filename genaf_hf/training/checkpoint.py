@@ -89,6 +89,23 @@ def read_state(checkpoint: str | Path) -> TrainerState:
     return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
 
 
+def check_length(checkpoint: Path, steps: int) -> None:
+    """Refuses a training of another length that came to its end, after which nothing would be trained.
+
+    Args:
+        checkpoint: its last one.
+        steps: of the training that is asked for.
+
+    Raises:
+        UserError: names both lengths.
+    """
+    if (before := read_state(checkpoint).max_steps) != steps:
+        raise UserError(
+            f"{checkpoint} is the end of a training of {before} steps, but one of {steps} is asked for: begin it in "
+            "another output_dir, or ask for as many."
+        )
+
+
 def come_along(checkpoint: Path) -> None:
     """Lets a checkpoint whose folder was moved know the best weights where they lie now: beside it."""
     state = read_state(checkpoint)

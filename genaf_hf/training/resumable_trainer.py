@@ -21,6 +21,7 @@ from genaf_hf.models.batch_norm import average_over_batches
 from genaf_hf.training.checkpoint import (
     BESIDE_MODEL,
     check_disk_space,
+    check_length,
     come_along,
     damage,
     finished_stage,
@@ -134,6 +135,8 @@ class ResumableTrainer(Trainer):
             self._sums_of_checkpoint = state.stateful_callbacks.get(LOG_SUMS)
             self.args.eval_on_start = False  # it was evaluated at its start
             return self._train_to_the_end(resume_from_checkpoint=str(checkpoint), **kwargs)
+        if finished is not None:
+            check_length(checkpoint, max_steps)
         self.state = state
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()

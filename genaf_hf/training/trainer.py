@@ -23,7 +23,7 @@ from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.sharing.record import LINEAR_PROBE, STANDARD_FINETUNE
 from genaf_hf.training.assessment import Assessment
 from genaf_hf.training.attacking_trainer import AttackingTrainer
-from genaf_hf.training.checkpoint import finished_stage, newest_complete_checkpoint, read_state
+from genaf_hf.training.checkpoint import check_length, finished_stage, newest_complete_checkpoint, read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.training.global_batch import (
     Features,
@@ -45,7 +45,12 @@ from genaf_hf.training.options import (
     keep_precision,
 )
 from genaf_hf.training.trained_weights import warn_of_half_precision
-from genaf_hf.training.training_images import check_evaluation_images, check_rows, check_training_images
+from genaf_hf.training.training_images import (
+    check_evaluation_images,
+    check_rows,
+    check_training_images,
+    leave_out_batch_of_one,
+)
 from genaf_hf.values.device import sent
 
 logger = logging.getLogger(__name__)
@@ -363,6 +368,7 @@ class GenAFTrainer(AttackingTrainer):
     def steps_of(self, stage: str) -> int:
         """Optimizer steps of a stage."""
         with self._stage(stage):
+            leave_out_batch_of_one(self.args, self.model, self.train_dataset)
             return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
     def _steps_per_epoch(self) -> int:
@@ -407,9 +413,12 @@ class GenAFTrainer(AttackingTrainer):
                     check_rows(args, name, dataset, self.data_collator, self.model, labelled=self.labelled)
 
     def _history_of_stage_1(self) -> list[dict]:
-        """What stage 1 logged, where only stage 2 is gone on with."""
+        """What stage 1 logged, where only stage 2 is gone on with; refuses one of another length (`UserError`)."""
         newest = newest_complete_checkpoint(self._stage_folder(self.stage_1), world_size=self.args.world_size)
-        return (newest and (finished_stage(newest) or read_state(newest).log_history)) or []
+        if newest is None:
+            return []
+        check_length(newest, self.steps_of(self.stage_1))
+        return finished_stage(newest) or read_state(newest).log_history
 
     def _stage_folder(self, stage: str) -> Path:
         return Path(self.args.output_dir) / stage
