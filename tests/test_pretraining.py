@@ -104,6 +104,11 @@ def test_a_run_goes_on_with_the_images_that_it_began_with_alone(tmp_path):
         begin(colored_images(24, 1))
 
 
+def test_simclr_is_refused_batches_of_one_image_from_which_it_learns_nothing(tmp_path):
+    with pytest.raises(UserError, match=r"per_device_train_batch_size is 1 of 24 image.*, but simclr tells an image"):
+        pretrain_tiny("simclr", tmp_path / "out", per_device_train_batch_size=1, gradient_accumulation_steps=8)
+
+
 def test_the_card_tells_method_data_and_settings(folders):
     cards = {name: (folder / "README.md").read_text() for name, folder in folders.items()}
     assert "24 images of images without a name, by DINO (Caron et al., ICCV 2021" in cards["dino"]

@@ -116,6 +116,11 @@ def test_pre_training_has_nothing_to_evaluate_on(tmp_path, name):
         tiny_config(tmp_path, **{name: "steps" if name == "eval_strategy" else True})
 
 
+def test_pre_training_smooths_no_labels(tmp_path):
+    with pytest.raises(UserError, match=r"label_smoothing_factor is 0.1, but no loss of pre-training has it"):
+        tiny_config(tmp_path, label_smoothing_factor=0.1)
+
+
 @pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
 def test_a_launch_that_takes_the_model_apart_is_refused(tmp_path, monkeypatch, variable, name):
     monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")  # as accelerate launch leaves it

@@ -102,6 +102,11 @@ class PretrainingConfig(CheckedArguments):
                 "eval_strategy, eval_on_start or load_best_model_at_end is given, but pre-training has no images to "
                 "evaluate on: leave them out."
             )
+        if self.label_smoothing_factor:
+            raise UserError(
+                f"label_smoothing_factor is {self.label_smoothing_factor}, but no loss of pre-training has it: leave "
+                "it out."
+            )
 
 
 def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:

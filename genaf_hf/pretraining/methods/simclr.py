@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, TrainingArguments
 
+from genaf_hf.errors import UserError
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.losses import nt_xent
 from genaf_hf.pretraining.methods.registry import Settings, register_method
@@ -35,12 +36,21 @@ class SimCLRTrainer(ViewTrainer):
     """Trains an encoder to tell, among two views of every image, which two are of one image.
 
     The negatives are those of the global batch of all processes, not of further micro-batches under accumulation.
+
+    Raises:
+        UserError: when a batch has one image, which has no negatives.
     """
 
     kept = "encoder"
 
     def __init__(self, model: nn.Module, args: TrainingArguments, *others, temperature: float):
         super().__init__(model, args, *others)
+        if min(args.train_batch_size * args.world_size, len(self.train_dataset)) < 2:
+            raise UserError(
+                f"per_device_train_batch_size is {args.per_device_train_batch_size} of {len(self.train_dataset)} "
+                "image(s), but simclr tells an image from the others of its batch, and learns nothing from it alone: "
+                "expected at least 2, and better some hundreds."
+            )
         self.temperature = temperature
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
