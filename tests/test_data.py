@@ -16,6 +16,7 @@ from stored_images import assert_one_sentence, contents, own_cache, picture_fold
 from genaf_hf import load_images
 from genaf_hf.data import check_enough_to_train, digits, to_rgb
 from genaf_hf.errors import UserError
+from genaf_hf.values.names import some_of
 
 __all__ = ["own_cache", "saved"]  # fixtures
 
@@ -78,6 +79,16 @@ def test_pictures_beside_tables_are_illustrations(tmp_path, dataset):
     for name in ("logo", "figure"):
         PILImage.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
     assert sum(map(len, load_images(str(tmp_path)).values())) == 48
+
+
+def test_tables_of_other_classes_are_refused_where_datasets_would_read_them_by_the_first_one_s(tmp_path, dataset):
+    names = dataset["train"].features["label"].names
+    for split, order in (("train", names), ("test", names[::-1])):
+        ids = [order.index(names[label]) for label in dataset[split]["label"]]
+        part = dataset[split].remove_columns("label").add_column("label", ids, feature=ClassLabel(names=order))
+        part.to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=f"test.parquet of .* has the classes {some_of(names[::-1])}.*, and train.parq"):
+        load_images(tmp_path)
 
 
 def test_images_in_class_folders(tmp_path):

@@ -135,6 +135,16 @@ def test_a_table_that_lies_beside_changes_nothing(root):
     assert sum(everywhere(load_images(str(root))).values()) == 40
 
 
+def test_what_tells_of_single_images_beside_them_is_no_table(root):
+    for name in ("cat", "dog"):
+        fill(root / name)
+        (root / name / "metadata.json").write_text("{}")
+        for image in [*(root / name).glob("*.png")]:
+            image.with_name(f"{image.name}.supplemental-metadata.json").write_text("{}")
+    assert everywhere(load_images(root)) == {("cat", "cat"): 20, ("dog", "dog"): 20}
+    assert len(load_unlabelled_images(root)) == 40
+
+
 # ---- what is left ----
 
 

@@ -82,6 +82,15 @@ def test_named_splits_win(saved, dataset):
     assert {split: len(part) for split, part in loaded.items()} == {"train": 18, "validation": 12, "test": 18}
 
 
+def test_a_split_of_another_name_is_told_where_a_test_split_is_held_out(saved, dataset, caplog):
+    folder = saved(train=dataset["train"], Test=dataset["test"])
+    assert str(load_images(folder)["test"].split).startswith("test[10% held out of train")
+    assert f'The split "Test" of "{folder}" is not used: if it is to be reported, name it with --test' in caplog.text
+    caplog.clear()
+    assert len(load_images(folder, test_split="Test")["test"]) == 18
+    assert "is not used" not in caplog.text
+
+
 @pytest.mark.parametrize("role", ["train_split", "validation_split", "test_split"])
 def test_a_named_split_that_is_not_there_is_refused(saved, dataset, role):
     with pytest.raises(ValueError, match='no split "gold"; the dataset has train, validation, test'):

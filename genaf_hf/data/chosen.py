@@ -55,6 +55,9 @@ def choose(
     if not (streamed or named["validation"] or named["test"]):
         raw = without_unlabelled(raw, roles, columns["label"])
         roles = choose_splits(raw, named, known.splits)
+    if "test" not in roles and (unused := [split for split in raw if split not in roles.values()]):
+        words = (some_of(unused), name_or_path)
+        logger.warning('The split %s of "%s" is not used: if it is to be reported, name it with --test_split', *words)
     where = {role: f'split "{split}" of "{name_or_path}"' for role, split in roles.items()}
     splits = {role: raw[split] for role, split in roles.items()}
     check_columns(splits, columns["image"], columns["label"], where)

@@ -59,7 +59,8 @@ def image_folder(name: str) -> Contents | None:
     if not Path(name).is_dir() or "\nconfigs:" in read_if_there(Path(name) / "README.md"):
         return None
     found = contents(Path(name))
-    data = sum(kind(file) in OF_DATASETS for file in found.files)
+    of_images = {beginning(image) for image in found.images}  # what tells of one image alone is no table
+    data = sum(kind(file) in OF_DATASETS and beginning(file) not in of_images for file in found.files)
     described = any(file.name in METADATA or kind(file) in WITH_IMAGES for file in found.files)
     return None if described or data > len(found.images) or not (found.files or found.links) else found
 
@@ -162,6 +163,11 @@ def check_links(name: str, links: Iterable[Path]) -> None:
 
 def kind(file: Path) -> str:
     return file.suffix.lower()
+
+
+def beginning(file: Path) -> Path:
+    """A file's path up to the first full stop of its name: the same for `cat/1.jpg` and `cat/1.jpg.json`."""
+    return file.with_name(file.name.partition(".")[0])
 
 
 def kinds(files: Iterable[Path]) -> str:

@@ -2,16 +2,20 @@
 
 import glob
 import logging
+import os
 from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import pyarrow.parquet as parquet
 import yaml
 from datasets import (
+    ClassLabel,
     DatasetBuilder,
     DatasetDict,
     DownloadConfig,
+    Features,
     IterableDatasetDict,
     load_dataset_builder,
     load_from_disk,
@@ -75,6 +79,7 @@ def read_dataset(
         builder = load_dataset_builder(name_or_path, config_name, revision=revision, token=token)
         used = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
         check_data_files(used, name_or_path)
+        check_same_classes(name_or_path, used)
         tell_unused_files(name_or_path, builder, used)
         if streaming:
             return open_stream(builder)
@@ -82,6 +87,25 @@ def read_dataset(
         splits = builder.as_dataset()
         tell_unnamed_images(name_or_path, builder, used, splits)
         return splits, None
+
+
+def check_same_classes(name: str, files: Sequence[str]) -> None:
+    """Refuses local tables that call their classes otherwise, of which `datasets` takes the first one's for all.
+
+    Raises:
+        UserError: names the two files and the column.
+    """
+    known: dict[str, tuple[str, list[str]]] = {}
+    for file in (Path(each) for each in files if kind(Path(each)) == ".parquet" and Path(each).exists()):
+        for column, feature in Features.from_arrow_schema(parquet.read_schema(file)).items():
+            if not isinstance(feature, ClassLabel):
+                continue
+            first, names = known.setdefault(column, (file.name, feature.names))
+            if feature.names != names:
+                raise UserError(
+                    f'{file.name} of "{name}" has the classes {some_of(feature.names)} in its column {column}, and '
+                    f"{first} {some_of(names)}, by which datasets would read both: write them with the same ones."
+                )
 
 
 def prepare(name: str, builder: DatasetBuilder, used: Sequence[str]) -> None:
@@ -118,7 +142,8 @@ def tell_unused_files(name_or_path: str, builder: DatasetBuilder, used: Sequence
         return  # on the Hub, files of tables belong to other configurations too
     there = resolve_pattern("**", builder.base_path, download_config=DownloadConfig(token=builder.token))
     read = {kind(Path(file)) for file in used}
-    if unused := [file for file in there if file not in set(used) and kind(Path(file)) in read]:
+    taken = set(map(os.path.normpath, used))
+    if unused := [file for file in there if os.path.normpath(file) not in taken and kind(Path(file)) in read]:
         names = some_of([Path(file).name for file in unused])
         logger.warning('"%s": %d of %d files are left out, %s', name_or_path, len(unused), len(there), names)
 
