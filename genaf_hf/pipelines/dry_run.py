@@ -19,7 +19,12 @@ from genaf_hf.sharing.record import STANDARD_FINETUNE
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.trainer import ADAPT, GenAFTrainer
 
-FEW_STEPS = {"max_steps": 3, "adapt_epochs": 0.0, "adapt_max_steps": -1}  # the first one is slower, and not counted
+FEW_STEPS = {
+    "max_steps": 3,  # of which the first one is slower, and not counted
+    "num_train_epochs": 1.0,  # which these overrule; the Trainer compares it all the same
+    "adapt_epochs": 0.0,
+    "adapt_max_steps": -1,
+}
 QUIET = {
     "eval_strategy": IntervalStrategy.NO,
     "logging_strategy": IntervalStrategy.NO,
