@@ -72,7 +72,13 @@ def test_the_answers_are_those_that_the_report_counts(whole, report):
 def test_an_audit_ends_with_an_error_where_a_model_keeps_too_little(model, images, tmp_path, monkeypatch, capsys):
     words = ["--model_name_or_path", model, "--dataset_name", images, "--output_dir", str(tmp_path / "gate")]
     words += ["--attacks", "pgd", "--attack_settings", '{"steps": 2}', "--eps", "0.15", "--sweep", "2", "--limit", "6"]
+    UniversalPerturbation(torch.zeros(3, 8, 8), "l4a", eps=0.1).save_pretrained(tmp_path / "ready/given")
+    given = ["--perturbations", str(tmp_path / "ready"), "--under", "given"]
     for more, refusal in (
+        (
+            ["--fail-under", "0.5", *given],
+            'under is "given", expected .*worst-perturbation-at-hand, .*given-at-hand',
+        ),
         (["--fail-under", "1.5"], "fail_under is 1.5, expected an accuracy from 0 to 1"),
         (["--fail-under", "0.5"], 'under is "worst-public-encoder", expected one of what is measured: clean, worst-mo'),
         (["--fail-under", "1", "--under", "worst-model"], r'"model" is right about .* under worst-model \(pgd\)'),

@@ -11,9 +11,8 @@ from accelerate import PartialState
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.comparison import joined
 from genaf_hf.evaluation.gate import check_gate
-from genaf_hf.evaluation.measurement import PERTURBATION
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import threats_of
+from genaf_hf.evaluation.threats import at_hand, threats_of
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.pipelines.attack_arguments import (
     ATTACKS_HELP,
@@ -132,8 +131,8 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         seed=arguments.seed,
     )
     if arguments.fail_under is not None:
-        at_hand = collected(arguments.perturbations) if arguments.perturbations else ()
-        known = {each.name: each.knowledge for each in threats_of(attacks)} | dict.fromkeys(at_hand, PERTURBATION)
+        ready = collected(arguments.perturbations) if arguments.perturbations else {}
+        known = {each.name: each.knowledge for each in (*at_hand(ready, {}), *threats_of(attacks))}
         check_gate(arguments.fail_under, arguments.under, known)
     elif arguments.under != AuditArguments.under:
         raise UserError(

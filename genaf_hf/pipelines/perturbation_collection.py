@@ -35,7 +35,7 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
         By the file's folder, or for `.pt` by the file, with hyphens between the parts of its path.
 
     Raises:
-        UserError: when there is none, or a file of these kinds is none, or there are too many.
+        UserError: when there is none, or a file of these kinds is none, or there are too many, or two of one name.
     """
     folder = Path(name_or_path)
     if not folder.is_dir():
@@ -53,7 +53,13 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
             f'The collection "{public_name(name_or_path)}" holds {len(files)} files that end in {" or ".join(KINDS)}, '
             f"expected 1 to {MOST_FILES} perturbations."
         )
-    return {name_of(file, folder, name_or_path): read(file) for file in files}
+    found: dict[str, UniversalPerturbation] = {}
+    for file in files:
+        name = name_of(file, folder, name_or_path)
+        if name in found:
+            raise UserError(f'{file} would be "{name}" in a report, as another file of the collection is: rename one.')
+        found[name] = read(file)
+    return found
 
 
 def name_of(file: Path, folder: Path, collection: str) -> str:
@@ -114,7 +120,7 @@ def fitting(
         resized: whether those of another size are to be resized, which weakens them.
 
     Raises:
-        UserError: names one of another size, if it is not.
+        UserError: names one of another size, if it is not, or that does not fit for another reason.
     """
     found = {}
     for name, each in perturbations.items():
@@ -126,4 +132,8 @@ def fitting(
                 "others, or have them resized by --resize_perturbations, which weakens them."
             )
         found[name] = each if fits else each.resize(*size)
+        try:
+            found[name](torch.zeros(1, 3, *size))
+        except UserError as error:
+            raise UserError(f'The perturbation "{name}" cannot be used: {first_line(error)}.') from error
     return found
