@@ -109,9 +109,8 @@ def test_of_another_size_they_are_resized_on_request_alone(collection):
     assert fitting(found, (8, 8), resized=False) == found
     with pytest.raises(UserError, match=r'"l2" is of 8 x 8 pixels, the model takes images of 16 x 16: .*--resize_pert'):
         fitting(found, (16, 16), resized=False)
-    for odd in (UniversalPatch(torch.rand(3, 9, 9), "one", eps=1.0), UniversalPerturbation(DELTA[:1], "one", eps=0.1)):
-        with pytest.raises(UserError, match=r'The perturbation "odd" cannot be used: .* shape'):
-            fitting({"odd": odd}, (8, 8), resized=False)
+    with pytest.raises(UserError, match=r'"large" cannot be used: A patch of 9 x 9 pixels .*does not fit'):
+        fitting({"large": UniversalPatch(torch.rand(3, 9, 9), "large", eps=1.0)}, (8, 8), resized=False)
     resized = fitting(found, (16, 16), resized=True)
     assert {each.delta.shape[1:] for name, each in resized.items() if name != "patch"} == {(16, 16)}
     assert resized["linf"].resized_from == "8 x 8"
