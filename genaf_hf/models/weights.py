@@ -36,7 +36,7 @@ def read_weights(
         The model, and what `from_pretrained` tells of weights that are missing or do not fit.
 
     Raises:
-        UserError: when they cannot be read, or are quantized, of other shapes or of more layers than the model.
+        UserError: when they cannot be read, are quantized, or have other shapes or layers than the model.
     """
     hub: dict[str, Any] = {"revision": revision, "token": token}
     try:
@@ -57,34 +57,33 @@ def read_weights(
             raise UserError(said) from error
         check_no_pointers(weight_files(model_name_or_path, **hub))
         raise UserError(f'The weights of "{model_name_or_path}" cannot be read: {kind_and_line(error)}.') from error
-    if loading["mismatched_keys"] and not new_head:
-        name, found, wanted = min(loading["mismatched_keys"])
+    head = find_head(model) if new_head else None
+    own = {name for name, _ in model.named_parameters() if head is None or not in_head(name, name_of(head, model))}
+    if wrong := sorted(each for each in loading["mismatched_keys"] if each[0] in own):
+        name, found, wanted = wrong[0]
         raise UserError(
             f'"{model_name_or_path}" holds a {name} of shape {tuple(found)}, but its config.json makes one of shape '
             f"{tuple(wanted)}: they do not belong together."
         )
-    if left := left_layers(model, loading["unexpected_keys"], new_head):
+    of_base = {name.removeprefix(f"{model.base_model_prefix}.") for name in own}
+    more = like_others(loading["unexpected_keys"], own | of_base)
+    fewer = like_others(own & loading["missing_keys"], own - loading["missing_keys"])
+    if more or fewer:
         raise UserError(
-            f'"{model_name_or_path}" holds weights of more layers than its config.json has, for example {left[0]}: '
-            "they do not belong together."
+            f'"{model_name_or_path}" holds weights of {"more" if more else "fewer"} layers than its config.json has, '
+            f"for example {'' if more else 'not of '}{(more or fewer)[0]}: they do not belong together."
         )
     return model, loading
 
 
-def left_layers(model: PreTrainedModel, unexpected: Iterable[str], new_head: bool) -> list[str]:
-    """Those of the weights that a model has no place for which are named like its own, by another number.
-
-    Where it gets a new head, the layers of the old one are none of them.
-    """
-    head = find_head(model) if new_head else None
-    left_out = "" if head is None else name_of(head, model)
+def like_others(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those of the names of weights that are named like others, by another number."""
 
     def without_numbers(name: str) -> str:
         return re.sub(r"\d+", "#", name)
 
-    own = {without_numbers(name) for name, _ in model.named_parameters() if not (head and in_head(name, left_out))}
-    own |= {name.removeprefix(f"{model.base_model_prefix}.") for name in own}
-    return sorted(name for name in unexpected if without_numbers(name) in own)
+    known = set(map(without_numbers, others))
+    return sorted(name for name in names if without_numbers(name) in known)
 
 
 @contextmanager
