@@ -9,6 +9,7 @@ import pytest
 from conftest import CLASSES, colored_images
 from datasets import Dataset, concatenate_datasets
 from hub_user import run_as_user
+from stored_images import picture_folder
 
 from genaf_hf import load_images
 from genaf_hf.cli.command_line import parse_arguments
@@ -101,6 +102,14 @@ def test_what_was_drawn_is_read_from_the_cache(folder, monkeypatch):
     assert contents(first["train"]) == contents(again["train"])
     other = load_images(folder, **{**NUMBERS, "max_eval_samples": 8})
     assert other["test"].cache_files != first["test"].cache_files
+
+
+def test_what_was_drawn_is_not_where_datasets_looks_for_the_whole_of_it_when_it_is_offline(folder, tmp_path):
+    load_images(folder, **NUMBERS)
+    pictures = picture_folder(tmp_path / "pictures")
+    load_images(pictures, streaming=True, max_train_samples=8, max_eval_samples=4)
+    folders = [path.name for path in Path(datasets.config.HF_DATASETS_CACHE).iterdir() if path.is_dir()]
+    assert folders == ["genaf_hf_streamed"]
 
 
 def test_a_file_that_is_sorted_by_class_gives_images_from_all_over_it(folder, monkeypatch):

@@ -27,6 +27,7 @@ from genaf_hf.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+STREAMED = "genaf_hf_streamed"  # folder of the cache of datasets
 SHUFFLED_AT_ONCE = 1000
 SHARDS_AT_ONCE = 10
 
@@ -35,8 +36,9 @@ def open_stream(builder: DatasetBuilder) -> tuple[IterableDatasetDict, Path]:
     """All splits as streams, and the folder of the cache, named by their commit on the Hub, for what is drawn."""
     if hasattr(builder.config, "decode_num_threads"):
         builder.config.decode_num_threads = 0  # else `datasets` itself decodes images of the Hub, of any format
-    downloaded = Path(builder.cache_dir)  # of the whole dataset; "streamed" stands where this has the version
-    return builder.as_streaming_dataset(), downloaded.parents[1] / "streamed" / downloaded.name
+    downloaded = Path(builder.cache_dir)  # of the whole dataset, beside which nothing is put: datasets looks there
+    dataset, configuration, _, commit = downloaded.parts[-4:]
+    return builder.as_streaming_dataset(), downloaded.parents[3] / STREAMED / dataset / configuration / commit
 
 
 def stream_folder(name: str, splits: DatasetDict) -> tuple[IterableDatasetDict, Path]:
@@ -44,7 +46,7 @@ def stream_folder(name: str, splits: DatasetDict) -> tuple[IterableDatasetDict, 
     files = [image["path"] for images in splits.values() for image in images["image"]]
     content = [(file, os.path.getsize(file), os.path.getmtime(file)) for file in files]
     streams = {split: images.to_iterable_dataset() for split, images in splits.items()}
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "imagefolder" / "streamed" / Hasher.hash([name, content])
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / STREAMED / "imagefolder" / Hasher.hash([name, content])
     return IterableDatasetDict(streams), cache
 
 
