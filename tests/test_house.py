@@ -2,9 +2,11 @@
 
 import ast
 import re
+import sys
 from collections import defaultdict
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import genaf_hf
 
 ROOT = Path(genaf_hf.__file__).parent
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 OF_TRANSFORMERS = {"transformers", "accelerate", "datasets", "peft"}
 KNOW_ONLY_TORCH = [
     *(f"genaf_hf.models.{name}" for name in ("blocks", "head", "partial_forward", "pixel_model")),
@@ -116,6 +119,18 @@ def ours(module: str) -> set[str]:
     return {name for name in imported(module) if source(name)}
 
 
+def declared() -> set[str]:
+    """Libraries that pyproject.toml names, needed and extra ones."""
+    return set(re.findall(r'"([a-z0-9-]+)[>=]=', PYPROJECT.read_text(encoding="utf-8")))
+
+
+def test_every_library_that_is_imported_is_declared():
+    found = {name for module in modules() for name in imported(module) if not source(name)}
+    called = packages_distributions()  # which tells PIL's own name, pillow, where it is installed
+    libraries = {called.get(name, [name])[0].lower().replace("_", "-") for name in found - sys.stdlib_module_names}
+    assert libraries - declared() == set()
+
+
 def test_every_module_stands_on_a_floor():
     files = {path.stem for path in ROOT.glob("*.py")}
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
@@ -163,8 +178,7 @@ def test_what_is_private_to_a_library_is_used_in_one_file_and_of_bounded_version
     uses = private_uses(*(f"{library}.{module}" for module in PRIVATE_IS_USED[library]))
     assert uses[name] == {file}
     assert {name: files for name, files in uses.items() if len(files) > 1} == {}
-    pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(rf'"{library}>=[\d.]+,<[\d.]+"', pyproject)
+    assert re.search(rf'"{library}>=[\d.]+,<[\d.]+"', PYPROJECT.read_text(encoding="utf-8"))
 
 
 def test_nothing_private_is_used_of_other_libraries():
