@@ -112,7 +112,7 @@ def test_towards_the_features_of_an_image_of_a_linear_model_it_is_the_difference
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "sentence"),
+    ("name", "settings", "sentence"),
     [
         ("uapgd", {"target": 5}, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
         ("uap", {"target": 5}, "target is 5, expected a class of the attacker's images: 0, 1, 2"),
@@ -125,12 +125,14 @@ def test_towards_the_features_of_an_image_of_a_linear_model_it_is_the_difference
         ("advencoder-pat", {"image": 12}, "image is 12, expected one of the attacker's 12 images"),
         ("l4a", {"image": "cat"}, 'image is "cat", expected a whole number or None'),
         ("l4a-fuse", {"image": 0, "layers": [1]}, r"layers is \[1\], expected two hidden states"),
+        ("uapgd", {"momentum": -1.0}, "momentum is -1.0, expected 0 or more, for example 0.9"),
+        ("advencoder-per", {"width": 0}, "width is 0, expected at least 1 channel"),
         ("l4a-fuse", {"image": 0, "weight": -1.0}, "weight is -1.0, expected at least 0 where images are led"),
     ],
 )
-def test_a_target_that_is_not_there_is_refused(name, target, sentence, vit, images, labels):
+def test_a_target_that_is_not_there_and_what_cannot_be_is_refused(name, settings, sentence, vit, images, labels):
     with pytest.raises(UserError, match=sentence):
-        craft(name, PixelModel(*vit), images, labels, **target)
+        craft(name, PixelModel(*vit), images, labels, **settings)
 
 
 def test_deepfool_finds_the_nearest_boundary_of_a_linear_model():

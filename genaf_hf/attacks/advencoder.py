@@ -88,7 +88,7 @@ def advencoder_per(
         UserError: for a setting or an image outside its range.
     """
     (images,), data = some_of((images,), max_images, seed, data)
-    check_settings(images, eps=eps, norm=norm, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
+    check_settings(images, steps, learning_rate, width, batch_size, eps=eps, norm=norm)
     encoders, size = several(encoder), images.shape[-2:]
 
     def perturb(made: Tensor, batch: Tensor, random: torch.Generator) -> Tensor:
@@ -141,7 +141,7 @@ def advencoder_pat(
         UserError: for a setting or an image outside its range, or a patch of no pixel or larger than the images.
     """
     (images,), data = some_of((images,), max_images, seed, data)
-    check_settings(images, eps=0.5, steps=steps, learning_rate=learning_rate, batch_size=batch_size)
+    check_settings(images, steps, learning_rate, width, batch_size, eps=GRAY)
     pasted, side = pasting(images.shape[-2:], area=area, place=place, shape=shape, degrees=degrees, smallest=smallest)
     encoders = several(encoder)
 
@@ -314,12 +314,14 @@ def high_pass(images: Tensor, radius: float | None = None) -> Tensor:
 
 
 def check_settings(
-    images: Tensor, *, eps: float, steps: int, learning_rate: float, batch_size: int, norm: str = "linf"
+    images: Tensor, steps: int, learning_rate: float, width: int, batch_size: int, *, eps: float, norm: str = "linf"
 ) -> None:
     """Refuses what AdvEncoder cannot run with; the `UserError` names what was found."""
     check_universal_settings(eps=eps, norm=norm, steps=steps, step_size=eps, batch_size=batch_size)
     if not 0 < learning_rate < float("inf"):
         raise UserError(f"learning_rate is {learning_rate}, expected a positive number, for example 2e-4.")
+    if width < 1:
+        raise UserError(f"width is {width}, expected at least 1 channel.")
     if batch_size < 2 or len(images) < 2:
         raise UserError(
             f"There are {len(images)} images in batches of {batch_size}, expected at least 2 of both: the other images "

@@ -10,6 +10,7 @@ from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.norms import steepest_ascent
 from genaf_hf.attacks.universal import Objective, Step, attacked, universal_attack
+from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{deng2020uapgd,
@@ -26,7 +27,12 @@ def momentum_steps(delta: Tensor, lengths: Iterator[float], norm: str, *, moment
     Args:
         delta, lengths, norm: as for `steepest_steps`.
         momentum: decay of the accumulated gradient.
+
+    Raises:
+        UserError: for a momentum below 0.
     """
+    if momentum < 0:
+        raise UserError(f"momentum is {momentum}, expected 0 or more, for example 0.9.")
     velocity = torch.zeros_like(delta)
 
     def step(gradient: Tensor) -> None:
