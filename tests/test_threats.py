@@ -8,9 +8,19 @@ from genaf_hf import PixelModel, evaluate_robustness, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation
 from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
+from genaf_hf.evaluation.comparison import compare
+from genaf_hf.evaluation.evaluate import craft_and_evaluate, evaluate_threats, try_out
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import Attacker, UniversalThreat, attacks_of, noise, swept, threats_from, threats_of
+from genaf_hf.evaluation.threats import (
+    Attacker,
+    UniversalThreat,
+    at_hand,
+    attacks_of,
+    noise,
+    swept,
+    threats_from,
+    threats_of,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
@@ -122,6 +132,17 @@ def test_a_report_that_does_not_tell_all_settings_cannot_be_run_again(encoder, p
     report = evaluate_robustness({"m": encoder}, pixels["validation"], {"ready": ready})
     with pytest.raises(UserError, match=r'The report does not tell the \w+ of "ready"'):
         attacks_of(report)
+
+
+def test_a_perturbation_at_hand_is_told_by_its_content(encoder, pixels):
+    """Two files of one name and one provenance: what a model keeps under the one says nothing of the other."""
+    deltas = [0.1 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(seed)).sign() for seed in (0, 0, 1)]
+    ready = [{"found": UniversalPerturbation(delta, attack="published", eps=0.1)} for delta in deltas]
+    models = {"m": encoder}
+    reports = [evaluate_threats(models, pixels["test"], at_hand(each, models)) for each in ready]
+    assert compare(*reports[:2]).changes[-1].attack == "found-at-hand"
+    with pytest.raises(UserError, match="no attack in common that was run alike"):
+        compare(*reports[1:])
 
 
 def test_the_sweep_has_one_universal_attack_and_one_on_single_images():

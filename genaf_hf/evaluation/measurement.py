@@ -58,7 +58,7 @@ class Measurement:
     Attributes:
         model: the model's name in the report.
         attack: the attack's name in the report, `"clean"` for none.
-        knowledge: what the attacker knew: `"nothing"`, `"public encoder"`, `"model"` or `"model's answers"`.
+        knowledge: what the attacker knew, `"nothing"` without one, else one of `KINDS`, or in words of a user's own.
         settings: everything that the attack was run with, as `eps` in pixel units, `norm` and `steps`; of a crafted
             perturbation also where it comes from.
         correct: correctly classified images under the attack.

@@ -143,11 +143,11 @@ class RobustnessReport:
         kinds = dict.fromkeys((*KINDS, *(each.knowledge for each in self.attacked(model))))
         return [*clean, *filter(None, (self.worst(model, knowledge) for knowledge in kinds))]
 
-    def is_worst(self, measurement: "Measurement | WorstCase") -> bool:
+    def is_worst(self, measurement: Measurement | WorstCase) -> bool:
         """Whether it is of the worst attack of attackers who know the same."""
         return measurement == self.worst(measurement.model, measurement.knowledge or ANY_KNOWLEDGE)
 
-    def is_reliable(self, measurement: "Measurement | WorstCase") -> bool:
+    def is_reliable(self, measurement: Measurement | WorstCase) -> bool:
         """Whether the model passed every check; clean accuracy is not in doubt."""
         return measurement.attack == CLEAN or self.is_trusted(measurement.model)
 

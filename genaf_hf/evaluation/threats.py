@@ -19,7 +19,7 @@ from genaf_hf.attacks.universal import check_image
 from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.measurement import CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
-from genaf_hf.evaluation.perturbation_cache import crafted_once
+from genaf_hf.evaluation.perturbation_cache import crafted_once, digest
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import LARGEST_EPS, is_whole
@@ -237,6 +237,8 @@ class UniversalThreat(Threat):
 
     def settings(self, model: str) -> dict:
         known = {} if self.attack is None else super().settings(model)
+        if self.at_hand:  # all else that is said of it may be the same of another one
+            known = {"content": digest(None, self.tensors(model))[:16]}
         found = {**known, **self.perturbations[model].provenance}
         return {**found, "encoder": model} if self.adaptive else found
 
