@@ -100,6 +100,26 @@ def test_a_folder_may_be_moved_renamed_and_spelled_otherwise(tmp_path, monkeypat
     assert resumes("other", here, {"content of the images": "one"})
 
 
+def refused(run: Run, work) -> None:
+    with pytest.raises(UserError, match="mend this"), run.working():  # noqa: PT012
+        work(run)
+        raise UserError("mend this")
+
+
+def test_what_is_refused_before_it_did_anything_can_begin_when_it_is_mended(tmp_path):
+    refused(Run(tmp_path, {"batch": 1}), lambda run: (run.unfinished / "checkpoints").mkdir())
+    run = Run(tmp_path, {"batch": 2}, leaves=["result"])
+    assert run.state == NEW
+    refused(run, lambda run: run.journal("evaluation").once("step", lambda: 1))
+    assert run.state == UNFINISHED
+    refused(run, lambda run: None)  # which goes on
+    with pytest.raises(UserError, match=f"delete {tmp_path}/unfinished_run to start anew"):
+        Run(tmp_path, {"batch": 3}).check()
+    (tmp_path / "result").touch()
+    with pytest.raises(UserError, match=f"delete {tmp_path} to start anew"):
+        Run(tmp_path, {"batch": 3}, leaves=["result"]).check()
+
+
 def test_of_many_other_settings_some_are_named(tmp_path):
     begin(tmp_path, dict.fromkeys("abcdefghij", 1))
     with pytest.raises(UserError, match=r"\(a was 1 and is 2, .*, f was 1 and is 2, and 4 more\)"):

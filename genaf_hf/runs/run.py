@@ -125,7 +125,11 @@ class Run:
             return
         with locked(self.folder / LOCK), room_in(self.folder):
             self._begin_or_go_on({**self.settings, **decisive(loaded or {})})
-            yield
+            try:
+                yield
+            except UserError:
+                self._withdraw()
+                raise
             self._end()
 
     def journal(self, name: str) -> Journal:
@@ -163,18 +167,25 @@ class Run:
                     f"another output_dir{', or delete that one to run anew' if state == FINISHED else ''}."
                 )
             return False
+        in_the_way = self.folder if self._results() else self.unfinished
         [before, reason] = broadcast_object_list([*read_settings(self.unfinished / SETTINGS)])
         if before is None:
             raise UserError(
                 f"{self.unfinished / SETTINGS} cannot be read ({reason}), so that nobody knows with which settings "
-                f"that run began: choose another output_dir, or delete {self.unfinished} to start anew."
+                f"that run began: choose another output_dir, or delete {in_the_way} to start anew."
             )
         if changed := changes({name: before.get(name) for name in settings}, settings):
             raise UserError(
                 f"{self.folder} holds an unfinished run with other settings ({changed}): choose another output_dir, "
-                f"or delete {self.unfinished} to start anew."
+                f"or delete {in_the_way} to start anew."
             )
         return True
+
+    def _withdraw(self) -> None:
+        """Forgets a run that was refused before it did anything, so that it can begin with what was mended."""
+        done = [path for path in self.unfinished.rglob("*") if path.is_file() and path.name != SETTINGS]
+        if PartialState().is_main_process and not (self.resumed or done or self._results()):
+            shutil.rmtree(self.unfinished)
 
     def _end(self) -> None:
         PartialState().wait_for_everyone()
