@@ -362,6 +362,15 @@ def test_settings_of_the_old_task_end_with_it_and_the_log_says_so(options, tmp_p
         assert word not in (tmp_path / "saved/config.json").read_text()
 
 
+def test_nothing_is_told_of_what_a_fine_tune_leaves_in_a_configuration(classifier, caplog):
+    folder, _ = classifier
+    config = json.loads(Path(folder, "config.json").read_text())
+    Path(folder, "config.json").write_text(json.dumps(config | {"problem_type": "single_label_classification"}))
+    load_classifier(folder)
+    load_encoder(folder, ["a", "b"])
+    assert "problem_type" not in caplog.text
+
+
 def test_a_classifier_of_several_labels_that_returns_tuples_answers_like_any_other(classifier, caplog):
     folder, weights = classifier
     config = json.loads(Path(folder, "config.json").read_text())

@@ -110,6 +110,15 @@ def test_other_optimizers_train(tmp_path, optim):
     assert not all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 
 
+def test_images_that_look_as_if_nobody_had_normalised_them_are_told(tmp_path, caplog):
+    trainer, told = tiny_trainer(tmp_path, max_steps=1, adapt_max_steps=1), "is darker than the mean of the image proc"
+    trainer.train()
+    assert told not in caplog.text
+    trainer.train_dataset = [{**row, "pixel_values": (row["pixel_values"] + 1) / 2} for row in trainer.train_dataset]
+    trainer.train()
+    assert caplog.text.count(told) == 1
+
+
 @pytest.mark.parametrize("name", ["eval_strategy", "eval_on_start"])
 def test_pre_training_has_nothing_to_evaluate_on(tmp_path, name):
     with pytest.raises(UserError, match="pre-training has no images to evaluate on"):

@@ -35,6 +35,7 @@ ANSWER = {  # how a model answers, not what it is
     "chunk_size_feed_forward": 0,
     "problem_type": None,
 }
+FOUND = ("problem_type", "single_label_classification")  # what None becomes when a model sees its first labels
 TASK = {  # of the old head, whose dropout would hide from a new one what it is to learn
     **ANSWER,
     **dict.fromkeys(("classifier_dropout", "classifier_dropout_prob", "classifier_dropout_rate"), 0.0),
@@ -114,6 +115,8 @@ def set_clean(config: PreTrainedConfig, settings: dict) -> list[str]:
         for name, new in settings.items():
             if (old := getattr(each, name, new)) != new:
                 setattr(each, name, new)
+                if (name, old) == FOUND:
+                    continue
                 changes.append(f"{name} is {new} instead of {old}")
         for name in LEFT_BEHIND:
             if (old := each.__dict__.pop(name, None)) and name != "auto_map":  # which our own classifiers have

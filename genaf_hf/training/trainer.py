@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
 from genaf_hf.errors import UserError
 from genaf_hf.models.head import head_of, head_weights
 from genaf_hf.models.partial_forward import input_of, inputs_of
-from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable
+from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable, pixel_statistics
 from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.sharing.record import LINEAR_PROBE, STANDARD_FINETUNE
 from genaf_hf.training.assessment import Assessment
@@ -50,6 +50,7 @@ from genaf_hf.training.training_images import (
     check_rows,
     check_training_images,
     leave_out_batch_of_one,
+    warn_of_raw_images,
 )
 from genaf_hf.values.device import sent
 
@@ -120,6 +121,7 @@ class GenAFTrainer(AttackingTrainer):
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """Both stages. `resume_from_checkpoint` is a checkpoint of either, or True for the newest complete one."""
         self._check_training(self.stage_1)
+        warn_of_raw_images(self.train_dataset, self.data_collator, pixel_statistics(self.processing_class)[0])
         checkpoint = self._find_checkpoint(resume_from_checkpoint, self.stage_1, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
         if adapts and (not has_length(self.train_dataset) or isinstance(self.train_dataset, IterableDataset)):

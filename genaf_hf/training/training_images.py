@@ -1,6 +1,7 @@
 """Images that are trained and evaluated on: what is missing or cannot be taken is refused before any work."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -15,6 +16,7 @@ from genaf_hf.models.pixel_model import evaluating
 
 logger = logging.getLogger(__name__)
 
+LOOKED_AT = 8  # images
 METRICS = ("loss", "clean_accuracy", "robust_accuracy")
 
 
@@ -103,6 +105,27 @@ def check_taken(model: nn.Module, name: str, pixel_values: Tensor) -> None:
             f"{name} has pixel_values of shape {tuple(pixel_values.shape[1:])}, which the model does not take "
             f"({first_line(error)}): prepare them with the model's image processor."
         ) from error
+
+
+def warn_of_raw_images(dataset, collate: Callable[[list], dict], mean: Tensor) -> None:
+    """Says when images look as if nobody had subtracted the mean of the image processor from them.
+
+    Images in [0, 1] then are in a part of that, so that `check_range` takes them.
+
+    Args:
+        dataset: to train on.
+        collate: makes a batch of rows.
+        mean: by which images in [0, 1] are normalised.
+    """
+    if not has_length(dataset) or isinstance(dataset, IterableDataset):
+        return
+    rows = [dataset[i] for i in range(0, len(dataset), math.ceil(len(dataset) / LOOKED_AT))]
+    if (mean > 0).all() and torch.as_tensor(collate(rows)["pixel_values"]).min() >= 0:
+        logger.warning(
+            "No pixel of %d images of train_dataset is darker than the mean of the image processor: if they are not "
+            "normalised by it, do so, or eps is not in units of pixels and the saved model gets other images.",
+            len(rows),
+        )
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
