@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -95,6 +96,14 @@ def test_an_empty_collection_and_none_are_refused(tmp_path):
         collected(str(tmp_path / "empty"))
     with pytest.raises(UserError, match='There is no collection of perturbations "nobody/nothing"'):
         collected("nobody/nothing")
+
+
+def test_perturbations_beside_a_model_are_found(collection, encoders):
+    shutil.copytree(encoders["dino"], collection, dirs_exist_ok=True)
+    assert (collection / "model.safetensors").exists()
+    assert [*collected(str(collection))] == ["l2", "linf", "ours-l4a", "published"]
+    with pytest.raises(UserError, match="holds 0 files"):
+        collected(encoders["dino"])
 
 
 def test_two_files_of_one_name_are_refused(collection):

@@ -16,7 +16,8 @@ from genaf_hf.values.names import some_of
 from genaf_hf.values.numbers import is_number
 from genaf_hf.values.provenance import public_name
 
-KINDS = (".safetensors", ".pt")
+WEIGHTS = ".safetensors"
+KINDS = (WEIGHTS, ".pt")
 OF_A_MODULE, ITS_SETTINGS = "model.safetensors", "config.json"  # as PyTorchModelHubMixin saves them
 MOST_FILES = 200
 
@@ -25,7 +26,9 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
     """The perturbations of a collection by name: those of a folder with all folders in it, or of a Hub repository.
 
     Read are what `UniversalPerturbation.save_pretrained` writes, `.pt` files that hold one tensor in pixel units, and
-    the modules of XTransferBench (Huang et al., ICML 2025, https://arxiv.org/abs/2505.05528). Nothing is executed.
+    the modules of XTransferBench (Huang et al., ICML 2025, https://arxiv.org/abs/2505.05528). Nothing is executed. The
+    weights of a model of `transformers`, beside which perturbations lie where a hardened one was published, are passed
+    over.
 
     Args:
         name_or_path: local folder or Hub id.
@@ -47,11 +50,12 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
                 f'There is no collection of perturbations "{name_or_path}", neither a folder nor on the Hub: '
                 f"{first_line(error)}."
             ) from error
-    files = sorted(file for file in folder.rglob("*") if file.suffix in KINDS and file.is_file())
+    there = (file for file in folder.rglob("*") if file.suffix in KINDS and file.is_file())
+    files = sorted(file for file in there if not of_a_model(file))
     if not 1 <= len(files) <= MOST_FILES:
         raise UserError(
-            f'The collection "{public_name(name_or_path)}" holds {len(files)} files that end in {" or ".join(KINDS)}, '
-            f"expected 1 to {MOST_FILES} perturbations."
+            f'The collection "{public_name(name_or_path)}" holds {len(files)} files that end in {" or ".join(KINDS)} '
+            f"and are no weights of a model, expected 1 to {MOST_FILES} perturbations."
         )
     found: dict[str, UniversalPerturbation] = {}
     for file in files:
@@ -60,6 +64,14 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
             raise UserError(f'{file} would be "{name}" in a report, as another file of the collection is: rename one.')
         found[name] = read(file)
     return found
+
+
+def of_a_model(file: Path) -> bool:
+    """Whether these are weights of a model of `transformers`, whose settings tell its kind."""
+    settings = file.with_name(ITS_SETTINGS)
+    if file.suffix != WEIGHTS or file.name == FILE_NAME or not settings.is_file():
+        return False
+    return '"model_type"' in settings.read_text(encoding="utf-8", errors="replace")
 
 
 def name_of(file: Path, folder: Path, collection: str) -> str:
