@@ -375,6 +375,14 @@ def test_it_can_be_run_again_from_its_report_alone(report, model, images):
     ("given", "sentence"),
     [
         ({"dataset": {"train": []}}, "expected a name, or a DatasetDict with the splits train and test"),
+        (
+            {
+                "dataset": DatasetDict(
+                    train=colored_images(6, 0), test=colored_images(6, 1).rename_column("image", "img")
+                )
+            },
+            r"The split test has the columns .*'img'.*, expected image, and label as a ClassLabel",
+        ),
         ({"attacks": [0.1]}, r"attacks are \[0.1\], expected such as"),
         ({"attacks": ["pgd", ATTACKS["pgd"].configure()]}, "expected different ones"),
         ({"attacks": []}, r"attacks are \[\], expected such as"),

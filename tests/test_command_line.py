@@ -1,3 +1,4 @@
+import io
 import json
 import math
 from dataclasses import asdict
@@ -8,6 +9,7 @@ import pytest
 from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.cli.main import run
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.demo.arguments import DemoArguments
 from genaf_hf.errors import UserError
@@ -500,3 +502,10 @@ def test_an_output_folder_of_the_home_is_there_and_not_in_one_called_tilde(tmp_p
     words = ["--model_name_or_path", "m", "--dataset_name", "digits", "--output_dir=~/audit"]
     [arguments] = parse_arguments((AuditArguments,), None, words)
     assert arguments.output_dir == f"{tmp_path}/audit"
+
+
+def test_what_an_output_cannot_show_is_escaped(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, "ascii", write_through=True))
+    run(lambda: print("\u732b"))
+    assert shown.getvalue() == b"\\u732b\n"

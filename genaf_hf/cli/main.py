@@ -1,5 +1,6 @@
 """The command `genaf-hf`, and the one place where errors become sentences. Help is said without importing torch."""
 
+import io
 import logging
 import os
 import re
@@ -74,6 +75,8 @@ def run(work: Callable[[], None], *, debug: bool = False) -> None:
         debug: whether the sentence has its traceback before it.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack letters of names, as in files of Windows
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     command = command_line()
     stopped = "Stopped; the same command goes on" + ("." if SECRET.search(command) else f": {command}")

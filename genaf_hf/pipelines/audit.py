@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import torch
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders, checked_setting, several
@@ -32,6 +32,7 @@ from genaf_hf.sharing.existing_card import card_metadata, read_card
 from genaf_hf.sharing.figures import SHOWN, draw_gallery
 from genaf_hf.sharing.layout import ANSWERS, AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.values.names import told
 from genaf_hf.values.numbers import is_number, is_whole, plain
 from genaf_hf.values.provenance import public_name
 
@@ -399,6 +400,13 @@ def matched_images(
             f"The dataset is {dataset} with the options {options or 'none'}, expected a name, or a DatasetDict with "
             "the splits train and test as load_images gives it, and no options."
         )
+    for split in ("train", "test"):
+        found = dataset[split].features
+        if "image" not in found or not isinstance(found.get("label"), ClassLabel):
+            raise UserError(
+                f"The split {split} has the columns {told(found)}, expected image, and label as a ClassLabel: give the "
+                "dataset by its name, which load_images reads."
+            )
     limits = {"train": ATTACKER_IMAGES, "test": limit}
     ids = class_ids(class_names, dataset["train"].features["label"].names)
     return DatasetDict(
