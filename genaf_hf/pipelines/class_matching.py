@@ -17,16 +17,17 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
 
     The same name decides, then one that differs in case, spaces, hyphens and underscores, then a list of synonyms
     ("tench, Tinca tinca") that shares one. Where this leaves several classes for a name, or one side has numbers in
-    place of names, the order decides, that of the numbers where there are some, if there are as many classes and all
-    other names agree. What is matched without having the same name is said.
+    place of names, the order decides, if there are as many classes and all other names agree. What is matched without
+    having the same name is said.
 
     Raises:
-        UserError: when the model does not know a name, or has several classes of it.
+        UserError: when the model does not know a name, or has several classes of it; when it names none, and the
+            dataset's are numbers in another order than theirs.
     """
     ours, theirs = (list(map(str, labels)) for labels in (model_labels, dataset_labels))
     as_many, in_order = len(ours) == len(theirs), list(range(len(theirs)))
-    numbered = as_many and sorted(map(number, theirs)) == in_order  # perhaps as folders are sorted: 0, 1, 10, 2
-    if as_many and not numbered and all(label == f"LABEL_{i}" for i, label in enumerate(ours)):
+    if as_many and all(label == f"LABEL_{i}" for i, label in enumerate(ours)):
+        check_ascending(theirs)
         logger.warning("The model does not name its classes: they are taken in the order of the dataset's.")
         return in_order
     candidates = by_closest_name(ours, theirs)
@@ -34,7 +35,7 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
         ids, how = [i for [i] in candidates], "Some names are spelt in another way, or are one of several synonyms"
     elif as_many and agree_by_order(ours, theirs, candidates):
         ids, how = in_order, "Several classes have one name and are matched by their order, as all other names agree"
-    elif numbered:
+    elif as_many and sorted(map(number, theirs)) == in_order:
         ids, how = list(map(number, theirs)), "The dataset's numbers are taken for the model's class ids"
     elif as_many and list(map(number, ours)) == in_order:
         ids, how = in_order, "The model has numbers for names and is taken in the order of the dataset's classes"
@@ -42,6 +43,20 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
         raise UserError(why_not(ours, theirs))
     say(how, ours, theirs, ids)
     return ids
+
+
+def check_ascending(labels: Sequence[str]) -> None:
+    """Refuses numbers for names that are sorted as words are; the `UserError` names some.
+
+    A model that names no class was trained by their order as words, as folders are sorted, or by that of the numbers.
+    """
+    numbers = list(map(number, labels))
+    if min(numbers) >= 0 and numbers != sorted(numbers):
+        raise UserError(
+            f"The model does not name its classes, and the dataset's are the numbers {', '.join(labels[:NAMED])}, ..., "
+            "of which nobody knows whether it was trained by this order: name its classes in id2label of its "
+            "config.json."
+        )
 
 
 def by_closest_name(ours: Sequence[str], theirs: Sequence[str]) -> list[list[int]]:
