@@ -28,6 +28,7 @@ from unittest.mock import patch
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 from torch.nn import functional as F
@@ -61,6 +62,8 @@ AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "r
 AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
 KNOWN_ROWS = {"gen-af, authors' settings": AUTHORS}  # 20, of a sum over 256 images, is 5120 of a mean over rows
 KNOWS = {PUBLIC: "public encoder", FAR: "public encoder", ADAPTIVELY: "model", IMAGEWISE: "model"}
+DARK_AND_LIGHT = colormaps["tab20"].colors
+COLORS = [*DARK_AND_LIGHT[::2], *DARK_AND_LIGHT[1::2]]
 INTRODUCTION = """\
 Accuracy in %, the mean over seeds with its 95 % t interval where there are several; that of one seed on 500 images is
 known to 4 points up or down (95 % Wilson interval). A DAE is one perturbation for all images, crafted on the public
@@ -417,15 +420,17 @@ def ratio(found: list[dict], undefended: list[dict], seconds: str) -> str:
 
 def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
     """Clean accuracy against that under DAEs of the public encoder, mean and worst, with the time of a step."""
+    names = [*dict.fromkeys(name for rows in shown.values() for name in rows)]  # a color each, in all panels
     figure = Figure(figsize=(6.4 * len(shown), 5.2), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (title, rows) in zip(panels, shown.items(), strict=True):
-        for number, (name, found) in enumerate(rows.items()):
+        for name, found in rows.items():
             x, high, low = (mean(map(SUMMARY[of], found)) for of in (CLEAN, "DAE, mean", "DAE, worst"))
-            color, words = f"C{number % 10}", f"{name}, {ratio(found, rows.get(NONE, []), 'step_seconds')} x time"
+            spent = ratio(found, rows.get(NONE, []), "step_seconds")
+            color = COLORS[names.index(name) % len(COLORS)]
             axes.plot([x, x], [low, high], color=color, linewidth=1)
             axes.plot(x, low, "v", color=color, fillstyle="none")
-            axes.plot(x, high, "o", color=color, label=words)
+            axes.plot(x, high, "o", color=color, label=f"{name}, {spent} x time")
         axes.axline((50, 50), slope=1, color="#bbbbbb", linewidth=1, linestyle="--")
         axes.set(xlabel="clean accuracy, %", ylabel="under DAEs, %: mean (dot), worst (triangle)", title=title)
         axes.legend(fontsize=8)
