@@ -132,6 +132,7 @@ def measure(args: argparse.Namespace, downstream: str, seed: int) -> None:
     missing = [(origin, given) for origin, given in ways if [origin, given] not in done]
     if not missing:
         return
+    attacks = named_attacks(args.attacks, args.attack_settings, dae_eps=args.eps)
     data = load_images(downstream, max_train_samples=args.probe_images, max_eval_samples=args.test_images)
     names = [f"class {i}" for i in range(data["train"].features["label"].num_classes)]  # else a head that fits is kept
     public = PixelModel(*load_encoder(args.encoder, names)).eval()
@@ -140,7 +141,6 @@ def measure(args: argparse.Namespace, downstream: str, seed: int) -> None:
     folder, cost = hardened_once(args, public, seed)
     models = {PUBLIC: public, HARDENED: PixelModel(*load_encoder(str(folder), names)).eval()}
     attacker = Attacker.of(stratified_subset(data["validation"], args.attacker_images, 0), downstream, public, public)
-    attacks = named_attacks(args.attacks, args.attack_settings, dae_eps=args.eps)
     use = Use(
         models=models,
         places={PUBLIC: args.encoder, HARDENED: str(folder)},
