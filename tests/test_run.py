@@ -120,6 +120,17 @@ def test_what_is_refused_before_it_did_anything_can_begin_when_it_is_mended(tmp_
         Run(tmp_path, {"batch": 3}, leaves=["result"]).check()
 
 
+def test_beside_a_result_that_may_be_replaced_what_is_refused_can_begin_too(tmp_path):
+    (tmp_path / "result").touch()
+    replacing = {"leaves": ["result"], "replaceable": lambda: True}
+    refused(Run(tmp_path, {"batch": 1}, **replacing), lambda run: None)
+    run = Run(tmp_path, {"batch": 2}, **replacing)
+    refused(run, lambda run: run.journal("evaluation").once("step", lambda: 1))
+    with pytest.raises(UserError, match=f"delete {tmp_path}/unfinished_run to start anew"):
+        Run(tmp_path, {"batch": 3}, **replacing).check()
+    assert (tmp_path / "result").exists()
+
+
 def test_of_many_other_settings_some_are_named(tmp_path):
     begin(tmp_path, dict.fromkeys("abcdefghij", 1))
     with pytest.raises(UserError, match=r"\(a was 1 and is 2, .*, f was 1 and is 2, and 4 more\)"):

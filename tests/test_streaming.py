@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -14,9 +15,11 @@ from stored_images import picture_folder
 from genaf_hf import load_images
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.data import counted_classes
+from genaf_hf.data.streaming import open_stream
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.experiment import load_data
 from genaf_hf.pipelines.harden import HardeningArguments
+from genaf_hf.training.sharing_trainer import HUB_CACHE
 
 NUMBERS = {"streaming": True, "max_train_samples": 20, "max_eval_samples": 9}
 SHARDS = 30
@@ -110,6 +113,14 @@ def test_what_was_drawn_is_not_where_datasets_looks_for_the_whole_of_it_when_it_
     load_images(pictures, streaming=True, max_train_samples=8, max_eval_samples=4)
     folders = [path.name for path in Path(datasets.config.HF_DATASETS_CACHE).iterdir() if path.is_dir()]
     assert folders == ["genaf_hf_streamed"]
+
+
+def test_what_is_drawn_of_a_dataset_of_the_hub_is_known_by_its_id(tmp_path):
+    place = f"owner___name/default/0.0.0/{'a' * 40}"
+    builder = SimpleNamespace(config=None, cache_dir=str(tmp_path / place), as_streaming_dataset=dict)
+    _, cache = open_stream(builder)
+    assert cache == tmp_path / "genaf_hf_streamed" / place
+    assert HUB_CACHE.search((cache / "train.arrow").as_posix()).groups() == ("owner", "name")
 
 
 def test_a_file_that_is_sorted_by_class_gives_images_from_all_over_it(folder, monkeypatch):

@@ -37,8 +37,8 @@ def open_stream(builder: DatasetBuilder) -> tuple[IterableDatasetDict, Path]:
     if hasattr(builder.config, "decode_num_threads"):
         builder.config.decode_num_threads = 0  # else `datasets` itself decodes images of the Hub, of any format
     downloaded = Path(builder.cache_dir)  # of the whole dataset, beside which nothing is put: datasets looks there
-    dataset, configuration, _, commit = downloaded.parts[-4:]
-    return builder.as_streaming_dataset(), downloaded.parents[3] / STREAMED / dataset / configuration / commit
+    root = downloaded.parents[3]  # above dataset, configuration, version and commit
+    return builder.as_streaming_dataset(), root / STREAMED / downloaded.relative_to(root)
 
 
 def stream_folder(name: str, splits: DatasetDict) -> tuple[IterableDatasetDict, Path]:

@@ -58,7 +58,10 @@ def read_weights(
         check_no_pointers(weight_files(model_name_or_path, **hub))
         raise UserError(f'The weights of "{model_name_or_path}" cannot be read: {kind_and_line(error)}.') from error
     head = find_head(model) if new_head else None
-    own = {name for name, _ in model.named_parameters() if head is None or not in_head(name, name_of(head, model))}
+    own = {name for name, _ in model.named_parameters()}
+    if head is not None:
+        place = name_of(head, model)
+        own = {name for name in own if not in_head(name, place)}
     if wrong := sorted(each for each in loading["mismatched_keys"] if each[0] in own):
         name, found, wanted = wrong[0]
         raise UserError(
@@ -66,8 +69,8 @@ def read_weights(
             f"{tuple(wanted)}: they do not belong together."
         )
     of_base = {name.removeprefix(f"{model.base_model_prefix}.") for name in own}
-    more = like_others(loading["unexpected_keys"], own | of_base)
-    fewer = like_others(own & loading["missing_keys"], own - loading["missing_keys"])
+    more = of_other_layers(loading["unexpected_keys"], own | of_base)
+    fewer = of_other_layers(own & loading["missing_keys"], own - loading["missing_keys"])
     if more or fewer:
         raise UserError(
             f'"{model_name_or_path}" holds weights of {"more" if more else "fewer"} layers than its config.json has, '
@@ -76,7 +79,7 @@ def read_weights(
     return model, loading
 
 
-def like_others(names: Iterable[str], others: Iterable[str]) -> list[str]:
+def of_other_layers(names: Iterable[str], others: Iterable[str]) -> list[str]:
     """Those of the names of weights that are named like others, by another number."""
 
     def without_numbers(name: str) -> str:

@@ -167,7 +167,7 @@ class Run:
                     f"another output_dir{', or delete that one to run anew' if state == FINISHED else ''}."
                 )
             return False
-        in_the_way = self.folder if self._results() else self.unfinished
+        in_the_way = self.folder if self._results() and not self.replaceable() else self.unfinished
         [before, reason] = broadcast_object_list([*read_settings(self.unfinished / SETTINGS)])
         if before is None:
             raise UserError(
@@ -182,10 +182,12 @@ class Run:
         return True
 
     def _withdraw(self) -> None:
-        """Forgets a run that was refused before it did anything, so that it can begin with what was mended."""
-        done = [path for path in self.unfinished.rglob("*") if path.is_file() and path.name != SETTINGS]
-        if PartialState().is_main_process and not (self.resumed or done or self._results()):
-            shutil.rmtree(self.unfinished)
+        """Forgets a run that was refused and left nothing to go on from, so that it can begin with what was mended."""
+        if self.resumed or not PartialState().is_main_process:
+            return
+        done = [path for path in self.unfinished.rglob("*") if path.is_file() and path != self.unfinished / SETTINGS]
+        if not done and (self.replaceable() or not self._results()):
+            shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def _end(self) -> None:
         PartialState().wait_for_everyone()

@@ -77,7 +77,8 @@ class SharingTrainer(ResumableTrainer):
         threats: list[Threat] = [*at_hand(self.defence.perturbations(), models)]
         if len(threats) <= MEASURED:
             return threats
-        rows = torch.randperm(len(self.eval_dataset), generator=torch.Generator().manual_seed(0))[:TRIED].tolist()
+        generator = torch.Generator().manual_seed(self.args.seed)
+        rows = torch.randperm(len(self.eval_dataset), generator=generator)[:TRIED].tolist()
         some, size = Subset(self.eval_dataset, rows), self.args.per_device_eval_batch_size
 
         def left(threat: Threat) -> int:

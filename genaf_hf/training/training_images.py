@@ -117,10 +117,12 @@ def warn_of_raw_images(dataset, collate: Callable[[list], dict], mean: Tensor) -
         collate: makes a batch of rows.
         mean: by which images in [0, 1] are normalised.
     """
-    if not has_length(dataset) or isinstance(dataset, IterableDataset):
+    if not (mean > 0).all() or not has_length(dataset) or isinstance(dataset, IterableDataset):
         return
-    rows = [dataset[i] for i in range(0, len(dataset), math.ceil(len(dataset) / LOOKED_AT))]
-    if (mean > 0).all() and torch.as_tensor(collate(rows)["pixel_values"]).min() >= 0:
+    with torch.random.fork_rng(devices=()):  # reading an augmented row draws numbers
+        rows = [dataset[i] for i in range(0, len(dataset), math.ceil(len(dataset) / LOOKED_AT))]
+        pixel_values = torch.as_tensor(collate(rows)["pixel_values"])
+    if pixel_values.min() >= 0:
         logger.warning(
             "No pixel of %d images of train_dataset is darker than the mean of the image processor: if they are not "
             "normalised by it, do so, or eps is not in units of pixels and the saved model gets other images.",
