@@ -91,10 +91,9 @@ class AttackingTrainer(SharingTrainer):
 
     def samples(self, count: int, words: str) -> Iterator[dict]:
         """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""
-        generator = torch.Generator().manual_seed(self.args.seed)
-        indices = torch.randperm(len(self.train_dataset), generator=generator)[:count].tolist()
-        for start in progress(range(0, len(indices), self.args.per_device_eval_batch_size), words):
-            chosen = indices[start : start + self.args.per_device_eval_batch_size]
+        rows = self.drawn_rows(self.train_dataset, count)
+        for start in progress(range(0, len(rows), self.args.per_device_eval_batch_size), words):
+            chosen = rows[start : start + self.args.per_device_eval_batch_size]
             yield self.prepared(self.data_collator([self.train_dataset[i] for i in chosen]))
 
     def prepared(self, inputs: dict) -> dict:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -77,14 +77,18 @@ class SharingTrainer(ResumableTrainer):
         threats: list[Threat] = [*at_hand(self.defence.perturbations(), models)]
         if len(threats) <= MEASURED:
             return threats
-        generator = torch.Generator().manual_seed(self.args.seed)
-        rows = torch.randperm(len(self.eval_dataset), generator=generator)[:TRIED].tolist()
-        some, size = Subset(self.eval_dataset, rows), self.args.per_device_eval_batch_size
+        some = Subset(self.eval_dataset, self.drawn_rows(self.eval_dataset, TRIED))
+        size = self.args.per_device_eval_batch_size
 
         def left(threat: Threat) -> int:
             return sum(answer(models[HARDENED], some, threat.on(HARDENED), batch_size=size).right)
 
         return sorted(threats, key=left)[:MEASURED]
+
+    def drawn_rows(self, dataset: Sized, count: int) -> list[int]:
+        """So many rows of a dataset or all, by the seed of the run, without a draw from the global generator."""
+        generator = torch.Generator().manual_seed(self.args.seed)
+        return torch.randperm(len(dataset), generator=generator)[:count].tolist()
 
     def training_record(self) -> TrainingRecord:
         """How the model was trained, so far as the trainer knows."""
