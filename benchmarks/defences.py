@@ -8,8 +8,8 @@ crafts on images that no defence is trained on. What is found is a line of defen
 and is started again goes on. Lines of other settings stand in a section of their own: those of one section were made
 alike. The table, defences.md, and the picture, defences.png, are drawn of all lines.
 
-Time is the median over the steps of stage 1, as a ratio to that of the row "none": of a CPU the time of the process,
-loading of the images included.
+Time is the median over the steps of stage 1, as a ratio to that of the row "none" of the same seed, which has to be
+trained before on the same machine: of a CPU the time of the process, loading of the images included.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from genaf_hf.evaluation.report import ADAPTIVE
 from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.attack_arguments import named_attacks
-from genaf_hf.runs.journal import Journal, write_whole
+from genaf_hf.runs.journal import Journal, read_step, write_whole
 from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.training.config import OF_DEFENCE
 from genaf_hf.values.markup import markdown
@@ -58,6 +58,7 @@ logger = logging.getLogger(__name__)
 HERE = Path(__file__).with_suffix("")
 PUBLIC, FAR, TRAINED, ADAPTIVELY, IMAGEWISE = "public", "far", "trained on", "adaptive", "per image"
 NONE, MODEL, PATCH, UNIVERSAL_PGD = "none", "model", "advencoder-pat", "upgd"
+TIME = "time"  # step of a journal
 AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "random_start": False}
 AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
 KNOWN_ROWS = {"gen-af, authors' settings": AUTHORS}  # 20, of a sum over 256 images, is 5120 of a mean over rows
@@ -157,10 +158,10 @@ def measure(args: argparse.Namespace) -> None:
                 continue
             logger.info("%s, seed %d", row, seed)
             began = time.perf_counter()
-            folder = f"{setting['training']['encoder']} {setting['training']['dataset']} {line['row']['name']} {seed}"
-            journal = Journal(args.models / folder.replace("/", " "))
-            config.output_dir, of = str(journal.folder / "training"), json.dumps([setting["training"], line["row"]])
-            line |= journal.once("time", partial(trained, args, config, names, train), of=of)
+            journal, of = journal_of(args, setting["training"], line["row"], seed)
+            config.output_dir = str(journal.folder / "training")
+            line |= journal.once(TIME, partial(trained, args, config, names, train), of=of)
+            line["fine_tune"] = fine_tune_time(args, setting["training"], seed)
             model = PixelModel(*load_classifier(config.output_dir)).to(public.device).eval()
             line |= attacked(model, test, attacks, attacker, args, journal)
             with found.open("a") as file:
@@ -168,6 +169,20 @@ def measure(args: argparse.Namespace) -> None:
             write(args.found)
             logger.info("%s, seed %d: %.0f s", row, seed, time.perf_counter() - began)
     write(args.found)
+
+
+def journal_of(args: argparse.Namespace, training: dict, row: dict, seed: int) -> tuple[Journal, str]:
+    """Where a training and what it was attacked with are kept on this machine, and a text of what it is."""
+    folder = f"{training['encoder']} {training['dataset']} {row['name']} {seed}"
+    return Journal(args.models / folder.replace("/", " ")), json.dumps([training, row])
+
+
+def fine_tune_time(args: argparse.Namespace, training: dict, seed: int) -> dict[str, float] | None:
+    """What `trained` found on this machine of the row "none" with the same seed; None where it was not trained."""
+    journal, of = journal_of(args, training, described_row(configured(args, NONE, seed), NONE), seed)
+    path = journal.folder / f"{TIME}.json"
+    found = read_step(path, of) if path.exists() else None
+    return found and found["result"]
 
 
 def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, ConfiguredAttack]:
@@ -354,7 +369,7 @@ def section(setting: dict, rows: dict[str, list[dict]]) -> str:
     values = {title: cells for title, cells in values.items() if {*cells.values()} != {"-"}}
     summary = [["defence", "seeds", "time of a step", "of all", *values]]
     for name, found in rows.items():
-        times = [ratio(found, rows.get(NONE, []), seconds) for seconds in ("step_seconds", "seconds")]
+        times = [ratio(found, seconds) for seconds in ("step_seconds", "seconds")]
         doubt = " *unreliable*" * any(line["unreliable"] for line in found)
         seeds = ", ".join(str(line["seed"]) for line in found)
         summary.append([name + doubt, seeds, *times, *(cells[name] for cells in values.values())])
@@ -411,11 +426,12 @@ def cell(values: Iterable[float | None]) -> str:
     return f"{mean(known):.1f} ± {reach:.1f}"
 
 
-def ratio(found: list[dict], undefended: list[dict], seconds: str) -> str:
-    """Time to that of the fine-tune with the same seeds, or with those that there are."""
-    seeds = {line["seed"] for line in found}
-    beside = [line for line in undefended if line["seed"] in seeds] or undefended
-    return f"{mean(each[seconds] for each in found) / mean(each[seconds] for each in beside):.2f}" if beside else "-"
+def ratio(found: list[dict], seconds: str) -> str:
+    """Time to that of the fine-tunes beside it, where there were any."""
+    beside = [line for line in found if line["fine_tune"]]
+    if not beside:
+        return "-"
+    return f"{mean(line[seconds] for line in beside) / mean(line['fine_tune'][seconds] for line in beside):.2f}"
 
 
 def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
@@ -426,7 +442,7 @@ def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
     for axes, (title, rows) in zip(panels, shown.items(), strict=True):
         for name, found in rows.items():
             x, high, low = (mean(map(SUMMARY[of], found)) for of in (CLEAN, "DAE, mean", "DAE, worst"))
-            spent = ratio(found, rows.get(NONE, []), "step_seconds")
+            spent = ratio(found, "step_seconds")
             color = COLORS[names.index(name) % len(COLORS)]
             axes.plot([x, x], [low, high], color=color, linewidth=1)
             axes.plot(x, low, "v", color=color, fillstyle="none")

@@ -41,7 +41,8 @@ def unwanted(*_):
 
 
 def without_time(lines: list[dict]) -> list[dict]:
-    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+    timed = ("seconds", "step_seconds", "fine_tune")
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
 @pytest.mark.slow(reason="trains by two defences, and measures both")
@@ -59,6 +60,7 @@ def test_killed_and_started_again_it_finds_the_same(run, defences, monkeypatch, 
         assert {count for _, count in counts} == {18, 6}
         assert [*line["along"]] == ["0", "0.25", "0.5", "0.75", "1", "1.25", "1.5", "1.75", "2"]
         assert line["seconds"] > line["step_seconds"] > 0
+        assert line["fine_tune"] == {name: expected[0][name] for name in ("seconds", "step_seconds")}
 
     attacked = defences.attacked
 
@@ -97,6 +99,7 @@ def test_rows_of_other_settings_stand_apart(defences):
         setting["attacks"] = {kind: {} for kind in defences.WANTED} | {"public": {"l4a": {}}}
         found = {kind: {} for kind in defences.WANTED} | {"public": {"l4a": [right, 4]}}
         times = {"seconds": 2.0 * right, "step_seconds": 1.0 * right}
+        beside = {"seconds": 2.0 * seed, "step_seconds": 1.0 * seed} if seed else None
         return {
             "setting": setting,
             "row": row,
@@ -105,6 +108,7 @@ def test_rows_of_other_settings_stand_apart(defences):
             "attacks": found,
             "unreliable": [],
             **times,
+            "fine_tune": beside,
         }
 
     old, new, none = {"name": "a", "settings": 1}, {"name": "a", "settings": 2}, {"name": "none"}
@@ -115,7 +119,8 @@ def test_rows_of_other_settings_stand_apart(defences):
         {"a": [0]},
     ]
     (_, rows), _ = sections
-    assert defences.ratio(rows["a"], rows["none"], "step_seconds") == "3.50"
+    assert defences.ratio(rows["a"], "step_seconds") == "2.33"  # (3 + 4) / (1 + 2)
+    assert defences.ratio(rows["none"], "step_seconds") == "-"  # which was measured where nothing else was
     assert defences.cell([75.0, 100.0]) == "87.5 ± 158.8"
     assert defences.cell([50.0]) == "50.0"
     assert defences.cell([None]) == "-"
