@@ -497,11 +497,13 @@ def test_an_output_folder_that_cannot_be_made_is_refused(place, tmp_path):
     assert parse_arguments(TYPES, None, [*NAMED, "--output_dir", str(tmp_path / "new" / "below")])
 
 
-def test_an_output_folder_of_the_home_is_there_and_not_in_one_called_tilde(tmp_path, monkeypatch):
+def test_a_folder_of_the_home_is_there_and_not_in_one_called_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    words = ["--model_name_or_path", "m", "--dataset_name", "digits", "--output_dir=~/audit"]
-    [arguments] = parse_arguments((AuditArguments,), None, words)
-    assert arguments.output_dir == f"{tmp_path}/audit"
+    file = tmp_path / "audit.yaml"
+    file.write_text("model_name_or_path: ~/m\ndataset_name: ~/photos\n")
+    [arguments] = parse_arguments((AuditArguments,), None, [str(file), "--output_dir=~/audit"])
+    found = arguments.model_name_or_path, arguments.dataset_name, arguments.output_dir
+    assert found == (f"{tmp_path}/m", f"{tmp_path}/photos", f"{tmp_path}/audit")
 
 
 def test_what_an_output_cannot_show_is_escaped(monkeypatch):

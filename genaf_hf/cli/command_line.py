@@ -80,7 +80,7 @@ def parse_arguments(
     of_file = parser.settings_of(Path(config), given.get("defence")) if config is not None else {}
     if given.get("attacks") and of_file.get("attack_settings"):
         of_file["attack_settings"] = settings_for(given["attacks"], of_file["attack_settings"])
-    settings = {**of_file, **given}
+    settings = {name: at_home(value) for name, value in {**of_file, **given}.items()}
     parser.check_complete(settings)
     if settings.get("resume_from_checkpoint") is not None:
         raise UserError(
@@ -88,7 +88,6 @@ def parse_arguments(
             "leave it out."
         )
     if settings.get("output_dir") is not None:
-        settings["output_dir"] = os.path.expanduser(settings["output_dir"])  # of a file, which no shell reads
         check_writable(Path(settings["output_dir"]))
     for name, reason in WITHOUT_EFFECT.items():
         if settings.get(name):
@@ -97,6 +96,11 @@ def parse_arguments(
         kind(**{each.name: settings[each.name] for each in fields(kind) if each.init and each.name in settings})
         for kind in dataclass_types
     )
+
+
+def at_home(value: object) -> object:
+    """A value with the home in place of a leading `~`, which no shell reads in a file or within `--name=~/path`."""
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def is_settings_file(word: str) -> bool:
