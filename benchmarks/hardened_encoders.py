@@ -265,10 +265,12 @@ def fine_tuned(
 def shown(model: PixelModel, known: Sequence[UniversalPerturbation], rows: list[dict]) -> dict[str, Tensor]:
     """A batch, half of whose images are each under one of some perturbations."""
     batch = default_data_collator(rows)
-    images = model.to_images(batch["pixel_values"])
-    deltas = torch.stack([each.delta for each in known])
-    deltas = torch.cat([deltas, torch.zeros_like(deltas)])[torch.randint(2 * len(deltas), (len(images),))]
-    return {**batch, "pixel_values": model.to_pixel_values((images + deltas).clamp(0, 1))}
+    images = model.to_images(batch["pixel_values"]).clamp(0, 1)
+    chosen = torch.randint(2 * len(known), (len(images),))
+    for i, perturbation in enumerate(known):
+        if (mine := chosen == i).any():
+            images[mine] = perturbation(images[mine], seeds=torch.randint(2**31, (int(mine.sum()),)).tolist())
+    return {**batch, "pixel_values": model.to_pixel_values(images)}
 
 
 def with_lora(model: PreTrainedModel) -> PreTrainedModel:

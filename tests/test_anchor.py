@@ -6,18 +6,18 @@ import pytest
 import torch
 from one_step import ONE_STEP, STEP_SEEDS, state_of
 from recorder import Recorder
-from train_tiny import PROCESSOR, copied_weights, tiny_trainer
+from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
 
 from genaf_hf import GenAFConfig, PixelModel
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
-from genaf_hf.training.adversaries.universal import drawn
+from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.global_batch import Features, Logits
 from genaf_hf.training.objectives.anchor import Anchor
 
 pytestmark = pytest.mark.slow(reason="trains")
 
-BANK = {"bank": ["l4a"], "bank_steps": 2}
+BANK = {"bank": ["l4a"], "bank_steps": 2, "patch_share": 0}
 
 
 def without_labels(trainer):
@@ -56,8 +56,14 @@ def test_features_of_clean_and_attacked_images_are_pulled_to_the_public_encoders
 
     [batch] = [each for each in batches if len(each["pixel_values"]) == 24]
     images, live = model.to_images(batch["pixel_values"]), before["live"].requires_grad_()
-    attacked = (images + torch.cat([live, before["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
     goal = public.features(images).detach()
+    chosen = torch.from_numpy(drawn(STEP_SEEDS, len(live), 1))
+    directions = goal / goal.norm(dim=1, keepdim=True)
+    of_cluster = (directions[:, None] - before["centers"][None]).norm(dim=2).argmin(1)
+    assert len(before["centers"]) == len(live)
+    assert len(of_cluster.unique()) > 4
+    chosen = torch.where(chosen < len(live), of_cluster, chosen)
+    attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
     terms = [drift(model.features(each), goal).mean() for each in (attacked, images)]
     loss = 0.75 * terms[0] + 0.25 * terms[1]
     loss.backward()
@@ -88,7 +94,7 @@ def test_labels_that_are_there_are_not_read(tmp_path):
     ("settings", "sentence"),
     [
         ({"clean_share": 1.5}, "clean_share is 1.5, expected a share"),
-        ({"defence_settings": {"bank": ["uapgd"]}}, "bank has uapgd, which needs labels, but none are read"),
+        ({"defence_settings": {"bank": ["pgd"]}}, "expected a list of universal attacks"),
     ],
 )
 def test_what_cannot_be_anchored_is_refused(tmp_path, settings, sentence):
@@ -96,6 +102,12 @@ def test_what_cannot_be_anchored_is_refused(tmp_path, settings, sentence):
         without_labels(tiny_trainer(tmp_path, **{"defence": "anchor", **settings})).train()
     with pytest.raises(UserError, match="train_dataset has no labels"):
         without_labels(tiny_trainer(tmp_path, defence="universal")).train()
+
+
+def test_attacks_of_a_bank_that_read_labels_are_refused_where_there_are_not_even_clusters():
+    adversary = Universal(eps=0.1, bank=["l4a", "uapgd"])
+    with pytest.raises(UserError, match="bank has uapgd, which needs labels, but none are read: leave it out"):
+        adversary.begin(PixelModel(tiny_model(), PROCESSOR), lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
 
 
 def test_in_a_single_pass_each_image_is_anchored_once_clean_or_attacked(tmp_path):

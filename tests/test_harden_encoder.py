@@ -45,7 +45,7 @@ pytestmark = [pytest.mark.slow(reason="hardens encoders"), pytest.mark.usefixtur
 
 QUICK = {
     "defence": "anchor",
-    "defence_settings": {"bank": ["l4a"], "bank_steps": 2},
+    "defence_settings": {"live": 2, "bank": ["l4a"], "bank_steps": 2},
     "per_device_train_batch_size": 8,
     "max_steps": 6,
     "learning_rate": 3e-3,
@@ -54,7 +54,7 @@ QUICK = {
     "use_cpu": True,
 }
 FEW = {"steps": 2}
-BANK = ("live-1", "live-2", "l4a")
+BANK = ("live-1", "live-2", "l4a", "live-patch")
 
 
 def settings(folder: Path, **changes) -> GenAFConfig:
@@ -141,7 +141,8 @@ def test_the_card_names_what_was_hardened_and_says_it_to_the_hub(hardened, encod
     assert card.data.pipeline_tag == "image-feature-extraction"
     assert {"genaf", "hardened-encoder"} <= {*card.data.tags}
     assert card.data.eval_results is None
-    for text in ("`ViTModel`", "last_hidden_state[:, 0]", "live-1, live-2, l4a", "does not withstand", "| l4a "):
+    texts = "`ViTModel`", "last_hidden_state[:, 0]", ", ".join(BANK), "does not withstand", "| l4a "
+    for text in texts:
         assert text in card.text, text
     record = TrainingRecord.load(folder / "training.json")
     assert record.data["splits"] == {"train": 27, "test": 3}
@@ -155,16 +156,18 @@ def test_a_fine_tune_is_shown_its_perturbations_as_the_page_says(hardened):
     page = (Path(__file__).parents[1] / "docs/encoders.md").read_text(encoding="utf-8")
     [code] = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     names = {}
-    code = code.replace("user/dinov2-small-hardened", str(folder)).replace(', "ssp", "fff"', "")
-    exec(compile(code, "docs/encoders.md", "exec"), names)
+    code = code.replace("user/dinov2-small-hardened", str(folder)).replace("(1, 11)", "(1, 3)")
+    exec(compile(code.replace(', "ssp", "fff"', ""), "docs/encoders.md", "exec"), names)
     torch.manual_seed(0)
     model = PixelModel(names["model"], names["processor"])
     images = torch.full((300, 3, SIDE, SIDE), 0.5)
     batch = names["collate"]([{"pixel_values": each, "labels": 1} for each in model.to_pixel_values(images)])
     moved = model.to_images(batch["pixel_values"]) - images
     known = {name: UniversalPerturbation.from_pretrained(folder / "training_perturbations" / name) for name in BANK}
-    shares = {name: (moved - each.delta).abs().amax((1, 2, 3)).lt(1e-5).float().mean() for name, each in known.items()}
-    assert shares == {name: pytest.approx(1 / 6, abs=0.06) for name in known}
+    patch = known.pop("live-patch")
+    shares = [(moved - each.delta).abs().amax((1, 2, 3)).lt(1e-5).float().mean() for each in known.values()]
+    shares.append((moved.abs().amax(1) > 1e-5).float().sum((1, 2)).eq(patch.delta[0].numel()).float().mean())
+    assert shares == [pytest.approx(1 / 8, abs=0.06)] * 4
     assert moved.abs().amax((1, 2, 3)).lt(1e-5).float().mean() == pytest.approx(1 / 2, abs=0.06)
     assert model(batch["pixel_values"]).shape == (300, 10)
 
@@ -283,7 +286,7 @@ def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, 
         torch.cat([(each - others[name]).flatten() for name, each in expected.items()]).norm()
         for others in (found, begun)
     )
-    assert 0 < difference < 0.5 * way
+    assert 0 < difference < 0.75 * way
     drifts = json.loads((tmp_path / "run/drift.json").read_text())
     assert [each["distance"] for each in drifts[:4]] == [each.distance for each in hardened[1][:4]]
     assert drifts[4]["distance"] == pytest.approx(hardened[1][4].distance, rel=0.2)

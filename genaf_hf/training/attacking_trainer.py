@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from genaf_hf.errors import UserError
-from genaf_hf.models.pixel_model import PixelModel, only_trainable, pixel_statistics
+from genaf_hf.models.pixel_model import PixelModel, evaluating, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
@@ -22,12 +22,15 @@ from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.checkpoint import read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.training.global_batch import MicroBatch
+from genaf_hf.training.pseudo_labels import PseudoLabels
 from genaf_hf.training.sharing_trainer import SharingTrainer
 from genaf_hf.values.device import sent, trusted
 
 logger = logging.getLogger(__name__)
 
 DEFENCE = "Defence"  # in the Trainer's state
+CENTERS = "centers"  # of clusters, beside the tensors of the adversary
+CLUSTERED = 1024  # images whose features clusters are found from
 ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
 
 
@@ -46,6 +49,7 @@ class AttackingTrainer(SharingTrainer):
         self.defence = self.args.make_defence()
         if self.defence.adversary is not None:
             self.add_callback(Learning(self.defence.adversary))
+        self.pseudo_labels = PseudoLabels()
         self._right: dict[str, list[Tensor]] = {}
         self._answers: list[Tensor] = []
 
@@ -58,8 +62,10 @@ class AttackingTrainer(SharingTrainer):
 
     def begin_adversary(self) -> None:
         """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
-        adversary = self.defence.adversary
+        adversary, objective = self.defence.adversary, self.defence.objective
         if adversary is not None and not adversary.state:
+            if not self.labelled and objective.reads_features and self.pseudo_labels.centers is None:
+                self.pseudo_labels.fit(self._features_of(self._sampled_images(CLUSTERED)[0]), self.args.seed)
             adversary.begin(self.pixel_model(self.model), self._sampled_images, self.args.seed)
             if adversary.state:  # else this is done at each evaluation, and reading an augmented row draws numbers
                 self._check_sizes()
@@ -75,7 +81,9 @@ class AttackingTrainer(SharingTrainer):
                 self.defence.adversary.check_size(*self.data_collator([dataset[0]])["pixel_values"].shape[2:])
 
     def _sampled_images(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and labels (n,) if read.
+        """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and labels (n,).
+
+        Where none are read these are pseudo-labels, or None before there are any.
 
         Raises:
             UserError: when there are none by number.
@@ -87,7 +95,15 @@ class AttackingTrainer(SharingTrainer):
             )
         model, batches = self.pixel_model(self.model), [*self.samples(count, "Reading images to craft on")]
         images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
-        return images, torch.cat([batch["labels"] for batch in batches]) if self.labelled else None
+        if self.labelled:
+            return images, torch.cat([batch["labels"] for batch in batches])
+        return images, self.pseudo_labels(self._features_of(images))
+
+    def _features_of(self, images: Tensor) -> Tensor:
+        """What the model's head reads of images (n, 3, h, w) in [0, 1], (n, d), by the weights as they are."""
+        model = self.pixel_model(self.model)
+        with evaluating(model), torch.no_grad():
+            return torch.cat([model.features(batch) for batch in images.split(self.args.per_device_eval_batch_size)])
 
     def samples(self, count: int, words: str) -> Iterator[dict]:
         """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""
@@ -221,10 +237,14 @@ class AttackingTrainer(SharingTrainer):
     # ---- checkpoints ----
 
     def tensors_beside_model(self) -> dict[str, Tensor]:
-        return {} if self.defence.adversary is None else self.defence.adversary.state
+        centers = self.pseudo_labels.centers
+        state = {} if self.defence.adversary is None else self.defence.adversary.state
+        return state if centers is None else {**state, CENTERS: centers}
 
     def take_tensors_beside_model(self, tensors: dict[str, Tensor]) -> None:
-        self.defence.adversary.state = {name: tensor.to(self.args.device) for name, tensor in tensors.items()}
+        state = {name: tensor.to(self.args.device) for name, tensor in tensors.items()}
+        self.pseudo_labels.centers = state.pop(CENTERS, None)
+        self.defence.adversary.state = state
         self._check_sizes()
 
     def kept_beside_model(self) -> dict:

@@ -222,14 +222,18 @@ class GenAFTrainer(AttackingTrainer):
 
         attacked, objective = micro_batch.attacked, self.defence.objective
         stays_clean = self._stays_clean(inputs, micro_batch)
+        labels = inputs["labels"] if self.labelled else None
+        public = self._public_features(inputs["pixel_values"]) if objective.reads_features else None
+        if not self.labelled:
+            inputs = {**inputs, "labels": self.pseudo_labels(public)}
         if attacked is None:
             attacked = self.craft(model, inputs, micro_batch, stays_clean)
         unwrapped = self.accelerator.unwrap_model(model)
         with inputs_of(head_of(unwrapped)) if objective.reads_features else nullcontext([]) as read:
             outputs = model(pixel_values=self._passed(inputs, attacked))
-        own = self._logits(outputs, inputs["labels"] if self.labelled else None, stays_clean)
-        if objective.reads_features:
-            own = replace(own, features=self._features(read[0], inputs["pixel_values"]))
+        own = self._logits(outputs, labels, stays_clean)
+        if public is not None:
+            own = replace(own, features=self._features(read[0], public))
         loss = objective(
             own,
             lambda: self._whole_update(own, micro_batch.index),
@@ -255,19 +259,18 @@ class GenAFTrainer(AttackingTrainer):
         """Pixel values that go through the model together."""
         return torch.cat([inputs["pixel_values"], attacked]) if self.defence.objective.reads_clean else attacked
 
-    def _features(self, read: Tensor, pixel_values: Tensor) -> Features:
-        """What the head reads of what was passed through the model, and what the public encoder's would.
-
-        Args:
-            read: (n, ...) of all that was passed.
-            pixel_values: of the clean images.
-        """
+    def _public_features(self, pixel_values: Tensor) -> Tensor:
+        """What the head of the frozen public encoder reads of clean images, (n, d), float32 or wider."""
         public = self._public_encoder
         with torch.no_grad():
-            goal = input_of(head_of(public), lambda: public(pixel_values=pixel_values))
-        read, goal = (at_least_float32(each.flatten(1)) for each in (read, goal))
+            read = input_of(head_of(public), lambda: public(pixel_values=pixel_values))
+        return at_least_float32(read.flatten(1))
+
+    def _features(self, read: Tensor, public: Tensor) -> Features:
+        """What the head reads of what was passed through the model, (n, ...), beside the public encoder's features."""
+        read = at_least_float32(read.flatten(1))
         clean, attacked = read.chunk(2) if self.defence.objective.reads_clean else (None, read)
-        return Features(clean, attacked, goal)
+        return Features(clean, attacked, public)
 
     def _logits(self, outputs, labels: Tensor | None, stays_clean: list[bool] | None = None) -> Logits:
         """What the model makes of clean and attacked images, in float32 or wider."""

@@ -36,7 +36,7 @@ class Universal(Adversary):
     Args:
         eps: radius of the ball in pixel units.
         step_size: of the live ones, in pixel units, default eps / 5.
-        live: how many live ones, by default one for each class, at most 32; of more classes some share one.
+        live: how many live ones, by default one for each class or pseudo-label, at most 32; of more some share one.
         class_share: share of the images with a live one that get that of their class.
         bank: names of universal attacks.
         bank_steps: that each of these is crafted with.
@@ -81,7 +81,8 @@ class Universal(Adversary):
         if labels is None and reading:
             raise UserError(f"bank has {reading[0]}, which needs labels, but none are read: leave it out.")
         eps, data = self.settings["eps"], {"images": images, "labels": labels}
-        count = self.settings["live"] or min(MOST, model.model.config.num_labels)
+        classes = model.model.config.num_labels if labels is None else int(labels.amax()) + 1
+        count = self.settings["live"] or min(MOST, max(classes, model.model.config.num_labels))
         live = torch.empty(count, *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
         bank = live.new_empty(0, *images.shape[1:])

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 from genaf_hf.attacks.universal import EPS
-from genaf_hf.training.adversaries.universal import Universal
+from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.live_patch import AREA, SHARE, LivePatch
+from genaf_hf.training.adversaries.mixture import mixed
+from genaf_hf.training.adversaries.universal import BANK, Universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.defences.universal import UNIVERSAL_TRAINING
 from genaf_hf.training.objectives.anchor import Anchor
@@ -27,15 +30,22 @@ def anchor(
     eps: float = EPS,
     step_size: float | None = None,
     clean_share: float = 0.5,
-    live: int = 2,
-    bank: Sequence[str] = ("l4a", "ssp", "fff"),
+    live: int | None = None,
+    class_share: float = 1.0,
+    bank: Sequence[str] = BANK,
     bank_steps: int = 300,
+    patch_share: float = SHARE,
+    patch_area: float = AREA,
     single_pass: bool = False,
-) -> tuple[Universal, Anchor]:
+) -> tuple[Adversary, Anchor]:
     """Features of clean images, and of those under perturbations that are the same for all, stay the public encoder's.
 
-    The live perturbations push them away. No labels are read, so the head stays as it is: this is for an encoder that
-    others fine-tune. FARE crafts a perturbation for each image.
+    The live perturbations push them away, each those of a cluster of the public encoder's features (`class_share`), as
+    `universal` has one for each class; a `patch_share` of the attacked images gets a live patch in their place. No
+    labels are read, so the head stays as it is: this is for an encoder that others fine-tune. FARE crafts a
+    perturbation for each image.
     """
-    adversary = Universal(eps=eps, step_size=step_size, live=live, bank=bank, bank_steps=bank_steps)
-    return adversary, Anchor(clean_share, single_pass)
+    perturbations = Universal(
+        eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
+    )
+    return mixed(perturbations, LivePatch(area=patch_area), patch_share), Anchor(clean_share, single_pass)
