@@ -8,8 +8,8 @@ crafts on images that no defence is trained on. What is found is a line of defen
 and is started again goes on. Lines of other settings stand in a section of their own: those of one section were made
 alike. The table, defences.md, and the picture, defences.png, are drawn of all lines.
 
-Time is the median over the steps of stage 1, as a ratio to that of the row "none" of the same seed, which has to be
-trained before on the same machine: of a CPU the time of the process, loading of the images included.
+Time is the median over the steps of stage 1, as a ratio to that of the row "none" of the same seed, which is trained on
+the same machine for it: of a CPU the time of the process, loading of the images included.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from genaf_hf.evaluation.report import ADAPTIVE
 from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.attack_arguments import named_attacks
-from genaf_hf.runs.journal import Journal, read_step, write_whole
+from genaf_hf.runs.journal import Journal, write_whole
 from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.training.config import OF_DEFENCE
 from genaf_hf.values.markup import markdown
@@ -57,8 +57,7 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).with_suffix("")
 PUBLIC, FAR, TRAINED, ADAPTIVELY, IMAGEWISE = "public", "far", "trained on", "adaptive", "per image"
-NONE, MODEL, PATCH, UNIVERSAL_PGD = "none", "model", "advencoder-pat", "upgd"
-TIME = "time"  # step of a journal
+NONE, MODEL, PATCH, UNIVERSAL_PGD, TIME = "none", "model", "advencoder-pat", "upgd", "time"
 AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "random_start": False}
 AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
 KNOWN_ROWS = {"gen-af, authors' settings": AUTHORS}  # 20, of a sum over 256 images, is 5120 of a mean over rows
@@ -158,10 +157,9 @@ def measure(args: argparse.Namespace) -> None:
                 continue
             logger.info("%s, seed %d", row, seed)
             began = time.perf_counter()
-            journal, of = journal_of(args, setting["training"], line["row"], seed)
-            config.output_dir = str(journal.folder / "training")
-            line |= journal.once(TIME, partial(trained, args, config, names, train), of=of)
-            line["fine_tune"] = fine_tune_time(args, setting["training"], seed)
+            journal, spent = trained_once(args, config, row, setting["training"], names, train)
+            _, fine_tune = trained_once(args, configured(args, NONE, seed), NONE, setting["training"], names, train)
+            line |= {**spent, "fine_tune": fine_tune}
             model = PixelModel(*load_classifier(config.output_dir)).to(public.device).eval()
             line |= attacked(model, test, attacks, attacker, args, journal)
             with found.open("a") as file:
@@ -169,20 +167,6 @@ def measure(args: argparse.Namespace) -> None:
             write(args.found)
             logger.info("%s, seed %d: %.0f s", row, seed, time.perf_counter() - began)
     write(args.found)
-
-
-def journal_of(args: argparse.Namespace, training: dict, row: dict, seed: int) -> tuple[Journal, str]:
-    """Where a training and what it was attacked with are kept on this machine, and a text of what it is."""
-    folder = f"{training['encoder']} {training['dataset']} {row['name']} {seed}"
-    return Journal(args.models / folder.replace("/", " ")), json.dumps([training, row])
-
-
-def fine_tune_time(args: argparse.Namespace, training: dict, seed: int) -> dict[str, float] | None:
-    """What `trained` found on this machine of the row "none" with the same seed; None where it was not trained."""
-    journal, of = journal_of(args, training, described_row(configured(args, NONE, seed), NONE), seed)
-    path = journal.folder / f"{TIME}.json"
-    found = read_step(path, of) if path.exists() else None
-    return found and found["result"]
 
 
 def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, ConfiguredAttack]:
@@ -244,6 +228,18 @@ def described_row(config: GenAFConfig, row: str) -> dict:
     name, _, given = read_as(row, "defence")
     given = {setting: value for setting, value in given.items() if setting not in OF_DEFENCE}
     return json.loads(json.dumps({"name": name, "defence": config.defence, "settings": {**settings, **given}}))
+
+
+def trained_once(
+    args: argparse.Namespace, config: GenAFConfig, row: str, training: dict, names: list[str], train: Dataset
+) -> tuple[Journal, dict]:
+    """Where a row's model and what it is attacked with are kept on this machine, and the seconds it took to train."""
+    told = described_row(config, row)
+    folder = f"{training['encoder']} {training['dataset']} {told['name']} {config.seed}"
+    journal = Journal(args.models / folder.replace("/", " "))
+    config.output_dir = str(journal.folder / "training")
+    of = json.dumps([training, told])
+    return journal, journal.once(TIME, partial(trained, args, config, names, train), of=of)
 
 
 def trained(args: argparse.Namespace, config: GenAFConfig, names: list[str], train: Dataset) -> dict:
@@ -427,11 +423,8 @@ def cell(values: Iterable[float | None]) -> str:
 
 
 def ratio(found: list[dict], seconds: str) -> str:
-    """Time to that of the fine-tunes beside it, where there were any."""
-    beside = [line for line in found if line["fine_tune"]]
-    if not beside:
-        return "-"
-    return f"{mean(line[seconds] for line in beside) / mean(line['fine_tune'][seconds] for line in beside):.2f}"
+    """Time to that of the fine-tunes beside it."""
+    return f"{mean(line[seconds] for line in found) / mean(line['fine_tune'][seconds] for line in found):.2f}"
 
 
 def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:

@@ -16,6 +16,7 @@ hardened_encoders.md, is written from all lines.
 
 import argparse
 import copy
+import hashlib
 import json
 import logging
 import time
@@ -124,6 +125,7 @@ def measure(args: argparse.Namespace, downstream: str, seed: int) -> None:
     """Each way of using either encoder on some images, unless it was measured before."""
     setting = {name: value for name, value in vars(args).items() if name not in UNTOLD}
     setting |= {name: public_name(setting[name]) for name in ("encoder", "dataset")}
+    setting["anchor"] = anchor_settings(args)
     line = {"setting": setting, "downstream": public_name(downstream), "seed": seed}
     done = [each["way"] for each in lines(args.found) if all(each[name] == value for name, value in line.items())]
     again = [given for given in args.fine_tunes[1:] if given.startswith(("shown:", "universal:"))]
@@ -184,19 +186,17 @@ def probe_of(model: PixelModel, use: Use) -> PixelModel:
 
 def hardened_once(args: argparse.Namespace, public: PixelModel, seed: int) -> tuple[Path, dict[str, float]]:
     """The folder of the encoder, hardened by this seed, with an unused head, and what this took: seconds and epochs."""
-    told = (args.steps, args.batch_size, args.learning_rate, args.eps, args.clean_share, args.bank_steps)
-    name = "-".join(map(str, (public_name(args.encoder), public_name(args.dataset), seed, *told, args.train_images)))
-    folder = args.models / f"{name}-{args.precision}-{encoder_digest(public)[:8]}"
+    told = (args.steps, args.batch_size, args.learning_rate, args.train_images, args.precision)
+    told += (json.dumps(anchored(args).make_defence().record()["settings"]), encoder_digest(public))
+    names = (public_name(args.encoder), public_name(args.dataset), str(seed))
+    folder = args.models / "-".join([*names, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]])
     if not (folder / COST).exists():
         images = load_images(args.dataset, max_train_samples=args.train_images)["train"]
         torch.manual_seed(seed)
         model, processor = load_encoder(args.encoder, ("a", "b"))
-        config = GenAFConfig(
+        config = anchored(
+            args,
             output_dir=str(folder),
-            defence="anchor",
-            defence_settings={"bank_steps": args.bank_steps},
-            eps=args.eps,
-            clean_share=args.clean_share,
             learning_rate=args.learning_rate,
             max_steps=args.steps,
             per_device_train_batch_size=args.batch_size,
@@ -218,6 +218,18 @@ def hardened_once(args: argparse.Namespace, public: PixelModel, seed: int) -> tu
         trainer.save_perturbations(folder)
         write_whole(folder / COST, json.dumps({"seconds": spent, "epochs": epochs}))
     return folder, json.loads((folder / COST).read_text())
+
+
+def anchored(args: argparse.Namespace, **training) -> GenAFConfig:
+    """The configuration of the hardening."""
+    settings = {"eps": args.eps, "clean_share": args.clean_share, "defence_settings": {"bank_steps": args.bank_steps}}
+    return GenAFConfig(defence="anchor", **settings, **training)
+
+
+def anchor_settings(args: argparse.Namespace) -> dict:
+    """Those of the hardening that no argument names, as JSON gives them back."""
+    settings = anchored(args).make_defence().record()["settings"]
+    return json.loads(json.dumps({name: value for name, value in settings.items() if not hasattr(args, name)}))
 
 
 def fine_tuned(
@@ -265,7 +277,7 @@ def fine_tuned(
 def shown(model: PixelModel, known: Sequence[UniversalPerturbation], rows: list[dict]) -> dict[str, Tensor]:
     """A batch, half of whose images are each under one of some perturbations."""
     batch = default_data_collator(rows)
-    images = model.to_images(batch["pixel_values"]).clamp(0, 1)
+    images = model.to_images(batch["pixel_values"])
     chosen = torch.randint(2 * len(known), (len(images),))
     for i, perturbation in enumerate(known):
         if (mine := chosen == i).any():

@@ -59,8 +59,8 @@ def test_features_of_clean_and_attacked_images_are_pulled_to_the_public_encoders
     goal = public.features(images).detach()
     chosen = torch.from_numpy(drawn(STEP_SEEDS, len(live), 1))
     directions = goal / goal.norm(dim=1, keepdim=True)
-    of_cluster = (directions[:, None] - before["centers"][None]).norm(dim=2).argmin(1)
-    assert len(before["centers"]) == len(live)
+    of_cluster = (directions[:, None] - before["pseudo_labels.centers"][None]).norm(dim=2).argmin(1)
+    assert len(before["pseudo_labels.centers"]) == len(live)
     assert len(of_cluster.unique()) > 4
     chosen = torch.where(chosen < len(live), of_cluster, chosen)
     attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
@@ -108,6 +108,38 @@ def test_attacks_of_a_bank_that_read_labels_are_refused_where_there_are_not_even
     adversary = Universal(eps=0.1, bank=["l4a", "uapgd"])
     with pytest.raises(UserError, match="bank has uapgd, which needs labels, but none are read: leave it out"):
         adversary.begin(PixelModel(tiny_model(), PROCESSOR), lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
+
+
+def test_without_labels_nor_features_there_is_no_perturbation_of_a_class():
+    adversary = Universal(eps=0.1, class_share=0.5, bank=["l4a"])
+    with pytest.raises(UserError, match=r"class_share is 0\.5, but there are neither labels nor features that tell"):
+        adversary.begin(PixelModel(tiny_model(), PROCESSOR), lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
+
+
+@pytest.mark.parametrize(("live", "expected"), [(None, 10), (4, 4)])
+def test_there_is_a_live_perturbation_for_each_cluster_however_many_classes_the_head_has(tmp_path, live, expected):
+    trainer = tiny_trainer(tmp_path, images=40, defence="anchor", defence_settings={**BANK, "live": live})
+    assert trainer.model.config.num_labels == 3
+    trainer.begin_adversary()
+    assert len(trainer.defence.adversary.state["live"]) == expected
+    assert len(trainer.pseudo_labels.centers) == 10
+
+
+def test_an_evaluation_attacks_by_clusters_and_counts_by_labels(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tmp_path, defence="anchor", defence_settings=BANK)
+    trainer.begin_adversary()
+    model, craft, found = trainer.pixel_model(trainer.model), trainer.defence.adversary.craft, []
+
+    def keep(model, images, labels, **settings):
+        found.append((images, labels))
+        return craft(model, images, labels, **settings)
+
+    monkeypatch.setattr(trainer.defence.adversary, "craft", keep)
+    metrics = trainer.evaluate()
+    assert {"eval_clean_accuracy", "eval_robust_accuracy"} <= metrics.keys()
+    images, labels = (torch.cat(each) for each in zip(*found, strict=True))
+    assert torch.equal(labels, trainer.pseudo_labels(model.features(images)))
+    assert labels.amax() > 2
 
 
 def test_in_a_single_pass_each_image_is_anchored_once_clean_or_attacked(tmp_path):

@@ -16,6 +16,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.harden import HardeningArguments
+from genaf_hf.pipelines.harden_encoder import EncoderArguments
 from genaf_hf.training.defences import DEFENCES
 
 TYPES = (HardeningArguments, GenAFConfig)
@@ -500,10 +501,16 @@ def test_an_output_folder_that_cannot_be_made_is_refused(place, tmp_path):
 def test_a_folder_of_the_home_is_there_and_not_in_one_called_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "audit.yaml"
-    file.write_text("model_name_or_path: ~/m\ndataset_name: ~/photos\n")
-    [arguments] = parse_arguments((AuditArguments,), None, [str(file), "--output_dir=~/audit"])
-    found = arguments.model_name_or_path, arguments.dataset_name, arguments.output_dir
-    assert found == (f"{tmp_path}/m", f"{tmp_path}/photos", f"{tmp_path}/audit")
+    file.write_text("model_name_or_path: ~/m\ndataset_name: digits\nprobe_datasets: [~/photos, ~/signs]\n")
+    [arguments] = parse_arguments((EncoderArguments,), None, [str(file)])
+    assert (arguments.model_name_or_path, arguments.dataset_name) == (f"{tmp_path}/m", "digits")
+    assert arguments.probe_datasets == [f"{tmp_path}/photos", f"{tmp_path}/signs"]
+    given = []
+    words = ["--model_name_or_path=~/m", "--dataset_name", "digits", "--output_dir=~/audit"]
+    parse_arguments((AuditArguments,), None, words, family_config=given.append)
+    assert given == [
+        {"model_name_or_path": f"{tmp_path}/m", "dataset_name": "digits", "output_dir": f"{tmp_path}/audit"}
+    ]
 
 
 def test_what_an_output_cannot_show_is_escaped(monkeypatch):

@@ -156,8 +156,9 @@ def test_a_fine_tune_is_shown_its_perturbations_as_the_page_says(hardened):
     page = (Path(__file__).parents[1] / "docs/encoders.md").read_text(encoding="utf-8")
     [code] = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     names = {}
-    code = code.replace("user/dinov2-small-hardened", str(folder)).replace("(1, 11)", "(1, 3)")
-    exec(compile(code.replace(', "ssp", "fff"', ""), "docs/encoders.md", "exec"), names)
+    code = code.replace("user/dinov2-small-hardened", str(folder))
+    code = code.replace('snapshot_download(name, allow_patterns="training_perturbations/*")', "name")
+    exec(compile(code, "docs/encoders.md", "exec"), names)
     torch.manual_seed(0)
     model = PixelModel(names["model"], names["processor"])
     images = torch.full((300, 3, SIDE, SIDE), 0.5)

@@ -36,3 +36,18 @@ def test_there_are_no_more_clusters_than_images():
 def test_features_that_are_not_finite_are_refused():
     with pytest.raises(UserError, match="features are not finite, so that they have no clusters"):
         PseudoLabels().fit(torch.full((3, 2), torch.nan), seed=0)
+
+
+def test_images_with_the_same_features_are_refused():
+    with pytest.raises(UserError, match="the same features of all images: add others"):
+        PseudoLabels().fit(torch.tensor([[1.0, 2], [2, 4], [3, 6]]), seed=0)
+    labels = PseudoLabels()
+    labels.fit(torch.tensor([[1.0, 2], [2, 4], [2, 1]]), seed=0)
+    assert len(labels.centers) == 2
+
+
+def test_a_label_does_not_depend_on_the_batch():
+    labels = PseudoLabels()
+    cone = torch.ones(1, 64) + 1e-3 * torch.randn(1024, 64, generator=torch.Generator().manual_seed(0))
+    labels.fit(cone, seed=0)
+    assert torch.equal(labels(cone), torch.cat([labels(part) for part in cone.split(8)]))

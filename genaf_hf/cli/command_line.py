@@ -80,7 +80,7 @@ def parse_arguments(
     of_file = parser.settings_of(Path(config), given.get("defence")) if config is not None else {}
     if given.get("attacks") and of_file.get("attack_settings"):
         of_file["attack_settings"] = settings_for(given["attacks"], of_file["attack_settings"])
-    settings = {name: at_home(value) for name, value in {**of_file, **given}.items()}
+    settings = {**of_file, **given}
     parser.check_complete(settings)
     if settings.get("resume_from_checkpoint") is not None:
         raise UserError(
@@ -96,11 +96,6 @@ def parse_arguments(
         kind(**{each.name: settings[each.name] for each in fields(kind) if each.init and each.name in settings})
         for kind in dataclass_types
     )
-
-
-def at_home(value: object) -> object:
-    """A value with the home in place of a leading `~`, which no shell reads in a file or within `--name=~/path`."""
-    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def is_settings_file(word: str) -> bool:
@@ -260,7 +255,7 @@ def truth(word: str) -> bool:
 def some_text(word: str) -> str:
     if not word.strip():
         raise UserError("empty, expected a value.")
-    return word
+    return os.path.expanduser(word)  # no shell reads a ~ in a file or within --name=~/path
 
 
 def index_or_name(word: str) -> int | str:

@@ -53,7 +53,7 @@ from genaf_hf.training.trainer import GenAFTrainer
 
 logger = logging.getLogger(__name__)
 
-UNLABELLED_ATTACKS = "l4a,ssp,fff,advencoder-per,feature-pgd"
+UNLABELLED_ATTACKS = "l4a,ssp,fff,advencoder-per,advencoder-pat,feature-pgd"
 NO_CLASSES = ("a", "b")  # of a head that is neither trained nor kept
 FEWEST = 4  # images: two to train on and one to report, at least
 LOOKED_AT = 16  # images whose size is compared with the encoder's

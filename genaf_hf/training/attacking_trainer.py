@@ -1,5 +1,6 @@
 """A Trainer with a defence, whose adversary it prepares, crafts by, evaluates under and carries in its checkpoints."""
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,15 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from genaf_hf.errors import UserError
-from genaf_hf.models.pixel_model import PixelModel, evaluating, only_trainable, pixel_statistics
+from genaf_hf.models.head import head_of
+from genaf_hf.models.partial_forward import input_of
+from genaf_hf.models.pixel_model import (
+    PixelModel,
+    at_least_float32,
+    evaluating,
+    only_trainable,
+    pixel_statistics,
+)
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
@@ -29,7 +38,7 @@ from genaf_hf.values.device import sent, trusted
 logger = logging.getLogger(__name__)
 
 DEFENCE = "Defence"  # in the Trainer's state
-CENTERS = "centers"  # of clusters, beside the tensors of the adversary
+CENTERS = "pseudo_labels.centers"  # beside the tensors of the adversary
 CLUSTERED = 1024  # images whose features clusters are found from
 ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
 
@@ -50,6 +59,8 @@ class AttackingTrainer(SharingTrainer):
         if self.defence.adversary is not None:
             self.add_callback(Learning(self.defence.adversary))
         self.pseudo_labels = PseudoLabels()
+        if self.defence.objective is not None and self.defence.objective.reads_features:
+            self._public_encoder = copy.deepcopy(self.model).eval().requires_grad_(False)
         self._right: dict[str, list[Tensor]] = {}
         self._answers: list[Tensor] = []
 
@@ -58,14 +69,17 @@ class AttackingTrainer(SharingTrainer):
         """Whether labels are read in training, which have to be there then."""
         return self.defence.objective is None or self.defence.objective.reads_labels
 
+    @property
+    def clustered(self) -> bool:
+        """Whether an adversary that samples images gets pseudo-labels in place of labels."""
+        return not self.labelled and self.defence.objective.reads_features
+
     # ---- crafting ----
 
     def begin_adversary(self) -> None:
         """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
-        adversary, objective = self.defence.adversary, self.defence.objective
+        adversary = self.defence.adversary
         if adversary is not None and not adversary.state:
-            if not self.labelled and objective.reads_features and self.pseudo_labels.centers is None:
-                self.pseudo_labels.fit(self._features_of(self._sampled_images(CLUSTERED)[0]), self.args.seed)
             adversary.begin(self.pixel_model(self.model), self._sampled_images, self.args.seed)
             if adversary.state:  # else this is done at each evaluation, and reading an augmented row draws numbers
                 self._check_sizes()
@@ -83,7 +97,7 @@ class AttackingTrainer(SharingTrainer):
     def _sampled_images(self, count: int) -> tuple[Tensor, Tensor | None]:
         """Training images (n, 3, h, w) in [0, 1] drawn by the seed, so many of them or all, and labels (n,).
 
-        Where none are read these are pseudo-labels, or None before there are any.
+        Where none are read these are pseudo-labels, or None where the objective reads no features either.
 
         Raises:
             UserError: when there are none by number.
@@ -93,17 +107,18 @@ class AttackingTrainer(SharingTrainer):
                 f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
                 "length or no rows by number: use one that has them."
             )
-        model, batches = self.pixel_model(self.model), [*self.samples(count, "Reading images to craft on")]
+        finds = self.clustered and self.pseudo_labels.centers is None
+        rows = max(count, CLUSTERED) if finds else count
+        model, batches = self.pixel_model(self.model), [*self.samples(rows, "Reading images to craft on")]
         images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
-        if self.labelled:
-            return images, torch.cat([batch["labels"] for batch in batches])
-        return images, self.pseudo_labels(self._features_of(images))
-
-    def _features_of(self, images: Tensor) -> Tensor:
-        """What the model's head reads of images (n, 3, h, w) in [0, 1], (n, d), by the weights as they are."""
-        model = self.pixel_model(self.model)
+        if not self.clustered:
+            return images, torch.cat([batch["labels"] for batch in batches]) if self.labelled else None
         with evaluating(model), torch.no_grad():
-            return torch.cat([model.features(batch) for batch in images.split(self.args.per_device_eval_batch_size)])
+            size = self.args.per_device_eval_batch_size
+            features = torch.cat([model.features(batch) for batch in images.split(size)])
+        if finds:
+            self.pseudo_labels.fit(features, self.args.seed)
+        return images[:count], self.pseudo_labels(features[:count])
 
     def samples(self, count: int, words: str) -> Iterator[dict]:
         """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""
@@ -115,6 +130,22 @@ class AttackingTrainer(SharingTrainer):
     def prepared(self, inputs: dict) -> dict:
         """A batch, on the device of this process."""
         return self._prepare_inputs(inputs)
+
+    def public_features(self, pixel_values: Tensor) -> Tensor:
+        """What the head of the frozen public encoder reads of clean images, (n, d), float32 or wider."""
+        public = self._public_encoder
+        with torch.no_grad():
+            read = input_of(head_of(public), lambda: public(pixel_values=pixel_values))
+        return at_least_float32(read.flatten(1))
+
+    def labels_to_attack(self, inputs: dict, public: Tensor | None) -> Tensor | None:
+        """What the adversary is told of a batch's images: their labels, or pseudo-labels where it began with these.
+
+        Args:
+            inputs: of the batch.
+            public: features of it, for what is `clustered`.
+        """
+        return inputs.get("labels") if self.pseudo_labels.centers is None else self.pseudo_labels(public)
 
     def craft(self, model, inputs: dict, micro_batch: MicroBatch, stays_clean: Sequence[bool] = ()) -> Tensor:
         """Pixel values of a micro-batch, attacked through the unwrapped model.
@@ -184,18 +215,20 @@ class AttackingTrainer(SharingTrainer):
             clean_logits = logits[0] if isinstance(logits, tuple) else logits
             answers = {CLEAN_ACCURACY: clean_logits}
             if self.defence.adversary is not None:
-                answers[ROBUST_ACCURACY] = self._attacked_logits(model, inputs["pixel_values"], labels)
+                public = self.public_features(inputs["pixel_values"]) if self.clustered else None
+                known = self.labels_to_attack(inputs, public)
+                answers[ROBUST_ACCURACY] = self._attacked_logits(model, inputs["pixel_values"], known)
             for name, values in answers.items():
                 right = self.accelerator.gather_for_metrics(values.argmax(1) == labels)
                 self._right.setdefault(name, []).append(right)
             self._answers.append(self.accelerator.gather_for_metrics(clean_logits.argmax(1)))
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
-    def _attacked_logits(self, model, pixel_values: Tensor, labels: Tensor) -> Tensor:
+    def _attacked_logits(self, model, pixel_values: Tensor, labels: Tensor | None) -> Tensor:
         """What the model answers to images of an evaluation under the adversary at its full eps."""
         pixel_model = self.pixel_model(model)
         first = (len(self._answers) * self.args.world_size + self.args.process_index) * self.args.eval_batch_size
-        images, seeds = pixel_model.to_images(pixel_values), range(first, first + len(labels))
+        images, seeds = pixel_model.to_images(pixel_values), range(first, first + len(pixel_values))
         attacked = self._attacked_images(pixel_model, images, labels, seeds=seeds)
         with torch.no_grad():
             return pixel_model(attacked)

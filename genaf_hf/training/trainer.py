@@ -17,7 +17,7 @@ from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
 
 from genaf_hf.errors import UserError
 from genaf_hf.models.head import head_of, head_weights
-from genaf_hf.models.partial_forward import input_of, inputs_of
+from genaf_hf.models.partial_forward import inputs_of
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable, pixel_statistics
 from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.sharing.record import LINEAR_PROBE, STANDARD_FINETUNE
@@ -111,8 +111,6 @@ class GenAFTrainer(AttackingTrainer):
         self.redundant_layers: list[str] | None = None
         self._waiting: list[MicroBatch] = []
         self._accumulated: list[Logits] = []
-        if self.defence.objective is not None and self.defence.objective.reads_features:
-            self._public_encoder = copy.deepcopy(self.model).eval().requires_grad_(False)
         if not self.labelled:  # nothing trains the head then, which several processes would wait for
             head_of(self.model).requires_grad_(False)
 
@@ -223,9 +221,8 @@ class GenAFTrainer(AttackingTrainer):
         attacked, objective = micro_batch.attacked, self.defence.objective
         stays_clean = self._stays_clean(inputs, micro_batch)
         labels = inputs["labels"] if self.labelled else None
-        public = self._public_features(inputs["pixel_values"]) if objective.reads_features else None
-        if not self.labelled:
-            inputs = {**inputs, "labels": self.pseudo_labels(public)}
+        public = self.public_features(inputs["pixel_values"]) if objective.reads_features else None
+        inputs = {**inputs, "labels": self.labels_to_attack(inputs, public)}
         if attacked is None:
             attacked = self.craft(model, inputs, micro_batch, stays_clean)
         unwrapped = self.accelerator.unwrap_model(model)
@@ -258,13 +255,6 @@ class GenAFTrainer(AttackingTrainer):
     def _passed(self, inputs: dict, attacked: Tensor) -> Tensor:
         """Pixel values that go through the model together."""
         return torch.cat([inputs["pixel_values"], attacked]) if self.defence.objective.reads_clean else attacked
-
-    def _public_features(self, pixel_values: Tensor) -> Tensor:
-        """What the head of the frozen public encoder reads of clean images, (n, d), float32 or wider."""
-        public = self._public_encoder
-        with torch.no_grad():
-            read = input_of(head_of(public), lambda: public(pixel_values=pixel_values))
-        return at_least_float32(read.flatten(1))
 
     def _features(self, read: Tensor, public: Tensor) -> Features:
         """What the head reads of what was passed through the model, (n, ...), beside the public encoder's features."""

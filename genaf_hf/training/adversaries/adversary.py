@@ -37,20 +37,20 @@ class Adversary:
 
         Args:
             model: as it is before it is trained, the public encoder with a head.
-            samples: gives so many training images (n, 3, h, w) in [0, 1], or all if there are fewer, and labels (n,),
-                None where none are read.
+            samples: gives so many training images (n, 3, h, w) in [0, 1], or all if there are fewer, and labels (n,).
+                Where none are read these are pseudo-labels, or None for an objective that reads no features either.
             seed: of the training.
         """
 
     def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
+        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
         """Attacked images (n, 3, h, w) in [0, 1].
 
         Args:
             model: that is trained.
             images: (n, 3, h, w) in [0, 1].
-            labels: (n,) class ids.
+            labels: (n,) class ids, as those of `begin`.
             seeds: one per image. They depend on seed and step of the training and on the image's place in the update
                 over all processes, so that what is random is so without regard to their number.
             eps_share: what eps is multiplied by; it grows to 1 over the first part of a training.

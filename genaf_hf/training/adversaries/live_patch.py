@@ -59,7 +59,7 @@ class LivePatch(Adversary):
         return pasting((height, width), area=area, place="random", shape="square", degrees=0, smallest=1)[1]
 
     def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
+        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
         patch = self.state["patch"].requires_grad_()
         self.check_size(*images.shape[2:])

@@ -61,7 +61,7 @@ class Mixture(Adversary):
             one.begin(model, samples, seed)
 
     def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
+        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
         is_second = below(seeds, self.share, ADVERSARY)
         rows = [np.flatnonzero(~is_second), np.flatnonzero(is_second)]
@@ -70,7 +70,8 @@ class Mixture(Adversary):
             if len(own):
                 index = sent(torch.from_numpy(own), images.device)
                 chosen = [seeds[row] for row in own.tolist()]
-                parts.append(one.craft(model, images[index], labels[index], seeds=chosen, eps_share=eps_share))
+                own_labels = None if labels is None else labels[index]
+                parts.append(one.craft(model, images[index], own_labels, seeds=chosen, eps_share=eps_share))
         places = sent(torch.from_numpy(np.argsort(np.concatenate(rows))), images.device)
         return torch.cat(parts)[places]
 

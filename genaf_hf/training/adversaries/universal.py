@@ -28,8 +28,9 @@ class Universal(Adversary):
     *Live* ones begin at random and take part in the training pass, whose one backward pass gives weights and
     perturbations their gradients: after each update every live one moves by a step times the sign of its own, within
     eps (algorithm 3 of the paper, which has a single one). The *bank* is crafted once, on the public encoder from
-    training images. An image is given a live one with a probability of one half, that of its class (Benz et al., ICME
-    2021, https://ieeexplore.ieee.org/document/9428419) or any, else one of the bank, scaled by the share of eps.
+    training images. An image is given a live one with a probability of one half, that of its class or pseudo-label
+    (Benz et al., ICME 2021, https://ieeexplore.ieee.org/document/9428419) or any, else one of the bank, scaled by the
+    share of eps.
 
     Its `state` holds `live` and `bank`, each (number, 3, h, w).
 
@@ -80,9 +81,14 @@ class Universal(Adversary):
         reading = [name for name in self.settings["bank"] if "labels" in ATTACKS[name].needs]
         if labels is None and reading:
             raise UserError(f"bank has {reading[0]}, which needs labels, but none are read: leave it out.")
+        if labels is None and self.settings["class_share"]:
+            raise UserError(
+                f"class_share is {self.settings['class_share']}, but there are neither labels nor features that tell "
+                "images apart: set it to 0."
+            )
         eps, data = self.settings["eps"], {"images": images, "labels": labels}
         classes = model.model.config.num_labels if labels is None else int(labels.amax()) + 1
-        count = self.settings["live"] or min(MOST, max(classes, model.model.config.num_labels))
+        count = self.settings["live"] or min(MOST, classes)
         live = torch.empty(count, *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
         bank = live.new_empty(0, *images.shape[1:])
@@ -101,7 +107,7 @@ class Universal(Adversary):
             )
 
     def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
+        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
         live, bank = self.state["live"].requires_grad_(), self.state["bank"]
         self.check_size(*images.shape[2:])

@@ -8,7 +8,7 @@ from genaf_hf.training.adversaries.live_patch import AREA, SHARE, LivePatch
 from genaf_hf.training.adversaries.mixture import mixed
 from genaf_hf.training.adversaries.universal import BANK, Universal
 from genaf_hf.training.defences.registry import register_defence
-from genaf_hf.training.defences.universal import UNIVERSAL_TRAINING
+from genaf_hf.training.defences.universal import CITATION as UNIVERSAL
 from genaf_hf.training.objectives.anchor import Anchor
 
 FARE = """@inproceedings{schlarmann2024robustclip,
@@ -21,9 +21,18 @@ FARE = """@inproceedings{schlarmann2024robustclip,
 }"""
 
 
+CLUSTERS = """@inproceedings{caron2018deepcluster,
+  title = {Deep Clustering for Unsupervised Learning of Visual Features},
+  author = {Caron, Mathilde and Bojanowski, Piotr and Joulin, Armand and Douze, Matthijs},
+  booktitle = {European Conference on Computer Vision},
+  year = {2018},
+  url = {https://arxiv.org/abs/1807.05520}
+}"""
+
+
 @register_defence(
     title="universal adversarial training of features (Shafahi et al., AAAI 2020; after FARE, Schlarmann et al., 2024)",
-    citation=f"{UNIVERSAL_TRAINING}\n\n{FARE}",
+    citation=f"{UNIVERSAL}\n\n{CLUSTERS}\n\n{FARE}",
 )
 def anchor(
     *,
