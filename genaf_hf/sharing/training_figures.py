@@ -1,6 +1,7 @@
 """Pictures of a training record."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -39,7 +40,7 @@ def draw_layers(layers: Mapping, path: str | Path) -> None:
 
 
 def draw_training(record: TrainingRecord, path: str | Path) -> None:
-    """Losses and accuracies by step, one column of panels per stage.
+    """Losses and, where they were logged, accuracies by step, one column of panels per stage.
 
     Args:
         record: with the history of a stage.
@@ -49,7 +50,8 @@ def draw_training(record: TrainingRecord, path: str | Path) -> None:
     shown_terms = {"loss": ("loss", *defence["losses"])}
     if defence["penalties"]:
         shown_terms["regularization"] = tuple(defence["penalties"])
-    shown_terms["accuracy in %"] = ACCURACIES
+    if {*ACCURACIES} & {*chain.from_iterable(record.history)}:
+        shown_terms["accuracy in %"] = ACCURACIES
     figure = Figure(figsize=(4.2 * len(stages) + 2.2, 1 + 2 * len(shown_terms)), layout="constrained")
     axes = figure.subplots(len(shown_terms), len(stages), sharex="col", squeeze=False)
     for column, stage in enumerate(stages):
