@@ -1,16 +1,19 @@
 """Features that stay where the public encoder has them: what is trained on, by which drift."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from one_step import ONE_STEP, STEP_SEEDS, state_of
 from recorder import Recorder
-from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
+from torch.utils.data import IterableDataset
+from train_tiny import PROCESSOR, copied_weights, tensors, tiny_model, tiny_trainer
 
 from genaf_hf import GenAFConfig, PixelModel
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
+from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.universal import Universal, drawn
 from genaf_hf.training.global_batch import Features, Logits
 from genaf_hf.training.objectives.anchor import Anchor
@@ -140,6 +143,26 @@ def test_an_evaluation_attacks_by_clusters_and_counts_by_labels(tmp_path, monkey
     images, labels = (torch.cat(each) for each in zip(*found, strict=True))
     assert torch.equal(labels, trainer.pseudo_labels(model.features(images)))
     assert labels.amax() > 2
+
+
+class Noise(Adversary):
+    """Asks for no images, and keeps nothing from step to step."""
+
+    def craft(self, model, images, labels, *, seeds, eps_share=1.0):
+        return (images + 0.1).clamp(0, 1)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return ({"pixel_values": row["pixel_values"]} for row in tensors(22, 0, torch.float32))
+
+
+def test_an_adversary_that_asks_for_no_images_needs_no_clusters_and_no_rows_by_number(tmp_path):
+    trainer = tiny_trainer(tmp_path, defence="anchor", defence_settings=BANK)
+    trainer.train_dataset, trainer.defence = Stream(), replace(trainer.defence, adversary=Noise())
+    trainer.adversarial_finetune()
+    assert trainer.pseudo_labels.centers is None
+    assert trainer.state.log_history[0]["attacked_drift"] > 0
 
 
 def test_in_a_single_pass_each_image_is_anchored_once_clean_or_attacked(tmp_path):
