@@ -17,13 +17,7 @@ from transformers.trainer_utils import has_length
 from genaf_hf.errors import UserError
 from genaf_hf.models.head import head_of
 from genaf_hf.models.partial_forward import input_of
-from genaf_hf.models.pixel_model import (
-    PixelModel,
-    at_least_float32,
-    evaluating,
-    only_trainable,
-    pixel_statistics,
-)
+from genaf_hf.models.pixel_model import PixelModel, at_least_float32, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
@@ -69,11 +63,6 @@ class AttackingTrainer(SharingTrainer):
         """Whether labels are read in training, which have to be there then."""
         return self.defence.objective is None or self.defence.objective.reads_labels
 
-    @property
-    def clustered(self) -> bool:
-        """Whether an adversary that samples images gets pseudo-labels in place of labels."""
-        return not self.labelled and self.defence.objective.reads_features
-
     # ---- crafting ----
 
     def begin_adversary(self) -> None:
@@ -107,15 +96,14 @@ class AttackingTrainer(SharingTrainer):
                 f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
                 "length or no rows by number: use one that has them."
             )
-        finds = self.clustered and self.pseudo_labels.centers is None
+        clustered = not self.labelled and self.defence.objective.reads_features
+        finds = clustered and self.pseudo_labels.centers is None
         rows = max(count, CLUSTERED) if finds else count
         model, batches = self.pixel_model(self.model), [*self.samples(rows, "Reading images to craft on")]
         images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
-        if not self.clustered:
+        if not clustered:
             return images, torch.cat([batch["labels"] for batch in batches]) if self.labelled else None
-        with evaluating(model), torch.no_grad():
-            size = self.args.per_device_eval_batch_size
-            features = torch.cat([model.features(batch) for batch in images.split(size)])
+        features = torch.cat([self.public_features(batch["pixel_values"]) for batch in batches])
         if finds:
             self.pseudo_labels.fit(features, self.args.seed)
         return images[:count], self.pseudo_labels(features[:count])
@@ -138,14 +126,16 @@ class AttackingTrainer(SharingTrainer):
             read = input_of(head_of(public), lambda: public(pixel_values=pixel_values))
         return at_least_float32(read.flatten(1))
 
-    def labels_to_attack(self, inputs: dict, public: Tensor | None) -> Tensor | None:
+    def labels_to_attack(self, inputs: dict, public: Tensor | None = None) -> Tensor | None:
         """What the adversary is told of a batch's images: their labels, or pseudo-labels where it began with these.
 
         Args:
             inputs: of the batch.
-            public: features of it, for what is `clustered`.
+            public: its public features, if they are at hand.
         """
-        return inputs.get("labels") if self.pseudo_labels.centers is None else self.pseudo_labels(public)
+        if self.pseudo_labels.centers is None:
+            return inputs.get("labels")
+        return self.pseudo_labels(self.public_features(inputs["pixel_values"]) if public is None else public)
 
     def craft(self, model, inputs: dict, micro_batch: MicroBatch, stays_clean: Sequence[bool] = ()) -> Tensor:
         """Pixel values of a micro-batch, attacked through the unwrapped model.
@@ -215,8 +205,7 @@ class AttackingTrainer(SharingTrainer):
             clean_logits = logits[0] if isinstance(logits, tuple) else logits
             answers = {CLEAN_ACCURACY: clean_logits}
             if self.defence.adversary is not None:
-                public = self.public_features(inputs["pixel_values"]) if self.clustered else None
-                known = self.labels_to_attack(inputs, public)
+                known = self.labels_to_attack(inputs)
                 answers[ROBUST_ACCURACY] = self._attacked_logits(model, inputs["pixel_values"], known)
             for name, values in answers.items():
                 right = self.accelerator.gather_for_metrics(values.argmax(1) == labels)
