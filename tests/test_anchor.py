@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from one_step import ONE_STEP, STEP_SEEDS, state_of
+from one_step import ONE_STEP, STEP_SEEDS, clamped, state_of
 from recorder import Recorder
 from torch.utils.data import IterableDataset
 from train_tiny import PROCESSOR, copied_weights, tensors, tiny_model, tiny_trainer
@@ -66,7 +66,7 @@ def test_features_of_clean_and_attacked_images_are_pulled_to_the_public_encoders
     assert len(before["pseudo_labels.centers"]) == len(live)
     assert len(of_cluster.unique()) > 4
     chosen = torch.where(chosen < len(live), of_cluster, chosen)
-    attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
+    attacked = clamped(images + torch.cat([live, before["bank"]])[chosen])
     terms = [drift(model.features(each), goal).mean() for each in (attacked, images)]
     loss = 0.75 * terms[0] + 0.25 * terms[1]
     loss.backward()

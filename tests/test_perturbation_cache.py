@@ -103,10 +103,17 @@ def change_precision(encoder):
     encoder.autocast = torch.bfloat16
 
 
+def change_size(encoder):
+    encoder.processor.size = {"height": 64, "width": 64}
+
+
 @pytest.mark.parametrize(
     ("change", "crafted"),
     [
-        *((change, 2) for change in (change_weight, change_mean, change_std, change_activation, change_precision)),
+        *(
+            (change, 2)
+            for change in (change_size, change_weight, change_mean, change_std, change_activation, change_precision)
+        ),
         *((change, 2) for change in (change_source, change_revision)),  # which are in its record
         *((change, 1) for change in (change_head, change_place)),
     ],

@@ -4,13 +4,15 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import SIDE
 from small_attacks import EPS, PATCHES, UNIVERSAL, craft, images, labels
 from traces import leaves_no_trace
 
 from genaf_hf import PixelModel, UniversalPerturbation
 from genaf_hf.attacks import ATTACKS, UniversalPatch, l4a, pgd
 from genaf_hf.attacks.advencoder import direction
-from genaf_hf.attacks.universal import features, hidden_state, universal_attack
+from genaf_hf.attacks.norms import into_ball
+from genaf_hf.attacks.universal import attacked, features, hidden_state, universal_attack
 from genaf_hf.errors import UserError
 
 __all__ = ["images", "labels"]  # fixtures
@@ -76,6 +78,34 @@ def hilly(own_registries):
         return lambda delta, batch: (delta - delta.detach()).sum() + delta.detach()[0, 0, 2] + 0 * batch.sum()
 
     return hilly
+
+
+def test_what_is_clamped_leaves_a_perturbation_its_gradient():
+    images = torch.tensor([0.0, 0.25, 1.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    delta = torch.tensor([-0.3, 0.1]).repeat(6).view(3, 2, 2).requires_grad_()
+    changed = attacked(images, delta)
+    assert torch.equal(changed, (images + delta).clamp(0, 1))
+    weights = torch.rand(changed.shape, generator=torch.Generator().manual_seed(0))
+    (weights * changed).sum().backward()
+    torch.testing.assert_close(delta.grad, weights.sum(0))
+
+
+def test_where_all_images_are_black_a_perturbation_still_moves_off_its_start(vit, own_registries):
+    @universal_attack("images", words="brightness")
+    def brightness(encoder, images):
+        return lambda delta, batch: attacked(batch, delta).mean()
+
+    images = torch.zeros(4, 3, SIDE, SIDE)
+    found = brightness(PixelModel(*vit), images, eps=0.1, steps=200)
+    assert torch.equal(found.delta, torch.full_like(found.delta, 0.1))
+
+
+def test_in_l2_no_image_is_too_large_to_stay_in_the_ball():
+    generator = torch.Generator().manual_seed(0)
+    for side in (224, 512):
+        deltas = into_ball(torch.randn(4, 3, side, side, generator=generator), 3.0, "l2")
+        assert (deltas.double().flatten(1).norm(dim=1) - 3).abs().max() < 1e-6
+        UniversalPerturbation(deltas[0], "l4a", 3.0, norm="l2")
 
 
 def test_of_several_restarts_the_highest_is_kept(vit, images, hilly):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SIDE, TINY_VIT
-from one_step import ONE_STEP, STEP_SEEDS, batch_norm_model, check_gradients, one_step, state_of
+from one_step import ONE_STEP, STEP_SEEDS, batch_norm_model, check_gradients, clamped, one_step, state_of
 from own_defence import BANK, DEFENCES, HALF
 from recorder import CHECKPOINTING, changed, lora_model
 from torch.nn import functional as F
@@ -15,7 +15,7 @@ from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
 from transformers import ViTConfig, ViTForImageClassification
 
 from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation, evaluate_robustness
-from genaf_hf.attacks import n_fgsm
+from genaf_hf.attacks import ATTACKS, n_fgsm
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
@@ -46,7 +46,7 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_
     by_class = (chosen < count) & torch.from_numpy(below(STEP_SEEDS, class_share, OF_CLASS))
     chosen[by_class] = labels[by_class]
     assert {*chosen.tolist()} == {*range(count + 1)}
-    attacked = (images + torch.cat([live, before["bank"]])[chosen]).clamp(0, 1)
+    attacked = clamped(images + torch.cat([live, before["bank"]])[chosen])
     clean_logits, attacked_logits = model(images), model(attacked)
     loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
     p, q = clean_logits.softmax(1).detach(), attacked_logits.softmax(1)
@@ -56,6 +56,18 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_
     torch.testing.assert_close(after["live"], moved, rtol=0, atol=1e-15)
     assert (after["live"] != before["live"]).double().mean() > 0.5
     assert torch.equal(after["bank"], before["bank"])
+
+
+def test_what_is_trained_on_is_not_what_the_same_seed_attacks_with(tmp_path):
+    settings = {**QUICK, "seed": 7, "eps": 0.5, "defence_settings": {**UNPATCHED, "live": 2, "bank_steps": 1}}
+    trainer = tiny_trainer(tmp_path, **settings)
+    images, _ = trainer._sampled_images(12)
+    attack = ATTACKS["l4a"].configure(eps=0.5, steps=1, seed=7)(trainer.pixel_model(trainer.model), images)
+    trainer.evaluate()
+    begun = torch.empty_like(attack.delta).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(7))
+    assert torch.corrcoef(torch.stack([begun.flatten(), attack.delta.flatten()]))[0, 1] > 0.99  # one step is near it
+    for trained_on in [*state_of(trainer)["live"], *state_of(trainer)["bank"]]:
+        assert torch.corrcoef(torch.stack([begun.flatten(), trained_on.flatten()]))[0, 1].abs() < 0.2
 
 
 def test_a_live_patch_covers_a_share_of_the_images_and_moves_by_the_same_pass(tmp_path):
@@ -143,7 +155,7 @@ def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
 
     live, clean = before["live"].requires_grad_(), [3, 7, 11, 15, 19, 23]
-    passed = (images + torch.cat([live, before["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    passed = clamped(images + torch.cat([live, before["bank"]])[drawn(STEP_SEEDS, 2, 1)])
     passed[clean] = images[clean]
     logits = model(passed)
     check_gradients(gradients, model, F.cross_entropy(logits, labels))
@@ -163,7 +175,7 @@ def test_gen_af_universal_is_gen_afs_objective_on_universal_perturbations(tmp_pa
     begun = tiny_trainer(tmp_path / "begun", defence="gen-af-universal", **ONE_STEP, **settings)
     begun.evaluate()
     state = state_of(begun)
-    attacked = (images + torch.cat([state["live"], state["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    attacked = clamped(images + torch.cat([state["live"], state["bank"]])[drawn(STEP_SEEDS, 2, 1)])
     clean_logits, attacked_logits = model(images), model(attacked)
     each = F.cross_entropy(clean_logits, labels, reduction="none")
     loss = (each.mean() + F.cross_entropy(attacked_logits, labels)) / 2
@@ -193,7 +205,7 @@ def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", defence="universal-n-fgsm", **settings)
 
     live = state["live"].requires_grad_()
-    shared = (images + torch.cat([live, state["bank"]])[drawn(STEP_SEEDS, 2, 1)]).clamp(0, 1)
+    shared = clamped(images + torch.cat([live, state["bank"]])[drawn(STEP_SEEDS, 2, 1)])
     own = n_fgsm(model, images, labels, eps=0.1, seeds=STEP_SEEDS)
     is_second = torch.from_numpy(mixed_bits(STEP_SEEDS, ADVERSARY) < 2**63).view(-1, 1, 1, 1)
     assert 6 < is_second.sum() < 18

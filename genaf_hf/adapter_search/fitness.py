@@ -96,6 +96,7 @@ class Fitness:
             args=self.training_of(genome, number),
             train_dataset=self.train,
             processing_class=self.processor,
+            public=PixelModel(self.encoder, self.processor, autocast=torch.bfloat16 if self.config.bf16 else None),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.adversarial_finetune()

@@ -8,6 +8,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
+from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.global_batch import MicroBatch
 from genaf_hf.training.trainer import GenAFTrainer
 
@@ -37,7 +38,20 @@ def merged_weights(model: PeftModel) -> Iterator[None]:
 
 
 class AdapterTrainer(GenAFTrainer):
-    """`GenAFTrainer` of a `PeftModel`, whose adversary attacks the merged weights."""
+    """`GenAFTrainer` of a `PeftModel`, whose adversary attacks the merged weights.
+
+    Args:
+        public: the encoder without adapters, on which the adversary begins; default the model as it is given, whose
+            adapters may have been trained before.
+        others: as for `GenAFTrainer`.
+    """
+
+    def __init__(self, *others, public: PixelModel | None = None, **kwargs):
+        super().__init__(*others, **kwargs)
+        self.public = public
+
+    def public_encoder(self) -> PixelModel:
+        return self.public or super().public_encoder()
 
     def craft(self, model, inputs: dict, micro_batch: MicroBatch, stays_clean: Sequence[bool] = ()) -> Tensor:
         with merged_weights(self.accelerator.unwrap_model(model, keep_torch_compile=False)):

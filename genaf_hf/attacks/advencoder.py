@@ -19,7 +19,6 @@ from genaf_hf.attacks.universal import (
     JUDGED_BATCHES,
     all_evaluating,
     all_finite,
-    attacked,
     best_of,
     check_finite,
     check_universal_settings,
@@ -92,7 +91,7 @@ def advencoder_per(
     encoders, size = several(encoder), images.shape[-2:]
 
     def perturb(made: Tensor, batch: Tensor, random: torch.Generator) -> Tensor:
-        return attacked(batch, into_ball(made[None], eps, norm)[0])
+        return (batch + into_ball(made[None], eps, norm)[0]).clamp(0, 1)
 
     begun = None if init is None else into_ball(given(init, images.shape[1:])[None], eps, norm)[0]
     wanted = size, width, encoders, images, perturb, steps, learning_rate, batch_size

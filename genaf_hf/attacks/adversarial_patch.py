@@ -1,5 +1,7 @@
 """Adversarial patch (Brown et al., 2017, https://arxiv.org/abs/1712.09665)."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import Ascent, Objective, raised
+from genaf_hf.attacks.universal import Ascent, Objective, raised, random_batches
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@article{brown2017patch,
@@ -56,17 +58,16 @@ def adversarial_patch(
         UserError: for a setting outside its range, or a model without finite values or gradients.
     """
     pasted, side = pasting(images.shape[-2:], area=area, place=place, shape=shape, degrees=degrees, smallest=smallest)
-    random = torch.Generator().manual_seed(seed)
 
     def on(model: PixelModel, *_: Tensor) -> Objective:
-        def objective(delta: Tensor, batch: Tensor, of_batch: Tensor) -> Tensor:
+        def objective(delta: Tensor, batch: Tensor, of_batch: Tensor, random: torch.Generator) -> Tensor:
             return towards(model(pasted(batch, GRAY + delta, [random] * len(batch))), of_batch, target)
 
         return objective
 
     words = "adversarial-patch", told("cross-entropy of the model", target)
     found = raised(
-        *(several(model), (images, labels), on, words, Ascent(), side),
+        *(several(model), (images, labels), on, words, Ascent(batches_and_places), side),
         eps=GRAY,
         steps=steps,
         restarts=restarts,
@@ -79,3 +80,11 @@ def adversarial_patch(
     known = {name: found.provenance[name] for name in ("encoder", "encoder_revision", "objective", "data")}
     pixels = (GRAY + found.delta).clamp(0, 1)
     return of_pasting(pixels, found.attack, pasted, steps=steps, step_size=found.step_size, seed=seed, **known)
+
+
+def batches_and_places(
+    encoder: PixelModel, tensors: Sequence[Tensor], batch_size: int, generator: torch.Generator
+) -> Iterator[tuple]:
+    """Random batches, each with what its places are drawn by: of every start, and where they are judged, the same."""
+    for batch in random_batches(encoder, tensors, batch_size, generator):
+        yield *batch, generator

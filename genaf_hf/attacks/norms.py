@@ -51,5 +51,6 @@ def lengths(deltas: Tensor, norm: str) -> Tensor:
 
 
 def per_image_l2(values: Tensor) -> Tensor:
-    """L2 norm of each image, shape (n, 1, 1, 1)."""
-    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    """L2 norm of each image, shape (n, 1, 1, 1), summed in float64: of large images float32 loses their last digits."""
+    norms = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
+    return norms.to(values.dtype).view(-1, 1, 1, 1)

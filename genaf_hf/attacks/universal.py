@@ -369,8 +369,14 @@ def all_evaluating(encoders: Sequence[PixelModel]) -> Iterator[None]:
 
 
 def attacked(images: Tensor, delta: Tensor) -> Tensor:
-    """Images with the perturbation, in [0, 1]."""
-    return (images + delta).clamp(0, 1)
+    """Images with the perturbation, in [0, 1], of which the gradient is as if nothing were clamped.
+
+    Where all images of a batch are black or white, clamping leaves a perturbation that begins outward no gradient, and
+    it would stay there, as in the background of digits: the gradient passes straight through (Bengio et al., 2013,
+    arXiv 1308.3432).
+    """
+    changed = images + delta
+    return changed + (changed.clamp(0, 1) - changed).detach()
 
 
 def all_finite(*values: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def content(attack: ConfiguredAttack, encoder: Encoders, *data: Tensor) -> str:
     known = encoder_tensors if attack.attack.on_encoder else tensors
     words = (
         *(version("genaf_hf"), version("transformers"), attack.attack.name, attack.settings),
-        *((model_source(each.model.config), architecture(each)) for each in encoders),
+        *((model_source(each.model.config), architecture(each), each.image_size) for each in encoders),
         *(each.autocast for each in encoders if each.autocast),
     )
     named = {f"{i}.{name}": tensor for i, each in enumerate(encoders) for name, tensor in known(each).items()}

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 DEFENCE = "Defence"  # in the Trainer's state
 CENTERS = "pseudo_labels.centers"  # beside the tensors of the adversary
+ADVERSARY_SEED = 2**20  # added to a run's: an attack of that seed would begin, and end, near what was trained on
 CLUSTERED = 1024  # images whose features clusters are found from
 ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
 
@@ -69,9 +70,13 @@ class AttackingTrainer(SharingTrainer):
         """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
         adversary = self.defence.adversary
         if adversary is not None and not adversary.state:
-            adversary.begin(self.pixel_model(self.model), self._sampled_images, self.args.seed)
+            adversary.begin(self.public_encoder(), self._sampled_images, self.args.seed + ADVERSARY_SEED)
             if adversary.state:  # else this is done at each evaluation, and reading an augmented row draws numbers
                 self._check_sizes()
+
+    def public_encoder(self) -> PixelModel:
+        """What the adversary begins on: the model, as long as no step was made."""
+        return self.pixel_model(self.model)
 
     def _check_sizes(self) -> None:
         """Refuses images that the adversary's state is not for, to train or to evaluate on.

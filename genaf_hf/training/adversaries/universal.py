@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.universal import attacked
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.models.pixel_model import PixelModel
@@ -115,7 +116,7 @@ class Universal(Adversary):
         if share := self.settings["class_share"]:
             by_class = sent(torch.from_numpy(below(seeds, share, OF_CLASS)), images.device)
             chosen = torch.where(by_class & (chosen < len(live)), labels % len(live), chosen)
-        return (images + eps_share * torch.cat([live, bank]).to(images)[chosen]).clamp(0, 1)
+        return attacked(images, eps_share * torch.cat([live, bank]).to(images)[chosen])
 
     def learn(self) -> None:
         if self.state:
