@@ -112,6 +112,21 @@ def test_else_by_intervals_alone_and_it_says_so(tmp_path, missing):
     assert "No difference that chance does not explain" in str(found)
 
 
+def test_attacks_from_another_public_encoder_are_not_run_alike_but_those_on_the_model_are():
+    def on(encoder: str):
+        report = report_of({"clean": ALL, "pgd": ALL[:50], "l4a": ALL[:40]})
+        knowledge = {"l4a": "public encoder", "pgd": "model", "clean": "nothing"}
+        told = [
+            replace(each, knowledge=knowledge[each.attack], settings={**each.settings, "encoder": encoder})
+            for each in report.measurements
+        ]
+        return replace(report, measurements=told)
+
+    found = compare(on("one"), on("other"))
+    assert [each.attack for each in found.changes][:2] == ["clean", "pgd"]
+    assert found.left_out == ["l4a (other settings)"]
+
+
 def test_what_was_not_run_alike_is_left_out():
     new = report_of({**NEW, "square": ALL[:50]})
     longer = [

@@ -20,6 +20,8 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.partial_forward import removing
 from genaf_hf.runs.journal import Journal
+from genaf_hf.sharing.eval_results import conditions
+from genaf_hf.sharing.verdict import strength
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
@@ -287,7 +289,16 @@ def test_what_is_for_standing_images_attacks_those_that_others_in_its_ball_leave
     few = under(last=ATTACKS["finisher"].configure(max_images=1))
     assert len(finisher.seeds) == 1
     assert few.measurement("model", "last").correct == sum(standing) - 1
-    assert f"*1 of {sum(standing)} images left were attacked*" in few.table()
+    words = f"1 of {sum(standing)} images left were attacked"
+    assert f"*{words}*" in few.table()
+    assert strength(few.measurement("model", "last")) == f"last, linf, eps 0.1, {words}"
+    told = conditions(few, few.measurement("model", "last"))
+    assert (told["standing"], told["attacked"]) == (sum(standing), 1)
+
+    half = sum(standing) // 2
+    rows = [row for row, stands in enumerate(standing) if stands]
+    spread = under(last=ATTACKS["finisher"].configure(max_images=half)).answers["model"]["last"].right
+    assert [row for row in rows if not spread[row]] == [rows[i * len(rows) // half] for i in range(half)]
     assert RobustnessReport.from_json(few.to_json()) == few
 
     for other in ({"eps": 0.2}, {"norm": "l2"}):

@@ -1,5 +1,6 @@
 import random
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -206,6 +207,15 @@ def test_a_worse_audit_stands_above_the_verdict_of_the_training_and_leaves_with_
     assert shared(tmp_path, once, worse) == once
     assert shared(tmp_path, once, better) == shared(tmp_path, card, better)
     assert "An audit found less" not in shared(tmp_path, card, better)
+
+
+def test_less_by_chance_or_on_other_images_is_no_worse_verdict(tmp_path):
+    report = make_report("hardened")
+    card = str(model_card(report, make_record(), model_name="x"))
+    by_one = [replace(each, correct=each.correct - 1) if each.attack == "pgd" else each for each in report.measurements]
+    assert "An audit found less" not in shared(tmp_path, card, replace(report, measurements=by_one))
+    others = make_report("undefended", dataset={**report.dataset, "name": "someone/harder"})
+    assert "An audit found less" not in shared(tmp_path, card, others)
 
 
 @pytest.mark.parametrize("mark", [BEGIN, END, TOP, END_OF_TOP])

@@ -218,6 +218,20 @@ def test_a_result_said_twice_is_marked_both_times():
     assert [each.problems for each in entries if each.attack != "pgd"] == [(), ()]
 
 
+def test_an_audit_beside_the_training_says_nothing_twice():
+    index = model_index(make_report())
+    others = model_index(make_report())[0]["results"]
+    for result in others:
+        for each in result["metrics"]:
+            counts = {"count": 50, "correct": each["args"]["correct"] // 2, "report": "audit/report.json"}
+            each["args"].update(counts, interval=list(Rate(counts["correct"], 50).interval))
+            each["value"] = counts["correct"] / 50
+    index[0]["results"] += others
+    entries = check(read_card(info(index))[0], None)
+    assert len(entries) == 2 * len(make_report().attacks)
+    assert {each.problems for each in entries} == {()}
+
+
 @pytest.mark.parametrize("changes", [{"count": 99, "correct": 50}, {"count": 1000, "correct": 500}])
 def test_results_on_the_same_images_are_of_as_many(changes):
     index = model_index(make_report())

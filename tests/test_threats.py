@@ -275,6 +275,12 @@ def test_a_model_that_is_sure_of_an_image_can_be_tried_out(attacker, encoder):
     threat.try_out(attacker, encoder)
 
 
+def test_what_crafts_one_perturbation_for_all_images_is_asked_for_its_perturbation_at_once(encoder):
+    for name in ("l4a", "upgd"):
+        with pytest.raises(UserError, match=f'The attack "mine" is {name}, which crafts one perturbation for all'):
+            threats_from({"mine": ATTACKS[name].configure()}, {"model": encoder})
+
+
 def test_a_threat_comes_from_whatever_a_user_has(encoder):
     ready = UniversalPerturbation(torch.zeros(3, 8, 8), attack="uap", eps=0.1)
     asked = {"a": ready, "b": {"m": ready}, "c": partial(ATTACKS["pgd"].function, eps=0.1, steps=2)}

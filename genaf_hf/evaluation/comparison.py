@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import right_answers
-from genaf_hf.evaluation.measurement import CLEAN, Measurement, Rate
+from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Measurement, Rate
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.self_checks import beside_undefended
 from genaf_hf.values.markup import markdown
@@ -17,7 +17,8 @@ from genaf_hf.values.markup import markdown
 REPORT, ANSWERS = "report.json", "answers.parquet"
 SIGNIFICANCE = 0.05
 # What may differ between attacks that are the same.
-WHERE_FROM = {"encoder", "encoder_revision", "data", "seed", "standing", "attacked"}
+WHERE_FROM = {"data", "seed", "standing", "attacked"}
+OF_ENCODER = {"encoder", "encoder_revision"}  # of an attack on the model itself that model, which is another one now
 
 Right = Mapping[tuple[str, str], list[bool]]
 
@@ -223,4 +224,5 @@ def left_out(before: Mapping[str, Measurement], now: Mapping[str, Measurement], 
 
 def conditions(measurement: Measurement) -> dict:
     """What has to be the same for two measurements to be compared."""
-    return {name: value for name, value in measurement.settings.items() if name not in WHERE_FROM}
+    others = WHERE_FROM if measurement.knowledge == PUBLIC_ENCODER else WHERE_FROM | OF_ENCODER
+    return {name: value for name, value in measurement.settings.items() if name not in others}

@@ -96,14 +96,24 @@ class Measurement:
         return Rate(self.correct, self.count)
 
     @property
+    def partly(self) -> str | None:
+        """What of the images an attack on those that others leave has tried, in words; None where it tried them all."""
+        standing, attacked = (self.settings.get(name, 0) for name in ("standing", "attacked"))
+        return f"{attacked} of {standing} images left were attacked" if attacked < standing else None
+
+    @property
     def attack_success_rate(self) -> Rate:
         """Share of the images that are right when clean and wrong under the attack."""
         return Rate(self.fooled, self.clean_correct)
 
     @property
-    def decline(self) -> Rate:
-        """(clean - robust accuracy) / clean accuracy: the attack success rate less what the attack sets right."""
-        return Rate(max(0, self.clean_correct - self.correct), self.clean_correct)
+    def decline(self) -> float | None:
+        """(clean - robust accuracy) / clean accuracy: the attack success rate less what the attack sets right.
+
+        None where no image is right when clean. It is no share of images, and has no interval of one: an attack that
+        sets more right than it fools has one below 0.
+        """
+        return (self.clean_correct - self.correct) / self.clean_correct if self.clean_correct else None
 
     @property
     def fooling_rate(self) -> Rate:

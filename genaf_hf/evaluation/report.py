@@ -37,7 +37,7 @@ READ = (2, 3, 4)  # versions; reports of the first do not hold all settings of t
 COLUMNS = (
     *("model", "attack", "knowledge", "norm", "eps", "steps", "correct", "count", "accuracy", "low", "high", "worst"),
     *("reliable", "attack_success_rate", "decline", "fooling_rate", "neighbors_correct", "noise_correct"),
-    *("shuffled_correct", "beyond_noise", "expected_robustness", "expected_up_to_eps"),
+    *("shuffled_correct", "beyond_noise", "standing", "attacked", "expected_robustness", "expected_up_to_eps"),
 )
 ANY_KNOWLEDGE = "any of these"  # in a table, of the worst case over all attacks
 UNDEFENDED = "undefended"  # name of the model that others are held against
@@ -160,10 +160,9 @@ class RobustnessReport:
         """What a reader has to know beside an accuracy, for a table."""
         rivals = [each for each in self.measurements if each.knowledge == measurement.knowledge]
         several = len({each.attack for each in rivals}) > 1
-        standing, attacked = (measurement.settings.get(name, 0) for name in ("standing", "attacked"))
         found = {
             "*worst*": several and self.is_worst(measurement),
-            f"*{attacked} of {standing} images left were attacked*": attacked < standing,
+            f"*{measurement.partly}*": measurement.partly is not None,
             "*no more than noise*": measurement.beyond_noise is False,
             "*unreliable*": not self.is_reliable(measurement),
         }
@@ -207,7 +206,8 @@ class RobustnessReport:
         measures = ("attack success rate", "decline", "fooling rate", "under noise", "shuffled", "kNN accuracy")
         rows = [["attack", *measures, "expected robustness"]]
         for each in self.of(model):
-            attacked = [each.attack_success_rate, each.decline, each.fooling_rate]
+            decline = "-" if each.decline is None else f"{each.decline:.1%}"
+            attacked = [each.attack_success_rate, decline, each.fooling_rate]
             doubt = "" if self.is_reliable(each) else " *unreliable*"
             rates = ["-"] * 3 if each.attack == CLEAN else [f"{rate}{doubt}" for rate in attacked]
             area = self.expected_robustness(model, each.attack)
@@ -244,11 +244,12 @@ class RobustnessReport:
 
     def columns(self, each: Measurement) -> dict:
         """A row of `to_csv`, without what was not measured."""
-        settings = {name: each.settings.get(name) for name in ("norm", "eps", "steps")}
-        rates = {name: getattr(each, name) for name in ("attack_success_rate", "decline", "fooling_rate")}
+        settings = {name: each.settings.get(name) for name in ("norm", "eps", "steps", "standing", "attacked")}
+        rates = {name: getattr(each, name) for name in ("attack_success_rate", "fooling_rate")}
         area, largest = self.expected_robustness(each.model, each.attack) or (None, None)
         attacked = {
             **{name: rate.value for name, rate in rates.items() if rate.count},
+            "decline": each.decline,
             "worst": self.is_worst(each),
             "noise_correct": each.noise_correct,
             "shuffled_correct": each.shuffled_correct,

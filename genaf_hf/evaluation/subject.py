@@ -110,7 +110,8 @@ class Subject:
     def under_after(self, threat: Threat, found: Mapping[str, Answers]) -> tuple[Answers, dict]:
         """Its answers under a threat that attacks what others leave right, and how many images these are.
 
-        Where another one fools the model already, its answers are that one's.
+        Where another one fools the model already, its answers are that one's. Of fewer images than are left, those that
+        it attacks lie evenly among them: of a test set in the order of its classes they are of all classes.
 
         Args:
             threat: after others.
@@ -122,7 +123,8 @@ class Subject:
             fooled = [row for row in standing if not found[name].right[row]]
             answers = answers.but(fooled, found[name].of(fooled))
             standing = [row for row in standing if found[name].right[row]]
-        tried = standing[: threat.attack.settings.get("max_images")]
+        most = threat.attack.settings.get("max_images") or len(standing)
+        tried = standing if most >= len(standing) else [standing[i * len(standing) // most] for i in range(most)]
         if tried:
             answers = answers.but(tried, self.under(threat, threat.name, tried))
         return answers, {"standing": len(standing), "attacked": len(tried)}

@@ -399,6 +399,11 @@ def threat_from(name: str, attack: Attack, models: Mapping[str, PixelModel]) -> 
         return UniversalThreat(name, None, adaptive=True, perturbations=checked(name, attack, models))
     attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else attack
     given = attack.settings if isinstance(attack, ConfiguredAttack) else {}
+    if isinstance(attack, ConfiguredAttack) and attack.attack.universal:
+        raise UserError(
+            f'The attack "{name}" is {attack.attack.name}, which crafts one perturbation for all images and has no '
+            "images to craft it from here: craft it, and give the UniversalPerturbation, or ask genaf_hf.audit.audit."
+        )
     if "eps" not in given:
         raise UserError(
             f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '

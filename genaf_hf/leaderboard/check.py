@@ -92,20 +92,21 @@ def is_path(path: str) -> bool:
 
 
 def repeated(entries: list[Entry]) -> list[Entry]:
-    """Marks what one card says twice; what every attack leaves, each report says for itself."""
-    keys = [(each.model, each.conditions, each.report if each.is_of_all else "") for each in entries]
+    """Marks what one card says twice of one report."""
+    keys = [(each.model, each.conditions, each.report) for each in entries]
     times, twice = Counter(keys), "the card has several results under these conditions"
     return [with_problems(each, [twice] * (times[key] > 1)) for each, key in zip(entries, keys, strict=True)]
 
 
 def other_counts(entries: list[Entry]) -> list[Entry]:
-    """Marks results of one model on the same images that are not of as many images."""
+    """Marks results of one report on the same images that are not of as many images."""
     counts = defaultdict(set)
     for each in filter(has_counts, entries):
-        counts[each.model, each.images].add(each.count)
+        counts[each.model, each.images, each.report].add(each.count)
 
     def problems(entry: Entry) -> list[str]:
-        others = sorted(counts[entry.model, entry.images] - {entry.count}) if has_counts(entry) else []
+        known = counts[entry.model, entry.images, entry.report] if has_counts(entry) else {entry.count}
+        others = sorted(known - {entry.count})
         return [f"it is of {entry.count} images, another result on the same ones of {others[0]}"] if others else []
 
     return [with_problems(each, problems(each)) for each in entries]

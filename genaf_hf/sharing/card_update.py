@@ -1,16 +1,19 @@
 """A card that is there already is updated without touching what people wrote."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import yaml
 
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.comparison import Change
+from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.sharing.eval_results import CLEAN_METRIC, ROBUST_METRIC
 from genaf_hf.sharing.existing_card import FRONT_MATTER, card_metadata
 from genaf_hf.sharing.hub_metadata import dump
+from genaf_hf.values.numbers import is_whole
 
 MARK = "<!-- genaf_hf:"
 BEGIN, END = "<!-- genaf_hf: begin of the audit -->", "<!-- genaf_hf: end of the audit -->"
@@ -78,7 +81,9 @@ def without_marks(text: str) -> str:
 
 
 def found_less(card: str, additions: Mapping) -> bool:
-    """Whether an audit found less than the results of other reports that a card tells, or what cannot be trusted.
+    """Whether an audit found less than a card tells of the same data, by more than chance, or what cannot be trusted.
+
+    Held against each other are the lowest accuracies, clean and under attack, of the audit and of other reports.
 
     Args:
         card: its text.
@@ -87,32 +92,31 @@ def found_less(card: str, additions: Mapping) -> bool:
     Raises:
         UserError: when the card's metadata cannot be read.
     """
-    mine = list(metrics_of(additions["model-index"]))
-    path = mine[0]["args"]["report"] if mine else None
-    others = [
-        each
-        for each in metrics_of(card_metadata(card).get("model-index"))
-        if isinstance(each.get("args"), dict) and each["args"].get("report") not in (None, path)
-    ]
-    lowest = [
-        (min(values(mine, kind), default=math.inf), min(values(others, kind), default=-math.inf))
-        for kind in (CLEAN_METRIC, ROBUST_METRIC)
-    ]
-    doubtful = not all(each["args"]["reliable"] for each in mine)
-    return bool(others) and (doubtful or any(ours < theirs for ours, theirs in lowest))
+    mine = [*metrics_of(additions["model-index"])]
+    on, path = (mine[0][0], mine[0][1]["args"]["report"]) if mine else (None, None)
+    others = [each for data, each in metrics_of(card_metadata(card).get("model-index")) if data == on]
+    others = [each for each in others if each["args"].get("report") not in (None, path)]
+    if any(not each["args"]["reliable"] for _, each in mine):
+        return bool(others)
+    own = [each for _, each in mine]
+    lowest = [(least(others, kind), least(own, kind)) for kind in (CLEAN_METRIC, ROBUST_METRIC)]
+    return any(before and now and Change("", "", before, now).verdict == "worse" for before, now in lowest)
 
 
-def metrics_of(index) -> list[dict]:
-    """All metrics of a model-index that have the Hub's form."""
+def metrics_of(index) -> Iterator[tuple[Any, dict]]:
+    """All metrics of a model-index that have the form of ours, each with the dataset that it was measured on."""
     models = [each for each in as_list(index) if isinstance(each, dict)]
-    results = [each for model in models for each in as_list(model.get("results")) if isinstance(each, dict)]
-    return [each for result in results for each in as_list(result.get("metrics")) if isinstance(each, dict)]
+    for result in (each for model in models for each in as_list(model.get("results")) if isinstance(each, dict)):
+        for metric in as_list(result.get("metrics")):
+            if isinstance(metric, dict) and isinstance(metric.get("args"), dict):
+                yield result.get("dataset"), metric
 
 
-def values(metrics: Sequence[Mapping], kind: str) -> list[float]:
-    """The finite numbers among the values of metrics of one type."""
-    found = [each.get("value") for each in metrics if each.get("type") == kind]
-    return [value for value in found if isinstance(value, int | float) and math.isfinite(value)]
+def least(metrics: Sequence[Mapping], kind: str) -> Rate | None:
+    """The lowest accuracy among metrics of one type that have counts; None where none has."""
+    counts = [(each["args"].get("correct"), each["args"].get("count")) for each in metrics if each.get("type") == kind]
+    rates = [Rate(*each) for each in counts if all(map(is_whole, each)) and 0 <= each[0] <= each[1] > 0]
+    return min(rates, key=lambda rate: rate.value, default=None)
 
 
 def as_list(value) -> list:

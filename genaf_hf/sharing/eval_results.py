@@ -74,6 +74,8 @@ def conditions(report: RobustnessReport, measurement: Measurement | WorstCase) -
         "norm": known.get("norm"),
         "eps": known.get("eps"),
         "steps": known.get("steps"),
+        "standing": known.get("standing"),
+        "attacked": known.get("attacked"),
         "seed": known.get("seed", report.seed),
         "surrogate": known.get("encoder") if on_encoder else None,
         "surrogate_revision": known.get("encoder_revision") if on_encoder else None,

@@ -52,7 +52,7 @@ def draw_overview(
 
     axes = gallery.subplots(3, columns, squeeze=False)
     shift = attacked - images if perturbation.partial else perturbation.delta.expand_as(images)
-    amplified = (shift / (2 * perturbation.eps) + 0.5).clamp(0, 1)
+    amplified = shift / (2 * shift.abs().amax().clamp(min=1e-12)) + 0.5
     for column in range(columns):
         show_image(axes[0][column], images[column])
         show_image(axes[1][column], amplified[column])
@@ -261,7 +261,7 @@ def draw_drift(drifts: Sequence[Drift], path: str | Path) -> None:
         bars = draw_bars(axes, models, index, [each.distance for each in found])
         axes.bar_label(bars, [f"{each.distance:.2f}" for each in found], padding=2, fontsize=8)
     settings = {each.attack: each.settings for each in drifts}
-    labels = [name if name == CLEAN else f"{name}\neps {eps_text(settings[name]['eps'])}" for name in attacks]
+    labels = [name if name == CLEAN else f"{name}\n{extent(settings[name])}" for name in attacks]
     axes.set_xticks(range(len(attacks)), labels, fontsize=8, rotation=30, ha="right", parse_math=False)
     axes.set_ylabel("relative squared distance of features\nfrom the public encoder's", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

@@ -52,7 +52,7 @@ def publish(
     name = repo_id or folder.resolve().name
     privacy = {None: (), True: ("--private",), False: ("--no-private",)}[private]
     branch = () if revision is None else ("--revision", revision)
-    command = shlex.join(["python", "-m", "genaf_hf.push", str(folder), name, *privacy, *branch])
+    command = shlex.join(["genaf-hf", "push", str(folder), name, *privacy, *branch])
     if doubt := None if push_anyway else why_unreliable(folder):
         raise UserError(
             f'"{name}" was not pushed: {doubt}; everything is kept in {folder}, and this command pushes it all the '

@@ -74,5 +74,5 @@ def kept(report: RobustnessReport, measurement: Measurement | WorstCase) -> str:
 
 
 def strength(measurement: Measurement) -> str:
-    """An attack and how far it goes, e.g. `pgd, linf, eps 8/255`."""
-    return f"{plain(measurement.attack)}, {plain(reach(measurement.settings))}"
+    """An attack, how far it goes and what it has tried, e.g. `pgd, linf, eps 8/255`."""
+    return ", ".join(map(plain, filter(None, (measurement.attack, reach(measurement.settings), measurement.partly))))
