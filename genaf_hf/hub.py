@@ -21,9 +21,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 
 from genaf_hf.errors import first_line
+from genaf_hf.values.names import nearest
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -137,7 +139,12 @@ def why_not_loaded(
     except (OSError, ValueError, httpx2.HTTPError) as again:
         answer = again
     if isinstance(answer, OfflineModeIsEnabled):
-        return None
+        if Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo_id, repo_type=kind)).exists():
+            return None
+        return (
+            f'The {kind} "{repo_id}" is neither a local folder nor in the cache, and HF_HUB_OFFLINE is set: unset it, '
+            f"or check the spelling{nearest(Path(repo_id)) if kind == 'model' else ''}."
+        )
     for said in (hub_error(answer), hub_error(error)):
         if isinstance(said, GatedRepoError):
             return f'The {kind} "{repo_id}" is gated: accept its conditions on {page} and log in with `hf auth login`.'

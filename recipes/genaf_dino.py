@@ -1,4 +1,4 @@
-"""Hardens an encoder of DINO with Gen-AF: `genaf-hf harden`, from a checkout.
+"""Hardens an encoder of DINO: `genaf-hf harden`, from a checkout.
 
     accelerate launch recipes/genaf_dino.py
     accelerate launch recipes/genaf_dino.py --model_name_or_path facebook/dino-vits16 \

@@ -1,4 +1,4 @@
-"""Hardens a masked autoencoder's encoder with Gen-AF: `genaf-hf harden`, from a checkout.
+"""Hardens a masked autoencoder's encoder: `genaf-hf harden`, from a checkout.
 
     accelerate launch recipes/genaf_mae.py
     accelerate launch recipes/genaf_mae.py --model_name_or_path facebook/vit-mae-base \

@@ -1,4 +1,4 @@
-"""Hardens a vision transformer with Gen-AF: `genaf-hf harden`, from a checkout.
+"""Hardens a vision transformer: `genaf-hf harden`, from a checkout.
 
     accelerate launch recipes/genaf_vit.py
     accelerate launch recipes/genaf_vit.py --model_name_or_path google/vit-base-patch16-224-in21k \

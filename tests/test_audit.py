@@ -121,7 +121,13 @@ def test_several_models_stand_in_one_table_and_the_public_encoder_is_attacked_on
     for changes in ({"model_name_or_path": f"{model},{model}/"}, {"model_revision": "main"}):
         with pytest.raises(UserError, match="several need different names, and no model_revision"):
             audit(replace(both, output_dir=str(tmp_path / "other"), **changes))
-    with pytest.raises(UserError, match='"nobody/nothing" has no configuration'):
+    shutil.copytree(tmp_path / "twin", tmp_path / "third")
+    (tmp_path / "third" / "README.md").unlink()
+    third = replace(both, output_dir=str(tmp_path / "other"), model_name_or_path=f"{model},{tmp_path / 'third'}")
+    with pytest.raises(UserError, match=r'The card of ".*third" .*name the public encoder with --encoder'):
+        audit(third)
+    assert not (tmp_path / "other").exists()  # before the first one was attacked
+    with pytest.raises(UserError, match='"nobody/nothing" is neither'):
         audit(replace(both, output_dir=str(tmp_path / "other"), model_name_or_path=f"{model},nobody/nothing"))
     assert not (tmp_path / "other").exists()
 

@@ -104,10 +104,13 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         ({"attack_settings": {"square": {"share": "half"}}}, 'share is "half", expected a number'),
         ({"attack_settings": {"square": {"share": 2}}}, "share is 2, expected a share of the pixels"),
         ({"attack_settings": {"advencoder-pat": {**PATCH, "area": 1.1}}}, "area is 1.1, a patch of 0 pixels a side"),
-        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
-        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
-        ({"encoder": "nobody/nothing"}, '"nobody/nothing" has no configuration and image processor'),
-        ({"encoder": "nobody/nothing,"}, '"nobody/nothing" has no configuration and image processor'),
+        (
+            {"model_name_or_path": "nobody/nothing"},
+            'The model "nobody/nothing" is neither a local folder nor in the cache',
+        ),
+        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" is neither a local folder nor in the cache'),
+        ({"encoder": "nobody/nothing"}, 'The model "nobody/nothing" is neither a local folder nor in the cache'),
+        ({"encoder": "nobody/nothing,"}, 'The model "nobody/nothing" is neither a local folder nor in the cache'),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(arguments, tmp_path, changes, sentence):

@@ -37,6 +37,13 @@ def test_numbers_of_numpy_become_such_as_json_holds(kind):
     assert json.dumps(asdict(kind("encoder", "digits", max_train_samples=np.int64(9))))
 
 
+@pytest.mark.parametrize("types", [(HardeningArguments, GenAFConfig), (EncoderArguments, GenAFConfig)])
+def test_a_folder_for_the_result_has_to_be_named(types, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(types, None, ["--model_name_or_path", "encoder", "--dataset_name", "photos"])
+    assert "required: --output_dir" in capsys.readouterr().err
+
+
 @pytest.fixture
 def default(tmp_path):
     path = tmp_path / "digits.yaml"

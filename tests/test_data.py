@@ -164,7 +164,7 @@ def test_a_misspelt_folder_is_refused_before_the_hub_is_asked(tmp_path, monkeypa
 def test_a_known_dataset_is_no_misspelt_folder(tmp_path, monkeypatch):
     (tmp_path / "cifar").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match='The dataset "cifar10" cannot be loaded'):
+    with pytest.raises(ValueError, match=r'The dataset "cifar10" is neither .* or check the spelling\.$'):
         load_images("cifar10")
 
 
@@ -266,6 +266,20 @@ def test_ambiguous_columns_are_refused_by_their_names(saved, dataset):
         load_images(saved(train=two_images))
     with pytest.raises(ValueError, match=r"2 columns could be the label: found label, second_label .* --label_column"):
         load_images(saved(train=two_labels))
+
+
+def test_a_column_of_the_usual_name_is_not_passed_over_for_another_that_has_the_type(saved, dataset, tmp_path):
+    train = dataset["train"]
+    words = train.cast_column("label", datasets.Value("string"))
+    sex = train.select_columns("label").rename_column("label", "sex")
+    with pytest.raises(ValueError, match=r"2 columns could be the label: found sex, label .* --label_column"):
+        load_images(saved(train=datasets.concatenate_datasets([words, sex], axis=1)))
+    masks = train.select_columns("image").rename_column("image", "mask")
+    encoded = train.cast_column("image", datasets.Image(decode=False))
+    rows = {"image": [each["bytes"] for each in encoded["image"]], "label": train["label"][:]}
+    plain = datasets.Dataset.from_dict(rows).cast_column("label", train.features["label"])
+    with pytest.raises(ValueError, match=r"2 columns could be the image: found mask, image .* --image_column"):
+        load_images(saved(train=datasets.concatenate_datasets([plain, masks], axis=1)))
 
 
 @pytest.mark.parametrize(("missing", "rest"), [("image", "label"), ("label", "image")])

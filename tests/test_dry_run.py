@@ -48,9 +48,18 @@ def test_without_a_length_it_is_that_of_the_run(asked_for, dataset):
 
 
 def test_what_is_told_adds_up():
-    told = str(DryRun({"train": 1200, "test": 3}, {"undefended": Stage(600, 0.1), "adapt": Stage(60, 1.0)}, 3 * 2**30))
+    told = str(
+        DryRun({"train": 1200, "test": 3}, {"undefended": Stage(600, 0.1), "adapt": Stage(60, 1.0)}, 30.0, 3 * 2**30)
+    )
     assert "Images: 1,200 train, 3 test." in told
-    assert "Training takes about 2.0 minutes and 3.0 GiB." in told
+    assert "Training takes about 2.5 minutes and 3.0 GiB." in told
+
+
+def test_what_perturbations_to_train_on_take_is_counted(asked_for):
+    bank = {"bank": ["l4a"], "bank_steps": 3}
+    told = dry_run(*asked_for(defence="universal", defence_settings=bank, steps=None, max_steps=7, adapt_epochs=0))
+    assert told.crafting > 0
+    assert "perturbations are kept for the run" in str(told)
 
 
 def test_an_encoder_that_is_not_there_is_not_trained(monkeypatch, tmp_path):

@@ -34,7 +34,11 @@ __all__ = ["changed", "classifier"]  # fixtures
 
 
 def test_an_unknown_model_is_refused():
-    assert refusal("nobody/nothing").startswith('"nobody/nothing" has no configuration and image processor')
+    sentence = "and HF_HUB_OFFLINE is set: unset it, or check the spelling."
+    assert (
+        refusal("nobody/nothing")
+        == f'The model "nobody/nothing" is neither a local folder nor in the cache, {sentence}'
+    )
 
 
 def test_a_mistyped_folder_is_refused_at_once_and_the_nearest_is_named(changed, monkeypatch):

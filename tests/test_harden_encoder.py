@@ -125,6 +125,26 @@ def held_out(folder: Path) -> list[int]:
     return [int(Path(image["path"]).stem) for image in data["test"]["image"]]
 
 
+def test_unlabelled_images_to_report_are_those_that_are_named_or_lie_in_their_folder(unlabelled, tmp_path):
+    def sizes(**settings):
+        data = load_encoder_images(EncoderArguments("encoder", str(tmp_path), **settings), None)
+        return {split: len(images) for split, images in data.items()}
+
+    def fill(split: str, *numbers: int):
+        (tmp_path / split).mkdir()
+        for number in numbers:
+            shutil.copy(unlabelled / f"{number}.png", tmp_path / split)
+
+    fill("train", *range(7))
+    fill("test", 7, 8, 9)
+    assert held_out(tmp_path) == [7, 8, 9]
+    assert sizes(max_train_samples=3, max_eval_samples=2) == {"train": 3, "test": 2}
+    fill("gold", 10, 11)
+    assert sizes(test_split="gold") == {"train": 7, "test": 2}
+    with pytest.raises(UserError, match='There is no split "silver"'):
+        sizes(test_split="silver")
+
+
 def test_unlabelled_images_are_drawn_from_a_stream_too(unlabelled, monkeypatch):
     monkeypatch.setattr("genaf_hf.data.streaming.SHUFFLED_AT_ONCE", 5)
     arguments = EncoderArguments("encoder", str(unlabelled), streaming=True, max_train_samples=12, max_eval_samples=3)
@@ -290,7 +310,7 @@ def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, 
     assert 0 < difference < 0.75 * way
     drifts = json.loads((tmp_path / "run/drift.json").read_text())
     assert [each["distance"] for each in drifts[:4]] == [each.distance for each in hardened[1][:4]]
-    assert drifts[4]["distance"] == pytest.approx(hardened[1][4].distance, rel=0.2)
+    assert drifts[4]["distance"] == pytest.approx(hardened[1][4].distance, rel=0.5)  # signs of steps flip
 
 
 # ---- what is refused, and what is said ----
@@ -305,7 +325,7 @@ def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, 
         ({"attacks": "l4a,pgd"}, "attacks has pgd, which needs labels, but the images have none"),
         ({"streaming": True, "max_train_samples": 20}, "is streamed but max_eval_samples is None"),
         ({"dataset_name": "nothing-here"}, "nothing-here"),
-        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
+        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" is neither a local folder'),
         ({"probe_datasets": ["digits", "digits"]}, "probe_datasets is digits, digits, of which two have one name"),
         ({"pooling": "middle"}, 'pooling is "middle", expected one of cls, mean, pooler'),
         (

@@ -56,6 +56,14 @@ def test_help_on_a_model_names_the_defaults_that_it_gets(monkeypatch, capsys, en
     assert "9e-5 for a ViT-B (here 0.0005)." in " ".join(page.split())
 
 
+def test_help_on_a_model_goes_by_a_file_that_is_named(monkeypatch, capsys, encoders, tmp_path):
+    (tmp_path / "own.yaml").write_text("max_steps: 77\n")
+    words = ("harden", str(tmp_path / "own.yaml"), "--model_name_or_path", encoders["dino"], "--help")
+    page = " ".join(said(monkeypatch, capsys, *words).split())
+    assert "instead of epochs if positive. (here 77)" in page or "if positive (here 77)." in page
+    assert "by own.yaml and its size." in page
+
+
 def test_the_traceback_of_a_refusal_is_shown_where_it_is_asked_for(monkeypatch, capsys):
     for words, lines in (([], 0), (["--debug"], 1)):
         monkeypatch.setattr("sys.argv", ["genaf-hf", "push", "nowhere", "someone/thing", *words])

@@ -276,7 +276,7 @@ def test_a_push_waits_for_what_passes_and_says_how_it_goes_on_after_what_does_no
         assert repository.files() == {}
         assert said == (
             f'"someone/{name}" was not pushed: {sentence}; everything is kept in {name}, and this command goes on: '
-            f"python -m genaf_hf.push {name} someone/{name}"
+            f"genaf-hf push {name} someone/{name}"
         )
 
 
@@ -325,9 +325,8 @@ def test_a_run_whose_push_fails_is_finished_and_one_command_goes_on_with_the_pus
 
     kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     hub.faults.remove(unreliable)
-    python, *command = shlex.split(sentence.partition("goes on: ")[2])
-    assert python == "python"
-    resumed = run_as_user(hub, place, *command)
+    command = sentence.partition("goes on: genaf-hf push ")[2]
+    resumed = run_as_user(hub, place, "-m", "genaf_hf.push", *shlex.split(command))
     assert resumed.returncode == 0, resumed.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
     repository = hub.repositories["models", "someone/hardened"]
@@ -360,11 +359,15 @@ def test_what_cannot_be_trusted_is_pushed_only_where_that_is_asked_for_and_nothi
     assert said[0] == "\nempty holds nothing to publish, expected a folder with a model."
     for (name, (_, reason)), sentence in zip(DOUBTFUL.items(), said[1:], strict=True):
         kept = f"{reason}; everything is kept in {name}, and this command pushes it all the same: "
-        command = f"python -m genaf_hf.push {name} someone/{name} --push_anyway"
+        command = f"genaf-hf push {name} someone/{name} --push_anyway"
         assert sentence == f'\n"someone/{name}" was not pushed: {kept}{command}'
     assert not [name for name in names if ("models", f"someone/{name}") in hub.repositories]
     assert (
-        run_several(hub, place, [shlex.split(sentence.rpartition("python -m ")[2]) for sentence in said[1:]])
+        run_several(
+            hub,
+            place,
+            [["genaf_hf.push", *shlex.split(sentence.rpartition("genaf-hf push ")[2])] for sentence in said[1:]],
+        )
         == [""] * 2
     )
     for name in DOUBTFUL:

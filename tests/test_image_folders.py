@@ -89,6 +89,16 @@ def test_a_split_of_any_name_is_one_where_it_is_named(root):
     assert len(load_unlabelled_images(str(root), train_split="gold")) == 20
 
 
+def test_classes_are_those_of_the_split_to_train_on_whatever_its_name(root):
+    for place in ("train set/cat", "train set/dog", "test/cat", "test/dogg"):
+        fill(root / place, 10)
+    with pytest.raises(ValueError, match=r'has the class "dogg" in test but not in train set, did you mean "dog"'):
+        load_images(str(root), train_split="train set")
+    (root / "test/dogg").rename(root / "test/dog")
+    splits = load_images(str(root), train_split="train set")
+    assert str(splits["train"].split).startswith("train_set")
+
+
 def test_folders_around_and_below_the_class_folders_say_nothing(root):
     fill(root / "archive" / "images" / "cat")
     fill(root / "archive" / "images" / "dog", 10)

@@ -16,6 +16,7 @@ from transformers import (
     ConvNextImageProcessor,
     DeiTImageProcessor,
     DINOv3ViTConfig,
+    GLPNImageProcessor,
     Siglip2Config,
     Siglip2ImageProcessor,
     ViTConfig,
@@ -204,6 +205,11 @@ class Mirror(ViTImageProcessorPil):
 def test_a_processor_that_cannot_be_undone_is_refused_by_name(kind):
     with pytest.raises(UserError, match=f"^The {kind.__name__} does more to an image than to resize, crop and normal"):
         in_rgb(kind(size={"height": SIDE, "width": SIDE}))
+
+
+def test_an_image_size_that_a_processor_cannot_have_is_refused():
+    with pytest.raises(UserError, match=r"image_size is 56, but the GLPNImageProcessor\w* of this encoder cannot be"):
+        at_image_size(GLPNImageProcessor(), 56)
 
 
 CROP = {"height": 224, "width": 224}

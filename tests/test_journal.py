@@ -26,6 +26,13 @@ def test_a_step_is_computed_once(steps, tmp_path):
     assert steps.done == ["a", "b"]
 
 
+def test_names_of_any_length_and_script_are_remembered_apart(steps, tmp_path):
+    names = [f"модель_для_классификации_животных_{'защищённая' * 30}: pgd {i}" for i in range(2)]
+    for journal in (Journal(tmp_path), Journal(tmp_path)):
+        assert [journal.once(name, lambda name=name: steps(name))["step"] for name in names] == names
+    assert steps.done == names
+
+
 @pytest.mark.parametrize("result", [None, False, 0, [], {}, 1 / 3, "text"])
 def test_what_is_falsy_is_a_result_too(result, tmp_path):
     computed = []

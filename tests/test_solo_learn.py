@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, ResNetForImageClassification
 
 from genaf_hf import PixelModel, load_encoder
+from genaf_hf.errors import UserError
 from genaf_hf.models.encoder_classifier import EncoderForImageClassification
 from genaf_hf.models.solo_learn import METHODS, convert_solo_learn, known_method
 
@@ -164,6 +165,32 @@ def test_the_processor_is_that_of_the_data(layout, settings, shape, mean, saved,
     assert processor.image_mean[0] == mean
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"image_size": 0}, "image_size is 0, expected a positive number"),
+        ({"stem_padding": -1}, "stem_padding is -1, expected 0 or more"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean is 0.5 0.5, expected three numbers, for R, G and B"),
+        (
+            {"image_std": [0.5, 0.0, 0.5]},
+            "image_std is 0.5 0.0 0.5, expected three numbers, each above 0",
+        ),
+    ],
+)
+def test_numbers_that_no_processor_can_have_are_refused_before_anything_is_written(settings, sentence, saved, tmp_path):
+    checkpoint = saved(lightning(pretrained(), "backbone."))
+    with pytest.raises(UserError, match=sentence):
+        convert_solo_learn(checkpoint, tmp_path / "converted", **settings)
+    assert not (tmp_path / "converted").exists()
+
+
+@pytest.mark.parametrize("content", [b"hello, world", b"image,label\n1.png,cat\n"])
+def test_a_file_that_is_none_of_pytorchs_is_refused_in_one_sentence(content, tmp_path):
+    (tmp_path / "byol.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match="is no file of tensors and plain values alone"):
+        convert_solo_learn(tmp_path / "byol.ckpt", tmp_path / "converted")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_are_known_by_the_name_of_the_file(method):
     assert known_method(None, Path(f"/somewhere/else/{method}-cifar10-32brzx9a-ep=999.ckpt")) == method
@@ -244,6 +271,10 @@ def test_the_recipe_says_what_it_found_and_what_it_left_out(saved, tmp_path, mon
     assert f"# {found}" in card
     assert "<b>" not in card
 
-    monkeypatch.setattr(sys, "argv", [*arguments, "--method", "x"])
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match=r"holds a finished run \(config.json, model.safetensors"):
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    assert (folder / "README.md").read_text() == card
+    monkeypatch.setattr(sys, "argv", [*arguments[:-1], str(tmp_path / "other"), "--method", "x"])
     with pytest.raises(SystemExit, match='method is "x", expected one of'):
         runpy.run_path(str(RECIPE), run_name="__main__")

@@ -32,7 +32,6 @@ MEANT = {  # what names of other versions and projects are called here
     "epochs": "num_train_epochs",
     "epsilon": "eps",
     "no_cuda": "use_cpu",
-    "use_mps_device": "use_cpu",
     "batch_size": "per_device_train_batch_size",
     "warmup_ratio": "warmup_steps",
 }
@@ -132,6 +131,8 @@ class FlagParser(HfArgumentParser):
         self.kinds = {name: kinds_of(hint) for each in dataclass_types for name, hint in get_type_hints(each).items()}
         self.named = {action.dest: action for action in reversed(self._actions) if action.dest != "help"}
         self.needed = [action.dest for action in self._actions if action.required and action.option_strings]
+        if "output_dir" in self.named and self.named["output_dir"].default is None:  # which transformers has one for
+            self.needed.append("output_dir")
         for action in self._actions:
             action.type = self.converter(action)
             if action.dest in HIDDEN:

@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import AutoModel
 
-from genaf_hf.cli.command_line import FlagParser, parse_arguments
+from genaf_hf.cli.command_line import FlagParser, is_settings_file, parse_arguments, settings_file
 from genaf_hf.cli.help_pages import HELP, make_page
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
@@ -40,7 +40,7 @@ class CommandArguments:
 
     dry_run: bool = field(
         default=False,
-        metadata={"help": "Tell images, steps, and an estimate of time and memory; train and write nothing."},
+        metadata={"help": "Tell images, steps, and an estimate of time and memory; train nothing."},
     )
 
 
@@ -62,7 +62,9 @@ def main(argv: Sequence[str], default_config: str = "digits_vit.yaml", family_co
     """
 
     if HELP & {*argv}:
-        print(help_on_model(parser().given([word for word in argv if word not in HELP])))
+        words = [word for word in argv if word not in HELP]
+        file = settings_file(words.pop(0)) if is_settings_file(words[0]) else None
+        print(help_on_model(parser().given(words), file))
         return
 
     def of_family(given: Mapping[str, Any]) -> Path:
@@ -99,14 +101,18 @@ def family_of(given: Mapping[str, Any]) -> str:
     return FAMILIES.get(config.model_type, OTHERS)
 
 
-def help_on_model(given: Mapping[str, Any]) -> str:
+def help_on_model(given: Mapping[str, Any], file: Path | None = None) -> str:
     """The help with the defaults that the model gets that flags name.
 
+    Args:
+        given: by flags.
+        file: of settings that is named with them, default that of the model's family.
+
     Raises:
-        UserError: when there is no such model.
+        UserError: when there is no such model, or a file that cannot be used.
     """
-    model, file = given["model_name_or_path"], family_of(given)
+    model, file = given["model_name_or_path"], file or CONFIGS / family_of(given)
     config, _ = load_configuration(model, revision=given.get("model_revision"), token=given.get("hub_token"))
     rate = float(f"{fine_tuning_rate(on_meta(config, AutoModel)):.2g}")  # the head changes no second digit
-    page = make_page("harden", {"learning_rate": rate, **parser().settings_of(CONFIGS / file)})
-    return f'{page}\n"Here" is what {model} gets, by {file} and its size.'
+    page = make_page("harden", {"learning_rate": rate, **parser().settings_of(file)})
+    return f'{page}\n"Here" is what {model} gets, by {file.name} and its size.'

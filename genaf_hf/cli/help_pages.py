@@ -32,7 +32,7 @@ Hardens vision encoders against downstream-agnostic adversarial examples, by Gen
 """
 EVERYWHERE = f"""\
 Every command:
-{"  --help-all":<{COLUMN}}All flags, also those of TrainingArguments of transformers.
+{"  --help-all":<{COLUMN}}All flags, of a training also those of TrainingArguments of transformers.
 {"  --debug":<{COLUMN}}Show where in the code an error comes from.
 """
 MODEL = "model_name_or_path model_revision"
@@ -81,7 +81,7 @@ GROUPS = {
 }
 WORDS = {  # where transformers says more than a line, or what does not hold here
     "max_steps": "Steps, instead of epochs if positive.",
-    "seed": "Of everything that is drawn.",
+    "seed": "Of training and attacks; images are held out and drawn by seed 0.",
     "bf16": "Compute in bfloat16.",
     "use_cpu": "Leave GPUs alone.",
     "gradient_checkpointing": "Compute activations twice instead of keeping them: less memory, more time.",

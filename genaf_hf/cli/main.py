@@ -74,6 +74,8 @@ def run(work: Callable[[], None], *, debug: bool = False) -> None:
         work: reads the command line, works, and prints the result.
         debug: whether the sentence has its traceback before it.
     """
+    if not hasattr(os, "fork"):
+        sys.exit("genaf_hf runs on Linux and macOS; on Windows use it within WSL.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack letters of names, as in files of Windows
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -4,10 +4,10 @@ from genaf_hf.data.balance import counted_classes
 from genaf_hf.data.digits import DIGITS, digits
 from genaf_hf.data.identity import image_digests, images_content
 from genaf_hf.data.image_set import ImageSet, commit
-from genaf_hf.data.images import load_images, load_unlabelled_images
+from genaf_hf.data.images import load_images, load_unlabelled_images, load_unlabelled_splits
 from genaf_hf.data.labels import LabelsError, check_enough_to_train
 from genaf_hf.data.pixel_values import to_pixel_values, to_rgb, with_pixel_values
-from genaf_hf.data.splits import hold_out, random_subset, stratified_rows, stratified_subset
+from genaf_hf.data.splits import random_subset, stratified_rows, stratified_subset
 
 __all__ = [
     "DIGITS",
@@ -17,11 +17,11 @@ __all__ = [
     "commit",
     "counted_classes",
     "digits",
-    "hold_out",
     "image_digests",
     "images_content",
     "load_images",
     "load_unlabelled_images",
+    "load_unlabelled_splits",
     "random_subset",
     "stratified_rows",
     "stratified_subset",

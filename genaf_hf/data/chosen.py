@@ -15,6 +15,8 @@ from genaf_hf.values.names import some_of, told
 
 logger = logging.getLogger(__name__)
 
+LABELS = ("label", "labels", "class", "target")  # what columns of labels are called
+
 
 class Chosen(NamedTuple):
     """What is read of a dataset."""
@@ -86,6 +88,8 @@ def without_unlabelled(raw: Mapping[str, Dataset], chosen: Mapping[str, str], la
 def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: str | None, kind: str) -> str:
     """The one column of images or labels: as the user says, as it is known, or the only one that fits.
 
+    One that has the type fits, and beside columns of other names, such as `mask`, one that has the usual name alone.
+
     Raises:
         UserError: when the named column is missing, or none or several fit; of labels, `LabelsError` for the latter.
     """
@@ -96,12 +100,12 @@ def choose_column(dataset: Dataset | IterableDataset, named: str | None, known: 
         raise UserError(f'There is no column "{named}"; the dataset has {told(", ".join(columns))}.')
     if named is not None or known in columns:
         return named or known
-    feature = {"image": Image, "label": ClassLabel}[kind]
+    feature, usual = {"image": (Image, ("image", "images")), "label": (ClassLabel, LABELS)}[kind]
+    encoded = [name for name in columns if kind == "image" and holds_images(dataset.features[name])]
     fitting = [name for name in columns if isinstance(dataset.features[name], feature)]
-    if not fitting and kind == "image":
-        fitting = [name for name in columns if holds_images(dataset.features[name])]
-    if not fitting and kind == "label":
-        fitting = [name for name in columns if name in ("label", "labels", "class", "target")]
+    if not set(usual) & set(fitting):
+        fitting += [name for name in columns if name in usual and (kind == "label" or name in encoded)]
+    fitting = fitting or encoded
     if len(fitting) != 1:
         raise {"image": UserError, "label": LabelsError}[kind](
             f"{len(fitting)} columns could be the {kind}: found {told(', '.join(fitting)) or 'none'} among "

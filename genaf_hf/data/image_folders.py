@@ -2,8 +2,9 @@
 
 import logging
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +66,9 @@ def image_folder(name: str) -> Contents | None:
     return None if described or data > len(found.images) or not (found.files or found.links) else found
 
 
-def read_image_folder(name: str, found: Contents, *, labelled: bool, named_splits: Collection[str] = ()) -> DatasetDict:
+def read_image_folder(
+    name: str, found: Contents, *, labelled: bool, named_splits: Mapping[str, str | None]
+) -> DatasetDict:
     """The images of a folder, as paths in the column `image`, and where they are wanted their classes in `label`.
 
     Sub-folders named as splits are splits where they hold class folders; else each sub-folder is a class. What is taken
@@ -75,7 +78,7 @@ def read_image_folder(name: str, found: Contents, *, labelled: bool, named_split
         name: of the folder.
         found: in it, as `image_folder` gives it.
         labelled: whether classes are wanted; without them all images below a folder count, wherever they lie.
-        named_splits: names of folders that are splits too.
+        named_splits: names of folders that are splits too, by role.
 
     Raises:
         UserError: for links that lead out of the folder, and where it holds no image; `LabelsError` for images whose
@@ -104,7 +107,7 @@ def as_dataset(name: str, split: str, placed: Placed, *, labelled: bool) -> Data
     if labelled:
         columns["label"] = [label for _, label in rows]
         features["label"] = ClassLabel(names=names)
-    return Dataset.from_dict(columns, features=Features(features), split=NamedSplit(split))
+    return Dataset.from_dict(columns, features=Features(features), split=NamedSplit(re.sub(r"\W", "_", split)))
 
 
 # ---- what is there ----
@@ -183,7 +186,7 @@ def read_if_there(file: Path) -> str:
 # ---- what it means ----
 
 
-def place(name: str, found: Contents, named_splits: Collection[str]) -> Placed:
+def place(name: str, found: Contents, named_splits: Mapping[str, str | None]) -> Placed:
     """The files by split and class.
 
     Raises:
@@ -203,7 +206,7 @@ def place(name: str, found: Contents, named_splits: Collection[str]) -> Placed:
         splits = [top for top in in_folder(found.folders, base) if split_of(top.name, named_splits)]
         check_not_empty(where, splits, found, "split")
         check_not_empty(where, [each for split in splits for each in in_folder(found.folders, split)], found, "class")
-        check_known_classes(where, placed)
+        check_known_classes(where, placed, named_splits.get("train") or "train")
     elif all(split_of(top, named_splits) for top in below):
         raise LabelsError(f"{where} has images in {some_of(list(below))} but no class folders in there: {EXPECTED}.")
     elif all(len(deep[top]) == len(files) for top, files in below.items()):
@@ -215,7 +218,7 @@ def place(name: str, found: Contents, named_splits: Collection[str]) -> Placed:
     else:
         placed = {"train": below}
         check_not_empty(where, in_folder(found.folders, base), found, "class")
-        if odd := [top for top in below if split_of(top, ())]:
+        if odd := [top for top in below if split_of(top, {})]:
             logger.warning(
                 "%s: %s is taken as a class, because not all folders beside it are splits", where, some_of(odd)
             )
@@ -226,7 +229,7 @@ def place(name: str, found: Contents, named_splits: Collection[str]) -> Placed:
 
 
 def place_in_splits(
-    where: str, below: Mapping[str, list[Path]], deep: Mapping[str, list[Path]], named_splits: Collection[str]
+    where: str, below: Mapping[str, list[Path]], deep: Mapping[str, list[Path]], named_splits: Mapping[str, str | None]
 ) -> Placed:
     """The files by split and class, where folders of splits hold those of classes.
 
@@ -251,11 +254,11 @@ def place_in_splits(
     return placed
 
 
-def place_unlabelled(images: Sequence[Path], named_splits: Collection[str]) -> Placed:
+def place_unlabelled(images: Sequence[Path], named_splits: Mapping[str, str | None]) -> Placed:
     """The files by split, where one is named or folders of splits are all there is, and else all in train."""
     below = grouped(images, 1)
-    all_in_splits = all(len(file.parts) > 1 and split_of(file.parts[0], ()) for file in images)
-    if not all_in_splits and not below.keys() & set(named_splits):
+    all_in_splits = all(len(file.parts) > 1 and split_of(file.parts[0], {}) for file in images)
+    if not all_in_splits and not below.keys() & set(named_splits.values()):
         return {"train": {"": list(images)}}
     placed = {}
     for top, files in below.items():
@@ -269,7 +272,7 @@ def innermost(found: Contents) -> Path:
     base = Path()
     while True:
         inside = in_folder(found.folders, base)
-        if len(inside) != 1 or split_of(inside[0].name, ()):
+        if len(inside) != 1 or split_of(inside[0].name, {}):
             return base
         if any(inside[0] not in image.parent.parents for image in found.images):
             return base
@@ -289,9 +292,9 @@ def grouped(files: Iterable[Path], depth: int) -> dict[str, list[Path]]:
     return dict(groups)
 
 
-def split_of(folder: str, named_splits: Collection[str]) -> str | None:
+def split_of(folder: str, named_splits: Mapping[str, str | None]) -> str | None:
     """The split that a folder's name says, None where it says none."""
-    return folder if folder in named_splits else SPLIT_FOLDERS.get(folder.lower())
+    return folder if folder in named_splits.values() else SPLIT_FOLDERS.get(folder.lower())
 
 
 def check_not_empty(where: str, folders: Iterable[Path], found: Contents, what: str) -> None:
@@ -306,16 +309,16 @@ def check_not_empty(where: str, folders: Iterable[Path], found: Contents, what: 
             )
 
 
-def check_known_classes(where: str, placed: Placed) -> None:
-    """Refuses classes that there is no image to train on of; the `LabelsError` names the class."""
+def check_known_classes(where: str, placed: Placed, train: str) -> None:
+    """Refuses classes of which the split to train on has no image; the `LabelsError` names the class."""
     check_told_apart(sorted({name for classes in placed.values() for name in classes}))
-    known = placed.get("train")
+    known = placed.get(train)
     for split, classes in placed.items() if known else ():
         if strange := [name for name in classes if name not in known]:
             near = get_close_matches(strange[0], known, 1)
             raise LabelsError(
-                f"{where} has the class {some_of(strange)} in {split} but not in train"
-                f"{f', did you mean {some_of(near)}' if near else ''}: expected the classes of train."
+                f"{where} has the class {some_of(strange)} in {split} but not in {train}"
+                f"{f', did you mean {some_of(near)}' if near else ''}: expected the classes of {train}."
             )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict, Image, Value
 
@@ -11,13 +12,23 @@ from genaf_hf.data.labels import check_class_names, check_labels, warn_of_untrai
 from genaf_hf.data.own_files import check_image_files
 from genaf_hf.data.pixel_values import holds_images
 from genaf_hf.data.reading import in_one_sentence, read_dataset
-from genaf_hf.data.splits import choose_splits, hold_out_drawn, hold_out_missing, random_subset, stratified_subset
+from genaf_hf.data.splits import (
+    check_held_out_share,
+    choose_splits,
+    hold_out,
+    hold_out_drawn,
+    hold_out_missing,
+    random_subset,
+    stratified_subset,
+)
 from genaf_hf.data.streaming import draw, images_to_draw, warn_of_absent_classes
 from genaf_hf.data.whole_images import check_not_empty, with_whole_images
 from genaf_hf.errors import UserError
 from genaf_hf.values.names import told
 
+FEWEST = 4  # images without labels: two to train on and one to report, at least
 OF_EVALUATION = "max_eval_samples, limit in an audit"
+OPTIONS = {"train": "max_train_samples", "test": "max_eval_samples"}
 LIMITS = {"train": "max_train_samples", "validation": OF_EVALUATION, "test": OF_EVALUATION}
 
 
@@ -83,7 +94,7 @@ def load_images(
         name_or_path,
         config_name=config_name or known.config_name,
         streaming=streaming,
-        named_splits=[split for split in named.values() if split],
+        named_splits=named,
         **hub,
     )
     columns = {"image": image_column, "label": label_column}
@@ -137,29 +148,117 @@ def load_unlabelled_images(
         UserError: for an unknown dataset, a missing or ambiguous column or split, an empty split, and images that
             cannot be read as 8-bit RGB, and a streamed dataset without the number of images.
     """
+    images, where, _ = read_unlabelled(
+        str(name_or_path),
+        {"train": train_split},
+        {"train": max_samples},
+        config_name=config_name,
+        image_column=image_column,
+        streaming=streaming,
+        seed=seed,
+        hub={"revision": revision, "token": token},
+    )
+    drawn = {"train": random_subset(images["train"], max_samples, seed)}
+    return with_whole_images(drawn, {"train": (images["train"], where["train"])}, skip=skip_broken_images)["train"]
+
+
+def load_unlabelled_splits(
+    name_or_path: str | Path,
+    *,
+    config_name: str | None = None,
+    image_column: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    held_out_share: float = 0.1,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    streaming: bool | None = None,
+    skip_broken_images: bool = False,
+    seed: int = 0,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> DatasetDict:
+    """Splits train and test of images of which no labels are read, in the column `image` alone.
+
+    A missing test split is held out of train at random, by a fixed seed.
+
+    Args:
+        name_or_path, config_name, image_column, train_split, test_split, held_out_share, max_train_samples,
+            max_eval_samples, streaming, skip_broken_images, seed, revision, token: as for `load_images`.
+
+    Raises:
+        UserError: as `load_unlabelled_images`, and for fewer images than four.
+    """
     name_or_path = str(name_or_path)
+    limits = {"train": max_train_samples, "test": max_eval_samples}
+    images, where, streamed = read_unlabelled(
+        name_or_path,
+        {"train": train_split, "test": test_split},
+        limits,
+        config_name=config_name,
+        image_column=image_column,
+        streaming=streaming,
+        seed=seed,
+        hub={"revision": revision, "token": token},
+    )
+    if (count := sum(map(len, images.values()))) < FEWEST:
+        raise UserError(
+            f'"{name_or_path}" has {count} image(s), expected at least {FEWEST}, and better some thousands: add images.'
+        )
+    divided = DatasetDict(images)
+    if "test" not in divided:
+        check_held_out_share(held_out_share)
+        size = max_eval_samples if streamed else max(1, round(held_out_share * len(divided["train"])))
+        hold_out(divided, "test", size, seed, words=f"{size} images" if streamed else f"{100 * held_out_share:g}%")
+    origins = {role: role if role in images else "train" for role in divided}
+    chosen_from = {role: (images[origin], where[origin]) for role, origin in origins.items()}
+    drawn = {role: random_subset(divided[role], limit, seed) for role, limit in limits.items()}
+    return DatasetDict(with_whole_images(drawn, chosen_from, skip=skip_broken_images))
+
+
+def read_unlabelled(
+    name_or_path: str,
+    named: Mapping[str, str | None],
+    limits: Mapping[str, int | None],
+    *,
+    config_name: str | None,
+    image_column: str | None,
+    streaming: bool | None,
+    seed: int,
+    hub: Mapping[str, Any],
+) -> tuple[DatasetDict, dict[str, str], bool]:
+    """The splits of some roles that are there, as they are encoded, words for each, and whether they were streamed.
+
+    Args:
+        named: by role, what the user calls the split.
+        limits: by role, how many images are drawn of it at most, where it is streamed.
+        hub: revision and token.
+        name_or_path, config_name, image_column, streaming, seed: as for `load_images`.
+
+    Raises:
+        UserError: as `load_unlabelled_images`.
+    """
     known = known_dataset(name_or_path)
-    check_limits(name_or_path, {"max_train_samples": max_samples}, streaming)
-    hub = {"revision": revision, "token": token}
+    streaming = known.large if streaming is None else streaming
+    check_limits(name_or_path, {OPTIONS[role]: limit for role, limit in limits.items()}, streaming)
     raw, cache = read_dataset(
         name_or_path,
         config_name=config_name or known.config_name,
         streaming=streaming,
         labelled=False,
-        named_splits=[train_split] if train_split else [],
+        named_splits=named,
         **hub,
     )
-    split = choose_splits(raw, {"train": train_split, "validation": None, "test": None}, known.splits)["train"]
-    image_column = choose_column(raw[split], image_column, known.image_column, "image")
-    where = f'split "{split}" of "{name_or_path}"'
-    chosen = Chosen({"train": raw[split]}, {"image": image_column}, {"train": where})
-    if cache is None:
-        images = encoded_images(name_or_path, chosen)["train"]
-    else:
-        images = drawn_images(name_or_path, chosen, {"train": max_samples}, seed=seed, cache=cache, **hub)["train"]
-    check_not_empty(images, "train", where)
-    drawn = random_subset(images, max_samples, seed)
-    return with_whole_images({"train": drawn}, {"train": (images, where)}, skip=skip_broken_images)["train"]
+    roles = choose_splits(raw, {"train": None, "validation": None, "test": None, **named}, known.splits)
+    splits = {role: raw[roles[role]] for role in limits if role in roles}
+    where = {role: f'split "{roles[role]}" of "{name_or_path}"' for role in splits}
+    chosen = Chosen(splits, {"image": choose_column(splits["train"], image_column, known.image_column, "image")}, where)
+    streamed = cache is not None
+    images = drawn_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub) if streamed else None
+    images = images or encoded_images(name_or_path, chosen)
+    for role, dataset in images.items():
+        check_not_empty(dataset, role, where[role])
+    return images, where, streamed
 
 
 def check_limits(name_or_path: str, limits: Mapping[str, int | None], streaming: bool) -> None:

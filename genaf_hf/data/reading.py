@@ -3,7 +3,7 @@
 import glob
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def read_dataset(
     config_name: str | None = None,
     streaming: bool = False,
     labelled: bool = True,
-    named_splits: Collection[str] = (),
+    named_splits: Mapping[str, str | None],
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> tuple[DatasetDict | IterableDatasetDict, Path | None]:
@@ -59,7 +59,7 @@ def read_dataset(
     Args:
         name_or_path, config_name, streaming, revision, token: as for `load_images`.
         labelled: whether a folder of images has to say their classes.
-        named_splits: splits of it that the user names.
+        named_splits: splits of it that the user names, by role.
 
     Raises:
         UserError: when nothing is there, or what is there is no dataset.

@@ -54,8 +54,7 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
     for role in ("test", "validation"):
         if role in splits:
             continue
-        if not 0 < share < 1:
-            raise UserError(f"held_out_share is {share}, expected a share in (0, 1).")
+        check_held_out_share(share)
         counts = Counter(splits["train"]["label"])
         size, classes = round(share * len(splits["train"])), len(counts)
         names = splits["train"].features["label"].names
@@ -71,6 +70,12 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
             )
         hold_out(splits, role, size, seed, words=f"{100 * share:g}%", stratify_by_column="label")
     return splits
+
+
+def check_held_out_share(share: float) -> None:
+    """Refuses what is no share; the `UserError` names it."""
+    if not 0 < share < 1:
+        raise UserError(f"held_out_share is {share}, expected a share in (0, 1).")
 
 
 def hold_out_drawn(splits: DatasetDict, size: int, seed: int) -> DatasetDict:

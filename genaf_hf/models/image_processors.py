@@ -242,14 +242,18 @@ def at_image_size(processor, side: int):
     settings = processor.to_dict()
     before = settings.get("size") or {}
     changes = {"size": dict.fromkeys(before, side)}
-    if settings.get("do_center_crop"):
-        cropped_to = settings["crop_size"]["height"]
-        changes["size"] = {name: round(length * side / cropped_to) for name, length in before.items()}
-        changes["crop_size"] = {"height": side, "width": side}
-    changed = type(processor).from_dict({**settings, **changes})
-    if image_sizes(changed) != ((side, side), (side, side)):
-        raise UserError(
-            f"image_size is {side}, but the {type(processor).__name__} of this encoder cannot be set to make squares "
-            "of it: leave image_size out."
-        )
-    return changed
+    try:
+        if settings.get("do_center_crop"):
+            cropped_to = settings["crop_size"]["height"]
+            changes["size"] = {name: round(length * side / cropped_to) for name, length in before.items()}
+            changes["crop_size"] = {"height": side, "width": side}
+        changed = type(processor).from_dict({**settings, **changes})
+        if image_sizes(changed) == ((side, side), (side, side)):
+            return changed
+        reason = "it makes others"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # each processor has names of its own for sizes
+        reason = first_line(error)
+    raise UserError(
+        f"image_size is {side}, but the {type(processor).__name__} of this encoder cannot be set to make squares of it "
+        f"({reason}): leave image_size out."
+    )

@@ -52,10 +52,10 @@ from genaf_hf.models.soundness import (
     check_place,
     check_settings,
     kind_and_line,
-    nearest,
     on_meta,
 )
 from genaf_hf.models.weights import read_weights
+from genaf_hf.values.names import nearest
 from genaf_hf.values.provenance import commit_of, set_commit
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ such files.
 """
 
 import json
-import pickle
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, ResNetConfig, ResNetModel, ViTImagePro
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.runs.run import Run
 from genaf_hf.values.markup import plain
 
 METHODS = {
@@ -39,6 +40,7 @@ METHODS = {
 }
 PREFIXES = ("backbone.", "encoder.")  # of the online encoder, not of the momentum one, in newer and older versions
 CONVOLUTIONS = {"basic": 2, "bottleneck": 3}  # of a block
+LEAVES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 STEM_PADDING = 2  # of solo-learn's CIFAR stem; a weight does not tell its padding
 CIFAR = {
     "size": {"height": 32, "width": 32},
@@ -101,9 +103,12 @@ def convert_solo_learn(
         image_mean, image_std: of the image processor, default those of CIFAR-10 or ImageNet.
 
     Raises:
-        UserError: when the file is none of solo-learn, or holds no ResNet; for a broken `args.json`.
+        UserError: when something of its name is in the folder already, before anything is read; for numbers that are
+            none; when the file is none of solo-learn, or holds no ResNet; for a broken `args.json`.
     """
     checkpoint = Path(checkpoint)
+    Run(output_dir, {}, leaves=LEAVES).check()
+    check_numbers(stem_padding, image_size, image_mean, image_std)
     state = read_state_dict(checkpoint)
     weights = online_encoder(state, checkpoint)
     config, cifar_stem = resnet_config(weights, checkpoint)
@@ -132,6 +137,21 @@ def convert_solo_learn(
     return found
 
 
+def check_numbers(
+    stem_padding: int, image_size: int | None, image_mean: Sequence[float] | None, image_std: Sequence[float] | None
+) -> None:
+    """Refuses what no stem and no image processor can have; the `UserError` names the value."""
+    if stem_padding < 0:
+        raise UserError(f"stem_padding is {stem_padding}, expected 0 or more pixels.")
+    if image_size is not None and image_size < 1:
+        raise UserError(f"image_size is {image_size}, expected a positive number of pixels.")
+    for name, values in {"image_mean": image_mean, "image_std": image_std}.items():
+        least = 0 if name == "image_std" else -math.inf
+        if values is not None and not (len(values) == 3 and all(least < value < math.inf for value in values)):
+            more = ", each above 0" if name == "image_std" else ""
+            raise UserError(f"{name} is {' '.join(map(str, values))}, expected three numbers{more}, for R, G and B.")
+
+
 def read_state_dict(checkpoint: Path) -> dict[str, Tensor]:
     """The tensors of a Lightning checkpoint by their names.
 
@@ -142,7 +162,7 @@ def read_state_dict(checkpoint: Path) -> dict[str, Tensor]:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{checkpoint} cannot be read: {first_line(error)}.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # of a file that is none of PyTorch's, whatever its first bytes make of it
         raise UserError(
             f"{checkpoint} is no file of tensors and plain values alone ({first_line(error)}): where you trust it, "
             'save it again as torch.save({"state_dict": checkpoint["state_dict"]}, path).'

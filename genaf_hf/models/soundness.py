@@ -20,7 +20,7 @@ from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import is_hub_id
 from genaf_hf.models.head import find_head
 from genaf_hf.models.pixel_model import evaluating
-from genaf_hf.values.names import folder_like
+from genaf_hf.values.names import nearest
 
 DEEPEST = 32  # how deep a configuration may be nested
 LARGEST = 10**7  # of its whole numbers, which all count or measure something
@@ -56,14 +56,6 @@ def check_place(model_name_or_path: str) -> None:
             f'There is no folder "{model_name_or_path}"{nearest(path)}, and a model on the Hub has a name like '
             "namespace/name: correct the path or the name."
         )
-
-
-def nearest(path: Path) -> str:
-    """The folder beside one that is not there whose name is like its own, as the rest of a sentence about that."""
-    if path.exists():
-        return ""
-    found = folder_like(path)
-    return f' (did you mean "{found}"?)' if found else ""
 
 
 def check_settings(settings: object, model_name_or_path: str) -> None:

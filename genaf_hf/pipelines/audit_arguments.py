@@ -22,7 +22,7 @@ from genaf_hf.pipelines.attack_arguments import (
     SETTINGS_HELP,
     named_attacks,
 )
-from genaf_hf.pipelines.audit import SWEEP, audit
+from genaf_hf.pipelines.audit import SWEEP, audit, base_model
 from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 from genaf_hf.pipelines.perturbation_collection import collected
 from genaf_hf.runs.run import Run
@@ -120,9 +120,6 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
     Raises:
         UserError: as `audit`, and for a card that cannot be updated, before anything is measured or written.
     """
-    names = models_named(arguments.model_name_or_path)
-    if len(names) > 1:
-        return audit_each(arguments, names)
     attacks = named_attacks(
         arguments.attacks,
         arguments.attack_settings,
@@ -130,6 +127,9 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
         eps=arguments.eps,
         seed=arguments.seed,
     )
+    names = models_named(arguments.model_name_or_path)
+    if len(names) > 1:
+        return audit_each(arguments, names, on_encoder=any(each.attack.on_encoder for each in attacks.values()))
     if arguments.fail_under is not None:
         ready = collected(arguments.perturbations) if arguments.perturbations else {}
         known = {each.name: each.knowledge for each in (*at_hand(ready, {}), *threats_of(attacks))}
@@ -172,8 +172,13 @@ def models_named(words: str) -> list[str]:
     return [words] if Path(words).is_dir() else [name.strip() for name in words.split(",") if name.strip()]
 
 
-def audit_each(arguments: AuditArguments, names: Sequence[str]) -> RobustnessReport:
+def audit_each(arguments: AuditArguments, names: Sequence[str], *, on_encoder: bool) -> RobustnessReport:
     """Audits several models, and joins what was found; an audit that was killed goes on with the model where it was.
+
+    Args:
+        arguments: of all.
+        names: of the models.
+        on_encoder: whether an attack is crafted on the public encoder, which the card of each model names then.
 
     Raises:
         UserError: as `audit_as_asked`, and where a report could not tell the models apart.
@@ -185,6 +190,9 @@ def audit_each(arguments: AuditArguments, names: Sequence[str]) -> RobustnessRep
         raise UserError(f"The models are {told}{at}: several need different names, and no model_revision.")
     for name in names:
         load_configuration(name)
+        check_update(replace(arguments, model_name_or_path=name))
+        if on_encoder and arguments.encoder is None:
+            base_model(name)
     settings = {name: value for name, value in asdict(arguments).items() if name not in ("fail_under", "under")}
     run = Run(folder, settings, leaves=(REPORT,), overwrites=(SPREADSHEET, SWEEP_DRAWN))
     run.check()

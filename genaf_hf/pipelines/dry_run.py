@@ -56,11 +56,13 @@ class DryRun:
     Attributes:
         images: how many, by split.
         stages: of the training, by name.
+        crafting: seconds that perturbations took which are trained on, 0 where there are none.
         memory: bytes that training took at most, of the GPU where there is one, else of the process.
     """
 
     images: Mapping[str, int]
     stages: Mapping[str, Stage]
+    crafting: float
     memory: int
 
     def __str__(self) -> str:
@@ -68,11 +70,13 @@ class DryRun:
         lines = [f"{'stage':<22} {'steps':>7} {'s/step':>8} {'minutes':>8}"]
         for name, stage in self.stages.items():
             lines.append(f"{name:<22} {stage.steps:>7} {stage.seconds:>8.3g} {stage.steps * stage.seconds / 60:>8.1f}")
-        minutes = sum(each.steps * each.seconds for each in self.stages.values()) / 60
+        if self.crafting:
+            lines.insert(1, f"{'perturbations':<22} {'':>7} {'':>8} {self.crafting / 60:>8.1f}")
+        minutes = (self.crafting + sum(each.steps * each.seconds for each in self.stages.values())) / 60
         return (
             f"Images: {images}.\n\n" + "\n".join(lines) + f"\n\nTraining takes about {minutes:.1f} minutes and "
             f"{self.memory / 2**30:.1f} GiB. Evaluations on the validation images come on top, and the attacks on the\n"
-            "result. Nothing was trained or written."
+            f"result. Nothing was trained{', and the perturbations are kept for the run' if self.crafting else ''}."
         )
 
 
@@ -118,7 +122,12 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
 
         clean, attacked = StepTimes(), StepTimes()
         trainer(clean, **FEW_STEPS).standard_finetune()
-        trainer(attacked, **FEW_STEPS).train()
+        attacking = trainer(attacked, **FEW_STEPS)
+        began = time.perf_counter()
+        attacking.begin_adversary()
+        adversary = attacking.defence.adversary
+        crafting = time.perf_counter() - began if adversary is not None and adversary.state else 0.0
+        attacking.train()
         whole = trainer()
         stages = {
             UNDEFENDED: Stage(arguments.standard_max_steps or whole.steps_of(STANDARD_FINETUNE), clean.seconds),
@@ -126,7 +135,8 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
         }
         if config.adapt_epochs > 0 or config.adapt_max_steps > 0:
             stages[ADAPT] = Stage(whole.steps_of(ADAPT), clean.seconds)  # at most: fewer weights are trained
-    return DryRun({split: len(part) for split, part in case.data.items()}, stages, peak_memory(config.device))
+    images = {split: len(part) for split, part in case.data.items()}
+    return DryRun(images, stages, crafting, peak_memory(config.device))
 
 
 def peak_memory(device: torch.device) -> int:

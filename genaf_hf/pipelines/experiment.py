@@ -1,5 +1,6 @@
 """What an experiment is of: images and an encoder by their names, and attacks on what comes of them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -44,12 +45,24 @@ def asked_attacks(arguments: ExperimentArguments, config: GenAFConfig) -> dict[s
 
 
 def hardening_run(
-    arguments: ExperimentArguments, config: GenAFConfig, *, leaves=(CARD, REPORT, RECORD), overwrites=HARDENED_MODEL
+    arguments: ExperimentArguments,
+    config: GenAFConfig,
+    *,
+    leaves=(CARD, REPORT, RECORD),
+    overwrites=HARDENED_MODEL,
+    reads: Mapping[str, str] | None = None,
 ) -> Run:
-    """The run that these ask for, in `config.output_dir`: what it leaves, and what of an earlier one it overwrites."""
+    """The run that these ask for, in `config.output_dir`.
+
+    Args:
+        arguments, config: of the hardening.
+        leaves: what it leaves there.
+        overwrites: what of an earlier one it overwrites.
+        reads: what it reads beside the encoder and the dataset.
+    """
     settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
     sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
-    return Run(config.output_dir, settings, leaves=leaves, overwrites=overwrites, reads=sources)
+    return Run(config.output_dir, settings, leaves=leaves, overwrites=overwrites, reads=sources | (reads or {}))
 
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:

@@ -13,9 +13,7 @@ from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
     ImageSet,
     LabelsError,
-    hold_out,
-    load_unlabelled_images,
-    random_subset,
+    load_unlabelled_splits,
     to_rgb,
     with_pixel_values,
 )
@@ -27,7 +25,7 @@ from genaf_hf.evaluation.threats import Attacker, Threat, threats_of
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, named_attacks
+from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, SETTINGS_HELP, named_attacks
 from genaf_hf.pipelines.experiment import Experiment, hardening_run, load_data
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.hardening import (
@@ -55,7 +53,6 @@ logger = logging.getLogger(__name__)
 
 UNLABELLED_ATTACKS = "l4a,ssp,fff,advencoder-per,advencoder-pat,feature-pgd"
 NO_CLASSES = ("a", "b")  # of a head that is neither trained nor kept
-FEWEST = 4  # images: two to train on and one to report, at least
 LOOKED_AT = 16  # images whose size is compared with the encoder's
 SWEEP = (0.5, 1.5)  # factors on eps for the picture of accuracy against eps
 
@@ -70,6 +67,10 @@ class EncoderArguments(ExperimentArguments):
     attacks: str | None = field(
         default=None,
         metadata={"help": f"{ATTACKS_HELP[:-1]}; default {DEFAULT_ATTACKS}, without labels {UNLABELLED_ATTACKS}."},
+    )
+    attack_settings: dict | str | None = field(
+        default=None,
+        metadata={"help": f"{SETTINGS_HELP} Eps is 10/255 on the public encoder, and 4/255 on the model itself."},
     )
     probe_datasets: list[str] | None = field(
         default=None,
@@ -170,7 +171,9 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     """
     check_training(config)
     asked_attacks(arguments, config, labelled=True)
-    run = hardening_run(arguments, config, leaves=(CARD, DRIFT, RECORD), overwrites=HARDENED_ENCODER)
+    tasks = {f"dataset {i} to probe on": name for i, name in enumerate(arguments.probe_datasets or (), start=1)}
+    leaves = {"leaves": (CARD, DRIFT, RECORD), "overwrites": HARDENED_ENCODER}
+    run = hardening_run(arguments, config, **leaves, reads=tasks)
     run.check()
     case = EncoderExperiment.load(arguments, config)
     features = tell_features(case.bare, case.public)
@@ -256,22 +259,16 @@ def load_encoder_images(arguments: EncoderArguments, token: str | None) -> Datas
         return DatasetDict({split: data[split] for split in ("train", "test")})
     except LabelsError as error:
         logger.warning("The images are taken without labels, which are only for the report: %s", error)
-    options = arguments.unlabelled_options
-    limits = {"train": arguments.max_train_samples, "test": arguments.max_eval_samples}
-    share = arguments.held_out_share
-    if arguments.streaming:  # the numbers are there, as for labelled images
-        options |= {"streaming": True, "max_samples": sum(limits.values())}
-        share = limits["test"] / sum(limits.values())
-    train = load_unlabelled_images(arguments.dataset_name, **options, token=token)
-    size = max(1, round(share * len(train)))
-    if len(train) < FEWEST:
-        raise UserError(
-            f'"{arguments.dataset_name}" has {len(train)} image(s), expected at least {FEWEST}, and better some '
-            "thousands: add images."
-        )
-    splits = DatasetDict(train=train)
-    hold_out(splits, "test", size, 0, words=f"{100 * share:.3g}%")
-    return DatasetDict({split: random_subset(splits[split], limit, 0) for split, limit in limits.items()})
+    return load_unlabelled_splits(
+        arguments.dataset_name,
+        **arguments.unlabelled_options,
+        test_split=arguments.test_split,
+        held_out_share=arguments.held_out_share,
+        max_train_samples=arguments.max_train_samples,
+        max_eval_samples=arguments.max_eval_samples,
+        streaming=arguments.streaming,
+        token=token,
+    )
 
 
 def tell_features(bare: PreTrainedModel, public: PixelModel) -> str | None:

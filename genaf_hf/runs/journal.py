@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,8 @@ from accelerate.utils import broadcast_object_list
 from genaf_hf.errors import first_line
 
 logger = logging.getLogger(__name__)
+
+LONGEST = 150  # letters; file systems take 255 bytes, and a letter that is quoted is up to twelve
 
 
 class Journal:
@@ -36,13 +39,19 @@ class Journal:
         """
         if self.folder is None:
             return compute()
-        path = self.folder / f"{quote(step, safe='')}.json"
+        path = self.folder / file_name(step)
         [found] = broadcast_object_list([read_step(path, of) if path.exists() else None])
         if found is None:
             found = {"result": compute(), "of": of}
             if PartialState().is_main_process:
                 write_whole(path, json.dumps(found))
         return found["result"]
+
+
+def file_name(step: str) -> str:
+    """The file's of a step: its name as far as any file system takes it, and a digest of it where that is not all."""
+    name = quote(step, safe="")
+    return f"{name}.json" if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256(step.encode()).hexdigest()[:16]}.json"
 
 
 def read_step(path: Path, of: str) -> dict | None:

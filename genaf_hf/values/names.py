@@ -37,3 +37,11 @@ def folder_like(path: Path, likeness: float = 0.6) -> Path | None:
     beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
     found = get_close_matches(path.name, beside, 1, likeness)
     return path.parent / found[0] if found else None
+
+
+def nearest(path: Path) -> str:
+    """The folder beside one that is not there whose name is like its own, as the rest of a sentence about that."""
+    if path.exists():
+        return ""
+    found = folder_like(path)
+    return f' (did you mean "{found}"?)' if found else ""
