@@ -292,6 +292,22 @@ def test_images_are_split_as_the_model_s_record_says_or_refused(arguments, model
     assert not (tmp_path / "other").exists()
 
 
+def test_images_that_were_drawn_from_a_stream_are_drawn_again(arguments, model, tmp_path):
+    for number, image in enumerate(colored_images(60, 3)):
+        (folder := tmp_path / "photos" / CLASSES[image["label"]]).mkdir(parents=True, exist_ok=True)
+        image["image"].save(folder / f"{number}.png")
+    shutil.copytree(model, tmp_path / "model")
+    choices = {"streaming": True, "max_train_samples": 20, "max_eval_samples": 6}
+    data = load_images(str(tmp_path / "photos"), **choices)
+    digests = {split: image_digests(data[split]) for split in ("train", "test")}
+    told = images_of_record(digests, {**dict.fromkeys(CHOICES), **choices})
+    TrainingRecord({}, {"name": "photos", "config": None, **told}).save(tmp_path / "model/training.json")
+    given = {"model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "photos"), "sweep": []}
+    for limit in (None, 4):
+        report = audit(arguments(tmp_path / f"out{limit}", "fgsm", limit=limit, **given))
+        assert report.dataset["count"] == (limit or 6)
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [

@@ -84,7 +84,7 @@ def load_images(
     """
     name_or_path = str(name_or_path)
     known = known_dataset(name_or_path)
-    streaming = known.large if streaming is None else streaming
+    streaming = known.streamed(streaming)
     named_limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
     check_limits(name_or_path, named_limits, streaming)
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
@@ -239,7 +239,7 @@ def read_unlabelled(
         UserError: as `load_unlabelled_images`.
     """
     known = known_dataset(name_or_path)
-    streaming = known.large if streaming is None else streaming
+    streaming = known.streamed(streaming)
     check_limits(name_or_path, {OPTIONS[role]: limit for role, limit in limits.items()}, streaming)
     raw, cache = read_dataset(
         name_or_path,

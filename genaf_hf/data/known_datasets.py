@@ -43,6 +43,10 @@ class KnownDataset:
     class_names: tuple[str, ...] | None = None
     large: bool = False
 
+    def streamed(self, asked: bool | None) -> bool:
+        """Whether it is streamed, as the user says or by its size."""
+        return self.large if asked is None else asked
+
 
 NOTHING_KNOWN = KnownDataset()
 TRAIN_AND_TEST = {"train": "train", "test": "test"}

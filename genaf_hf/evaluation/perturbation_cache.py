@@ -28,6 +28,7 @@ from genaf_hf.values.provenance import model_source
 logger = logging.getLogger(__name__)
 
 CACHE = Path(HF_HOME) / "genaf_hf" / "perturbations"
+CRAFTING = 2  # raised where attacks come to craft something else by the same settings
 SEAL = "seal"  # in the header of a file
 
 
@@ -100,7 +101,7 @@ def content(attack: ConfiguredAttack, encoder: Encoders, *data: Tensor) -> str:
     encoders, init = several(encoder), attack.settings.get("init")
     known = encoder_tensors if attack.attack.on_encoder else tensors
     words = (
-        *(version("genaf_hf"), version("transformers"), attack.attack.name, attack.settings),
+        *(version("genaf_hf"), CRAFTING, version("transformers"), attack.attack.name, attack.settings),
         *((model_source(each.model.config), architecture(each), each.image_size) for each in encoders),
         *(each.autocast for each in encoders if each.autocast),
     )

@@ -394,7 +394,7 @@ def matched_images(
             words = ", ".join(f"{name} {value}" for name, value in choices.items())
             logger.info("The images are split as they were for training the model: %s", words)
         limits = {"max_train_samples": ATTACKER_IMAGES, "max_eval_samples": limit}
-        dataset = load_images(dataset, **{**options, **choices}, **limits)
+        dataset = load_images(dataset, **{**options, **limits, **choices})
     elif not isinstance(dataset, DatasetDict) or not {"train", "test"} <= dataset.keys() or options:
         raise UserError(
             f"The dataset is {dataset} with the options {options or 'none'}, expected a name, or a DatasetDict with "

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import ImageSet, check_enough_to_train, counted_classes, load_images, with_pixel_values
+from genaf_hf.data.known_datasets import known_dataset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.evaluation.threats import Attacker
@@ -144,6 +145,11 @@ class Experiment:
         """Those that are trained on, as `counted_classes` tells of them."""
         return counted_classes(self.data)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the images were drawn from a stream."""
+        return known_dataset(str(self.arguments.dataset_name)).streamed(self.arguments.streaming)
+
     @cached_property
     def record_of_images(self) -> dict:
         """What `TrainingRecord.data` tells of the images."""
@@ -151,7 +157,7 @@ class Experiment:
             **{name: self.images.source[name] for name in ("name", "config", "revision")},
             "splits": {split: len(images) for split, images in self.data.items()},
             **self.classes,
-            **images_of_record(self.images.digests, self.arguments.labelled_options),
+            **images_of_record(self.images.digests, {**self.arguments.labelled_options, "streaming": self.streamed}),
         }
 
     @property

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED = 100_000  # images of a split at most, in 800 KB of text
 CHOICES = {"train_split": str, "validation_split": str, "test_split": str, "held_out_share": float}
+OF_STREAM = {"streaming": bool, "max_train_samples": int, "max_eval_samples": int}  # which of its images are drawn
 
 
 def remembered(digests: Sequence[str]) -> str:
@@ -49,7 +50,7 @@ def images_of_record(digests: Mapping[str, Sequence[str]], choices: Mapping) -> 
     """
     return {
         "images": {split: remembered(digests[split]) for split in ("train", "test")},
-        "chosen_by": {name: choices[name] for name in CHOICES},
+        "chosen_by": {name: choices[name] for name in (*CHOICES, *(OF_STREAM if choices.get("streaming") else ()))},
     }
 
 
@@ -84,7 +85,8 @@ def choices_of_training(data: Mapping, dataset_name: str, config_name: str | Non
     asked = public_name(dataset_name), config_name or known_dataset(dataset_name).config_name
     if not isinstance(found, dict) or (data.get("name"), data.get("config")) != asked:
         return {}
-    return {choice: found[choice] for choice, kind in CHOICES.items() if isinstance(found.get(choice), kind)}
+    kinds = {**CHOICES, **OF_STREAM}
+    return {choice: found[choice] for choice, kind in kinds.items() if isinstance(found.get(choice), kind)}
 
 
 def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str) -> None:
