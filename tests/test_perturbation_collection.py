@@ -100,6 +100,9 @@ def test_an_empty_collection_and_none_are_refused(tmp_path):
 
 def test_perturbations_beside_a_model_are_found(collection, encoders):
     shutil.copytree(encoders["dino"], collection, dirs_exist_ok=True)
+    (collection / "checkpoint-3").mkdir()
+    torch.save({"state": {}, "param_groups": []}, collection / "checkpoint-3/optimizer.pt")
+    shutil.copy(collection / "model.safetensors", collection / "checkpoint-3/adapter_model.safetensors")
     assert (collection / "model.safetensors").exists()
     assert [*collected(str(collection))] == ["l2", "linf", "ours-l4a", "published"]
     with pytest.raises(UserError, match="holds 0 files"):

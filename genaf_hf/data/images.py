@@ -253,12 +253,13 @@ def read_unlabelled(
     splits = {role: raw[roles[role]] for role in limits if role in roles}
     where = {role: f'split "{roles[role]}" of "{name_or_path}"' for role in splits}
     chosen = Chosen(splits, {"image": choose_column(splits["train"], image_column, known.image_column, "image")}, where)
-    streamed = cache is not None
-    images = drawn_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub) if streamed else None
-    images = images or encoded_images(name_or_path, chosen)
+    if cache is None:
+        images = encoded_images(name_or_path, chosen)
+    else:
+        images = drawn_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub)
     for role, dataset in images.items():
         check_not_empty(dataset, role, where[role])
-    return images, where, streamed
+    return images, where, cache is not None
 
 
 def check_limits(name_or_path: str, limits: Mapping[str, int | None], streaming: bool) -> None:

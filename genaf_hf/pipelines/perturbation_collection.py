@@ -19,6 +19,7 @@ from genaf_hf.values.provenance import public_name
 WEIGHTS = ".safetensors"
 KINDS = (WEIGHTS, ".pt")
 OF_A_MODULE, ITS_SETTINGS = "model.safetensors", "config.json"  # as PyTorchModelHubMixin saves them
+OF_A_TRAINING = ("optimizer.pt", "scheduler.pt", "scaler.pt", "adapter_model.safetensors")  # of the Trainer and PEFT
 MOST_FILES = 200
 
 
@@ -27,8 +28,8 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
 
     Read are what `UniversalPerturbation.save_pretrained` writes, `.pt` files that hold one tensor in pixel units, and
     the modules of XTransferBench (Huang et al., ICML 2025, https://arxiv.org/abs/2505.05528). Nothing is executed. The
-    weights of a model of `transformers`, beside which perturbations lie where a hardened one was published, are passed
-    over.
+    weights of a model of `transformers`, beside which perturbations lie where a hardened one was published, and what a
+    training leaves there are passed over.
 
     Args:
         name_or_path: local folder or Hub id.
@@ -67,7 +68,9 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
 
 
 def of_a_model(file: Path) -> bool:
-    """Whether these are weights of a model of `transformers`, whose settings tell its kind."""
+    """Whether these are weights of a model of `transformers`, whose settings tell so, or what a training leaves."""
+    if file.name in OF_A_TRAINING:
+        return True
     settings = file.with_name(ITS_SETTINGS)
     if file.suffix != WEIGHTS or file.name == FILE_NAME or not settings.is_file():
         return False
