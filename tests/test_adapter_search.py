@@ -278,7 +278,7 @@ def test_a_layer_that_a_picked_model_could_not_be_attacked_at_is_refused_at_once
         ({"pick": -1}, "pick is -1, expected the number of a trial"),
         ({"max_parameters": 10}, "max_parameters is 10, but the head alone has 51"),
         ({"storage": "study.db"}, "The storage is no URL of a database"),
-        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
+        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" is neither'),
         ({"attack_settings": {"pgd": {"steps": 0}}}, "steps is 0, expected a whole number"),
         ({"attacks": "l4a"}, "attacks are l4a, but genomes are compared by pgd"),
     ],

@@ -145,8 +145,8 @@ def test_a_run_goes_on_with_the_encoder_and_the_images_that_it_began_with_alone(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" has no configuration'),
-        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
+        ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" is neither'),
+        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" is neither a local folder'),
         ({"attack_settings": '{"eps": 2}'}, "eps is 2, expected a value in"),
         ({"attack_settings": '{"layer": 99}'}, "layer is 99, expected 0 to 2, the hidden states of this encoder"),
         ({"attacks": "upgd", "attack_settings": '{"target": 9}'}, "target is 9, expected one of the model's 3 classes"),

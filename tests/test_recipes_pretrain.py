@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_to_the_bit_and_never_mixes_with_another(processes,
         ({"model_settings": "[3]"}, "expected settings by name, such as"),
         ({"method_settings": {"temperature": 3}}, "unknown temperature; known are batch_norm, bottleneck_size"),
         ({"method": "supervised", "method_settings": {"temperature": 3}}, "unknown temperature; known are none"),
-        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" cannot be loaded'),
+        ({"dataset_name": "nobody/nothing"}, 'The dataset "nobody/nothing" is neither a local folder'),
     ],
 )
 def test_what_cannot_be_worked_with_is_refused_before_training(tmp_path, changes, sentence):

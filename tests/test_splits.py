@@ -180,7 +180,7 @@ def test_what_is_wrong_with_unlabelled_images_is_said(saved, tmp_path, dataset):
         'The column "id" holds .*, expected images': (folder, {"image_column": "id"}),
         "max_train_samples is 0, expected at least 1 image": (folder, {"max_samples": 0}),
         r'Image .*one.png in the split "train" .* cannot be read': (str(tmp_path / "broken"), {}),
-        'The dataset "nobody/nothing" cannot be loaded': ("nobody/nothing", {}),
+        'The dataset "nobody/nothing" is neither a local folder': ("nobody/nothing", {}),
     }
     for sentence, (name, settings) in refused.items():
         with pytest.raises(ValueError, match=sentence) as refusal:
