@@ -50,8 +50,8 @@ class AdapterTrainer(GenAFTrainer):
         super().__init__(*others, **kwargs)
         self.public = public
 
-    def public_encoder(self) -> PixelModel:
-        return self.public or super().public_encoder()
+    def begun_on(self) -> PixelModel:
+        return self.public or super().begun_on()
 
     def craft(self, model, inputs: dict, micro_batch: MicroBatch, stays_clean: Sequence[bool] = ()) -> Tensor:
         with merged_weights(self.accelerator.unwrap_model(model, keep_torch_compile=False)):

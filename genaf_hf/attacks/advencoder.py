@@ -91,6 +91,7 @@ def advencoder_per(
     encoders, size = several(encoder), images.shape[-2:]
 
     def perturb(made: Tensor, batch: Tensor, random: torch.Generator) -> Tensor:
+        # Not `attacked`: the generator is weaker where its gradients pass the clamp.
         return (batch + into_ball(made[None], eps, norm)[0]).clamp(0, 1)
 
     begun = None if init is None else into_ball(given(init, images.shape[1:])[None], eps, norm)[0]

@@ -70,12 +70,12 @@ class AttackingTrainer(SharingTrainer):
         """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
         adversary = self.defence.adversary
         if adversary is not None and not adversary.state:
-            adversary.begin(self.public_encoder(), self._sampled_images, self.args.seed + ADVERSARY_SEED)
+            adversary.begin(self.begun_on(), self._sampled_images, self.args.seed + ADVERSARY_SEED)
             if adversary.state:  # else this is done at each evaluation, and reading an augmented row draws numbers
                 self._check_sizes()
 
-    def public_encoder(self) -> PixelModel:
-        """What the adversary begins on: the model, as long as no step was made."""
+    def begun_on(self) -> PixelModel:
+        """What the adversary prepares itself on: the model, which is the public encoder as long as no step was made."""
         return self.pixel_model(self.model)
 
     def _check_sizes(self) -> None:
