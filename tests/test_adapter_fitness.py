@@ -1,5 +1,6 @@
 import copy
 import gc
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.evaluation.threats import Threat
+from genaf_hf.training.adversaries.universal import Universal
 from genaf_hf.training.global_batch import MicroBatch
 
 pytestmark = pytest.mark.slow(reason="trains")
@@ -41,6 +43,23 @@ def test_the_adversary_on_merged_weights_crafts_the_same_images(method, config, 
     ]
     torch.testing.assert_close(*crafted, rtol=0, atol=1e-6)
     assert (crafted[0] - batch["pixel_values"]).abs().amax() > 0.1
+
+
+def test_the_bank_is_crafted_on_the_public_encoder_whatever_adapters_learned_before(config, tmp_path, monkeypatch):
+    begun, begin = [], Universal.begin
+
+    def remembered(self, model, *others):
+        begun.append(model.model)
+        begin(self, model, *others)
+
+    monkeypatch.setattr(Universal, "begin", remembered)
+    bank = {"live": 2, "class_share": 0, "bank": ["l4a"], "bank_steps": 2, "patch_share": 0}
+    training = config(max_steps=2, defence="universal", defence_settings=bank, steps=None)
+    data = tensors(24, 0, torch.float32), tensors(15, 1, torch.float32)
+    fitness = Fitness(tiny_model(), PROCESSOR, *data, training, Threat("pgd", configured(ATTACK)))
+    fitness(replace(genome("lora"), steps=None), tmp_path / "first")
+    fitness(replace(genome("lora"), steps=None), parents={tmp_path / "first": 1.0})
+    assert [model is fitness.encoder for model in begun] == [True, True]
 
 
 def test_nothing_is_left_merged_when_an_attack_fails():
