@@ -94,7 +94,7 @@ def test_an_encoder_is_hardened_as_by_one_process(two, tmp_path):
     )
     assert difference < 0.1 * way  # Adam makes much of rounding where a gradient is next to none
     one, both = (json.loads((each / "hardened/drift.json").read_text()) for each in (tmp_path, two["folder"]))
-    # Live perturbations step by signs, which rounding flips; in float64, below, nothing differs.
+    # Of rounding Adam makes half of that, signs of live perturbations the rest; in float64, below, nothing differs.
     assert [each["distance"] for each in one] == pytest.approx([each["distance"] for each in both], rel=0.15, abs=1e-6)
     assert {each["count"] for each in both} == {3}
     assert (two["folder"] / "hardened/README.md").exists()

@@ -99,19 +99,16 @@ def load_images(
     )
     columns = {"image": image_column, "label": label_column}
     chosen = choose(name_or_path, raw, named, columns, known, streamed=cache is not None)
+    images = chosen_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub)
+    labelled = with_checked_labels(images, chosen, known)
     if cache is None:
-        images = encoded_images(name_or_path, chosen)
-        labelled = with_checked_labels(images, chosen, known)
         divided = hold_out_missing(labelled, held_out_share, seed)
     else:
-        images = drawn_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub)
-        labelled = with_checked_labels(images, chosen, known)
         divided = hold_out_drawn(labelled, max_eval_samples, seed)
         warn_of_absent_classes(divided["train"])
 
     divided = {role: stratified_subset(divided[role], limit, seed) for role, limit in limits.items()}
-    origins = {role: role if role in labelled else "train" for role in divided}
-    chosen_from = {role: (labelled[origin], chosen.where[origin]) for role, origin in origins.items()}
+    chosen_from = origins(divided, labelled, chosen.where)
     divided = with_whole_images(divided, chosen_from, skip=skip_broken_images)
     for role, dataset in divided.items():
         words = f"subset of {len(dataset)} ({LIMITS[role]}) from the " if limits[role] is not None else ""
@@ -159,7 +156,7 @@ def load_unlabelled_images(
         hub={"revision": revision, "token": token},
     )
     drawn = {"train": random_subset(images["train"], max_samples, seed)}
-    return with_whole_images(drawn, {"train": (images["train"], where["train"])}, skip=skip_broken_images)["train"]
+    return with_whole_images(drawn, origins(drawn, images, where), skip=skip_broken_images)["train"]
 
 
 def load_unlabelled_splits(
@@ -210,10 +207,8 @@ def load_unlabelled_splits(
         check_held_out_share(held_out_share)
         size = max_eval_samples if streamed else max(1, round(held_out_share * len(divided["train"])))
         hold_out(divided, "test", size, seed, words=f"{size} images" if streamed else f"{100 * held_out_share:g}%")
-    origins = {role: role if role in images else "train" for role in divided}
-    chosen_from = {role: (images[origin], where[origin]) for role, origin in origins.items()}
     drawn = {role: random_subset(divided[role], limit, seed) for role, limit in limits.items()}
-    return DatasetDict(with_whole_images(drawn, chosen_from, skip=skip_broken_images))
+    return DatasetDict(with_whole_images(drawn, origins(drawn, images, where), skip=skip_broken_images))
 
 
 def read_unlabelled(
@@ -253,10 +248,7 @@ def read_unlabelled(
     splits = {role: raw[roles[role]] for role in limits if role in roles}
     where = {role: f'split "{roles[role]}" of "{name_or_path}"' for role in splits}
     chosen = Chosen(splits, {"image": choose_column(splits["train"], image_column, known.image_column, "image")}, where)
-    if cache is None:
-        images = encoded_images(name_or_path, chosen)
-    else:
-        images = drawn_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub)
+    images = chosen_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub)
     for role, dataset in images.items():
         check_not_empty(dataset, role, where[role])
     return images, where, cache is not None
@@ -277,6 +269,23 @@ def check_limit(name: str, limit: int | None) -> None:
     """Refuses a number of images that is none; the `UserError` names the number."""
     if limit is not None and limit < 1:
         raise UserError(f"{name} is {limit}, expected at least 1 image.")
+
+
+def origins(
+    divided: Mapping[str, Dataset], splits: Mapping[str, Dataset], where: Mapping[str, str]
+) -> dict[str, tuple[Dataset, str]]:
+    """The split that each part is from, which is train where it was held out, and words for it."""
+    found = {role: role if role in splits else "train" for role in divided}
+    return {role: (splits[origin], where[origin]) for role, origin in found.items()}
+
+
+def chosen_images(
+    name_or_path: str, chosen: Chosen, limits: Mapping[str, int | None], *, seed: int, cache: Path | None, **hub
+) -> DatasetDict:
+    """`encoded_images`, or `drawn_images` where there is a folder for what is drawn from streams."""
+    if cache is None:
+        return encoded_images(name_or_path, chosen)
+    return drawn_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub)
 
 
 def encoded_images(name_or_path: str, chosen: Chosen) -> DatasetDict:

@@ -17,7 +17,6 @@ from genaf_hf.pipelines.experiment import SWEEP, Experiment, asked_attacks, hard
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.hardening import (
     copy_results,
-    open_result,
     push_result,
     repeated,
     train_or_go_on,
@@ -31,6 +30,7 @@ from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import RECORD, SAMPLES
+from genaf_hf.sharing.publishing import open_result
 from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, balance_table
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.trackers import track_results
@@ -107,7 +107,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     attacker = case.attacker
     try_out(case.attacks, attacker, case.public)
     case.public.cpu()  # while others are trained
-    model_name = open_result(run, config)
+    model_name = open_result(run.folder, config)
     with run.working(case.content):
         if PartialState().is_main_process:
             draw_samples(case.data["train"], run.folder / SAMPLES)

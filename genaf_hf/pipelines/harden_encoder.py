@@ -30,7 +30,6 @@ from genaf_hf.pipelines.experiment import Experiment, hardening_run, load_data
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.hardening import (
     copy_results,
-    open_result,
     push_result,
     repeated,
     train_or_go_on,
@@ -42,6 +41,7 @@ from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import CARD, DRIFT, HARDENED_ENCODER, RECORD, REPORT
+from genaf_hf.sharing.publishing import open_result
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.config import GenAFConfig
@@ -184,7 +184,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     try_out(case.attacks_on_images, attacker, case.public)
     try_out_on_tasks(case.tasks, case.attacks, case.public)
     case.public.cpu()  # while another is trained
-    model_name = open_result(run, config)
+    model_name = open_result(run.folder, config)
     with run.working(case.content):
         hardened, record = train(case, run)
         encoders = {UNDEFENDED: case.public.to(config.device), HARDENED: hardened}

@@ -18,7 +18,7 @@ from genaf_hf.pipelines.experiment import Experiment
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
 from genaf_hf.sharing.layout import GALLERY, LAYERS, OVERVIEW, PERTURBATION, TRAINED_ON
-from genaf_hf.sharing.publishing import open_repository, publish
+from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, changed_settings
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
@@ -83,18 +83,6 @@ def write_attacked(
         draw_overview(report, models, images, labels, names, perturbation, folder / OVERVIEW)
     on_images = {each.name: partial(on_shown, each, HARDENED, model) for each in worst}
     draw_gallery(model, images, labels, names, on_images, folder / GALLERY)
-
-
-def open_result(run: Run, config: GenAFConfig) -> str:
-    """The model's name; where it is to be pushed that of its repository, which is made before any work.
-
-    Raises:
-        UserError: when the Hub does not let the user write there.
-    """
-    if not config.push_to_hub or not PartialState().is_main_process:
-        return run.folder.resolve().name
-    sharing = {"token": config.hub_token, "private": config.hub_private_repo}
-    return open_repository(config.output_dir, config.hub_model_id, **sharing)
 
 
 def push_result(run: Run, config: GenAFConfig, model_name: str, *, push_anyway: bool) -> None:

@@ -19,7 +19,7 @@ from genaf_hf.pretraining.arguments import (
 from genaf_hf.pretraining.encoder import LEAVES, pretrain_encoder
 from genaf_hf.pretraining.methods import METHODS
 from genaf_hf.runs.run import Run
-from genaf_hf.sharing.publishing import open_repository, publish
+from genaf_hf.sharing.publishing import open_result, publish
 from genaf_hf.sharing.record import balance_table
 from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.values.provenance import public_name
@@ -58,13 +58,11 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
         logger.info("\n%s\n", balance_table(counted_classes({"train": train})))
     logger.info("Training on %d images, %d process(es), %s", len(train), config.world_size, config.device)
     method, data = METHODS[arguments.method], public_name(arguments.dataset_name)
-    sharing = {"token": config.hub_token, "private": config.hub_private_repo}
-    if config.push_to_hub and PartialState().is_main_process:
-        open_repository(folder, config.hub_model_id, **sharing)
+    name = open_result(folder, config)
     pretrain_encoder(method, train, model, processor, training, augmentations, settings, data=data)
     if config.push_to_hub and PartialState().is_main_process:
-        told = {"message": "Pre-trained with genaf_hf", "revision": config.hub_revision}
-        logger.info("Pushed to %s", publish(folder, config.hub_model_id, **told, **sharing))
+        sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
+        logger.info("Pushed to %s", publish(folder, name, message="Pre-trained with genaf_hf", **sharing))
     PartialState().wait_for_everyone()
     return folder
 

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+from accelerate import PartialState
 from huggingface_hub import CommitOperationAdd, HfApi
+from transformers import TrainingArguments
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
@@ -159,6 +161,17 @@ def open_repository(
     return on_the_hub(
         lambda: api.create_repo(name, private=private, exist_ok=True).repo_id, f'"{name}" cannot be written to'
     )
+
+
+def open_result(folder: Path, config: TrainingArguments) -> str:
+    """The model's name; where it is to be pushed that of its repository, which is made before any work.
+
+    Raises:
+        UserError: when the Hub does not let the user write there.
+    """
+    if not config.push_to_hub or not PartialState().is_main_process:
+        return folder.resolve().name
+    return open_repository(folder, config.hub_model_id, token=config.hub_token, private=config.hub_private_repo)
 
 
 def on_the_hub(action: Callable[[], Result], failed: str, end: str = ".") -> Result:
