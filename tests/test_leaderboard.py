@@ -24,6 +24,7 @@ from genaf_hf.sharing.eval_results import eval_results
 RECIPE = Path(__file__).parents[1] / "recipes" / "leaderboard.py"
 PGD = {"norm": "linf", "eps": 8 / 255, "steps": 20}
 L4A = {"norm": "linf", "eps": 10 / 255, "steps": 500, "seed": 0, "encoder": "someone/encoder"}
+PATCH = {"norm": "linf", "eps": 1.0, "steps": 100, "top": 0, "left": 0, "area": 0.0625}
 COMMIT = "c" * 40
 
 
@@ -327,6 +328,36 @@ def test_conditions_that_the_report_does_not_know(attack, name, value):
     index = model_index(report)
     metric(index, attack)["args"][name] = value
     assert problems(index, report)[attack] == ["the report does not hold this result"]
+
+
+def with_attack(attack: str, settings: dict, correct: int) -> RobustnessReport:
+    """A report with one more attack on the model itself, and what every attack leaves."""
+    report = make_report()
+    found = [*report.measurements, measured("hardened", attack, "model", settings, correct, 90)]
+    return replace(report, measurements=found, worst_cases=[WorstCase("hardened", None, correct, 100)])
+
+
+def test_patches_of_two_sizes_are_two_attacks():
+    report = with_attack("adversarial-patch", PATCH, 40)
+    index = model_index(report)
+    assert [each.area for each in read_card(info(index))[0] if each.attack == "adversarial-patch"] == [0.0625]
+    assert problems(index, report)["adversarial-patch"] == []
+    metric(index, "adversarial-patch")["args"]["area"] = 0.25
+    assert problems(index, report)["adversarial-patch"] == ["the report does not hold this result"]
+
+
+@pytest.mark.parametrize(
+    ("attacked", "told"), [(50, ()), (32, ("32 of the 50 images that other attacks had left were attacked",))]
+)
+def test_images_that_an_attack_did_not_try_are_told_of_it_and_of_every_attack(attacked, told):
+    report = with_attack("autoattack", {"norm": "linf", "eps": 8 / 255, "standing": 50, "attacked": attacked}, 40)
+    entries = check(
+        read_card(info(model_index(report)))[0],
+        {("someone/hardened", "report.json"): Report(report.to_json().encode())},
+    )
+    notes = {each.attack: each.notes for each in entries}
+    assert notes == {"clean": (), "l4a": (), "pgd": (), "autoattack": told, "every attack": told}
+    assert [each.problems for each in entries] == [()] * 5
 
 
 @pytest.mark.parametrize("checks", [[Check("hardened", "gradients are not zero", False, {"share": 0.5})], []])

@@ -317,6 +317,21 @@ def test_few_and_many_steps_are_other_conditions(page):
     assert column(opened, "Model") == ["lab/b"]
 
 
+def test_patches_of_two_sizes_are_other_conditions(page):
+    sizes = {0.03: ("lab/a", 60), 0.0625: ("lab/b", 40)}
+    found = [
+        replace(each, area=None if each.attack == "clean" else area)
+        for area, (name, right) in sizes.items()
+        for each in results(name, 90, patch=(right, 1.0))
+    ]
+    opened = page(found)
+    opened.get_by_role("button", name="Show all").click()
+    assert opened.locator(".front").count() == 2
+    legend = opened.locator("#legend").inner_text()
+    assert "patch, 3.0% of the image" in legend
+    assert "patch, 6.3% of the image" in legend
+
+
 def test_the_verdict_compares_what_the_same_attacks_were_tried_on(page):
     opened = page()
     opened.get_by_role("button", name="Show all").click()

@@ -153,6 +153,7 @@ class WorstCase:
     count: int
     attack: ClassVar[str] = EVERY_ATTACK
     settings: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    beyond_noise: ClassVar[None] = None
 
     @property
     def accuracy(self) -> Rate:

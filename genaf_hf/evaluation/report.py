@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # which needs torch
 SCHEMA_VERSION = 4
 READ = (2, 3, 4)  # versions; reports of the first do not hold all settings of their attacks
 COLUMNS = (
-    *("model", "attack", "knowledge", "norm", "eps", "steps", "correct", "count", "accuracy", "low", "high", "worst"),
-    *("reliable", "attack_success_rate", "decline", "fooling_rate", "neighbors_correct", "noise_correct"),
+    *("model", "attack", "knowledge", "norm", "eps", "area", "steps", "correct", "count", "accuracy", "low", "high"),
+    *("worst", "reliable", "attack_success_rate", "decline", "fooling_rate", "neighbors_correct", "noise_correct"),
     *("shuffled_correct", "beyond_noise", "standing", "attacked", "expected_robustness", "expected_up_to_eps"),
 )
 ANY_KNOWLEDGE = "any of these"  # in a table, of the worst case over all attacks
@@ -156,13 +156,27 @@ class RobustnessReport:
         found = [check.passed for check in self.checks if check.model == model]
         return bool(found) and all(found)
 
-    def marks(self, measurement: Measurement) -> list[str]:
+    def least_tried(self, measurement: Measurement | WorstCase) -> Measurement | None:
+        """The attack behind an accuracy that tried fewest of the images that others had left it; None where none did
+        so in part only.
+        """
+        found = [measurement] if isinstance(measurement, Measurement) else self.behind(measurement)
+        partial = (each for each in found if each.partly)
+        return min(partial, key=lambda each: each.settings["attacked"] - each.settings["standing"], default=None)
+
+    def behind(self, case: WorstCase) -> list[Measurement]:
+        """The attacks of which a case is each image's worst."""
+        return [each for each in self.attacked(case.model) if case.knowledge in (None, each.knowledge)]
+
+    def marks(self, measurement: Measurement | WorstCase) -> list[str]:
         """What a reader has to know beside an accuracy, for a table."""
         rivals = [each for each in self.measurements if each.knowledge == measurement.knowledge]
         several = len({each.attack for each in rivals}) > 1
+        partial = self.least_tried(measurement)
+        by = f"by {partial.attack} " if partial and partial is not measurement else ""
         found = {
             "*worst*": several and self.is_worst(measurement),
-            f"*{measurement.partly}*": measurement.partly is not None,
+            f"*{by}{partial and partial.partly}*": partial is not None,
             "*no more than noise*": measurement.beyond_noise is False,
             "*unreliable*": not self.is_reliable(measurement),
         }
@@ -184,7 +198,7 @@ class RobustnessReport:
             rows.append([*map(text, (attack, found[0].knowledge, *strength(found[0]))), *accuracies])
         for knowledge in self.kinds_of_several():
             cases = filter(None, (self.worst_case(model, knowledge) for model in self.models))
-            accuracies = [f"{each.accuracy}{'' if self.is_reliable(each) else ' *unreliable*'}" for each in cases]
+            accuracies = [" ".join([str(each.accuracy), *self.marks(each)]) for each in cases]
             rows.append([EVERY_ATTACK, text(knowledge or ANY_KNOWLEDGE), "-", "-", "-", *accuracies])
         return markdown(rows)
 
@@ -244,7 +258,7 @@ class RobustnessReport:
 
     def columns(self, each: Measurement) -> dict:
         """A row of `to_csv`, without what was not measured."""
-        settings = {name: each.settings.get(name) for name in ("norm", "eps", "steps", "standing", "attacked")}
+        settings = {name: each.settings.get(name) for name in ("norm", "eps", "area", "steps", "standing", "attacked")}
         rates = {name: getattr(each, name) for name in ("attack_success_rate", "fooling_rate")}
         area, largest = self.expected_robustness(each.model, each.attack) or (None, None)
         attacked = {
@@ -356,7 +370,7 @@ def contradictions(report: RobustnessReport) -> Iterator[str]:
 
 def is_possible(report: RobustnessReport, each: WorstCase) -> bool:
     """Whether the attacks, each with the images that it fools, can leave what is said that all of them do."""
-    attacked = [other for other in report.attacked(each.model) if each.knowledge in (None, other.knowledge)]
+    attacked = report.behind(each)
     known = {(other.clean_correct, other.count) for other in attacked}
     if not is_whole(each.correct) or len(known) != 1:
         return False

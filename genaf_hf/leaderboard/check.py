@@ -10,7 +10,7 @@ from itertools import groupby
 
 from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.leaderboard.entries import Entry, number, text, whole
+from genaf_hf.leaderboard.entries import CONDITIONS, FOUND, Entry, text
 from genaf_hf.sharing.eval_results import conditions, dataset_name, published
 
 TOLERANCE = 1e-4  # cards round
@@ -32,7 +32,7 @@ def check(entries: Iterable[Entry], reports: dict[tuple[str, str], Report] | Non
         entries: in the order of their models.
         reports: by model and path; None when none is to be checked.
     """
-    checked = [replace(each, interval=interval(each)) for each in entries]
+    checked = [with_notes(replace(each, interval=interval(each)), notes_of(each)) for each in entries]
     checked = above_clean(other_counts(repeated([with_problems(each, problems_of(each)) for each in checked])))
     checked = worst_of_each(above_one(checked))
     if reports is None:
@@ -81,6 +81,12 @@ def problems_of(entry: Entry) -> Iterable[str]:
         yield "the attack has no norm"
     if not is_path(entry.report) or not re.fullmatch("[0-9a-f]{64}", entry.report_sha256):
         yield "no report is cited by its path and SHA-256"
+
+
+def notes_of(entry: Entry) -> Iterable[str]:
+    """What else is to be known of an entry by itself."""
+    if entry.is_partial:
+        yield f"{entry.attacked} of the {entry.standing} images that other attacks had left were attacked"
 
 
 def is_path(path: str) -> bool:
@@ -211,9 +217,7 @@ def results_of(report: RobustnessReport) -> dict[tuple, set[str]]:
     held = defaultdict(set)
     images = [text(dataset_name(report)), *(text(report.dataset.get(name)) for name in ("config", "split", "revision"))]
     for each in published(report):
-        known = conditions(report, each)
-        attack = [text(known["attack"]), text(known.get("norm")), number(known.get("eps"))]
-        attack += [whole(known.get("steps")), whole(known.get("seed")), text(known.get("surrogate"))]
-        found = [text(known["knowledge"]), known["correct"], known["count"], known["reliable"]]
-        held[(*images, *attack, *found, text(report.models[each.model]["class"]))].add(each.model)
+        known = conditions(report, each) | {"model_class": report.models[each.model]["class"]}
+        found = [read(known.get(name)) for name, read in (CONDITIONS | FOUND).items()]
+        held[(*images, *found)].add(each.model)
     return held

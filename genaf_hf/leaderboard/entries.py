@@ -1,7 +1,9 @@
 """What the cards of models say of their robustness, as values; every text in them is somebody else's."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelInfo
 from huggingface_hub.repocard_data import model_index_to_eval_results
@@ -15,6 +17,45 @@ from genaf_hf.values.markup import one_line
 MOST_RESULTS = 200  # of one card; a report has one for each attack
 LONGEST_TEXT = 200
 LARGEST_NUMBER = 10**9
+
+
+def text(value: object) -> str:
+    """One printable line of any value; nothing for None."""
+    line = "" if value is None else one_line(value)
+    return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"
+
+
+def number(value: object) -> float | None:
+    """A finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= LARGEST_NUMBER and math.isfinite(value) else None
+
+
+def whole(value: object) -> int | None:
+    """A whole number; None for anything else."""
+    return value if number(value) is not None and isinstance(value, int) else None
+
+
+# What an accuracy was measured under, and what was found, by the names that a card has for it.
+CONDITIONS: dict[str, Callable[[object], Any]] = {
+    "attack": text,
+    "norm": text,
+    "eps": number,
+    "area": number,
+    "steps": whole,
+    "seed": whole,
+    "surrogate": text,
+    "standing": whole,
+    "attacked": whole,
+}
+FOUND: dict[str, Callable[[object], Any]] = {
+    "knowledge": text,
+    "correct": whole,
+    "count": whole,
+    "reliable": lambda value: value is True,
+    "model_class": text,
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +73,8 @@ class Entry:
         config, split, revision: of the dataset.
         attack: its name, `"clean"` for none, `"every attack"` for what all of the report leave.
         knowledge: what the attacker knew.
-        norm, eps, steps, seed, surrogate: of the attack; eps in pixel units.
+        norm, eps, area, steps, seed, surrogate: of the attack; eps in pixel units, area a patch's share of the image.
+        standing, attacked: images that other attacks had left for this one, and how many of them it tried.
         accuracy: as claimed.
         correct: correctly classified images.
         count: all images.
@@ -72,6 +114,9 @@ class Entry:
     report: str
     report_sha256: str
     kind: str = "classifier"
+    area: float | None = None
+    standing: int | None = None
+    attacked: int | None = None
     interval: tuple[float, float] | None = None
     claimed_interval: tuple[float, float] | None = None
     report_checked: bool = False
@@ -98,12 +143,17 @@ class Entry:
     @property
     def conditions(self) -> tuple:
         """All that tells two results of one model apart, beside what was found."""
-        return *self.images, self.attack, self.norm, self.eps, self.steps, self.seed, self.surrogate
+        return *self.images, *(getattr(self, name) for name in CONDITIONS)
 
     @property
     def measured(self) -> tuple:
         """All that a report says too."""
-        return *self.conditions, self.knowledge, self.correct, self.count, self.reliable, self.model_class
+        return *self.conditions, *(getattr(self, name) for name in FOUND)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether an attack on the images that others had left tried some of them only."""
+        return (self.attacked or 0) < (self.standing or 0)
 
 
 @dataclass(frozen=True)
@@ -176,7 +226,8 @@ def to_entry(info: ModelInfo, result: EvalResult) -> Entry:
     if result.metric_type not in (CLEAN_METRIC, ROBUST_METRIC):
         raise UserError(f'a result of another metric, "{text(result.metric_type)}"')
     known = result.metric_args if isinstance(result.metric_args, dict) else {}
-    attack = text(known.get("attack"))
+    values = {name: read(known.get(name)) for name, read in (CONDITIONS | FOUND).items()}
+    attack = values["attack"]
     if not attack or (attack == CLEAN) != (result.metric_type == CLEAN_METRIC):
         raise UserError(f'a result of the metric "{result.metric_type}" under the attack "{attack}"')
     accuracy = number(result.metric_value)
@@ -189,19 +240,16 @@ def to_entry(info: ModelInfo, result: EvalResult) -> Entry:
         commit=text(info.sha),
         last_modified=info.last_modified.isoformat() if info.last_modified else "",
         base_model=base_model(info),
-        model_class=text(known.get("model_class")),
         kind="encoder" if HARDENED_ENCODER_TAG in (info.tags or ()) else "classifier",
         dataset=text(result.dataset_name),
         config=text(result.dataset_config),
         split=text(result.dataset_split),
         revision=text(result.dataset_revision),
-        attack=attack,
         accuracy=accuracy,
-        reliable=known.get("reliable") is True,
         claimed_interval=None if None in interval else interval,
-        eps=number(known.get("eps")),
-        **{name: whole(known.get(name)) for name in ("steps", "seed", "correct", "count")},
-        **{name: text(known.get(name)) for name in ("knowledge", "norm", "surrogate", "report", "report_sha256")},
+        report=text(known.get("report")),
+        report_sha256=text(known.get("report_sha256")),
+        **values,
     )
 
 
@@ -209,21 +257,3 @@ def base_model(info: ModelInfo) -> str:
     """By the Hub's own tag, so that no card needs to be parsed."""
     tags = [tag.removeprefix("base_model:") for tag in info.tags or [] if tag.startswith("base_model:")]
     return text(next((tag for tag in tags if ":" not in tag), ""))
-
-
-def text(value: object) -> str:
-    """One printable line of any value; nothing for None."""
-    line = "" if value is None else one_line(value)
-    return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"
-
-
-def number(value: object) -> float | None:
-    """A finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) <= LARGEST_NUMBER and math.isfinite(value) else None
-
-
-def whole(value: object) -> int | None:
-    """A whole number; None for anything else."""
-    return value if number(value) is not None and isinstance(value, int) else None

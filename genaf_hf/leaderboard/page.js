@@ -36,11 +36,13 @@ const allModels = new Set(entries.map((each) => each.model)).size;
 const WORST = "worst attack";
 const EVERY = "every attack";
 const ANY = "any of these";
+// Whether an attack on the images that others had left tried some of them only.
+const isPartial = ({ standing, attacked }) => attacked < standing;
 // What the worst attacks of two models can be compared by: all that was tried by attackers who know the same.
 const suiteOf = (entry) => JSON.stringify([keyOf(entry), entry.knowledge]);
 const suites = new Map();
 for (const each of entries.filter((entry) => entry.attack !== "clean" && entry.attack !== EVERY)) {
-  const tried = JSON.stringify([each.attack, each.norm, each.eps, each.steps]);
+  const tried = JSON.stringify([each.attack, each.norm, each.eps, each.area, each.steps, isPartial(each)]);
   for (const key of [suiteOf(each), suiteOf({ ...each, knowledge: ANY })]) suites.set(key, [...(suites.get(key) ?? []), tried]);
 }
 const rows = entries.filter((each) => each.attack !== "clean" || !attacked.has(keyOf(each))).map(toRow);
@@ -58,8 +60,9 @@ function toRow(entry) {
     encoder: entry.model_class.replace(/ForImageClassification$/, ""),
     dataset: images(entry),
     attack: entry.attack,
-    norm: entry.norm,
+    norm: entry.area === null ? entry.norm : "patch",
     eps: entry.eps,
+    area: entry.area,
     steps: entry.steps,
     knowledge: robust ? entry.knowledge : "",
     verdict: robust ? (entry.worst ? WORST : entry.attack === EVERY ? EVERY : "other attacks") : "",
@@ -69,7 +72,7 @@ function toRow(entry) {
   };
   row.trusted = row.problems.length === 0 && entry.reliable && (clean === null || clean.reliable);
   row.suite = JSON.stringify([row.dataset, row.kind, row.knowledge, [...(suites.get(suiteOf(entry)) ?? [])].sort()]);
-  row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps, row.steps, row.kind, ...(row.attack === EVERY ? [row.suite] : [])]);
+  row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps, row.steps, row.kind, row.area, isPartial(entry), ...(row.attack === EVERY ? [row.suite] : [])]);
   row.text = [row.model, row.baseModel, row.encoder, row.dataset, row.attack].join(" ").toLowerCase();
   return row;
 }
@@ -85,6 +88,11 @@ function fraction(eps) {
 function epsText(eps) {
   if (eps === null) return "none";
   return fraction(eps) ? `${fraction(eps)} (${decimal(eps)})` : decimal(eps);
+}
+
+// How far an attack may change an image: of a patch its share of the image, within which any pixel is possible.
+function reach(row) {
+  return row.area === null ? `${row.norm} ${epsText(row.eps)}` : `${row.norm}, ${percent(row.area)} of the image`;
 }
 
 // Text that may go on in the next line after a slash.
@@ -198,9 +206,10 @@ function textCell(text, more = "") {
 // The eps with what it means nothing without.
 function epsCell(row) {
   if (row.eps === null) return make("td", { class: "strength" }, "-");
+  const size = row.area === null ? fraction(row.eps) ?? decimal(row.eps) : percent(row.area);
   const more = [row.norm, row.steps === null ? "" : `${row.steps} steps`].filter(Boolean);
   const lines = more.map((text) => make("span", { class: "quiet" }, text));
-  return make("td", { class: "strength", title: `eps ${decimal(row.eps)}` }, fraction(row.eps) ?? decimal(row.eps), ...lines);
+  return make("td", { class: "strength", title: reach(row) }, size, ...lines);
 }
 
 function accuracyCell(entry, row) {
@@ -345,7 +354,7 @@ function hint(points, conditions) {
 
 function conditionText(row) {
   if (row.attack === EVERY) return suiteText(row).replace("worst of", "each image under the worst of");
-  return [row.attack, `${row.norm} ${epsText(row.eps)}`, ...(row.steps === null ? [] : [`${row.steps} steps`]), row.dataset].join(", ");
+  return [row.attack, reach(row), ...(row.steps === null ? [] : [`${row.steps} steps`]), row.dataset].join(", ");
 }
 
 function suiteText(row) {
@@ -431,7 +440,7 @@ function point(row, onFront, color, x, y, small) {
 }
 
 function describe(row) {
-  const lines = [row.model, `clean ${percent(row.cleanAccuracy)}, robust ${percent(row.robustAccuracy)}`, row.attack === EVERY ? EVERY : `${row.attack}, ${row.norm} ${epsText(row.eps)}`];
+  const lines = [row.model, `clean ${percent(row.cleanAccuracy)}, robust ${percent(row.robustAccuracy)}`, row.attack === EVERY ? EVERY : `${row.attack}, ${reach(row)}`];
   return row.trusted ? lines : [...lines, row.problems.length ? "has problems" : "unreliable", ...row.entry.failed_checks];
 }
 

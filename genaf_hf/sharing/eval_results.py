@@ -24,9 +24,10 @@ def eval_results(report: RobustnessReport, model: str, *, report_path: str = REP
     After several attacks comes what all of them leave when each image meets the worst of them, `every attack`.
 
     The value is an accuracy in [0, 1]. `metric_args` holds what the accuracy means nothing without: `attack`,
-    `knowledge` of the attacker, `norm`, `eps` in pixel units, `steps`, `seed`, `surrogate` and its revision; `correct`
-    and `count` images, the 95 % Wilson `interval`, whether the number is `reliable`; the model's class, and path and
-    SHA-256 of the report; `worst` where no other attack of attackers who know the same leaves less.
+    `knowledge` of the attacker, `norm`, `eps` in pixel units, a patch's `area`, `steps`, `seed`, `surrogate` and its
+    revision; how many of the images that others had left `standing` were `attacked`, if not all; `correct` and `count`
+    images, the 95 % Wilson `interval`, whether the number is `reliable`; the model's class, and path and SHA-256 of the
+    report; `worst` where no other attack of attackers who know the same leaves less.
 
     Args:
         report: what was measured.
@@ -66,6 +67,8 @@ def published(report: RobustnessReport) -> list[Measurement | WorstCase]:
 def conditions(report: RobustnessReport, measurement: Measurement | WorstCase) -> dict:
     """What an accuracy was measured under, and how sure it is, in plain values."""
     known = measurement.settings
+    least_tried = report.least_tried(measurement)
+    tried = least_tried.settings if least_tried else {}
     low, high = measurement.accuracy.interval
     on_encoder = measurement.knowledge == PUBLIC_ENCODER
     found = {
@@ -73,9 +76,10 @@ def conditions(report: RobustnessReport, measurement: Measurement | WorstCase) -
         "knowledge": measurement.knowledge or ANY_KNOWLEDGE,
         "norm": known.get("norm"),
         "eps": known.get("eps"),
+        "area": known.get("area"),
         "steps": known.get("steps"),
-        "standing": known.get("standing"),
-        "attacked": known.get("attacked"),
+        "standing": tried.get("standing"),
+        "attacked": tried.get("attacked"),
         "seed": known.get("seed", report.seed),
         "surrogate": known.get("encoder") if on_encoder else None,
         "surrogate_revision": known.get("encoder_revision") if on_encoder else None,
