@@ -30,6 +30,7 @@ from genaf_hf.pipelines.audit import audit_again
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.trained_images import CHOICES, images_of_record
 from genaf_hf.sharing.figures import draw_gallery
+from genaf_hf.sharing.layout import published_in
 from genaf_hf.sharing.record import TrainingRecord
 
 __all__ = ["arguments", "images", "model", "report", "whole"]  # fixtures
@@ -246,6 +247,9 @@ def test_findings_go_into_the_card_of_a_local_model(arguments, model, tmp_path):
         assert [each.metric_args["correct"] for each in found] == [each.correct for each in report.measurements]
         for name in ("report.json", "gallery.png"):
             assert (tmp_path / "model/audit" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    linked = {*re.findall(r"\]\((audit/[^)]+)\)", card.read_text())}
+    assert {"audit/report.json", "audit/gallery.png"} == linked
+    assert linked < {*published_in(tmp_path / "model")}
     assert str(tmp_path) not in card.read_text().replace(people, "")
 
 

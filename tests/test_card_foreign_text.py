@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cards import blocks, make_record, make_report
@@ -9,8 +10,14 @@ from huggingface_hub import ModelCard
 from local_hub import card_errors
 from markdown_it import MarkdownIt
 
-from genaf_hf.evaluation.measurement import Check
+from genaf_hf import GenAFConfig
+from genaf_hf.evaluation.drift import Drift
+from genaf_hf.evaluation.measurement import CLEAN, Check
+from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.sharing.encoder_results import write_encoder_results
+from genaf_hf.sharing.layout import report_of_task
 from genaf_hf.sharing.model_card import model_card, shell
+from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.values.markup import plain
 
 HOSTILE = [
@@ -39,8 +46,8 @@ def shown(text: str) -> str:
     return "".join(said)
 
 
-def hostile_card(name: str) -> ModelCard:
-    """A card in which every text that comes from outside is this one."""
+def hostile_report(name: str) -> RobustnessReport:
+    """A report in which every text that comes from outside is this one."""
     report = make_report()
     old = {"hardened": name, "undefended": f"not {name}"}
     settings = {"encoder": name, "data": name, "norm": name}
@@ -53,15 +60,19 @@ def hostile_card(name: str) -> ModelCard:
         )
         for each in report.measurements
     ]
-    report = replace(
+    return replace(
         report,
-        dataset={"name": name, "config": name, "split": name, "revision": name, "count": 10},
+        dataset={"name": name, "config": name, "split": name, "revision": name, "count": 10, "probe_images": 10},
         models={old[each]: report.models[each] for each in report.models},
         measurements=measured,
         checks=[Check(name, name, False, {name: 1}), Check(name, "passes", True, {})],
         environment={name: name},
     )
-    record = make_record(
+
+
+def hostile_record(name: str) -> TrainingRecord:
+    """A training record in which every text that comes from outside is this one."""
+    return make_record(
         base_model={"name": name, "revision": name, "license": name},
         data={
             "name": name,
@@ -75,7 +86,24 @@ def hostile_card(name: str) -> ModelCard:
         defaults={f"{name}2": name},
         example={"label": name, "answer": name, "probability": 0.5},
     )
-    return model_card(report, record, model_name=name)
+
+
+def hostile_card(name: str) -> ModelCard:
+    """The card of a classifier with these."""
+    return model_card(hostile_report(name), hostile_record(name), model_name=name)
+
+
+def hostile_encoder_card(name: str, folder: Path) -> ModelCard:
+    """The card of a hardened encoder with these, probed on what it was hardened on and on a task."""
+    anchor = GenAFConfig(output_dir=str(folder), defence="anchor", use_cpu=True).make_defence().record()
+    foreign = {"title": name, "settings": {name: name}, "perturbations": [name]}
+    record = replace(hostile_record(name), defence={**anchor, **foreign})
+    place, report = report_of_task(name), hostile_report(name)
+    (folder / place).parent.mkdir(parents=True)
+    drifts = [Drift(name, CLEAN, "nothing", {}, 0.1, 0.9, 10)]
+    named = {"model_name": name, "encoder_class": "ViTModel", "features": None}
+    write_encoder_results(folder, drifts, {"report.json": report, place: report}, record, **named)
+    return ModelCard.load(folder / "README.md")
 
 
 def structure(text: str) -> list[tuple]:
@@ -104,6 +132,18 @@ def test_foreign_text_is_no_markup(name, tmp_path):
     assert [each.dataset_name for each in loaded.data.eval_results] == [name] * 4
     assert loaded.data.eval_results[1].metric_args["surrogate"] == name
     assert card_errors((tmp_path / "README.md").read_text(encoding="utf-8"), "models") == []
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_foreign_text_is_no_markup_in_the_card_of_an_encoder(name, tmp_path):
+    card, tame = (hostile_encoder_card(each, tmp_path / kind) for kind, each in (("hostile", name), ("tame", "tame")))
+    assert structure(card.text) == structure(tame.text)
+    assert plain(name) in card.text
+    inline = [child for each in MarkdownIt().parse(card.text) for child in each.children or []]
+    links = [each.attrs["href"] for each in inline if each.type == "link_open"]
+    assert links[:2] == ["report.json", report_of_task(name)]
+    assert all((tmp_path / "hostile" / link).exists() for link in links[:2])
+    assert card_errors((tmp_path / "hostile/README.md").read_text(encoding="utf-8"), "models") == []
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -25,7 +25,8 @@ def load_tasks(names: Sequence[str], **options) -> list[ImageSet]:
     """
     if len({report_of_task(public_name(name)) for name in names}) < len(names):
         raise UserError(
-            f"probe_datasets is {', '.join(names)}, of which two have one name: leave one out or rename it."
+            f"probe_datasets is {', '.join(names)}, of which two have one name, or the same "
+            "letters (a to z) and digits in it: leave one out or rename it."
         )
     return [ImageSet(name, load_images(name, **options)) for name in names]
 

@@ -1,6 +1,9 @@
 """What lies in the folder of a model that was hardened or audited, by name, and what of it is shared."""
 
+from pathlib import Path
+
 from genaf_hf.evaluation.report import UNDEFENDED
+from genaf_hf.sharing.hub_metadata import dataset_type
 
 CARD = "README.md"
 REPORT = "report.json"
@@ -45,6 +48,7 @@ HARDENED_ENCODER = (
 AUDITED = (CARD, REPORT, SPREADSHEET, ANSWERS, SWEEP, GALLERY, PERTURBATIONS)
 PUBLISHED = (
     *(CARD, REPORT, REPORTS_OF_TASKS, SPREADSHEET, DRIFT, RECORD, LAYERS, EXAMPLE, *PICTURES),
+    *(f"{AUDIT}/{name}" for name in (REPORT, *RESULT_PICTURES)),
     *(f"{PERTURBATION}/perturbation.safetensors", f"{TRAINED_ON}/*/perturbation.safetensors"),
     *("config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("adapter_config.json", "adapter_model*.safetensors", "preprocessor_config.json", "processor_config.json"),
@@ -52,6 +56,14 @@ PUBLISHED = (
 )
 
 
+def published_in(folder: Path) -> list[str]:
+    """What of a folder is shared, by the path of each file in it."""
+    return [path.relative_to(folder).as_posix() for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
+
+
 def report_of_task(name: str) -> str:
-    """Where the report on probes for some images lies, by their Hub id or the name of their folder."""
-    return f"{TASKS}/{name.replace('/', '--')}/{REPORT}"
+    """Where the report on probes for some images lies, by their Hub id or the name of their folder.
+
+    The Hub takes results on images of one `dataset_type` for results on the same ones: they have one place.
+    """
+    return f"{TASKS}/{dataset_type(name).replace('/', '--')}/{REPORT}"

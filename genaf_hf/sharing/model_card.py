@@ -152,7 +152,7 @@ def template_environment() -> Environment:
 
 
 def is_hardened(record: TrainingRecord | None) -> bool:
-    """Whether a model is one of Gen-AF's, and not only audited, or an undefended one."""
+    """Whether a model was trained by a defence, and not only audited, or fine-tuned without one."""
     return record is not None and record.stages.keys() not in ({STANDARD_FINETUNE}, {LINEAR_PROBE})
 
 

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.hub import Result, persistently, trouble
-from genaf_hf.sharing.layout import PUBLISHED, RECORD, REPORT, REPORTS_OF_TASKS
+from genaf_hf.sharing.layout import RECORD, REPORT, REPORTS_OF_TASKS, published_in
 from genaf_hf.sharing.record import TrainingRecord
 
 
@@ -48,7 +48,7 @@ def publish(
             take it: says why, and the command that goes on.
     """
     folder = Path(folder)
-    files = [path.relative_to(folder).as_posix() for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
+    files = published_in(folder)
     if not files:
         raise UserError(f"{folder} holds nothing to publish, expected a folder with a model.")
     name = repo_id or folder.resolve().name

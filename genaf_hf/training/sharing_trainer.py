@@ -156,7 +156,7 @@ class SharingTrainer(ResumableTrainer):
         push_anyway: bool = False,
         **kwargs,
     ) -> str | None:
-        """Saves the model, writes its card, and shares what `sharing.layout.PUBLISHED` lists, and no checkpoint.
+        """Saves the model, writes its card, and shares what `sharing.layout.published_in` lists, and no checkpoint.
 
         Args:
             commit_message: of the commit, default one that names the defence.
