@@ -10,7 +10,7 @@ import pytest
 from conftest import CLASSES, colored_images
 from datasets import Dataset, concatenate_datasets
 from hub_user import run_as_user
-from stored_images import picture_folder
+from stored_images import own_cache, picture_folder
 
 from genaf_hf import load_images
 from genaf_hf.cli.command_line import parse_arguments
@@ -21,6 +21,7 @@ from genaf_hf.pipelines.experiment import load_data
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.training.sharing_trainer import HUB_CACHE
 
+__all__ = ["own_cache"]  # a fixture
 NUMBERS = {"streaming": True, "max_train_samples": 20, "max_eval_samples": 9}
 SHARDS = 30
 LOAD = """
@@ -41,13 +42,6 @@ except ValueError as error:
     broken = str(error)
 print(json.dumps({"commit": commit(images["test"]), "sizes": [len(each) for each in images.values()], "said": broken}))
 """
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """What is drawn goes with the test; `datasets` waits five seconds after each stream of Parquet files it leaves."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
 @pytest.fixture(scope="module")

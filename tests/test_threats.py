@@ -25,12 +25,6 @@ from genaf_hf.evaluation.threats import (
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """The user's cache of perturbations is not touched."""
-    monkeypatch.setattr("genaf_hf.evaluation.perturbation_cache.CACHE", tmp_path / "perturbations")
-
-
 @pytest.fixture
 def encoder(vit):
     return PixelModel(*vit)

@@ -40,14 +40,3 @@ def test_nobody_is_told_where_nobody_was_named(tracked, tmp_path):
     track_results(make_report(), make_record(), config(tmp_path, "none"))
     assert tracked == []
     assert not (tmp_path / "run").exists()
-
-
-def test_tensorboard_keeps_them(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    track_results(make_report(), make_record(), config(tmp_path, "tensorboard"))
-    [events] = (tmp_path / "run/runs").rglob("events.*")
-    found = EventAccumulator(str(events)).Reload()
-    told = {name: found.Scalars(name.replace("test_", "test/"))[0].value for name in FOUND}
-    assert told == pytest.approx(FOUND)
