@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, load_encoder, load_images, with_pixel_values
-from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
 from genaf_hf.data import stratified_rows, stratified_subset
 from genaf_hf.evaluation import perturbation_cache
 from genaf_hf.evaluation.answers import answer
@@ -61,7 +61,6 @@ NONE, MODEL, PATCH, UNIVERSAL_PGD, TIME = "none", "model", "advencoder-pat", "up
 AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "random_start": False}
 AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
 KNOWN_ROWS = {"gen-af, authors' settings": AUTHORS}  # 20, of a sum over 256 images, is 5120 of a mean over rows
-KNOWS = {PUBLIC: "public encoder", FAR: "public encoder", ADAPTIVELY: "model", IMAGEWISE: "model"}
 DARK_AND_LIGHT = colormaps["tab20"].colors
 COLORS = [*DARK_AND_LIGHT[::2], *DARK_AND_LIGHT[1::2]]
 INTRODUCTION = """\
@@ -371,9 +370,10 @@ def section(setting: dict, rows: dict[str, list[dict]]) -> str:
         summary.append([name + doubt, seeds, *times, *(cells[name] for cells in values.values())])
     each_attack = [["attacker knows", "attack", *rows]]
     for kind, attacks in setting["attacks"].items():
-        for attack in attacks:
+        for attack, settings in attacks.items():
+            knowledge = MODEL if kind == ADAPTIVELY else ATTACKS[settings["attack"]].knowledge
             under = partial(accuracy, kind=kind, attack=attack)
-            each_attack.append([KNOWS[kind], attack, *(cell(map(under, found)) for found in rows.values())])
+            each_attack.append([knowledge, attack, *(cell(map(under, found)) for found in rows.values())])
     shares = [*next(iter(rows.values()))[0]["along"]]
     losses = [[f"cross-entropy under a share of `{UNIVERSAL_PGD}`", *shares]]
     for name, found in rows.items():

@@ -1,9 +1,10 @@
 """README's first picture and table: photographs under perturbations that were crafted on the public encoder alone.
 
-    python benchmarks/defences.py ENCODER DATASET --held_out_share 0.3 --rows none universal
+    python benchmarks/defences.py ENCODER DATASET --held_out_share 0.3 --rows none universal ...
     python benchmarks/photographs.py ENCODER DATASET --held_out_share 0.3 --undefended FOLDER --hardened FOLDER
 
-The second attacks two models that the first leaves in folders of defences-found, with the images that it held out.
+The second attacks two models that the first leaves in folders of defences-found, with the images that it held out; the
+settings of the first for README are those of the animals in benchmarks/README.md.
 Draws photographs.png, with the perturbation that is worst for the hardened model, and prints a Markdown table.
 """
 
