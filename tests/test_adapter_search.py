@@ -288,9 +288,17 @@ def test_what_cannot_be_searched_is_refused(changes, sentence, arguments, config
         evolve(arguments(**changes), config())
 
 
-def test_a_defence_that_leaves_the_encoder_alone_is_refused(arguments, config):
-    with pytest.raises(UserError, match="defence is linear-probe, which leaves the encoder as it is"):
-        evolve(arguments(), config(defence="linear-probe", steps=None, eps=None, genetic_weight=None))
+@pytest.mark.parametrize(
+    ("defence", "changes", "reason"),
+    [
+        ("linear-probe", {"steps": None, "eps": None}, "leaves the encoder as it is"),
+        ("awp", {}, "changes weights or layers of the encoder"),
+        ("twins", {}, "changes weights or layers of the encoder"),
+    ],
+)
+def test_a_defence_that_adapters_have_no_part_in_is_refused(arguments, config, defence, changes, reason):
+    with pytest.raises(UserError, match=f"defence is {defence}, which {reason}"):
+        evolve(arguments(), config(defence=defence, genetic_weight=None, **changes))
 
 
 @pytest.mark.parametrize("settings", [{"defence_settings": {"bank": []}}, {"defence_settings": {**HALF, "bank": []}}])
@@ -307,6 +315,13 @@ def test_genomes_are_trained_by_any_defence(dataset, encoders, config, settings)
     trained = fitness.training_of(genome)
     assert (trained.eps, trained.step_size) == (0.02, pytest.approx(training.step_size / 2))
     assert fitness(genome).parameters == fitness.parameters(genome)
+
+
+def test_all_genomes_have_the_eps_of_a_bank_which_is_crafted_once(dataset, encoders, config):
+    encoder, processor = load_encoder(encoders["dino"], dataset["train"].features["label"].names)
+    pixels = with_pixel_values(dataset["train"], processor)[:2]["pixel_values"]
+    training = config(defence="universal", eps=0.04, steps=None, genetic_weight=None)
+    assert "eps_share" not in SearchSpace.of(encoder, training, pixels).distributions
 
 
 def test_an_objective_that_never_varies_is_told(arguments, config, tmp_path, caplog):

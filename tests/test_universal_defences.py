@@ -17,6 +17,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation, evaluate_robustness
 from genaf_hf.attacks import ATTACKS, n_fgsm
 from genaf_hf.errors import UserError
+from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
 from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
 from genaf_hf.training.adversaries.universal import Universal, drawn
@@ -293,7 +294,7 @@ def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tm
     ):
         shared = UniversalPerturbation.from_pretrained(tmp_path / "training_perturbations" / name)
         assert torch.equal(shared.delta, delta)
-        assert shared.eps == eps
+        assert (shared.eps, shared.seed) == (eps, trainer.args.seed + ADVERSARY_SEED)
     assert isinstance(shared, UniversalPatch)
     assert shared.top is None
     card = " ".join((tmp_path / "README.md").read_text().split())

@@ -119,6 +119,12 @@ def check(arguments: AdapterSearchArguments, config: GenAFConfig) -> None:
         )
     if DEFENCES[config.defence].head_alone:
         raise UserError(f"defence is {config.defence}, which leaves the encoder as it is: choose one that trains it.")
+    adversary = config.make_defence().adversary
+    if adversary is not None and adversary.changes_model:
+        raise UserError(
+            f"defence is {config.defence}, which changes weights or layers of the encoder while it is trained, where "
+            "adapters are merged into it: choose another one, for example pgd-at."
+        )
     if PGD not in asked_attacks(arguments, config):
         raise UserError(f"attacks are {arguments.attacks}, but genomes are compared by {PGD}: add it.")
 

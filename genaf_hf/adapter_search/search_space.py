@@ -155,7 +155,9 @@ class SearchSpace:
         found: dict[str, BaseDistribution] = {}
         if self.config.genetic_weight is not None:
             found["genetic_weight"] = FloatDistribution(0.0, 2 * self.config.genetic_weight)
-        if self.config.eps is not None:
+        adversary = self.config.make_defence().adversary
+        has_bank = adversary is not None and adversary.settings.get("bank")  # which another eps would craft anew
+        if self.config.eps is not None and not has_bank:
             found["eps_share"] = FloatDistribution(0.25, 1.25)
         if self.config.steps is not None:
             found["steps"] = IntDistribution(1, self.config.steps)

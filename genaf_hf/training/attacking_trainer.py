@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from genaf_hf.models.head import head_of
 from genaf_hf.models.partial_forward import input_of
 from genaf_hf.models.pixel_model import PixelModel, at_least_float32, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
-from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED, Adversary
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.checkpoint import read_state
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 DEFENCE = "Defence"  # in the Trainer's state
 CENTERS = "pseudo_labels.centers"  # beside the tensors of the adversary
-ADVERSARY_SEED = 2**20  # added to a run's: an attack of that seed would begin, and end, near what was trained on
 CLUSTERED = 1024  # images whose features clusters are found from
 ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
 
@@ -127,7 +125,7 @@ class AttackingTrainer(SharingTrainer):
     def public_features(self, pixel_values: Tensor) -> Tensor:
         """What the head of the frozen public encoder reads of clean images, (n, d), float32 or wider."""
         public = self._public_encoder
-        with torch.no_grad():
+        with torch.no_grad(), self.accelerator.autocast():
             read = input_of(head_of(public), lambda: public(pixel_values=pixel_values))
         return at_least_float32(read.flatten(1))
 
@@ -173,10 +171,10 @@ class AttackingTrainer(SharingTrainer):
     def _attacked_images(self, model: PixelModel, *needed: Tensor, **settings) -> Tensor:
         """What the adversary makes of images.
 
-        A compiled backward pass takes all gradients there are, while an attack asks for those of its images alone:
-        weights have none meanwhile, or it would cost as much as a step of the training.
+        It asks for gradients of its images alone: weights have none meanwhile, for which nothing has to be kept in the
+        forward pass, and which a compiled backward pass would compute all the same.
         """
-        with only_trainable(model.model, ()) if self.args.torch_compile else nullcontext():
+        with only_trainable(model.model, ()):
             return self.defence.adversary.craft(model, *needed, **settings)
 
     def flipped(self, inputs: dict, micro_batch: MicroBatch) -> dict:
@@ -244,7 +242,7 @@ class AttackingTrainer(SharingTrainer):
         self.begin_adversary()
         self._right, self._answers = {}, []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        accuracies = {name: torch.cat(parts).double().mean().item() for name, parts in self._right.items()}
+        accuracies = {name: torch.cat(parts).cpu().double().mean().item() for name, parts in self._right.items()}
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in accuracies.items()})
         if self._answers and self.state.global_step > 0 and self.eps_share() == 1:
             self._warn_of_collapse(torch.cat(self._answers), accuracies[CLEAN_ACCURACY])
@@ -253,7 +251,7 @@ class AttackingTrainer(SharingTrainer):
     def _warn_of_collapse(self, answers: Tensor, accuracy: float) -> None:
         """Says so where a model gives one answer to nearly all images, and that is wrong for many."""
         answer = answers.mode().values.item()
-        share = (answers == answer).double().mean().item()
+        share = (answers == answer).cpu().double().mean().item()
         if share >= ONE_ANSWER and accuracy < RIGHT:
             logger.warning(
                 'The model has collapsed: it answers "%s" to %.0f%% of the images, and %.0f%% are right. Lower '

@@ -25,6 +25,7 @@ from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
+from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
 from genaf_hf.training.assessment import Assessment
 from genaf_hf.training.defences import Defence
 from genaf_hf.training.resumable_trainer import ResumableTrainer
@@ -143,7 +144,7 @@ class SharingTrainer(ResumableTrainer):
         encoder, revision = model_source(self.model.config)
         shutil.rmtree(Path(folder, TRAINED_ON), ignore_errors=True)
         for name, each in self.defence.perturbations().items():
-            told = replace(each, encoder=encoder, encoder_revision=revision, seed=self.args.seed)
+            told = replace(each, encoder=encoder, encoder_revision=revision, seed=self.args.seed + ADVERSARY_SEED)
             told.save_pretrained(Path(folder, TRAINED_ON, name))
 
     def push_to_hub(

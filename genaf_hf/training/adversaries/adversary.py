@@ -9,6 +9,8 @@ from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.models.pixel_model import PixelModel
 
+ADVERSARY_SEED = 2**20  # added to a run's: an attack of that seed would begin, and end, near what was trained on
+
 
 class Adversary:
     """Who crafts the images that a model is trained on, and those that its robust accuracy is measured on meanwhile.
@@ -17,7 +19,13 @@ class Adversary:
 
     Args:
         settings: all of its own, by name.
+
+    Attributes:
+        changes_model: whether a step changes more of the trained model than what it is shown, its weights or layers,
+            which have to be there as they are trained then, and not merged from adapters.
     """
+
+    changes_model = False
 
     def __init__(self, **settings):
         self.settings = settings

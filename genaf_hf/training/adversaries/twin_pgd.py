@@ -26,6 +26,8 @@ class TwinPGD(PGD):
     Its `state` holds the frozen means and variances by the names of their buffers.
     """
 
+    changes_model = True
+
     def check_model(self, model: nn.Module) -> None:
         if not with_statistics(model):
             raise UserError(

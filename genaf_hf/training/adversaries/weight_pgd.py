@@ -30,6 +30,8 @@ class WeightPGD(PGD):
         UserError: for a setting outside its range.
     """
 
+    changes_model = True
+
     def __init__(self, *, gamma: float, **settings):
         if not is_number(gamma) or not 0 < gamma < 1:
             raise UserError(f"gamma is {gamma}, expected a share of a weight's length in (0, 1), for example 0.005.")
