@@ -204,6 +204,27 @@ class Heights(nn.Module):
         return torch.stack([torch.zeros_like(height), -height, height], dim=1)
 
 
+def test_gradients_of_images_that_are_surely_right_do_not_vanish_in_half_precision():
+    weight = torch.randn(12, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images = torch.full((64, 3, 2, 2), 0.5, dtype=torch.float64)
+    sure = torch.tensor([16.0, 0.0], dtype=torch.float64) - 0.5 * weight.sum(0)  # a margin of 16 on these images
+
+    def classifier(dtype: torch.dtype) -> nn.Module:
+        model = nn.Linear(12, 2, dtype=dtype)
+        model.weight.data, model.bias.data = weight.T.to(dtype), sure.to(dtype)
+        return nn.Sequential(nn.Flatten(), model).requires_grad_(False)
+
+    class Halved(nn.Module):
+        half = classifier(torch.float16)
+
+        def forward(self, images):
+            return self.half(images.half()).to(images)
+
+    labels, settings = torch.zeros(64, dtype=torch.int64), {"eps": 0.01, "steps": 2, "random_start": False}
+    expected = pgd(classifier(torch.float64), images, labels, **settings)
+    assert torch.equal(pgd(Halved(), images, labels, **settings), expected)
+
+
 def test_with_restarts_only_images_that_still_stand_are_attacked_again():
     """An image of class 2 stands when it begins above one half, and one of class 1 at 0.1 always."""
     images, labels = torch.full((21, 1, 1, 1), 0.5), torch.full((21,), 2)

@@ -133,12 +133,12 @@ def energy(activations: Tensor) -> Tensor:
 
 
 def gaussian_images(shape: tuple[int, ...], generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless Gaussian images (n, 3, h, w), the same ones 20 times, then others.
+    """Endless Gaussian images (n, 3, h, w), always others.
 
-    Per image and channel the mean is uniform in [0.4, 0.6], the standard deviation in [0.05, 0.1].
+    Per image and channel the mean is uniform in [0.4, 0.6], the standard deviation in [0.05, 0.1], anew every 20 times.
     """
     while True:
         mean = torch.empty(*shape[:2], 1, 1).uniform_(0.4, 0.6, generator=generator)
         std = torch.empty(*shape[:2], 1, 1).uniform_(0.05, 0.1, generator=generator)
-        images = (mean + std * torch.randn(shape, generator=generator)).clamp(0, 1)
-        yield from (images for _ in range(REDRAWN_EVERY))
+        for _ in range(REDRAWN_EVERY):
+            yield (mean + std * torch.randn(shape, generator=generator)).clamp(0, 1)

@@ -10,6 +10,7 @@ from genaf_hf.attacks.pgd import check_attack_settings, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating
+from genaf_hf.values.numbers import is_number
 
 CITATION = """@inproceedings{dejorge2022nfgsm,
   title = {Make Some Noise: Reliable and Efficient Single-Step Adversarial Training},
@@ -50,9 +51,10 @@ def n_fgsm(
     Raises:
         UserError: for a setting or an image outside its range.
     """
-    check_attack_settings(eps=eps, steps=1, step_size=step * eps)
-    if not 0 < noise < float("inf"):
-        raise UserError(f"noise is {noise}, expected a positive multiple of eps, for example 2.")
+    check_attack_settings(eps=eps, steps=1, step_size=eps)
+    for name, value, example in (("noise", noise, 2), ("step", step, 1.25)):
+        if not is_number(value) or value <= 0:
+            raise UserError(f"{name} is {value}, expected a positive multiple of eps, for example {example}.")
     seeds = range(len(images)) if seeds is None else seeds
     noisy = (images + random_in_ball(images, noise * eps, "linf", seeds)).clamp(0, 1).requires_grad_()
     with evaluating(model):

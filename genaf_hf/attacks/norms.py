@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from genaf_hf.values.device import sent
+from genaf_hf.values.device import sent, with_doubles
 
 Norm = Literal["linf", "l2"]
 NORMS = get_args(Norm)
@@ -46,11 +46,11 @@ def into_ball(deltas: Tensor, eps: float, norm: str) -> Tensor:
 
 def lengths(deltas: Tensor, norm: str) -> Tensor:
     """How long each of (n, 3, h, w) is, (n,), in float64."""
-    rows = deltas.flatten(1).double()
+    rows = with_doubles(deltas.flatten(1)).double()
     return rows.norm(dim=1) if norm == "l2" else rows.abs().amax(dim=1)
 
 
 def per_image_l2(values: Tensor) -> Tensor:
     """L2 norm of each image, shape (n, 1, 1, 1), summed in float64: of large images float32 loses their last digits."""
-    norms = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
-    return norms.to(values.dtype).view(-1, 1, 1, 1)
+    norms = torch.linalg.vector_norm(with_doubles(values.flatten(1)), dim=1, dtype=torch.float64)
+    return norms.to(values).view(-1, 1, 1, 1)

@@ -16,6 +16,7 @@ from genaf_hf.values.numbers import is_number, is_whole, plain
 
 SEEDS = 2**24  # between restarts; torch uses the lower 32 bits of a seed
 MOST_RESTARTS = 100
+SCALE_BITS = 9  # an image's gradient by its logits is below 2**10, far from what overflows in float16
 CITATION = """@inproceedings{madry2018pgd,
   title = {Towards Deep Learning Models Resistant to Adversarial Attacks},
   author = {Madry, Aleksander and Makelov, Aleksandar and Schmidt, Ludwig and Tsipras, Dimitris and Vladu, Adrian},
@@ -226,16 +227,20 @@ def checked_logits(logits: Tensor, largest: int) -> Tensor:
 def gradient_of(value: Tensor, variable: Tensor) -> Tensor:
     """The gradient of a number by a tensor.
 
+    On its way it is so many times as large: where a model computes in float16 that of a mean over many images, of which
+    most are right, would vanish. By a power of two no bit changes elsewhere.
+
     Raises:
         UserError: when it does not depend on the tensor by anything that has a gradient.
     """
-    (gradient,) = torch.autograd.grad(value, variable, allow_unused=True) if value.requires_grad else (None,)
+    times = 2.0 ** (SCALE_BITS + len(variable).bit_length())
+    (gradient,) = torch.autograd.grad(times * value, variable, allow_unused=True) if value.requires_grad else (None,)
     if gradient is None:
         raise UserError(
             "The model has no gradient by its images, as where it rounds them to integers or runs under torch.no_grad: "
             "only attacks that need none, such as square, can be run on it."
         )
-    return gradient
+    return gradient / times
 
 
 def project(candidates: Tensor, images: Tensor, eps: float, norm: str, lower: Tensor, upper: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.runs.progress import progress
 
 OVERSHOOT = 0.02
+LIKELIEST = 10  # classes whose boundaries are looked at
 CITATION = """@inproceedings{moosavi2017uap,
   title = {Universal Adversarial Perturbations},
   author = {Moosavi-Dezfooli, Seyed-Mohsen and Fawzi, Alhussein and Fawzi, Omar and Frossard, Pascal},
@@ -128,8 +129,8 @@ def deepfool(
 ) -> Tensor:
     """The shift to the nearest decision boundary in L2 (DeepFool, Moosavi-Dezfooli et al., CVPR 2016).
 
-    Each step goes to the nearest boundary of the model's linearisation, until the prediction is another one; or to
-    that of a target, until it is the prediction.
+    Each step goes to the nearest boundary of the model's linearisation to one of the ten likeliest classes, as in the
+    authors' code, until the prediction is another one; or to that of a target, until it is the prediction.
 
     Args:
         model: images in [0, 1] to logits.
@@ -148,12 +149,11 @@ def deepfool(
         now = logits.argmax()
         if now != prediction if target is None else now == target:
             break
-        leaving = prediction if target is None else now
-        gaps = logits - logits[leaving]
+        likeliest = [each for each in logits.topk(min(LIKELIEST, len(logits))).indices.tolist() if each != now]
+        gaps = logits[likeliest if target is None else [target]] - logits[now]
         slopes = torch.stack([torch.autograd.grad(gap, candidate, retain_graph=True)[0] for gap in gaps])
         lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
         distances = gaps.detach().abs() / lengths
-        distances[leaving] = torch.inf
-        nearest = distances.argmin() if target is None else torch.as_tensor(target)
+        nearest = distances.argmin()
         shift = shift + (distances[nearest] + 1e-4) * slopes[nearest] / lengths[nearest]
     return shift[0]

@@ -30,7 +30,7 @@ class PseudoLabels:
 
         if not features.isfinite().all():
             raise UserError("The encoder's features are not finite, so that they have no clusters: check its weights.")
-        points = F.normalize(features.double()).cpu().numpy()
+        points = F.normalize(features.cpu().double()).numpy()
         different = len(np.unique(points.round(6), axis=0))
         if different < 2:
             raise UserError("The encoder has the same features of all images: add others, or take another encoder.")

@@ -261,12 +261,15 @@ class ResumableTrainer(Trainer):
 
     def _sums(self) -> dict:
         """What was summed up since the last log, for a run that goes on from here; the mean over processes."""
-        terms = {name: gather(torch.as_tensor(value)).double().mean().item() for name, value in self._log_sums.items()}
+
+        def mean(value: Tensor | float) -> float:
+            return gather(torch.as_tensor(value)).cpu().double().mean().item()
+
         return {
-            "loss": gather(self._tr_loss).double().mean().item(),
+            "loss": mean(self._tr_loss),
             "logged_loss": self._total_loss_scalar,
             "logged_step": self._globalstep_last_logged,
-            "terms": terms,
+            "terms": {name: mean(value) for name, value in self._log_sums.items()},
             "count": self._log_count,
         }
 

@@ -29,6 +29,11 @@ def are_trusted() -> bool:
     return _TRUSTED.get()
 
 
+def with_doubles(values: Tensor) -> Tensor:
+    """The values themselves, on the CPU where their device, Apple's `mps`, has no float64."""
+    return values.cpu() if values.device.type == "mps" else values
+
+
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """Values on a device; those of the CPU get to an accelerator without that the CPU waits until they are there."""
     if device.type == "cuda" and values.device.type == "cpu":
