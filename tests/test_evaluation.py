@@ -13,6 +13,7 @@ from traces import leave_gradients_and_modes, trace
 from genaf_hf import PixelModel, load_encoder, pgd
 from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.data import stratified_rows
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
 from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, evaluate_threats, measure, worst_cases
 from genaf_hf.evaluation.measurement import WorstCase
@@ -76,6 +77,23 @@ def test_where_memory_is_short_fewer_images_at_a_time_give_the_same(model, pixel
     assert [size for size in sizes if size > 7] == [16, 8]  # and from then on no more than what did fit
     assert max(sizes[2:]) == 4
     assert [vars(each) for each in found.measurements] == [vars(each) for each in whole.measurements]
+
+
+def test_an_image_starts_from_the_seed_of_its_place_whichever_are_asked_about(model, pixels):
+    seen = []
+
+    def attack(model, images, labels, *, seeds):
+        seen.extend(seeds)
+        return images
+
+    answer(model, pixels["test"], attack, rows=[1, 5, 8], batch_size=2, seed=100)
+    assert seen == [101, 105, 108]
+
+
+def test_images_of_several_sizes_are_refused(model, pixels):
+    rows = [pixels["test"][0], {**pixels["test"][1], "pixel_values": torch.zeros(3, 9, 9)}]
+    with pytest.raises(UserError, match=r"pixel_values are of the sizes \(3, 8, 8\) and \(3, 9, 9\), expected one"):
+        answer(model, rows)
 
 
 def test_four_times_as_many_images_fit_where_an_attack_asks_for_answers_alone(model, pixels):

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
 from genaf_hf.attacks.norms import lengths
@@ -137,6 +137,7 @@ def answer(
     batch_size: int = 64,
     workers: int = 0,
     seed: int = 0,
+    rows: Sequence[int] | None = None,
     title: str = "",
 ) -> Answers:
     """Asks a model about every image. Each process takes its share, and all get the whole.
@@ -149,16 +150,19 @@ def answer(
         neighbors: classifies the features too.
         batch_size: images at a time.
         workers: processes that read them meanwhile.
-        seed: image i of the dataset starts from seed + i.
+        seed: image i of the dataset starts from seed + i, whichever are asked about.
+        rows: of the dataset; None for all.
         title: of the progress bar.
     """
-    rows: list[tuple] = []
+    asked = dataset if rows is None else Subset(dataset, rows)
+    found: list[tuple] = []
     shift, in_range = 0.0, True
     with evaluating(model):
-        for indices, batch in my_batches(dataset, batch_size, workers=workers, title=title):
+        for indices, batch in my_batches(asked, batch_size, workers=workers, title=title):
             images = model.to_images(batch["pixel_values"])
             labels = class_ids(batch["labels"], len(images))
-            attacked = images if attack is None else attack(model, images, labels, seeds=[seed + i for i in indices])
+            seeds = [seed + (i if rows is None else rows[i]) for i in indices]
+            attacked = images if attack is None else attack(model, images, labels, seeds=seeds)
             shift = max(shift, lengths(attacked - images, norm).max().item())
             in_range &= bool(((attacked >= 0) & (attacked <= 1)).all())
             with torch.no_grad():
@@ -169,11 +173,11 @@ def answer(
                     votes = [where_finite(features, neighbors(features))]
                 logits = checked_logits(logits, int(labels.amax()))
                 columns = [labels, where_finite(logits, logits.argmax(1)), logits.float().softmax(1).amax(1), *votes]
-            rows += zip(indices, *(column.tolist() for column in columns), strict=True)
-    rows = sorted(gather_object(rows))
-    _, given, predictions, confidences, *voted = (list(column) for column in zip(*rows, strict=True))
-    found = gather_object([(shift, in_range)])
-    far, fine = max(far for far, _ in found), all(fine for _, fine in found)
+            found += zip(indices, *(column.tolist() for column in columns), strict=True)
+    found = sorted(gather_object(found))
+    _, given, predictions, confidences, *voted = (list(column) for column in zip(*found, strict=True))
+    bounds = gather_object([(shift, in_range)])
+    far, fine = max(far for far, _ in bounds), all(fine for _, fine in bounds)
     return Answers(given, predictions, voted[0] if voted else None, far, fine, confidences)
 
 
@@ -187,10 +191,25 @@ def my_batches(
     """
     state = PartialState()
     mine = range(state.process_index, len(dataset), state.num_processes)
-    loader = DataLoader(Subset(dataset, mine), batch_size=batch_size, num_workers=workers)
+    loader = DataLoader(Subset(dataset, mine), batch_size, num_workers=workers, collate_fn=of_one_size)
     bar = tqdm(loader, desc=title, leave=False, disable=not state.is_local_main_process)
     for first, batch in zip(range(0, len(mine), batch_size), bar, strict=True):
         yield mine[first : first + batch_size], batch
+
+
+def of_one_size(rows: list[Mapping]) -> Mapping:
+    """Rows as a batch.
+
+    Raises:
+        UserError: when their images are of several sizes.
+    """
+    sizes = sorted({tuple(row["pixel_values"].shape) for row in rows})
+    if len(sizes) > 1:
+        raise UserError(
+            f"pixel_values are of the sizes {sizes[0]} and {sizes[1]}, expected one: prepare the images by the image "
+            "processor of the model, as with_pixel_values does."
+        )
+    return default_collate(rows)
 
 
 def where_finite(values: Tensor, classes: Tensor) -> Tensor:

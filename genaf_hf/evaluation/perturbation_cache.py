@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,12 +28,16 @@ from genaf_hf.values.provenance import model_source
 logger = logging.getLogger(__name__)
 
 CACHE = Path(HF_HOME) / "genaf_hf" / "perturbations"
-CRAFTING = 2  # raised where attacks come to craft something else by the same settings
+CRAFTING = 3  # raised where attacks come to craft something else by the same settings
 SEAL = "seal"  # in the header of a file
 
 
 def crafted_once(
-    attack: ConfiguredAttack, encoder: Encoders, *data: Tensor, cache: Path | None = None
+    attack: ConfiguredAttack,
+    encoder: Encoders,
+    *data: Tensor,
+    data_digests: Sequence[str] | None = None,
+    cache: Path | None = None,
 ) -> UniversalPerturbation:
     """The perturbation that an attack crafts on an encoder; from the cache when the same one was crafted before.
 
@@ -44,10 +48,11 @@ def crafted_once(
         attack: a universal one with its settings, as `ATTACKS[name].configure()` makes it.
         encoder: what it is crafted on, one or several at once.
         data: images, and labels where the attack needs them.
+        data_digests: SHA-256 of each, where they are known.
         cache: of a folder per perturbation, named by the SHA-256 of weights, settings and data; default `CACHE`.
     """
     attack = configured(attack)
-    cache, key = CACHE if cache is None else cache, content(attack, encoder, *data)
+    cache, key = CACHE if cache is None else cache, content(attack, encoder, data, data_digests)
     [found] = broadcast_object_list([read_sealed(cache / key, key) if PartialState().is_main_process else None])
     if found is None:
         logger.info("Crafting %s", attack.attack.name)
@@ -96,17 +101,20 @@ def seal(found: UniversalPerturbation, key: str) -> str:
     return digest((key, type(found).__name__, found.provenance), {"delta": found.delta})
 
 
-def content(attack: ConfiguredAttack, encoder: Encoders, *data: Tensor) -> str:
+def content(
+    attack: ConfiguredAttack, encoder: Encoders, data: Sequence[Tensor], data_digests: Sequence[str] | None = None
+) -> str:
     """SHA-256 of everything that a perturbation depends on; of public encoders the heads are nothing of it."""
+    data_digests = data_digests or [tensor_digest(each) for each in data]
     encoders, init = several(encoder), attack.settings.get("init")
     known = encoder_tensors if attack.attack.on_encoder else tensors
     words = (
         *(version("genaf_hf"), CRAFTING, version("transformers"), attack.attack.name, attack.settings),
         *((model_source(each.model.config), architecture(each), each.image_size) for each in encoders),
         *(each.autocast for each in encoders if each.autocast),
+        *data_digests,
     )
     named = {f"{i}.{name}": tensor for i, each in enumerate(encoders) for name, tensor in known(each).items()}
-    named |= {f"data {i}": tensor for i, tensor in enumerate(data)}
     if init is not None:
         named["init"] = UniversalPerturbation.from_pretrained(init).delta
     return digest(words, named)
@@ -133,6 +141,11 @@ def encoder_tensors(model: PixelModel) -> dict[str, Tensor]:
     """Those that are not the head's, which is random on a public encoder."""
     head = f"model.{head_name(model.model)}"
     return {name: tensor for name, tensor in tensors(model).items() if not in_head(name, head)}
+
+
+def tensor_digest(values: Tensor) -> str:
+    """SHA-256 of a tensor."""
+    return digest("", {"": values})
 
 
 def digest(words: object, named: Mapping[str, Tensor]) -> str:

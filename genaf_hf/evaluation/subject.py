@@ -9,7 +9,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import Subset
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer
@@ -68,23 +67,23 @@ class Subject:
             rows: of the images; None for all.
             times: as many images at once as usual.
         """
-        images = self.dataset if rows is None else Subset(self.dataset, rows)
 
         def ask() -> dict:
             asked = partial(
                 answer,
                 self.model,
-                images,
+                self.dataset,
                 attack,
                 norm=settings.get("norm", "linf"),
                 neighbors=self.neighbors,
                 workers=self.workers,
                 seed=self.seed,
+                rows=rows,
                 title=f"{self.name}: {step}",
             )
             return asdict(self.batch_size.fitting(lambda fits: asked(batch_size=times * fits)))
 
-        of = digest((self.identity, len(images) if rows is None else list(rows), settings), made_of)
+        of = digest((self.identity, len(self.dataset) if rows is None else list(rows), settings), made_of)
         return Answers(**self.journal.once(f"answers.{self.name}.{step}", ask, of=of))
 
     def clean(self) -> Answers:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
@@ -19,7 +19,7 @@ from genaf_hf.attacks.universal import check_image
 from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.measurement import CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
-from genaf_hf.evaluation.perturbation_cache import crafted_once, digest
+from genaf_hf.evaluation.perturbation_cache import crafted_once, digest, tensor_digest
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import LARGEST_EPS, is_whole
@@ -88,7 +88,14 @@ class Attacker:
         needed = attack.attack.needs[1:]
         if needed and "data" in attack.attack.settings:
             attack = attack.changed(data=self.said(attack))
-        return crafted_once(attack, target, *(getattr(self, need) for need in needed))
+        data = [getattr(self, need) for need in needed]
+        return crafted_once(attack, target, *data, data_digests=[self.digests[need] for need in needed])
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the images, which are large, and of the labels, where there are any."""
+        data = {"images": self.images, "labels": self.labels}
+        return {name: tensor_digest(each) for name, each in data.items() if each is not None}
 
     def check(self, attack: ConfiguredAttack) -> None:
         """Refuses a class or an image that an attack is to lead to and this attacker has not; `UserError` names it."""
