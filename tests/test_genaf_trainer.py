@@ -438,6 +438,8 @@ def test_constructor_refuses_what_it_cannot_honour(vit, config):
         GenAFTrainer(model, config())
     with pytest.raises(ValueError, match=r"compute_loss_func is given, .*leave it out"):
         GenAFTrainer(model, config(), processing_class=processor, compute_loss_func=F.cross_entropy)
+    with pytest.raises(UserError, match="model is 'someone/model', expected an image classifier of transformers"):
+        GenAFTrainer("someone/model", config(), processing_class=processor)
 
 
 def test_stage_2_without_an_assessment_or_with_an_unknown_layer_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
@@ -87,6 +87,10 @@ class GenAFTrainer(AttackingTrainer):
             raise UserError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
         if kwargs.get("model_init") is not None:
             raise UserError("model_init is given, but stage 2 goes on with stage 1's model: pass the model itself.")
+        if not isinstance(model, nn.Module):
+            raise UserError(
+                f"model is {model!r:.60}, expected an image classifier of transformers, as load_encoder gives."
+            )
         args = copy.copy(args)
         if args.learning_rate is None:
             args.learning_rate = fine_tuning_rate(model)
