@@ -1,6 +1,7 @@
 """The benchmark of defences: what is there is not measured again, what was killed goes on, what differs stays apart."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,9 @@ def test_rows_of_other_settings_stand_apart(defences):
     assert defences.cell([75.0, 100.0]) == "87.5 ± 158.8"
     assert defences.cell([50.0]) == "50.0"
     assert defences.cell([None]) == "-"
+
+
+def test_the_table_is_of_what_was_measured(defences, tmp_path):
+    shutil.copy(BENCHMARKS / "defences.jsonl", tmp_path)
+    defences.write(tmp_path / "defences")
+    assert (tmp_path / "defences.md").read_text() == (BENCHMARKS / "defences.md").read_text()

@@ -1,5 +1,6 @@
 """The benchmark of hardened encoders: each way of using one is measured once, and the ways are what they are called."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,9 @@ def test_lora_is_refused_where_its_layers_do_not_work(benchmark, tmp_path):
     ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"lora, but PEFT's layers do not work in a MobileNetV1ForImageClassification"):
         benchmark.check_lora(PixelModel(*load_encoder(str(tmp_path), CLASSES)))
+
+
+def test_the_table_is_of_what_was_measured(benchmark, tmp_path):
+    shutil.copy(BENCHMARKS / "hardened_encoders.jsonl", tmp_path)
+    benchmark.write(tmp_path / "hardened_encoders")
+    assert (tmp_path / "hardened_encoders.md").read_text() == (BENCHMARKS / "hardened_encoders.md").read_text()

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from functools import cache
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,28 @@ def blocks(page: str, language: str) -> list[str]:
     return [text for kind, text in found if kind == language]
 
 
+def anchors(page: str) -> set[str]:
+    """What the headings of a page are called in links, as GitHub does."""
+    headings = re.findall(r"^#+ (.*)$", PAGES[page], re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page):
-    links = {link.split("#")[0] for link in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page])} - {""}
-    assert [link for link in sorted(links) if not (ROOT / page).parent.joinpath(link).exists()] == []
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page]):
+        place, _, anchor = link.partition("#")
+        path = (ROOT / page).parent.joinpath(place).resolve() if place else ROOT / page
+        assert path.exists(), link
+        if anchor:
+            assert anchor in anchors(str(path.relative_to(ROOT))), link
+
+
+def test_every_extra_that_is_named_is_there():
+    known = {*metadata("genaf_hf").get_all("Provides-Extra")}
+    [sentence] = re.findall(r"Extras are ([^.]*)\.", PAGES["docs/getting-started.md"])
+    assert set(re.findall("`(.*?)`", sentence)) == known
+    given = re.findall(r"genaf_hf\[([\w,]+)\]|'\.\[([\w,]+)\]'", "".join(PAGES.values()) + said())
+    assert {name for found in given for names in found for name in names.split(",") if name} <= known
 
 
 @pytest.mark.parametrize("page", PAGES)

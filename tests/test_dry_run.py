@@ -44,7 +44,7 @@ def test_steps_that_are_named_win_over_epochs(asked_for):
 def test_without_a_length_it_is_that_of_the_run(asked_for, dataset):
     told = dry_run(*asked_for(max_steps=-1, adapt_epochs=0, adapt_max_steps=-1))
     per_epoch = math.ceil(len(dataset["train"]) / 10)
-    assert told.stages["adversarial_finetune"].steps == math.ceil(300 / per_epoch) * per_epoch
+    assert told.stages["adversarial_finetune"].steps == math.ceil(1000 / per_epoch) * per_epoch
 
 
 def test_what_is_told_adds_up():

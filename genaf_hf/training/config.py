@@ -62,7 +62,7 @@ class GenAFConfig(CheckedArguments):
         metadata={"help": "Images in a batch of an evaluation, default as in training; fewer where memory is short."},
     )
     num_train_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs of stage 1; default 3, and more where these are less than 300 steps."}
+        default=None, metadata={"help": "Epochs of stage 1; default 3, and more where these are less than 1,000 steps."}
     )
     layer_decay: float = field(
         default=1.0,
@@ -151,7 +151,9 @@ class GenAFConfig(CheckedArguments):
         for name, kind in GenAFConfig.__annotations__.items():
             if (value := getattr(self, name)) != math.inf:
                 check_kind(name, value, get_args(kind) or (kind,))
-        if self.per_device_eval_batch_size is None:  # attacks on so many take no more memory than a step without checkpointing
+        if (
+            self.per_device_eval_batch_size is None
+        ):  # attacks on so many take no more memory than a step without checkpointing
             self.per_device_eval_batch_size = self.per_device_train_batch_size
         self._settle_defence()
         self._check_rates()

@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 ADVERSARIAL_FINETUNE, ADAPT = "adversarial_finetune", "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, LINEAR_PROBE, ADAPT)
-LEAST_EPOCHS, LEAST_STEPS = 3, 300  # of a stage whose length nobody named
+LEAST_EPOCHS, LEAST_STEPS = 3, 1000  # of a stage whose length nobody named
 
 
 class GenAFTrainer(AttackingTrainer):
