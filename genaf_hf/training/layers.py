@@ -29,9 +29,9 @@ def layer_robustness(
 
     `"ascent"` is the paper's: for each layer alone, gradient ascent on the mean cross-entropy, projected after each
     pass; the contribution is the highest loss seen minus the original one. A pass makes one step by the gradient of all
-    images, where the authors' code makes one for each 512 of all training images. `"first_order"` estimates what that ascent
-    finds from one backward pass for all layers: the loss rises by about the gradient's norm times the way that the
-    weight goes, which ends at the ball or after steps * learning_rate * ||gradient||_F.
+    images, where the authors' code makes one for each 512 of all training images. `"first_order"` estimates what that
+    ascent finds from one backward pass for all layers: the loss rises by about the gradient's norm times the way that
+    the weight goes, which ends at the ball or after steps * learning_rate * ||gradient||_F.
 
     Args:
         model: the model, left as it was.
