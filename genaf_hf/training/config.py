@@ -151,9 +151,7 @@ class GenAFConfig(CheckedArguments):
         for name, kind in GenAFConfig.__annotations__.items():
             if (value := getattr(self, name)) != math.inf:
                 check_kind(name, value, get_args(kind) or (kind,))
-        if (
-            self.per_device_eval_batch_size is None
-        ):  # attacks on so many take no more memory than a step without checkpointing
+        if self.per_device_eval_batch_size is None:  # an attack takes no more memory than a step without checkpointing
             self.per_device_eval_batch_size = self.per_device_train_batch_size
         self._settle_defence()
         self._check_rates()
