@@ -253,6 +253,23 @@ def test_findings_go_into_the_card_of_a_local_model(arguments, model, tmp_path):
     assert str(tmp_path) not in card.read_text().replace(people, "")
 
 
+def test_a_second_audit_leaves_no_perturbation_of_the_first(arguments, tmp_path):
+    audit(arguments(tmp_path / "out", "l4a", sweep=[]))
+    assert (tmp_path / "out/perturbations/l4a").exists()
+    audit(arguments(tmp_path / "out", "fgsm", sweep=[]))
+    assert not (tmp_path / "out/perturbations").exists()
+
+
+def test_the_folder_of_the_model_is_not_where_an_audit_goes(arguments, model):
+    with pytest.raises(UserError, match=r"is the folder of the model: choose another one, for example .*/audit"):
+        audit(arguments(Path(model), "fgsm"))
+
+
+def test_what_is_no_pixel_model_is_refused(vit, dataset):
+    with pytest.raises(UserError, match="The model is a ViTForImageClassification, expected the name of one, or Pixel"):
+        audit_of_values(vit[0], dataset, {"fgsm": ATTACKS["fgsm"].configure()})
+
+
 @pytest.mark.parametrize(
     ("card", "changes", "sentence"),
     [

@@ -154,9 +154,11 @@ def test_a_missing_file_is_refused(default, tmp_path):
         parse_arguments(TYPES, default, [str(tmp_path / "none.yaml")])
 
 
-@pytest.mark.parametrize(("text", "kind"), [("", "NoneType"), ("- steps\n", "list"), ("steps", "str"), ("3", "int")])
+@pytest.mark.parametrize(
+    ("text", "kind"), [("", "nothing"), ("- steps\n", "a list"), ("steps", "a str"), ("3", "a int")]
+)
 def test_a_file_that_is_no_mapping_is_refused(default, write, text, kind):
-    with pytest.raises(ValueError, match=f"own.yaml holds a {kind}, expected names and values of flags"):
+    with pytest.raises(ValueError, match=f"own.yaml holds {kind}, expected names and values of flags"):
         parse_arguments(TYPES, default, [write(text)])
 
 
@@ -513,8 +515,14 @@ def test_a_folder_of_the_home_is_there_and_not_in_one_called_tilde(tmp_path, mon
     assert (arguments.model_name_or_path, arguments.dataset_name) == (f"{tmp_path}/m", "digits")
     assert arguments.probe_datasets == [f"{tmp_path}/photos", f"{tmp_path}/signs"]
     given = []
+
+    def family(settings):
+        given.append(dict(settings))
+        file.write_text("seed: 3\n")
+        return file
+
     words = ["--model_name_or_path=~/m", "--dataset_name", "digits", "--output_dir=~/audit"]
-    parse_arguments((AuditArguments,), None, words, family_config=given.append)
+    parse_arguments((AuditArguments,), None, words, family_config=family)
     assert given == [
         {"model_name_or_path": f"{tmp_path}/m", "dataset_name": "digits", "output_dir": f"{tmp_path}/audit"}
     ]

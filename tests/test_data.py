@@ -231,6 +231,38 @@ def test_images_that_the_metadata_does_not_name_are_told(tmp_path, caplog):
     assert "20 of 60 images are left out, which its metadata does not name" in caplog.text
 
 
+def described(folder: Path, *names: str) -> str:
+    """A folder of images of these names, and a metadata.csv that says the labels a and b of them."""
+    rows = ["file_name,label"]
+    for i, (name, picture) in enumerate(zip(names, colored_images(len(names), 4)["image"][:], strict=True)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / name)
+        rows.append(f"{name},{'ab'[i % 2]}")
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    return str(folder)
+
+
+@pytest.mark.parametrize("odd", ["blood test 1.png", "train-1.png", "more/validation.png"])
+def test_words_in_names_say_nothing_where_metadata_does(tmp_path, odd):
+    splits = load_images(described(tmp_path, odd, *(f"{i}.png" for i in range(1, 40))))
+    assert sum(map(len, splits.values())) == 40
+    assert splits["train"].features["label"].names == ["a", "b"]
+
+
+def test_metadata_beside_folders_of_splits_is_refused(tmp_path):
+    folder = described(
+        tmp_path, *(f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in "xy" for i in "123")
+    )
+    with pytest.raises(UserError, match='has metadata.csv beside the folders "test", "train", of splits'):
+        load_images(folder)
+
+
+def test_a_column_that_says_splits_is_told_of(saved, dataset, caplog):
+    train = dataset["train"].add_column("Split", ["train"] * 40 + ["test"] * 8)
+    load_images(saved(train=train))
+    assert "The column Split of" in caplog.text
+
+
 def test_an_unknown_configuration_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'coarse' not found") as refusal:
         load_images(str(picture_folder(tmp_path)), config_name="coarse")

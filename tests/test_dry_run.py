@@ -1,10 +1,13 @@
 """What a run would take, told without doing it."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from genaf_hf.cli.main import main
+from genaf_hf.errors import UserError
 from genaf_hf.pipelines.dry_run import DryRun, Stage, dry_run
 from genaf_hf.pipelines.harden import HardeningArguments
 
@@ -22,7 +25,10 @@ def asked_for(dataset, encoders, config, tmp_path):
 
 
 def test_images_and_steps_are_those_of_the_run_and_nothing_is_written(asked_for, dataset, tmp_path):
-    before = sorted(tmp_path.rglob("*"))
+    def there() -> list[Path]:  # but for the cache of perturbations
+        return sorted(path for path in tmp_path.rglob("*") if "perturbations" not in path.parts)
+
+    before = there()
     told = dry_run(*asked_for(max_steps=-1, num_train_epochs=4, adapt_max_steps=-1, adapt_epochs=1.5))
     per_epoch = math.ceil(told.images["train"] / 10)
     steps = {name: stage.steps for name, stage in told.stages.items()}
@@ -31,7 +37,7 @@ def test_images_and_steps_are_those_of_the_run_and_nothing_is_written(asked_for,
     assert {**told.images} == {split: len(images) for split, images in dataset.items()}
     assert all(stage.seconds > 0 for stage in told.stages.values())
     assert told.memory > 2**20
-    assert sorted(tmp_path.rglob("*")) == before
+    assert there() == before
 
 
 def test_steps_that_are_named_win_over_epochs(asked_for):
@@ -68,3 +74,17 @@ def test_an_encoder_that_is_not_there_is_not_trained(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="digits-supervised is not there yet"):
         main()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"metric_for_best_model": "acc"}, 'metric_for_best_model is "acc", expected one of'),
+        ({"attacks": "l4a", "attack_settings": {"layer": 99}}, "layer is 99"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused(asked_for, changes, sentence):
+    arguments, config = asked_for(**{name: value for name, value in changes.items() if name.startswith("metric")})
+    arguments = replace(arguments, **{name: value for name, value in changes.items() if name.startswith("attack")})
+    with pytest.raises(UserError, match=sentence):
+        dry_run(arguments, config)

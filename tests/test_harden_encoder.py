@@ -321,6 +321,10 @@ def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, 
     [
         ({"defence": "universal"}, "defence is universal, which reads labels, but an encoder is hardened without"),
         ({"defence": "none"}, "defence is none, which reads labels"),
+        (
+            {"eval_strategy": "epoch"},
+            "eval_strategy or load_best_model_at_end is given, but an encoder is hardened without",
+        ),
         ({"adapt_epochs": 1.0}, "adapt_epochs or adapt_max_steps is given, but an encoder has no head"),
         ({"attacks": "l4a,pgd"}, "attacks has pgd, which needs labels, but the images have none"),
         ({"streaming": True, "max_train_samples": 20}, "is streamed but max_eval_samples is None"),

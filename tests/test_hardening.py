@@ -163,6 +163,12 @@ def test_the_recipe_refuses_in_one_sentence_and_leaves_nothing(command, refusal,
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_refused_late_leaves_its_folder_to_the_mended_command(command, refusal, tmp_path):
+    refused = refusal(command(tmp_path / "run", metric_for_best_model="acc"))
+    assert 'metric_for_best_model is "acc", expected one of' in refused
+    assert not (tmp_path / "run/unfinished_run").exists()
+
+
 def test_a_checkpoint_that_is_named_is_refused(tmp_path):
     config = GenAFConfig(
         output_dir=str(tmp_path / "run"), resume_from_checkpoint="nowhere", report_to="none", use_cpu=True

@@ -63,6 +63,15 @@ def test_a_broken_image_of_an_endless_name_is_refused_in_few_words(saved):
     assert len(str(refusal.value)) < 5000
 
 
+def test_a_class_of_broken_images_alone_is_refused(tmp_path):
+    broken_folder(tmp_path, 1)
+    kind = next(folder for folder in sorted(tmp_path.iterdir()) if folder.is_dir())
+    for file in kind.glob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=f'No image of the class "{kind.name}" in the split "train".* can be read'):
+        load_images(str(tmp_path), skip_broken_images=True)
+
+
 def test_nothing_left_but_broken_images_is_refused(tmp_path):
     broken_folder(tmp_path, 8)
     for file in tmp_path.rglob("*.png"):

@@ -216,9 +216,31 @@ def test_a_named_encoder_gets_the_settings_of_its_family(kind, file, rate, decay
     assert config.load_best_model_at_end
 
 
+def test_a_file_of_the_user_is_laid_over_that_of_the_family(encoders, tmp_path):
+    settings = {
+        "model_name_or_path": encoders["mae"],
+        "dataset_name": "digits",
+        "output_dir": "out",
+        "layer_decay": 0.9,
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
+    argv = [str(tmp_path / "own.yaml"), "--weight_decay", "0.1", "--use_cpu"]
+    _, config, _ = parse_arguments(TYPES, None, argv, family_config=lambda given: CONFIGS / family_of(given))
+    assert (config.defence, config.load_best_model_at_end, config.learning_rate) == ("universal", True, 1.25e-4)
+    assert (config.layer_decay, config.weight_decay) == (0.9, 0.1)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**settings, "defence": "gen-af", "gen-af": {"steps": 2}}))
+    _, config, _ = parse_arguments(TYPES, None, argv, family_config=lambda given: CONFIGS / family_of(given))
+    assert (config.defence, config.steps) == ("gen-af", 2)
+
+
 def test_a_card_states_what_families_have_settings_of_their_own_for():
     written = [yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8")) for file in (OTHERS, *FAMILIES.values())]
-    assert {name for each in written for name in each} <= {*SET_BY_FAMILY, "learning_rate", "defence"}
+    assert {name for each in written for name in each} <= {
+        *SET_BY_FAMILY,
+        "learning_rate",
+        "save_steps",
+        "save_total_limit",
+    }
 
 
 @pytest.fixture

@@ -121,6 +121,14 @@ def test_a_class_of_one_image_that_cannot_be_held_out_is_named(saved):
         load_images(saved(train=train))
 
 
+@pytest.mark.parametrize(
+    ("share", "advice"), [(0.01, "raise --held_out_share from 0.01"), (0.99, "lower --held_out_share")]
+)
+def test_a_share_that_leaves_too_few_on_either_side_is_told_which_way_to_go(saved, dataset, share, advice):
+    with pytest.raises(UserError, match=advice):
+        load_images(saved(train=dataset["train"]), held_out_share=share)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1.5, float("nan")])
 def test_a_held_out_share_that_is_no_share_is_refused(saved, dataset, share):
     with pytest.raises(ValueError, match=f"held_out_share is {share}, expected"):

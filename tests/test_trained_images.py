@@ -53,10 +53,12 @@ def test_a_record_is_small_and_gives_back_what_it_was_made_of(digests, data):
 
 
 def test_images_that_were_trained_on_are_counted_and_refused(digests, data):
-    check_not_trained_on(data, digests["test"], "model")
+    check_not_trained_on(data, digests["test"], "model", "photos")
     with pytest.raises(UserError, match=r'^2 of 4 test images are among those that "model" was trained on') as refusal:
-        check_not_trained_on(data, digests["train"][:2] + digests["test"][:2], "model")
+        check_not_trained_on(data, digests["train"][:2] + digests["test"][:2], "model", "elsewhere")
     assert 'of "photos": give the dataset by that name' in str(refusal.value)
+    with pytest.raises(UserError, match="these images or how they are split have changed since; name a --test_split"):
+        check_not_trained_on(data, digests["train"][:2] + digests["test"][:2], "model", "photos")
 
 
 def test_duplicates_within_the_dataset_are_said_and_not_refused_later(digests, caplog):
@@ -65,7 +67,7 @@ def test_duplicates_within_the_dataset_are_said_and_not_refused_later(digests, c
     assert not caplog.messages
     warn_of_duplicates(doubled)
     assert caplog.messages == ["1 of 7 test images are among the images to train on too"]
-    check_not_trained_on(images_of_record(doubled, CHOICES), doubled["test"], "model")
+    check_not_trained_on(images_of_record(doubled, CHOICES), doubled["test"], "model", "photos")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_a_record_that_says_nothing_of_images_refuses_nothing(tmp_path, digests,
     assert read_record(str(tmp_path)) == {}
     (tmp_path / "training.json").write_text(content)
     found = read_record(str(tmp_path))
-    check_not_trained_on(found, digests["train"], "model")
+    check_not_trained_on(found, digests["train"], "model", "photos")
     assert choices_of_training(found, "photos", None) == {}
 
 
@@ -106,4 +108,4 @@ def test_without_the_record_a_larger_share_tests_on_images_that_were_trained_on(
     seen, tested = ({*image_digests(each[split])} for each, split in ((trained, "train"), (audited, "test")))
     record = images_of_record({split: image_digests(trained[split]) for split in ("train", "test")}, CHOICES)
     with pytest.raises(UserError, match=re.escape(f"{len(seen & tested)} of 6 test images")):
-        check_not_trained_on(json.loads(json.dumps(record)), image_digests(audited["test"]), "model")
+        check_not_trained_on(json.loads(json.dumps(record)), image_digests(audited["test"]), "model", "photos")

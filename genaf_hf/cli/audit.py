@@ -40,6 +40,6 @@ def main(argv: Sequence[str]) -> None:
         for model in report.models:
             print(f"{verdict(report, model)}\n\n{report.details(model)}\n")
         print("\n".join(map(str, report.checks)))
-        print(f"\nReport, pictures and perturbations are in {arguments.output_dir}.")
+        print(f"\nWhat was found is in {arguments.output_dir}.")
     if arguments.fail_under is not None:
         check_reached(report, arguments.fail_under, arguments.under)

@@ -61,7 +61,7 @@ def parse_arguments(
         dataclass_types: whose fields are the flags.
         default_config: the file that is taken where flags name neither a model nor a dataset.
         argv: default those of the process.
-        family_config: gives the file that is taken where flags do, from what they say by name.
+        family_config: gives the file that says what flags and a file of the user's own leave open, from their settings.
 
     Raises:
         UserError: for words that are no flags, a file that cannot be used, or values that a dataclass refuses.
@@ -69,14 +69,19 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = FlagParser(dataclass_types)
-    config = settings_file(argv.pop(0)) if argv and is_settings_file(argv[0]) else None
-    given = parser.given(argv)
-    if config is None and not given.keys() & SOURCES:
-        config = default_config
-    elif config is None and family_config is not None:
-        parser.check_complete(given)
-        config = family_config(given)
-    of_file = parser.settings_of(Path(config), given.get("defence")) if config is not None else {}
+    file = settings_file(argv.pop(0)) if argv and is_settings_file(argv[0]) else None
+    given, of_family = parser.given(argv), {}
+    if file is None and not given.keys() & SOURCES:
+        file = default_config
+
+    def named() -> dict:
+        """What the file says of what is trained by the defence that flags, itself or the family's file name."""
+        return {} if file is None else parser.settings_of(Path(file), given.get("defence"), of_family.get("defence"))
+
+    if family_config is not None and (file is None or Path(file).parent != CONFIGS):
+        parser.check_complete({**named(), **given})
+        of_family = parser.settings_of(Path(family_config({**named(), **given})))
+    of_file = {**of_family, **named()}
     if given.get("attacks") and of_file.get("attack_settings"):
         of_file["attack_settings"] = settings_for(given["attacks"], of_file["attack_settings"])
     settings = {**of_file, **given}
@@ -181,12 +186,13 @@ class FlagParser(HfArgumentParser):
         near = [MEANT[name]] if MEANT.get(name) in self.named else get_close_matches(name, self.named, 1, 0.6)
         return f", the nearest is {prefix}{near[0]}" if near else ""
 
-    def settings_of(self, path: Path, defence: str | None = None) -> dict[str, Any]:
+    def settings_of(self, path: Path, defence: str | None = None, default: str | None = None) -> dict[str, Any]:
         """Values by name of a YAML file, as flags would give them; those below a defence's name are for that defence.
 
         Args:
             path: of the file.
             defence: the one that flags name, default that of the file.
+            default: where the file names none, by default that of the dataclasses.
 
         Raises:
             UserError: as `read_settings`, for unknown names, and for values of another kind; names the file.
@@ -195,7 +201,7 @@ class FlagParser(HfArgumentParser):
         settings = read_settings(path, sections=defences)
         of_defences = {name: self.values_of(path, settings.pop(name)) for name in [*settings] if name in defences}
         values = self.values_of(path, settings)
-        chosen = defence or values.get("defence") or self.get_default("defence")
+        chosen = defence or values.get("defence") or default or self.get_default("defence")
         return {**values, **of_defences.get(chosen, {})}
 
     def values_of(self, path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ GROUPS = {
 }
 WORDS = {  # where transformers says more than a line, or what does not hold here
     "max_steps": "Steps, instead of epochs if positive.",
-    "seed": "Of training and attacks; images are held out and drawn by seed 0.",
+    "seed": "Of all that is random; images are held out and drawn by seed 0.",
     "bf16": "Compute in bfloat16.",
     "use_cpu": "Leave GPUs alone.",
     "gradient_checkpointing": "Compute activations twice instead of keeping them: less memory, more time.",

@@ -88,7 +88,8 @@ def read_settings(path: Path, sections: Collection[str] = ()) -> dict[str, str |
             f"{path} is no YAML of settings{f', line {mark.line + 1}' if mark else ''}: {problem}."
         ) from error
     if not isinstance(whole, dict):
-        raise UserError(f"{path} holds a {type(whole).__name__}, expected names and values of flags.")
+        found = "nothing" if whole is None else f"a {type(whole).__name__}"
+        raise UserError(f"{path} holds {found}, expected names and values of flags.")
     return values
 
 

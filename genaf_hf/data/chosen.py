@@ -15,6 +15,7 @@ from genaf_hf.values.names import some_of, told
 
 logger = logging.getLogger(__name__)
 
+OF_SPLITS = ("split", "fold", "subset", "set")  # columns that may say of images which split they are of
 LABELS = ("label", "labels", "class", "target")  # what columns of labels are called
 
 
@@ -54,6 +55,10 @@ def choose(
         "image": choose_column(train, columns["image"], known.image_column, "image"),
         "label": choose_column(train, columns["label"], known.label_column, "label"),
     }
+    if unread := [name for name in train.column_names if name.lower() in OF_SPLITS and name not in columns.values()]:
+        logger.warning(
+            'The column %s of "%s" is not read: put the images of each split into a folder', unread[0], name_or_path
+        )
     if not (streamed or named["validation"] or named["test"]):
         raw = without_unlabelled(raw, roles, columns["label"])
         roles = choose_splits(raw, named, known.splits)

@@ -24,7 +24,7 @@ from datasets.data_files import resolve_pattern
 from datasets.exceptions import DatasetGenerationError
 
 from genaf_hf.data.digits import DIGITS, digits
-from genaf_hf.data.image_folders import EXTENSIONS, image_folder, kind, read_image_folder
+from genaf_hf.data.image_folders import EXTENSIONS, METADATA, image_folder, kind, read_image_folder, split_of
 from genaf_hf.data.known_datasets import NOTHING_KNOWN, known_dataset
 from genaf_hf.data.own_files import FOLDER_BUILDER, check_data_files
 from genaf_hf.data.streaming import open_stream, stream_folder
@@ -76,7 +76,8 @@ def read_dataset(
             splits = read_image_folder(name_or_path, found, labelled=labelled, named_splits=named_splits)
             return stream_folder(name_or_path, splits) if streaming else (splits, None)
         check_no_pattern(name_or_path)
-        builder = load_dataset_builder(name_or_path, config_name, revision=revision, token=token)
+        files = {"train": "**"} if is_described(name_or_path, named_splits) and config_name is None else None
+        builder = load_dataset_builder(name_or_path, config_name, data_files=files, revision=revision, token=token)
         used = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
         check_data_files(used, name_or_path)
         check_same_classes(name_or_path, used)
@@ -87,6 +88,24 @@ def read_dataset(
         splits = builder.as_dataset()
         tell_unnamed_images(name_or_path, builder, used, splits)
         return splits, None
+
+
+def is_described(name: str, named_splits: Mapping[str, str | None]) -> bool:
+    """Whether a file at the root of a local folder tells of all images below, whatever words are in their names.
+
+    Raises:
+        UserError: when there are folders of splits beside it, where it is not read.
+    """
+    described = [each for each in METADATA if (Path(name) / each).exists()]
+    if not described:
+        return False
+    splits = [each.name for each in sorted(Path(name).iterdir()) if each.is_dir() and split_of(each.name, named_splits)]
+    if splits:
+        raise UserError(
+            f'"{name}" has {described[0]} beside the folders {some_of(splits)}, of splits, where it would not be read: '
+            "put one into each of them, with file names from there on, or move it elsewhere."
+        )
+    return True
 
 
 def check_same_classes(name: str, files: Sequence[str]) -> None:

@@ -41,6 +41,9 @@ def choose_splits(raw: Mapping, named: Mapping[str, str | None], known: Mapping[
         raise UserError(f"There is no split to train on among {', '.join(raw)}; name one with --train_split.")
     if "test" not in chosen and "validation" in chosen and not named["validation"]:
         chosen["test"] = chosen.pop("validation")
+        logger.info(
+            "The split %s is the one to report on; name it with --validation_split to choose by it", chosen["test"]
+        )
     return {role: chosen[role] for role in SPLITS if role in chosen}
 
 
@@ -64,9 +67,10 @@ def hold_out_missing(splits: DatasetDict, share: float, seed: int) -> DatasetDic
                 f"some, leave the class out, or name a split with --{role}_split."
             )
         if size < classes or len(splits["train"]) - size < classes:
+            change = "raise" if size < classes else "lower"
             raise LabelsError(
                 f"{len(splits['train'])} images of {classes} classes are too few to hold a {role} split out of; "
-                f"name one with --{role}_split, or raise --held_out_share from {share}."
+                f"name one with --{role}_split, or {change} --held_out_share from {share}."
             )
         hold_out(splits, role, size, seed, words=f"{100 * share:g}%", stratify_by_column="label")
     return splits

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from tqdm import tqdm
 
 from genaf_hf.data.pixel_values import to_rgb
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.values.names import NAMED_AT_ONCE, told
+from genaf_hf.values.names import NAMED_AT_ONCE, some_of, told
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,16 @@ def with_whole_images(
     logger.warning("%d images are left out, for they cannot be read: %s", len(broken), words)
     for role, dataset in whole.items():
         check_not_empty(dataset, role, origins[role][1])
+    check_all_classes(splits["train"], whole["train"], origins["train"][1])
     return whole
+
+
+def check_all_classes(before: Dataset, after: Dataset, where: str) -> None:
+    """Refuses a class of which no image to train on is left; the `UserError` names it."""
+    feature = before.features.get("label")
+    if isinstance(feature, ClassLabel) and (lost := sorted({*before["label"]} - {*after["label"]})):
+        classes = some_of([feature.names[label] for label in lost])
+        raise UserError(f"No image of the class {classes} in the {where} can be read: mend some, or take it away.")
 
 
 def broken_images(dataset: Dataset, where: str) -> dict[int, str]:

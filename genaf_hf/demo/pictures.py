@@ -6,7 +6,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from genaf_hf.data import to_rgb
-from genaf_hf.data.pixel_values import FORMATS
+from genaf_hf.data.pixel_values import FORMATS, LARGEST_IMAGE, opened
 from genaf_hf.errors import UserError
 
 ENLARGED_SIDE = 256
@@ -19,7 +19,7 @@ def read_image(path: str) -> PILImage.Image:
         UserError: when it is no image of a kind that everybody can make, or broken; says nothing of its name.
     """
     try:
-        with PILImage.open(path, formats=FORMATS) as image:
+        with opened(path) as image:
             return to_rgb(image)
     except ValueError as error:
         raise UserError(f"This image cannot be shown to the models: {error}.") from error
@@ -27,7 +27,7 @@ def read_image(path: str) -> PILImage.Image:
         known = sorted(FORMATS)
         raise UserError(
             f"This file cannot be read: expected an image, {', '.join(known[:-1])} or {known[-1]}, that is whole "
-            f"and of at most {2 * PILImage.MAX_IMAGE_PIXELS // 10**6} million pixels."
+            f"and of at most {LARGEST_IMAGE // 10**6} million pixels."
         ) from error
 
 

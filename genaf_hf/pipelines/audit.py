@@ -1,6 +1,7 @@
 """Audits any image classifier: attacks on the public encoder, the same on the model itself, and task-aware ones."""
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from genaf_hf.pipelines.trained_images import CHOICES, check_not_trained_on, cho
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.existing_card import card_metadata, read_card
 from genaf_hf.sharing.figures import SHOWN, draw_gallery
-from genaf_hf.sharing.layout import ANSWERS, AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
+from genaf_hf.sharing.layout import ANSWERS, AUDIT, AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.values.names import told
 from genaf_hf.values.numbers import is_number, is_whole, plain
@@ -154,13 +155,18 @@ def audit(
 
 def audit_run(folder: Path, asked: Mapping) -> Run:
     """The run of an audit in a folder, which may replace the findings of an earlier one of the same model."""
+    model = asked["model_name_or_path"]
+    if model and folder.exists() and folder.resolve() == Path(model).resolve():
+        raise UserError(
+            f"output_dir {folder} is the folder of the model: choose another one, for example {folder / AUDIT}."
+        )
     return Run(
         folder,
         asked,
         leaves=(CARD, REPORT),
         overwrites=AUDITED + OF_A_MODEL,
         reads={"dataset": asked["dataset_name"]},
-        replaceable=partial(is_earlier_audit, folder, asked["model_name_or_path"]),
+        replaceable=partial(is_earlier_audit, folder, model),
     )
 
 
@@ -220,7 +226,7 @@ def open_case(
     data = matched_images(dataset, model.class_names, trained_on, limit, options)
     dataset_name = dataset if isinstance(dataset, str) else ""
     images = ImageSet(dataset_name, data, options.get("config_name"), options.get("revision"))
-    check_not_trained_on(trained_on, images.digests["test"], name)
+    check_not_trained_on(trained_on, images.digests["test"], name, public_name(dataset_name))
     attacker = Attacker.of(data["train"], dataset_name, model, encoder)
     choices = {choice: options[choice] for choice in CHOICES if options.get(choice) is not None}
     return Case(name, model, attacker, images, choices)
@@ -282,6 +288,10 @@ def checked_model(model: PixelModel, path: str = "model") -> PixelModel:
     Raises:
         UserError: when it does not.
     """
+    if not isinstance(model, PixelModel):
+        raise UserError(
+            f"The model is a {type(model).__name__}, expected the name of one, or PixelModel(model, processor)."
+        )
     if find_head(model.model) is None:
         raise UserError(
             f'"{path}" is a {type(model.model).__name__}, expected one with a head by the name "{HEAD}", '
@@ -425,6 +435,7 @@ def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
 def write_findings(folder: Path, report: RobustnessReport, case: Case, threats: Sequence[Threat]) -> None:
     """The report, its pictures, the perturbations and a card."""
     (folder / ANSWERS).unlink(missing_ok=True)  # of an earlier audit
+    shutil.rmtree(folder / PERTURBATIONS, ignore_errors=True)
     model, shown = case.model, stratified_subset(case.images.data["test"], SHOWN, seed=0)
     batch = to_pixel_values(shown[:], model.processor)
     images, labels = model.to_images(batch["pixel_values"]), batch["labels"].to(model.device)

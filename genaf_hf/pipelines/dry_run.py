@@ -12,6 +12,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.report import UNDEFENDED
 from genaf_hf.pipelines.experiment import Experiment, asked_attacks, hardening_run
 from genaf_hf.pipelines.harden import HardeningArguments
@@ -24,12 +25,12 @@ FEW_STEPS = {
     "num_train_epochs": 1.0,  # which these overrule; the Trainer compares it all the same
     "adapt_epochs": 0.0,
     "adapt_max_steps": -1,
-}
-QUIET = {
     "eval_strategy": IntervalStrategy.NO,
-    "logging_strategy": IntervalStrategy.NO,
     "save_strategy": SaveStrategy.NO,
     "load_best_model_at_end": False,
+}
+QUIET = {
+    "logging_strategy": IntervalStrategy.NO,
     "report_to": [],
     "push_to_hub": False,
     "disable_tqdm": True,
@@ -106,6 +107,7 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
     asked_attacks(arguments, config)
     hardening_run(arguments, config).check()
     case = Experiment.load(arguments, config)
+    try_out(case.attacks, case.attacker, case.public)
     if config.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
@@ -115,12 +117,13 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
             args = copy.copy(config)
             for name, value in {**QUIET, **changes, "output_dir": folder}.items():
                 setattr(args, name, value)
-            images = {"train_dataset": case.pixels["train"], "processing_class": case.processor}
+            images = {"train_dataset": case.pixels["train"], "eval_dataset": case.pixels["validation"]}
+            images["processing_class"] = case.processor
             made = GenAFTrainer(copy.deepcopy(case.encoder), args, **images, callbacks=list(callbacks))
             made.remove_callback(PrinterCallback)
             return made
 
-        clean, attacked = StepTimes(), StepTimes()
+        clean, attacked, whole = StepTimes(), StepTimes(), trainer()
         trainer(clean, **FEW_STEPS).standard_finetune()
         attacking = trainer(attacked, **FEW_STEPS)
         began = time.perf_counter()
@@ -128,7 +131,6 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
         adversary = attacking.defence.adversary
         crafting = time.perf_counter() - began if adversary is not None and adversary.state else 0.0
         attacking.train()
-        whole = trainer()
         stages = {
             UNDEFENDED: Stage(arguments.standard_max_steps or whole.steps_of(STANDARD_FINETUNE), clean.seconds),
             whole.stage_1: Stage(whole.steps_of(whole.stage_1), attacked.seconds),

@@ -42,7 +42,7 @@ from genaf_hf.training.trainer import GenAFTrainer
 logger = logging.getLogger(__name__)
 
 # What the command line has defaults of its own for, by the encoder's family, so that a card must state it.
-SET_BY_FAMILY = ("weight_decay", "layer_decay", "random_flip", "eval_strategy", "load_best_model_at_end")
+SET_BY_FAMILY = ("defence", "weight_decay", "layer_decay", "random_flip", "eval_strategy", "load_best_model_at_end")
 
 
 @dataclass
@@ -109,8 +109,6 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     case.public.cpu()  # while others are trained
     model_name = open_result(run.folder, config)
     with run.working(case.content):
-        if PartialState().is_main_process:
-            draw_samples(case.data["train"], run.folder / SAMPLES)
         models, record = fine_tune(case.encoder, case.processor, case.pixels, config, arguments.standard_max_steps, run)
         case.public.to(config.device)
         report, threats = craft_and_evaluate(
@@ -125,6 +123,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         )
         if PartialState().is_main_process:
             save_models(run, models, case.processor)
+            draw_samples(case.data["train"], run.folder / SAMPLES)
             write_attacked(run.folder, case, models, report, threats)
             of_family = {name: run.settings[name] for name in SET_BY_FAMILY}
             record = replace(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from accelerate import PartialState
 from datasets import DatasetDict
 from transformers import PreTrainedModel
+from transformers.trainer_utils import IntervalStrategy
 
 from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import (
@@ -225,6 +226,11 @@ def check_training(config: GenAFConfig) -> None:
         raise UserError(
             f"defence is {config.defence}, which reads labels, but an encoder is hardened without: choose anchor, or "
             "harden a classifier by genaf-hf harden."
+        )
+    if config.eval_strategy != IntervalStrategy.NO or config.load_best_model_at_end:
+        raise UserError(
+            "eval_strategy or load_best_model_at_end is given, but an encoder is hardened without images to choose by: "
+            "leave it out."
         )
     if config.adapt_epochs or config.adapt_max_steps > 0:
         raise UserError("adapt_epochs or adapt_max_steps is given, but an encoder has no head to be adapted with: "

@@ -89,13 +89,14 @@ def choices_of_training(data: Mapping, dataset_name: str, config_name: str | Non
     return {choice: found[choice] for choice, kind in kinds.items() if isinstance(found.get(choice), kind)}
 
 
-def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str) -> None:
+def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str, dataset_name: str) -> None:
     """Refuses test images that a model was trained on. Duplicates of images that its own report is of are passed over.
 
     Args:
         data: as `read_record` gives it.
         test: digests of the test images.
         model_name: of the model.
+        dataset_name: of the images.
 
     Raises:
         UserError: says how many.
@@ -106,8 +107,11 @@ def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str) ->
     trained, reported = (recalled(words[split]) for split in ("train", "test"))
     seen = set(trained) - set(reported)
     if found := sum(each in seen for each in test):
+        advice = "give the dataset by that name, so that it is split as it was for training, or name"
+        if data.get("name") == dataset_name:
+            advice = "these images or how they are split have changed since; name"
         raise UserError(
             f"{'At least ' * (len(trained) == REMEMBERED)}{found} of {len(test)} test images are among those that "
-            f'"{model_name}" was trained on, of "{data.get("name")}": give the dataset by that name, so that it is '
-            "split as it was for training, or name a --test_split or a dataset that the model has not seen."
+            f'"{model_name}" was trained on, of "{data.get("name")}": {advice} a --test_split or a dataset that the '
+            "model has not seen."
         )

@@ -74,9 +74,6 @@ class ViewTrainer(ResumableTrainer):
         """What is kept of the model."""
         return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).get_submodule(self.kept)
 
-    def advice(self) -> str:
-        return "Lower the learning rate and begin anew in another output_dir."
-
 
 class Indexed(torch.utils.data.Dataset):
     """Rows of a dataset, each with its `index`."""

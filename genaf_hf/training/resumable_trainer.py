@@ -84,8 +84,7 @@ class ResumableTrainer(Trainer):
 
     def advice(self) -> str:
         """What is to be done when a training diverges, in a sentence."""
-        checkpoint = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
-        return f"Lower the learning rate and resume from {checkpoint or 'the start: no checkpoint was written yet'}."
+        return "Lower the learning rate and begin anew in another output_dir."
 
     def add_to_log(self, **terms: Tensor) -> None:
         """Sums up terms of the loss, once a batch, whose means since the last log are logged with the next one."""
