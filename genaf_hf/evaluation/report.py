@@ -173,10 +173,9 @@ class RobustnessReport:
         rivals = [each for each in self.measurements if each.knowledge == measurement.knowledge]
         several = len({each.attack for each in rivals}) > 1
         partial = self.least_tried(measurement)
-        by = f"by {partial.attack} " if partial and partial is not measurement else ""
         found = {
             "*worst*": several and self.is_worst(measurement),
-            f"*{by}{partial and partial.partly}*": partial is not None,
+            f"*{partial and partial.partly}*": partial is not None,
             "*no more than noise*": measurement.beyond_noise is False,
             "*unreliable*": not self.is_reliable(measurement),
         }
