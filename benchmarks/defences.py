@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
@@ -61,6 +62,7 @@ NONE, MODEL, PATCH, UNIVERSAL_PGD, TIME = "none", "model", "advencoder-pat", "up
 AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "random_start": False}
 AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
 KNOWN_ROWS = {"gen-af, authors' settings": AUTHORS}  # 20, of a sum over 256 images, is 5120 of a mean over rows
+PANELS = 3  # of the picture, side by side
 DARK_AND_LIGHT = colormaps["tab20"].colors
 COLORS = [*DARK_AND_LIGHT[::2], *DARK_AND_LIGHT[1::2]]
 INTRODUCTION = """\
@@ -430,9 +432,13 @@ def ratio(found: list[dict], seconds: str) -> str:
 def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
     """Clean accuracy against that under DAEs of the public encoder, mean and worst, with the time of a step."""
     names = [*dict.fromkeys(name for rows in shown.values() for name in rows)]  # a color each, in all panels
-    figure = Figure(figsize=(6.4 * len(shown), 5.2), layout="constrained")
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, (title, rows) in zip(panels, shown.items(), strict=True):
+    columns = min(len(shown), PANELS)
+    lines = ceil(len(shown) / columns)
+    figure = Figure(figsize=(6.4 * columns, 5.2 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    for axes, (title, rows) in zip(panels, shown.items(), strict=False):
         for name, found in rows.items():
             x, high, low = (mean(map(SUMMARY[of], found)) for of in (CLEAN, "DAE, mean", "DAE, worst"))
             spent = ratio(found, "step_seconds")

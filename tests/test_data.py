@@ -253,7 +253,7 @@ def test_metadata_beside_folders_of_splits_is_refused(tmp_path):
     folder = described(
         tmp_path, *(f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in "xy" for i in "123")
     )
-    with pytest.raises(UserError, match='has metadata.csv beside the folders "test", "train", of splits'):
+    with pytest.raises(UserError, match=r'has metadata\.csv beside the folders "test", "train", of splits'):
         load_images(folder)
 
 
