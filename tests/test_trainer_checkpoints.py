@@ -104,7 +104,7 @@ def test_a_regularization_that_drowns_the_cross_entropy_is_said(tmp_path, caplog
     assert "drowns" in caplog.text
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(22, 100), (800, 3), (801, 3)])
+@pytest.mark.parametrize(("images", "epochs"), [(22, 334), (2664, 4), (2665, 3)])
 def test_few_images_are_seen_often_enough(tmp_path, images, epochs):
     trainer = tiny_trainer(tmp_path, images=images, max_steps=-1)
     with trainer._stage("adversarial_finetune"):
@@ -147,7 +147,7 @@ class Poison(TrainerCallback):
         (
             "on_step_begin",
             0,
-            "loss is not finite at step 0 of the stage adversarial_finetune.*no checkpoint was written yet",
+            "loss is not finite at step 0 of the stage adversarial_finetune.*begin anew in another output_dir.$",
         ),
         ("on_step_end", 4, "is not finite after step 4, nothing was saved.*resume from .*checkpoint-2"),
     ],

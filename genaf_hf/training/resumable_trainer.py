@@ -84,7 +84,9 @@ class ResumableTrainer(Trainer):
 
     def advice(self) -> str:
         """What is to be done when a training diverges, in a sentence."""
-        return "Lower the learning rate and begin anew in another output_dir."
+        checkpoint = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
+        other = f", or have the trainer resume from {checkpoint}" if checkpoint else ""
+        return f"Lower the learning rate and begin anew in another output_dir{other}."
 
     def add_to_log(self, **terms: Tensor) -> None:
         """Sums up terms of the loss, once a batch, whose means since the last log are logged with the next one."""
