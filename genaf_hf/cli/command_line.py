@@ -79,8 +79,9 @@ def parse_arguments(
         return {} if file is None else parser.settings_of(Path(file), given.get("defence"), of_family.get("defence"))
 
     if family_config is not None and (file is None or Path(file).parent != CONFIGS):
-        parser.check_complete({**named(), **given})
-        of_family = parser.settings_of(Path(family_config({**named(), **given})))
+        asked = {**named(), **given}
+        parser.check_complete(asked)
+        of_family = parser.settings_of(Path(family_config(asked)))
     of_file = {**of_family, **named()}
     if given.get("attacks") and of_file.get("attack_settings"):
         of_file["attack_settings"] = settings_for(given["attacks"], of_file["attack_settings"])

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Image, IterableDataset
 from genaf_hf.data.known_datasets import KnownDataset
 from genaf_hf.data.labels import LabelsError, has_no_label
 from genaf_hf.data.pixel_values import holds_images
-from genaf_hf.data.splits import choose_splits
+from genaf_hf.data.splits import SPLITS, choose_splits
 from genaf_hf.errors import UserError
 from genaf_hf.values.names import some_of, told
 
@@ -62,6 +62,9 @@ def choose(
     if not (streamed or named["validation"] or named["test"]):
         raw = without_unlabelled(raw, roles, columns["label"])
         roles = choose_splits(raw, named, known.splits)
+    if roles.get("test") in {*SPLITS["validation"]} - {named["test"], known.splits.get("test")}:
+        said = "The split %s is the one to report on; name it with --validation_split to choose by it"
+        logger.info(said, roles["test"])
     if "test" not in roles and (unused := [split for split in raw if split not in roles.values()]):
         words = (some_of(unused), name_or_path)
         logger.warning('The split %s of "%s" is not used: if it is to be reported, name it with --test_split', *words)

@@ -257,9 +257,9 @@ def place_in_splits(
 def place_unlabelled(images: Sequence[Path], named_splits: Mapping[str, str | None]) -> Placed:
     """The files by split, where one is named or folders of two splits are there, and else all in train."""
     below = grouped(images, 1)
-    splits = {split_of(top, {}) for top in below} - {None}
-    all_in_splits = all(len(file.parts) > 1 and split_of(file.parts[0], {}) for file in images)
-    if not (all_in_splits or {"train"} < splits) and not below.keys() & set(named_splits.values()):
+    splits = {split_of(top, {}) for top in below}
+    all_in_splits = None not in splits and all(len(file.parts) > 1 for file in images)
+    if not (all_in_splits or {"train"} < splits - {None}) and not below.keys() & set(named_splits.values()):
         return {"train": {"": list(images)}}
     placed = {}
     for top, files in below.items():

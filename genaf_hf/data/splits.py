@@ -41,9 +41,6 @@ def choose_splits(raw: Mapping, named: Mapping[str, str | None], known: Mapping[
         raise UserError(f"There is no split to train on among {', '.join(raw)}; name one with --train_split.")
     if "test" not in chosen and "validation" in chosen and not named["validation"]:
         chosen["test"] = chosen.pop("validation")
-        logger.info(
-            "The split %s is the one to report on; name it with --validation_split to choose by it", chosen["test"]
-        )
     return {role: chosen[role] for role in SPLITS if role in chosen}
 
 

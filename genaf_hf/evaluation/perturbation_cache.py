@@ -52,7 +52,8 @@ def crafted_once(
         cache: of a folder per perturbation, named by the SHA-256 of weights, settings and data; default `CACHE`.
     """
     attack = configured(attack)
-    cache, key = CACHE if cache is None else cache, content(attack, encoder, data, data_digests)
+    cache = CACHE if cache is None else cache
+    key = content(attack, encoder, data_digests or [tensor_digest(each) for each in data])
     [found] = broadcast_object_list([read_sealed(cache / key, key) if PartialState().is_main_process else None])
     if found is None:
         logger.info("Crafting %s", attack.attack.name)
@@ -101,11 +102,8 @@ def seal(found: UniversalPerturbation, key: str) -> str:
     return digest((key, type(found).__name__, found.provenance), {"delta": found.delta})
 
 
-def content(
-    attack: ConfiguredAttack, encoder: Encoders, data: Sequence[Tensor], data_digests: Sequence[str] | None = None
-) -> str:
+def content(attack: ConfiguredAttack, encoder: Encoders, data_digests: Sequence[str]) -> str:
     """SHA-256 of everything that a perturbation depends on; of public encoders the heads are nothing of it."""
-    data_digests = data_digests or [tensor_digest(each) for each in data]
     encoders, init = several(encoder), attack.settings.get("init")
     known = encoder_tensors if attack.attack.on_encoder else tensors
     words = (

@@ -117,9 +117,14 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
             args = copy.copy(config)
             for name, value in {**QUIET, **changes, "output_dir": folder}.items():
                 setattr(args, name, value)
-            images = {"train_dataset": case.pixels["train"], "eval_dataset": case.pixels["validation"]}
-            images["processing_class"] = case.processor
-            made = GenAFTrainer(copy.deepcopy(case.encoder), args, **images, callbacks=list(callbacks))
+            made = GenAFTrainer(
+                copy.deepcopy(case.encoder),
+                args,
+                train_dataset=case.pixels["train"],
+                eval_dataset=case.pixels["validation"],
+                processing_class=case.processor,
+                callbacks=list(callbacks),
+            )
             made.remove_callback(PrinterCallback)
             return made
 

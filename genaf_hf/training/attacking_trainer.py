@@ -18,7 +18,7 @@ from genaf_hf.models.head import head_of
 from genaf_hf.models.partial_forward import input_of
 from genaf_hf.models.pixel_model import PixelModel, at_least_float32, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
-from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED, Adversary
+from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.checkpoint import read_state
@@ -68,7 +68,7 @@ class AttackingTrainer(SharingTrainer):
         """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
         adversary = self.defence.adversary
         if adversary is not None and not adversary.state:
-            adversary.begin(self.begun_on(), self._sampled_images, self.args.seed + ADVERSARY_SEED)
+            adversary.begin(self.begun_on(), self._sampled_images, self.adversary_seed)
             if adversary.state:  # else this is done at each evaluation, and reading an augmented row draws numbers
                 self._check_sizes()
 

@@ -139,12 +139,17 @@ class SharingTrainer(ResumableTrainer):
             self.save_perturbations(self.args.output_dir)
             write_results(self.args.output_dir, report, record or self.training_record(), model_name=name)
 
+    @property
+    def adversary_seed(self) -> int:
+        """Of what the defence trains on."""
+        return self.args.seed + ADVERSARY_SEED
+
     def save_perturbations(self, folder: str | Path) -> None:
         """Writes the universal perturbations that the model was trained on, each in a folder of its own."""
         encoder, revision = model_source(self.model.config)
         shutil.rmtree(Path(folder, TRAINED_ON), ignore_errors=True)
         for name, each in self.defence.perturbations().items():
-            told = replace(each, encoder=encoder, encoder_revision=revision, seed=self.args.seed + ADVERSARY_SEED)
+            told = replace(each, encoder=encoder, encoder_revision=revision, seed=self.adversary_seed)
             told.save_pretrained(Path(folder, TRAINED_ON, name))
 
     def push_to_hub(
