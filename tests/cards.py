@@ -9,6 +9,7 @@ from genaf_hf.evaluation.measurement import Check, Measurement
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.model_card import model_card
 from genaf_hf.sharing.record import TrainingRecord
+from genaf_hf.training.defences import DEFENCES
 
 ENCODER, IMAGES = "a" * 40, "b" * 40
 L4A = {
@@ -53,7 +54,7 @@ def make_report(*models: str, **changes) -> RobustnessReport:
 
 
 def make_record(**changes) -> TrainingRecord:
-    """Of a run of both stages, changed by keyword."""
+    """Of a run of Gen-AF's two stages, changed by keyword."""
     given = {
         "base_model": {"name": "someone/encoder", "revision": ENCODER, "license": "mit"},
         "data": {
@@ -71,6 +72,7 @@ def make_record(**changes) -> TrainingRecord:
             {"stage": "adversarial_finetune", "step": 2, "epoch": 1.0, "train_runtime": 61.6},
             {"stage": "adapt", "step": 1, "epoch": 0.25, "loss": 1.0},
         ],
+        "defence": DEFENCES["gen-af"].configure(eps=0.1, steps=2).record(),
         "command": "genaf-hf harden --eps 0.1",
     }
     return TrainingRecord(**{**given, **changes})

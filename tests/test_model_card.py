@@ -222,11 +222,14 @@ def test_what_is_not_known_of_the_training_is_not_claimed():
     assert "All settings are the defaults of `GenAFConfig`." in text_of(record=make_record(hyperparameters={}))
     undefended = make_record(history=[{"stage": "standard_finetune", "step": 3, "epoch": 1.0}])
     card = card_of(record=undefended)
-    assert "fine-tuned on clean images, without any defense" in card.text
+    assert "fine-tuned on clean images, without any defence" in card.text
     probe = text_of(record=make_record(history=[{"stage": "linear_probe", "step": 3, "epoch": 1.0}]))
-    assert "fine-tuned on clean images, its head alone, without any defense" in probe
+    assert "fine-tuned on clean images, its head alone, without any defence" in probe
     assert "Gen-AF" not in card.text
     assert card.data.tags == ["adversarial-robustness"]
+    adapted = make_record(history=[{"stage": "standard_finetune", "step": 3, "epoch": 1.0}, history[-1]])
+    assert "fine-tuned on clean images, without any defence" in text_of(record=adapted)
+    assert card_of(record=adapted).data.tags == card_of(record=make_record(history=[])).data.tags == card.data.tags
     audited = text_of()
     assert "How it was trained is not known to it." in audited
     assert "## How it was trained" not in audited
@@ -235,6 +238,7 @@ def test_what_is_not_known_of_the_training_is_not_claimed():
 def test_a_model_of_the_adapter_search_is_told_for_what_it_is():
     history = [{"stage": "adversarial_finetune_of_adapter", "step": 3, "epoch": 1.0}]
     child = text_of(record=make_record(history=history, hyperparameters={"method": "lora", "parents": [3, 1]}))
+    assert "by `genaf_hf` with Gen-AF (Zhou et al., IEEE S&amp;P 2024): adapters" in child
     assert "adapters in the encoder, and its head." in child
     assert "Training started from what trials 3 and 1 of the search had ended with" in child
     head = text_of(record=make_record(history=history, hyperparameters={"method": "head", "parents": []}))

@@ -13,8 +13,9 @@ from train_tiny import copied_weights, tiny_model, tiny_trainer
 from transformers import TrainerCallback
 
 from genaf_hf.errors import UserError
+from genaf_hf.sharing.record import ADAPT, LINEAR_PROBE
 from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
-from genaf_hf.training.trainer import ADAPT, LINEAR_PROBE, STAGES
+from genaf_hf.training.trainer import STAGES
 
 pytestmark = pytest.mark.slow(reason="trains")
 

@@ -41,12 +41,12 @@ EPS = 0.2
 class Colors(nn.Module):
     """Says which color an image has most of: three logits, linear in the pixels."""
 
-    def __init__(self, defense=lambda images: images):
+    def __init__(self, defence=lambda images: images):
         super().__init__()
-        self.defense = defense
+        self.defence = defence
 
     def forward(self, images):
-        return 10 * self.defense(images).mean((2, 3))
+        return 10 * self.defence(images).mean((2, 3))
 
 
 class Reversed(torch.autograd.Function):
@@ -100,7 +100,7 @@ def images():
 
 
 @pytest.mark.parametrize(
-    ("defense", "failed"),
+    ("defence", "failed"),
     [
         (lambda images: images, set()),
         (noisy, {DETERMINISTIC}),
@@ -110,20 +110,20 @@ def images():
         (Reversed.apply, {MORE_STEPS, WHITE_BOX, CHANCE}),
     ],
 )
-def test_what_a_defense_fails(images, defense, failed):
+def test_what_a_defense_fails(images, defence, failed):
     torch.manual_seed(0)
-    assert failures(Colors(defense), images) == failed
+    assert failures(Colors(defence), images) == failed
 
 
 @pytest.mark.parametrize(("masked", "failed"), [(1, set()), (2, {GRADIENTS})])
 def test_one_image_of_twenty_may_lack_a_gradient(images, masked, failed):
-    def defense(images):
+    def defence(images):
         """Only gray images, of which there is one for each that is masked, are rounded."""
         gray = (images.std(1, keepdim=True) == 0).all(dim=(2, 3), keepdim=True)
         return torch.where(gray, rounded(images), images)
 
     images[:masked] = 0.4
-    assert failures(Colors(defense), images) == failed
+    assert failures(Colors(defence), images) == failed
 
 
 @pytest.mark.parametrize("family", ["vit", "resnet"])

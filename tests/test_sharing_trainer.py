@@ -140,7 +140,7 @@ def test_a_card_of_a_report_that_is_there_and_of_a_model_without_defense(trainer
     assert RobustnessReport.load(folder / "report.json") == make_report("hardened")
     card = ModelCard.load(folder / "README.md")
     assert (card.data.model_name, card.data.tags) == ("someone/undefended", ["adversarial-robustness"])
-    assert "fine-tuned on clean images, without any defense" in card.text
+    assert "fine-tuned on clean images, without any defence" in card.text
     assert files_in(folder) == WRITTEN - {"layer_robustness.json"} | {"training_curves.png"}
 
 

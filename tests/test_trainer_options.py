@@ -11,8 +11,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from genaf_hf import GenAFConfig, GenAFTrainer
 from genaf_hf.errors import UserError
+from genaf_hf.sharing.record import ADAPT
 from genaf_hf.training.trained_weights import must_train
-from genaf_hf.training.trainer import ADAPT
 
 pytestmark = pytest.mark.slow(reason="trains")
 

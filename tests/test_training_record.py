@@ -28,6 +28,7 @@ from genaf_hf.sharing.model_card import model_card
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.training_figures import draw_layers, draw_terms, draw_training, stage_label
+from genaf_hf.training.defences import DEFENCES
 
 TOKEN = "hf_plantedSoThatItCanBeSearchedFor"
 QUIET = {"report_to": "none", "use_cpu": True}
@@ -261,7 +262,7 @@ def test_pictures_say_the_eps_of_what_they_show():
     record = make_record()
     assert stage_label(record, "adversarial_finetune") == "adversarial finetune, adversary up to eps 0.1"
     assert stage_label(record, "adapt") == "adapt"
-    defaults = make_record(hyperparameters={})
+    defaults = make_record(defence=DEFENCES["gen-af"].configure().record())
     assert stage_label(defaults, "adversarial_finetune") == "adversarial finetune, adversary up to eps 4/255"
     labels = [attack_label(make_report(), attack) for attack in ("clean", "l4a", "pgd")]
     assert labels == [

@@ -20,12 +20,10 @@ from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.existing_card import license_of
 from genaf_hf.sharing.layout import CARD, HARDENED_MODEL, RECORD, REPORT, SAMPLES
-from genaf_hf.sharing.record import TrainingRecord, changed_settings, settings_of_training
+from genaf_hf.sharing.record import OF_ADAPTER, TrainingRecord, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.values.provenance import model_source
-
-STAGE = "adversarial_finetune_of_adapter"  # cards say of `adversarial_finetune` that it trains all weights
 
 
 def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[Member]) -> RobustnessReport:
@@ -95,7 +93,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
             **({"parents": chosen.parents} if chosen.parents else {}),
         },
         defaults=training["defaults"],
-        history=[{**entry, "stage": STAGE} for entry in history],
+        history=[{**entry, "stage": OF_ADAPTER} for entry in history],
         defence=trained.make_defence().record(),
         command=search_run(arguments, config).command("evolve", {**asked, **changed_settings(config)}),
     )

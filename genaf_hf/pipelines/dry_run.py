@@ -16,9 +16,9 @@ from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.report import UNDEFENDED
 from genaf_hf.pipelines.experiment import Experiment, asked_attacks, hardening_run
 from genaf_hf.pipelines.harden import HardeningArguments
-from genaf_hf.sharing.record import STANDARD_FINETUNE
+from genaf_hf.sharing.record import ADAPT, STANDARD_FINETUNE
 from genaf_hf.training.config import GenAFConfig
-from genaf_hf.training.trainer import ADAPT, GenAFTrainer
+from genaf_hf.training.trainer import GenAFTrainer
 
 FEW_STEPS = {
     "max_steps": 3,  # of which the first one is slower, and not counted

@@ -16,7 +16,7 @@ from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
 from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
-from genaf_hf.sharing.record import LINEAR_PROBE, STANDARD_FINETUNE, TrainingRecord, balance_table
+from genaf_hf.sharing.record import TrainingRecord, balance_table, is_hardened
 from genaf_hf.sharing.verdict import doubts, verdict
 from genaf_hf.values.markup import one_line, plain
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
@@ -151,11 +151,6 @@ def template_environment() -> Environment:
     return environment
 
 
-def is_hardened(record: TrainingRecord | None) -> bool:
-    """Whether a model was trained by a defence, and not only audited, or fine-tuned without one."""
-    return record is not None and record.stages.keys() not in ({STANDARD_FINETUNE}, {LINEAR_PROBE})
-
-
 def checked_eps(measurements: Sequence[Measurement]) -> float:
     """L-inf radius at which a reader may try PGD: that of the first attack on the model itself, else of any."""
     known = sorted(measurements, key=lambda each: each.knowledge != MODEL or each.attack.endswith(ADAPTIVE))
@@ -172,7 +167,7 @@ def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[s
     """BibTeX of the defence, for a model that was hardened, and of each attack that is known by its name."""
     attacks = [each.settings.get("attack", each.attack).removesuffix(ADAPTIVE) for each in report.measurements]
     found = [ATTACKS[name].citation for name in attacks if name in ATTACKS]
-    if is_hardened(record) and record.defence:
+    if is_hardened(record):
         found = [record.defence["citation"], *found]
     return bibliography(found)
 

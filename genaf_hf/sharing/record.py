@@ -15,7 +15,8 @@ from genaf_hf.values.markup import markdown
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 from genaf_hf.values.provenance import public_name
 
-STANDARD_FINETUNE, LINEAR_PROBE = "standard_finetune", "linear_probe"  # stages of trainings that harden nothing
+STANDARD_FINETUNE, LINEAR_PROBE = "standard_finetune", "linear_probe"  # stages that harden nothing by themselves
+ADVERSARIAL_FINETUNE, OF_ADAPTER, ADAPT = "adversarial_finetune", "adversarial_finetune_of_adapter", "adapt"
 TRAINING_EPS = 4 / 255  # of a training that names no other: a record leaves out what is a default
 
 
@@ -35,8 +36,8 @@ class TrainingRecord:
         layers: what `layer_robustness.json` holds; None where no layers were assessed.
         example: the `label` of the image beside the model, and the model's `answer` with its `probability`.
         defence: `name`, `title`, `citation` and `settings` of what it was trained by, which of the logged terms are
-            `losses` and `penalties`, and the names of the `perturbations` that lie beside the model; None where that is
-            Gen-AF as it was before there were others, or not known.
+            `losses` and `penalties`, and the names of the `perturbations` that lie beside the model; None where the
+            record tells of no training.
         command: that does the run again.
     """
 
@@ -77,6 +78,11 @@ class TrainingRecord:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (RecursionError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a training record that genaf_hf can read: {error}.") from error
+
+
+def is_hardened(record: TrainingRecord | None) -> bool:
+    """Whether a model is known to be trained by a defence, and not audited alone, or fine-tuned on clean images."""
+    return record is not None and not record.stages.keys().isdisjoint((ADVERSARIAL_FINETUNE, OF_ADAPTER))
 
 
 def balance_table(data: Mapping, text: Callable[[str], str] = str) -> str:

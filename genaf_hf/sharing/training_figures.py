@@ -11,7 +11,6 @@ from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 from genaf_hf.values.numbers import eps_text
 
 SELECTED, KEPT = "#b04a4a", "#9fb4c0"
-OF_GEN_AF = {"losses": ("adversarial_loss", "clean_loss"), "penalties": ("genetic_regularization",)}
 ACCURACIES = ("clean_accuracy", "robust_accuracy", "eval_clean_accuracy", "eval_robust_accuracy")
 
 
@@ -43,13 +42,13 @@ def draw_training(record: TrainingRecord, path: str | Path) -> None:
     """Losses and, where they were logged, accuracies by step, one column of panels per stage.
 
     Args:
-        record: with the history of a stage.
+        record: with the history of a stage, and the defence.
         path: of the PNG file.
     """
-    stages, defence = list(record.stages), record.defence or OF_GEN_AF
-    shown_terms = {"loss": ("loss", *defence["losses"])}
-    if defence["penalties"]:
-        shown_terms["regularization"] = tuple(defence["penalties"])
+    stages = list(record.stages)
+    shown_terms = {"loss": ("loss", *record.defence["losses"])}
+    if record.defence["penalties"]:
+        shown_terms["regularization"] = tuple(record.defence["penalties"])
     if {*ACCURACIES} & {*chain.from_iterable(record.history)}:
         shown_terms["accuracy in %"] = ACCURACIES
     figure = Figure(figsize=(4.2 * len(stages) + 2.2, 1 + 2 * len(shown_terms)), layout="constrained")
@@ -74,8 +73,8 @@ def stage_label(record: TrainingRecord, stage: str) -> str:
     names = {name for entry in record.history if entry.get("stage") == stage for name in entry}
     if not any(name.endswith("robust_accuracy") for name in names):
         return stage.replace("_", " ")
-    settings = record.defence["settings"] if record.defence else record.hyperparameters
-    return f"{stage.replace('_', ' ')}, adversary up to eps {eps_text(settings.get('eps', TRAINING_EPS))}"
+    eps = record.defence["settings"].get("eps", TRAINING_EPS)
+    return f"{stage.replace('_', ' ')}, adversary up to eps {eps_text(eps)}"
 
 
 def draw_terms(axes, entries: Sequence[Mapping], terms: Sequence[str], scale: float) -> None:

@@ -20,7 +20,7 @@ from genaf_hf.models.head import head_of, head_weights
 from genaf_hf.models.partial_forward import inputs_of
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable, pixel_statistics
 from genaf_hf.sharing.layout import LAYERS
-from genaf_hf.sharing.record import LINEAR_PROBE, STANDARD_FINETUNE
+from genaf_hf.sharing.record import ADAPT, ADVERSARIAL_FINETUNE, LINEAR_PROBE, STANDARD_FINETUNE
 from genaf_hf.training.assessment import Assessment
 from genaf_hf.training.attacking_trainer import AttackingTrainer
 from genaf_hf.training.checkpoint import check_length, finished_stage, newest_complete_checkpoint, read_state
@@ -56,7 +56,6 @@ from genaf_hf.values.device import sent
 
 logger = logging.getLogger(__name__)
 
-ADVERSARIAL_FINETUNE, ADAPT = "adversarial_finetune", "adapt"
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, LINEAR_PROBE, ADAPT)
 LEAST_EPOCHS, LEAST_STEPS = 3, 1000  # of a stage whose length nobody named
 
