@@ -23,8 +23,9 @@ from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.evaluation.evaluate import craft_and_evaluate
 from genaf_hf.evaluation.threats import Attacker
-from genaf_hf.pipelines.experiment import asked_attacks, hardening_run, load_data, load_encoder_and_pixels
+from genaf_hf.pipelines.experiment import asked_attacks, load_data, load_encoder_and_pixels
 from genaf_hf.pipelines.harden import HardeningArguments
+from genaf_hf.pipelines.hardening import hardening_run
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.values.markup import markdown
 

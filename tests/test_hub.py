@@ -17,8 +17,8 @@ from local_hub import LocalHub
 from genaf_hf import GenAFConfig
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.pipelines.experiment import hardening_run
 from genaf_hf.pipelines.harden import HardeningArguments, harden
+from genaf_hf.pipelines.hardening import hardening_run
 from genaf_hf.sharing.card_update import BEGIN, HEADLINE, TOP
 from genaf_hf.sharing.existing_card import card_metadata
 from genaf_hf.values.provenance import public_name

@@ -73,15 +73,18 @@ KINDS = {"encoder": "model", "classifier": "model", "images": "dataset"}
 
 LOAD = """
 import json, sys
-from genaf_hf import load_encoder, load_images
+from pathlib import Path
+from genaf_hf import GenAFConfig, load_encoder, load_images
 from genaf_hf.models.loading import load_classifier
-from genaf_hf.sharing.publishing import open_repository
+from genaf_hf.sharing.publishing import open_result
 
 loaders = {
     "encoder": lambda repo_id, **settings: load_encoder(repo_id, ["a", "b"], **settings),
     "classifier": load_classifier,
     "images": load_images,
-    "repository": lambda repo_id, **settings: open_repository("gone", repo_id, **settings),
+    "repository": lambda repo_id, token=None: open_result(
+        Path("gone"), GenAFConfig("gone", push_to_hub=True, hub_model_id=repo_id, hub_token=token, use_cpu=True)
+    ),
 }
 messages = {}
 for name, (kind, settings) in json.loads(sys.argv[1]).items():

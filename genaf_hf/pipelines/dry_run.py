@@ -14,8 +14,9 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.report import UNDEFENDED
-from genaf_hf.pipelines.experiment import Experiment, asked_attacks, hardening_run
+from genaf_hf.pipelines.experiment import Experiment, asked_attacks
 from genaf_hf.pipelines.harden import HardeningArguments
+from genaf_hf.pipelines.hardening import hardening_run
 from genaf_hf.sharing.record import ADAPT, STANDARD_FINETUNE
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.trainer import GenAFTrainer

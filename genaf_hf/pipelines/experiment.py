@@ -1,7 +1,6 @@
 """What an experiment is of: images and an encoder by their names, and attacks on what comes of them."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -19,8 +18,6 @@ from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.trained_images import images_of_record
-from genaf_hf.runs.run import Run
-from genaf_hf.sharing.layout import CARD, HARDENED_MODEL, RECORD, REPORT
 from genaf_hf.sharing.record import TRAINING_EPS
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
@@ -43,27 +40,6 @@ def asked_attacks(arguments: ExperimentArguments, config: GenAFConfig) -> dict[s
         )
     asked = arguments.attacks, arguments.attack_settings
     return named_attacks(*asked, eps=config.eps or TRAINING_EPS, norm=config.norm, seed=config.seed)
-
-
-def hardening_run(
-    arguments: ExperimentArguments,
-    config: GenAFConfig,
-    *,
-    leaves=(CARD, REPORT, RECORD),
-    overwrites=HARDENED_MODEL,
-    reads: Mapping[str, str] | None = None,
-) -> Run:
-    """The run that these ask for, in `config.output_dir`.
-
-    Args:
-        arguments, config: of the hardening.
-        leaves: what it leaves there.
-        overwrites: what of an earlier one it overwrites.
-        reads: what it reads beside the encoder and the dataset.
-    """
-    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
-    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
-    return Run(config.output_dir, settings, leaves=leaves, overwrites=overwrites, reads=sources | (reads or {}))
 
 
 def load_data(arguments: ExperimentArguments, token: str | None) -> DatasetDict:

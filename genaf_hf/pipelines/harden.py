@@ -13,11 +13,11 @@ from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.experiment import SWEEP, Experiment, asked_attacks, hardening_run
+from genaf_hf.pipelines.experiment import SWEEP, Experiment, asked_attacks
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.hardening import (
     copy_results,
-    push_result,
+    hardening_run,
     repeated,
     train_or_go_on,
     trained_model,
@@ -30,7 +30,7 @@ from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import RECORD, SAMPLES
-from genaf_hf.sharing.publishing import open_result
+from genaf_hf.sharing.publishing import open_result, push_result
 from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, balance_table
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.trackers import track_results
@@ -137,7 +137,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             track_results(report, record, config)
             if hardened_before:
                 tell_of_gain(report, arguments.model_name_or_path, config.defence)
-    push_result(run, config, model_name, push_anyway=arguments.push_anyway)
+    push_result(run.folder, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()
     return report
 

@@ -27,11 +27,11 @@ from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, ta
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import ATTACKS_HELP, DEFAULT_ATTACKS, SETTINGS_HELP, named_attacks
-from genaf_hf.pipelines.experiment import Experiment, hardening_run, load_data
+from genaf_hf.pipelines.experiment import Experiment, load_data
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.hardening import (
     copy_results,
-    push_result,
+    hardening_run,
     repeated,
     train_or_go_on,
     training_config,
@@ -42,7 +42,7 @@ from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import CARD, DRIFT, HARDENED_ENCODER, RECORD, REPORT
-from genaf_hf.sharing.publishing import open_result
+from genaf_hf.sharing.publishing import open_result, push_result
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.config import GenAFConfig
@@ -213,7 +213,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
             )
             if case.labelled:
                 track_results(reports[REPORT], record, config)
-    push_result(run, config, model_name, push_anyway=arguments.push_anyway)
+    push_result(run.folder, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()
     return drifts, reports
 

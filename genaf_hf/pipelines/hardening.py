@@ -3,11 +3,10 @@
 import copy
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-
-from accelerate import PartialState
 
 from genaf_hf.data import to_pixel_values
 from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
@@ -15,10 +14,20 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat, on_shown, worst_of
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import Experiment
+from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
-from genaf_hf.sharing.layout import GALLERY, LAYERS, OVERVIEW, PERTURBATION, TRAINED_ON
-from genaf_hf.sharing.publishing import publish
+from genaf_hf.sharing.layout import (
+    CARD,
+    GALLERY,
+    HARDENED_MODEL,
+    LAYERS,
+    OVERVIEW,
+    PERTURBATION,
+    RECORD,
+    REPORT,
+    TRAINED_ON,
+)
 from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, changed_settings
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
@@ -26,6 +35,27 @@ from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.training.trainer import STAGES, GenAFTrainer
 
 logger = logging.getLogger(__name__)
+
+
+def hardening_run(
+    arguments: ExperimentArguments,
+    config: GenAFConfig,
+    *,
+    leaves=(CARD, REPORT, RECORD),
+    overwrites=HARDENED_MODEL,
+    reads: Mapping[str, str] | None = None,
+) -> Run:
+    """The run that these ask for, in `config.output_dir`.
+
+    Args:
+        arguments, config: of the hardening.
+        leaves: what it leaves there.
+        overwrites: what of an earlier one it overwrites.
+        reads: what it reads beside the encoder and the dataset.
+    """
+    settings = {**asdict(arguments), **config.to_dict(), "processes": config.world_size}
+    sources = {"encoder": arguments.model_name_or_path, "dataset": arguments.dataset_name}
+    return Run(config.output_dir, settings, leaves=leaves, overwrites=overwrites, reads=sources | (reads or {}))
 
 
 def training_config(config: GenAFConfig, run: Run) -> GenAFConfig:
@@ -83,13 +113,6 @@ def write_attacked(
         draw_overview(report, models, images, labels, names, perturbation, folder / OVERVIEW)
     on_images = {each.name: partial(on_shown, each, HARDENED, model) for each in worst}
     draw_gallery(model, images, labels, names, on_images, folder / GALLERY)
-
-
-def push_result(run: Run, config: GenAFConfig, model_name: str, *, push_anyway: bool) -> None:
-    """Uploads what `open_result` named, where it is to be pushed."""
-    if config.push_to_hub and PartialState().is_main_process:
-        sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
-        logger.info("Pushed to %s", publish(run.folder, model_name, push_anyway=push_anyway, **sharing))
 
 
 def repeated(case: Experiment, record: TrainingRecord) -> dict:

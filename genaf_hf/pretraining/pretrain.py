@@ -19,7 +19,7 @@ from genaf_hf.pretraining.arguments import (
 from genaf_hf.pretraining.encoder import LEAVES, pretrain_encoder
 from genaf_hf.pretraining.methods import METHODS
 from genaf_hf.runs.run import Run
-from genaf_hf.sharing.publishing import open_result, publish
+from genaf_hf.sharing.publishing import open_result, push_result
 from genaf_hf.sharing.record import balance_table
 from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.values.provenance import public_name
@@ -60,9 +60,7 @@ def pretrain(arguments: PretrainingArguments, config: PretrainingConfig) -> Path
     method, data = METHODS[arguments.method], public_name(arguments.dataset_name)
     name = open_result(folder, config)
     pretrain_encoder(method, train, model, processor, training, augmentations, settings, data=data)
-    if config.push_to_hub and PartialState().is_main_process:
-        sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
-        logger.info("Pushed to %s", publish(folder, name, message="Pre-trained with genaf_hf", **sharing))
+    push_result(folder, config, name, message="Pre-trained with genaf_hf")
     PartialState().wait_for_everyone()
     return folder
 

@@ -1,5 +1,6 @@
 """Sharing models and results on the Hub."""
 
+import logging
 import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,6 +16,8 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.hub import Result, persistently, trouble
 from genaf_hf.sharing.layout import RECORD, REPORT, REPORTS_OF_TASKS, published_in
 from genaf_hf.sharing.record import TrainingRecord
+
+logger = logging.getLogger(__name__)
 
 
 def publish(
@@ -148,21 +151,6 @@ def newest_commit(repo_id: str) -> str:
     return on_the_hub(lambda: HfApi().model_info(repo_id).sha, f'"{repo_id}" cannot be read')
 
 
-def open_repository(
-    folder: str | Path, repo_id: str | None = None, *, token: str | None = None, private: bool | None = None
-) -> str:
-    """Makes the repository that `publish` uploads to, if it is not there, and gives its full id.
-
-    Raises:
-        UserError: when the Hub does not let the user write there.
-    """
-    name = repo_id or Path(folder).resolve().name
-    api = HfApi(token=token)
-    return on_the_hub(
-        lambda: api.create_repo(name, private=private, exist_ok=True).repo_id, f'"{name}" cannot be written to'
-    )
-
-
 def open_result(folder: Path, config: TrainingArguments) -> str:
     """The model's name; where it is to be pushed that of its repository, which is made before any work.
 
@@ -171,7 +159,23 @@ def open_result(folder: Path, config: TrainingArguments) -> str:
     """
     if not config.push_to_hub or not PartialState().is_main_process:
         return folder.resolve().name
-    return open_repository(folder, config.hub_model_id, token=config.hub_token, private=config.hub_private_repo)
+    name, api = config.hub_model_id or folder.resolve().name, HfApi(token=config.hub_token)
+    made = partial(api.create_repo, name, private=config.hub_private_repo, exist_ok=True)
+    return on_the_hub(lambda: made().repo_id, f'"{name}" cannot be written to')
+
+
+def push_result(
+    folder: Path, config: TrainingArguments, name: str, *, message: str | None = None, push_anyway: bool = False
+) -> None:
+    """Uploads what `open_result` named, where it is to be pushed; `message` and `push_anyway` as in `publish`.
+
+    Raises:
+        UserError: as `publish`.
+    """
+    if config.push_to_hub and PartialState().is_main_process:
+        sharing = {"token": config.hub_token, "private": config.hub_private_repo, "revision": config.hub_revision}
+        url = publish(folder, name, message=message, push_anyway=push_anyway, **sharing)
+        logger.info("Pushed to %s", url)
 
 
 def on_the_hub(action: Callable[[], Result], failed: str, end: str = ".") -> Result:
