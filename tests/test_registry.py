@@ -111,7 +111,7 @@ def test_a_step_size_that_is_not_given_is_the_one_that_the_settings_name(linear)
 
 def test_a_partial_is_an_attack_at_the_defaults_of_its_function():
     attack = configured(partial(n_fgsm, eps=np.float32(0.5)))
-    assert attack.settings == {"eps": 0.5, "noise": 2.0, "step": 1.25, "within_eps": False, "loss": "cross-entropy"}
+    assert attack.settings == {"eps": 0.5, "noise": 2.0, "step": 1.0, "within_eps": False, "loss": "cross-entropy"}
     assert configured(attack) is attack
     own = configured(partial(lambda model, images, labels, *, eps: images, eps=0.1))
     assert (own.attack.name, own.attack.needs, own.settings) == ("<lambda>", MODEL, {"eps": 0.1})

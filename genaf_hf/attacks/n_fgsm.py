@@ -30,7 +30,7 @@ def n_fgsm(
     *,
     eps: float,
     noise: float = 2.0,
-    step: float = 1.25,
+    step: float = 1.0,
     within_eps: bool = False,
     seeds: Sequence[int] | None = None,
     loss: LossFunction | str = "cross-entropy",
@@ -52,7 +52,7 @@ def n_fgsm(
         UserError: for a setting or an image outside its range.
     """
     check_attack_settings(eps=eps, steps=1, step_size=eps)
-    for name, value, example in (("noise", noise, 2), ("step", step, 1.25)):
+    for name, value, example in (("noise", noise, 2), ("step", step, 1)):
         if not is_number(value) or value <= 0:
             raise UserError(f"{name} is {value}, expected a positive multiple of eps, for example {example}.")
     seeds = range(len(images)) if seeds is None else seeds

@@ -23,7 +23,7 @@ class NFGSM(Adversary):
         UserError: for a setting outside its range.
     """
 
-    def __init__(self, *, eps: float, noise: float = 2.0, step: float = 1.25):
+    def __init__(self, *, eps: float, noise: float = 2.0, step: float = 1.0):
         check_attack_settings(eps=eps, steps=1, step_size=step * eps)
         super().__init__(eps=eps, noise=noise, step=step)
 
