@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from one_step import batch_norm_model
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from train_tiny import PROCESSOR, tiny_model, tiny_trainer
@@ -64,6 +65,12 @@ def test_without_layer_decay_a_model_has_four_groups_in_the_order_of_published_r
     for group, (parameters, rate) in zip(trainer.optimizer.param_groups, expected, strict=True):
         assert [id(each) for each in group["params"]] == [id(each) for each in parameters]
         assert group["lr"] == rate
+
+
+def test_weights_of_batch_norm_do_not_decay_whatever_their_names(tmp_path):
+    trainer = tiny_trainer(tmp_path, model=batch_norm_model(torch.float32))
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    assert {name for name, each in trainer.model.named_parameters() if each.ndim > 1} == decayed
 
 
 def test_rates_of_a_vit_decay_as_in_the_code_of_beit_and_mae():

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from accelerate.utils import gather
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import _is_peft_model
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput
 
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.models.batch_norm import average_over_batches
+from genaf_hf.models.batch_norm import average_over_batches, batch_norms
 from genaf_hf.training.checkpoint import (
     BESIDE_MODEL,
     check_disk_space,
@@ -104,6 +104,11 @@ class ResumableTrainer(Trainer):
         self.save_model(folder, _internal_call=True)
 
     # ---- training ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the weights that decay; the Trainer knows norms by their names, which not all of BatchNorm have."""
+        norms = {f"{name}.weight" for name in batch_norms(model)}
+        return [name for name in super().get_decay_parameter_names(model) if name not in norms]
 
     def train_or_load(self, checkpoint: Path | None, **kwargs) -> TrainOutput:
         """Trains, goes on, or, where a training was at its end already, only loads the result.
