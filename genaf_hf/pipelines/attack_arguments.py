@@ -12,7 +12,7 @@ from genaf_hf.values.settings import settings_by_name
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ATTACKS = "l4a,ssp,uapgd,advencoder-per,advencoder-pat,pgd,square"
+DEFAULT_ATTACKS = "l4a,ssp,uapgd,advencoder-per,advencoder-pat,upgd,pgd,square"
 LAST, LAST_IMAGES = "autoattack", 32  # of an audit at its defaults: what is the strongest, and on how many it is tried
 LENGTHS = ("eps", "step_size")
 OURS = "data"  # a setting that those who craft give
