@@ -215,7 +215,7 @@ def test_a_named_encoder_gets_the_settings_of_its_family(kind, file, rate, decay
     assert family_of({"model_name_or_path": encoders[kind]}) == file
     _, config, _ = parse_arguments(TYPES, None, argv, family_config=lambda given: CONFIGS / family_of(given))
     assert (config.learning_rate, config.layer_decay, config.per_device_train_batch_size) == (rate, decay, 64)
-    assert config.load_best_model_at_end
+    assert not config.load_best_model_at_end
 
 
 def test_a_file_of_the_user_is_laid_over_that_of_the_family(encoders, tmp_path):
@@ -228,7 +228,7 @@ def test_a_file_of_the_user_is_laid_over_that_of_the_family(encoders, tmp_path):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
     argv = [str(tmp_path / "own.yaml"), "--weight_decay", "0.1", "--use_cpu"]
     _, config, _ = parse_arguments(TYPES, None, argv, family_config=lambda given: CONFIGS / family_of(given))
-    assert (config.defence, config.load_best_model_at_end, config.learning_rate) == ("universal", True, 1.25e-4)
+    assert (config.defence, config.eval_strategy, config.learning_rate) == ("universal", "epoch", 1.25e-4)
     assert (config.layer_decay, config.weight_decay) == (0.9, 0.1)
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({**settings, "defence": "gen-af", "gen-af": {"steps": 2}}))
     _, config, _ = parse_arguments(TYPES, None, argv, family_config=lambda given: CONFIGS / family_of(given))

@@ -291,6 +291,16 @@ def test_the_worst_is_not_taken_for_the_best(tmp_path, metric, greater):
     tiny_trainer(tmp_path, greater_is_better=not greater, **best)
 
 
+@pytest.mark.parametrize("settings", [{"load_best_model_at_end": True}, {"metric_for_best_model": "robust_accuracy"}])
+def test_the_best_is_not_chosen_under_perturbations_that_grow_stronger(tmp_path, settings):
+    for defence in ("universal", "gen-af-universal", "universal-n-fgsm"):
+        with pytest.raises(UserError, match=f"but that of {defence} is under perturbations that grow stronger"):
+            config(tmp_path, defence=defence, eval_strategy="epoch", **settings)
+    assert config(tmp_path, defence="pgd-at", eval_strategy="epoch", **settings).metric_for_best_model
+    by = {"load_best_model_at_end": True, "metric_for_best_model": "eval_clean_accuracy"}
+    assert config(tmp_path, defence="universal", eval_strategy="epoch", **by).load_best_model_at_end
+
+
 def test_evaluation_needs_images(tmp_path):
     with pytest.raises(UserError, match="eval_strategy is epoch, but eval_dataset is missing"):
         GenAFTrainer(tiny_model(), config(tmp_path, eval_strategy="epoch"), processing_class=object())

@@ -148,6 +148,13 @@ def test_of_many_classes_some_share_a_live_perturbation():
     torch.testing.assert_close(attacked, (images + torch.cat([live, live[:8]])).clamp(0, 1), rtol=0, atol=0)
 
 
+def test_a_class_that_a_sample_lacks_has_a_live_perturbation_of_its_own():
+    adversary = Universal(eps=0.1, class_share=1)
+    model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=5)), PROCESSOR)
+    adversary.begin(model, lambda count: (torch.rand(4, 3, SIDE, SIDE), torch.arange(4)), 0)
+    assert len(adversary.state["live"]) == 5
+
+
 def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean(tmp_path):
     settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**UNPATCHED, **HALF}}
     begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)

@@ -42,7 +42,7 @@ from genaf_hf.training.trainer import GenAFTrainer
 logger = logging.getLogger(__name__)
 
 # What the command line has defaults of its own for, by the encoder's family, so that a card must state it.
-SET_BY_FAMILY = ("defence", "weight_decay", "layer_decay", "random_flip", "eval_strategy", "load_best_model_at_end")
+SET_BY_FAMILY = ("defence", "weight_decay", "layer_decay", "random_flip", "eval_strategy")
 
 
 @dataclass

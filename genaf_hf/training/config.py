@@ -159,8 +159,16 @@ class GenAFConfig(CheckedArguments):
             self.num_train_epochs = 3.0  # which max_steps overrules; the Trainer compares it all the same
         # The Trainer would have checkpoints saved at every evaluation; here the best weights are kept apart from them.
         load_best_model_at_end, self.load_best_model_at_end = self.load_best_model_at_end, False
+        adversary = self.make_defence().adversary
         if load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = CLEAN_ACCURACY if self.make_defence().adversary is None else ROBUST_ACCURACY
+            self.metric_for_best_model = CLEAN_ACCURACY if adversary is None else ROBUST_ACCURACY
+        best_by = (self.metric_for_best_model or "").removeprefix("eval_")
+        if best_by == ROBUST_ACCURACY and adversary is not None and adversary.moves:
+            raise UserError(
+                f"The best weights are to be chosen by {ROBUST_ACCURACY}, but that of {self.defence} is under "
+                "perturbations that grow stronger as the training goes on, so that early weights look best: leave "
+                "load_best_model_at_end out, or set metric_for_best_model to clean_accuracy or loss."
+            )
         super().__post_init__()
         self.load_best_model_at_end = load_best_model_at_end
         self._check_genaf_settings()

@@ -23,9 +23,12 @@ class Adversary:
     Attributes:
         changes_model: whether a step changes more of the trained model than what it is shown, its weights or layers,
             which have to be there as they are trained then, and not merged from adapters.
+        moves: whether it attacks with what changes as the training goes on, so that robust accuracies of two steps are
+            not under the same attack.
     """
 
     changes_model = False
+    moves = False
 
     def __init__(self, **settings):
         self.settings = settings

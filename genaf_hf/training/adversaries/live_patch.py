@@ -35,6 +35,8 @@ class LivePatch(Adversary):
         UserError: for a share out of (0, 1].
     """
 
+    moves = True
+
     def __init__(self, *, area: float):
         if not is_number(area) or not 0 < area <= 1:
             raise UserError(f"The area of a live patch is {area}, expected a share of the image in (0, 1].")

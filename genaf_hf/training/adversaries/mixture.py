@@ -35,6 +35,10 @@ class Mixture(Adversary):
         super().__init__(**first.settings)
 
     @property
+    def moves(self) -> bool:  # type: ignore[override]
+        return any(one.moves for one in self.both.values())
+
+    @property
     def state(self) -> dict[str, Tensor]:  # type: ignore[override]
         return {f"{who}.{name}": each for who, one in self.both.items() for name, each in one.state.items()}
 

@@ -47,6 +47,8 @@ class Universal(Adversary):
         UserError: for a setting outside its range.
     """
 
+    moves = True
+
     def __init__(
         self,
         *,
@@ -88,7 +90,8 @@ class Universal(Adversary):
                 "images apart: set it to 0."
             )
         eps, data = self.settings["eps"], {"images": images, "labels": labels}
-        classes = model.model.config.num_labels if labels is None else int(labels.amax()) + 1
+        # A sample may lack the last classes, and pseudo-labels are none of the model's.
+        classes = max(model.model.config.num_labels, 0 if labels is None else int(labels.amax()) + 1)
         count = self.settings["live"] or min(MOST, classes)
         live = torch.empty(count, *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
