@@ -61,13 +61,14 @@ PUBLIC, FAR, TRAINED, ADAPTIVELY, IMAGEWISE = "public", "far", "trained on", "ad
 NONE, MODEL, PATCH, UNIVERSAL_PGD, TIME = "none", "model", "advencoder-pat", "upgd", "time"
 AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "random_start": False}
 AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
-KNOWN_ROWS = {"gen-af, authors' settings": AUTHORS}  # 20, of a sum over 256 images, is 5120 of a mean over rows
+KNOWN_ROWS = {"gen-af, authors' adversary and loss": AUTHORS}  # 20, of a sum over 256 images, is 5120 of a mean over rows
 PANELS = 3  # of the picture, side by side
 DARK_AND_LIGHT = colormaps["tab20"].colors
 COLORS = [*DARK_AND_LIGHT[::2], *DARK_AND_LIGHT[1::2]]
 INTRODUCTION = """\
-Accuracy in %, the mean over seeds with its 95 % t interval where there are several; that of one seed on 500 images is
-known to 4 points up or down (95 % Wilson interval). A DAE is one perturbation for all images, crafted on the public
+Accuracy in %, the mean over trainings of several seeds with its 95 % t interval, where they differ; the images and the
+attacks' own seed are the same for all. That of one seed on 500 images is known to 4 points up or down (95 % Wilson
+interval). A DAE is one perturbation for all images, crafted on the public
 encoder alone, of 10/255 where nothing else is said; the patch covers 3 % of an image. Adaptive ones are crafted on the
 defended model itself, `upgd` with labels on its own loss. An attack on each image (`pgd-20`, `autoattack`) is a
 stronger enemy than any of these, and what only withstands perturbations for all images does not withstand it. Time is
@@ -416,9 +417,9 @@ SUMMARY: dict[str, Callable[[dict], float | None]] = {
 
 
 def cell(values: Iterable[float | None]) -> str:
-    """Mean over seeds, with its 95 % t interval where there are several."""
+    """Mean over seeds, with its 95 % t interval where there are several, and not all have the same."""
     known = [value for value in values if value is not None]
-    if len(known) < 2:
+    if len({*known}) < 2:
         return f"{known[0]:.1f}" if known else "-"
     reach = student.ppf(0.975, len(known) - 1) * stdev(known) / len(known) ** 0.5
     return f"{mean(known):.1f} ± {reach:.1f}"

@@ -61,7 +61,7 @@ PUBLIC, HARDENED = "public", "hardened"
 PROBE = "as it is"  # beside fine-tunes: the probe and the neighbours of its features
 UNTOLD = ("found", "models", "downstream", "seeds", "fine_tunes")  # of the settings
 INTRODUCTION = """\
-Accuracy in %, the mean over seeds with its 95 % t interval where there are several. Perturbations are crafted on the
+Accuracy in %, the mean over seeds with its 95 % t interval where they differ. Perturbations are crafted on the
 public encoder, or on the hardened one, from images that neither the hardening nor its user has. *drift* is the relative
 squared distance of clean features from the public encoder's. *worst* is the lowest of those that were crafted there,
 patches left out. *probe* is what a user has who leaves the encoder as it is. Of the hardening the time is given, of the
