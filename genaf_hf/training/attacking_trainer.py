@@ -3,29 +3,29 @@
 import copy
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from transformers.trainer_utils import has_length
 
 from genaf_hf.errors import UserError
 from genaf_hf.models.head import head_of
 from genaf_hf.models.partial_forward import input_of
 from genaf_hf.models.pixel_model import PixelModel, at_least_float32, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
-from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED, Adversary
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.checkpoint import read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.training.global_batch import MicroBatch
 from genaf_hf.training.pseudo_labels import PseudoLabels
-from genaf_hf.training.sharing_trainer import SharingTrainer
+from genaf_hf.training.resumable_trainer import ResumableTrainer
+from genaf_hf.training.training_images import has_rows
 from genaf_hf.values.device import sent, trusted
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ CLUSTERED = 1024  # images whose features clusters are found from
 ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
 
 
-class AttackingTrainer(SharingTrainer):
+class AttackingTrainer(ResumableTrainer):
     """The part of `GenAFTrainer` that its defence's adversary takes part in, beside the loss.
 
     Evaluation reports `eval_clean_accuracy` and, unless the defence has no adversary, `eval_robust_accuracy`, the
@@ -45,6 +45,7 @@ class AttackingTrainer(SharingTrainer):
 
     args: GenAFConfig
     data_collator: Callable[[list], dict]
+    _attacked: PixelModel | None = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -63,6 +64,25 @@ class AttackingTrainer(SharingTrainer):
         return self.defence.objective is None or self.defence.objective.reads_labels
 
     # ---- crafting ----
+
+    def pixel_model(self, model: nn.Module) -> PixelModel:
+        """What attacks see of a model, unwrapped, made once for each, in the precision of the training.
+
+        With `torch_compile` its logits are compiled.
+        """
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        device = next(model.parameters()).device
+        if self._attacked is None or self._attacked.model is not model or self._attacked.device != device:
+            autocast = torch.bfloat16 if self.args.bf16 else None
+            self._attacked = PixelModel(model, self.processing_class, autocast=autocast)
+            if self.args.torch_compile:
+                self._attacked.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        return self._attacked
+
+    @property
+    def adversary_seed(self) -> int:
+        """Of what the defence trains on."""
+        return self.args.seed + ADVERSARY_SEED
 
     def begin_adversary(self) -> None:
         """Has the adversary prepare itself on the weights as they are, unless it has done so before."""
@@ -83,7 +103,7 @@ class AttackingTrainer(SharingTrainer):
             UserError: says which size is expected.
         """
         for dataset in (self.train_dataset, self.eval_dataset):
-            if has_length(dataset) and not isinstance(dataset, IterableDataset):
+            if has_rows(dataset):
                 self.defence.adversary.check_size(*self.data_collator([dataset[0]])["pixel_values"].shape[2:])
 
     def _sampled_images(self, count: int) -> tuple[Tensor, Tensor | None]:
@@ -94,7 +114,7 @@ class AttackingTrainer(SharingTrainer):
         Raises:
             UserError: when there are none by number.
         """
-        if not has_length(self.train_dataset) or isinstance(self.train_dataset, IterableDataset):
+        if not has_rows(self.train_dataset):
             raise UserError(
                 f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
                 "length or no rows by number: use one that has them."
@@ -110,6 +130,11 @@ class AttackingTrainer(SharingTrainer):
         if finds:
             self.pseudo_labels.fit(features, self.args.seed)
         return images[:count], self.pseudo_labels(features[:count])
+
+    def drawn_rows(self, dataset: Sized, count: int) -> list[int]:
+        """So many rows of a dataset or all, by the seed of the run, without a draw from the global generator."""
+        generator = torch.Generator().manual_seed(self.args.seed)
+        return torch.randperm(len(dataset), generator=generator)[:count].tolist()
 
     def samples(self, count: int, words: str) -> Iterator[dict]:
         """Batches of training images drawn by the seed, so many of them or all, which are left as they are."""

@@ -2,12 +2,10 @@
 
 import re
 import shutil
-from collections.abc import Mapping, Sized
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import nn
 from torch.utils.data import Subset
 from transformers.trainer_utils import has_length
 
@@ -25,10 +23,7 @@ from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
-from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
-from genaf_hf.training.assessment import Assessment
-from genaf_hf.training.defences import Defence
-from genaf_hf.training.resumable_trainer import ResumableTrainer
+from genaf_hf.training.attacking_trainer import AttackingTrainer
 from genaf_hf.values.provenance import model_source, public_name
 
 HARDENED = "hardened"
@@ -37,11 +32,8 @@ REPORTED = {"eps": TRAINING_EPS, "steps": 3}  # PGD's, where no adversary traine
 HUB_CACHE = re.compile("([^/]+)___([^/]+)/[^/]+/[^/]+/[0-9a-f]{40}/")  # namespace, name, configuration, version, commit
 
 
-class SharingTrainer(ResumableTrainer):
+class SharingTrainer(AttackingTrainer):
     """The part of `GenAFTrainer` that comes after training: report, record, card and push."""
-
-    defence: Defence
-    _attacked: PixelModel | None = None
 
     def robustness_report(self) -> RobustnessReport:
         """Accuracy on `eval_dataset`, clean and under the training adversary at its full eps, and the self-checks.
@@ -86,11 +78,6 @@ class SharingTrainer(ResumableTrainer):
 
         return sorted(threats, key=left)[:MEASURED]
 
-    def drawn_rows(self, dataset: Sized, count: int) -> list[int]:
-        """So many rows of a dataset or all, by the seed of the run, without a draw from the global generator."""
-        generator = torch.Generator().manual_seed(self.args.seed)
-        return torch.randperm(len(dataset), generator=generator)[:count].tolist()
-
     def training_record(self) -> TrainingRecord:
         """How the model was trained, so far as the trainer knows."""
         config = self.model.config
@@ -111,14 +98,8 @@ class SharingTrainer(ResumableTrainer):
             },
             **settings_of_training(self.args),
             history=self.state.log_history,
-            layers=self._assessed_layers(),
             defence=self.defence.record(),
         )
-
-    def _assessed_layers(self) -> dict | None:
-        """What was written down of the layers, if the stage 2 of this model has these."""
-        found = Assessment.load(self.args.output_dir)
-        return asdict(found) if found and found.redundant_layers == self.redundant_layers else None
 
     def create_model_card(
         self,
@@ -138,11 +119,6 @@ class SharingTrainer(ResumableTrainer):
             name = model_name or self.hub_model_id or Path(self.args.output_dir).resolve().name
             self.save_perturbations(self.args.output_dir)
             write_results(self.args.output_dir, report, record or self.training_record(), model_name=name)
-
-    @property
-    def adversary_seed(self) -> int:
-        """Of what the defence trains on."""
-        return self.args.seed + ADVERSARY_SEED
 
     def save_perturbations(self, folder: str | Path) -> None:
         """Writes the universal perturbations that the model was trained on, each in a folder of its own."""
@@ -205,20 +181,6 @@ class SharingTrainer(ResumableTrainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""
-
-    def pixel_model(self, model: nn.Module) -> PixelModel:
-        """What attacks see of a model, unwrapped, made once for each, in the precision of the training.
-
-        With `torch_compile` its logits are compiled.
-        """
-        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        device = next(model.parameters()).device
-        if self._attacked is None or self._attacked.model is not model or self._attacked.device != device:
-            autocast = torch.bfloat16 if self.args.bf16 else None
-            self._attacked = PixelModel(model, self.processing_class, autocast=autocast)
-            if self.args.torch_compile:
-                self._attacked.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
-        return self._attacked
 
 
 def dataset_source(dataset, split: str) -> dict[str, str | None]:

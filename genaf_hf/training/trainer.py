@@ -5,13 +5,12 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
 
@@ -20,9 +19,8 @@ from genaf_hf.models.head import head_of, head_weights
 from genaf_hf.models.partial_forward import inputs_of
 from genaf_hf.models.pixel_model import at_least_float32, evaluating, only_trainable, pixel_statistics
 from genaf_hf.sharing.layout import LAYERS
-from genaf_hf.sharing.record import ADAPT, ADVERSARIAL_FINETUNE, LINEAR_PROBE, STANDARD_FINETUNE
+from genaf_hf.sharing.record import ADAPT, ADVERSARIAL_FINETUNE, LINEAR_PROBE, STANDARD_FINETUNE, TrainingRecord
 from genaf_hf.training.assessment import Assessment
-from genaf_hf.training.attacking_trainer import AttackingTrainer
 from genaf_hf.training.checkpoint import check_length, finished_stage, newest_complete_checkpoint, read_state
 from genaf_hf.training.config import CLEAN_ACCURACY, ROBUST_ACCURACY, GenAFConfig
 from genaf_hf.training.global_batch import (
@@ -44,11 +42,13 @@ from genaf_hf.training.options import (
     check_schedule,
     keep_precision,
 )
+from genaf_hf.training.sharing_trainer import SharingTrainer
 from genaf_hf.training.trained_weights import warn_of_half_precision
 from genaf_hf.training.training_images import (
     check_evaluation_images,
     check_rows,
     check_training_images,
+    has_rows,
     leave_out_batch_of_one,
     warn_of_raw_images,
 )
@@ -60,7 +60,7 @@ STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, LINEAR_PROBE, ADAPT)
 LEAST_EPOCHS, LEAST_STEPS = 3, 1000  # of a stage whose length nobody named
 
 
-class GenAFTrainer(AttackingTrainer):
+class GenAFTrainer(SharingTrainer):
     """Hardens an image classifier made from a public encoder, by the defence that its configuration names.
 
     `train()` is the method: `adversarial_finetune()` and, where the defence has a second stage or one is asked for,
@@ -125,7 +125,7 @@ class GenAFTrainer(AttackingTrainer):
         warn_of_raw_images(self.train_dataset, self.data_collator, pixel_statistics(self.processing_class)[0])
         checkpoint = self._find_checkpoint(resume_from_checkpoint, self.stage_1, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
-        if adapts and (not has_length(self.train_dataset) or isinstance(self.train_dataset, IterableDataset)):
+        if adapts and not has_rows(self.train_dataset):
             raise UserError(
                 "train_dataset has no length or no rows by number, but layers are assessed on a sample of it: use one "
                 "that has them, or set adapt_epochs=0."
@@ -201,6 +201,13 @@ class GenAFTrainer(AttackingTrainer):
             self.redundant_layers = assessment.redundant_layers
         with only_trainable(self.model, self.redundant_layers):
             return self._train_stage(ADAPT, resume_from_checkpoint, **kwargs)
+
+    def training_record(self) -> TrainingRecord:
+        """How the model was trained, with what was written down of the layers if its stage 2 had these."""
+        found, record = Assessment.load(self.args.output_dir), super().training_record()
+        if found is None or found.redundant_layers != self.redundant_layers:
+            return record
+        return replace(record, layers=asdict(found))
 
     # ---- losses ----
 

@@ -42,6 +42,11 @@ def check_training_images(args: TrainingArguments, dataset, *, epochs: float, ma
         raise UserError(f"The training has {epochs} epochs, expected a positive number, or a number of steps.")
 
 
+def has_rows(dataset) -> bool:
+    """Whether a dataset has a length and gives rows by number."""
+    return has_length(dataset) and not isinstance(dataset, IterableDataset)
+
+
 def check_rows(
     args: TrainingArguments,
     name: str,
@@ -67,7 +72,7 @@ def check_rows(
     columns, classes = getattr(dataset, "column_names", None) or [], model.config.num_labels
     if args.remove_unused_columns and columns and "pixel_values" not in columns:
         raise UserError("remove_unused_columns is True, but pixel values are made of such columns: leave it out.")
-    if not has_length(dataset) or isinstance(dataset, IterableDataset):  # whose rows may come only once
+    if not has_rows(dataset):  # which may come only once
         return
     row = dataset[0]
     if collate is default_data_collator:
@@ -117,7 +122,7 @@ def warn_of_raw_images(dataset, collate: Callable[[list], dict], mean: Tensor) -
         collate: makes a batch of rows.
         mean: by which images in [0, 1] are normalised.
     """
-    if not (mean > 0).all() or not has_length(dataset) or isinstance(dataset, IterableDataset):
+    if not (mean > 0).all() or not has_rows(dataset):
         return
     with torch.random.fork_rng(devices=()):  # reading an augmented row draws numbers
         rows = [dataset[i] for i in range(0, len(dataset), math.ceil(len(dataset) / LOOKED_AT))]
