@@ -21,7 +21,6 @@ from genaf_hf.adapter_search import METHODS, AdapterSearchArguments, Genome, evo
 from genaf_hf.adapter_search.content import encoder_content, images_content
 from genaf_hf.adapter_search.fitness import Fitness
 from genaf_hf.adapter_search.laboratory import open_laboratory
-from genaf_hf.adapter_search.picked import STAGE
 from genaf_hf.adapter_search.search import settings_of_search
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, SearchSpace
 from genaf_hf.adapter_search.storage import slot
@@ -32,7 +31,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat
-from genaf_hf.sharing.record import TrainingRecord
+from genaf_hf.sharing.record import OF_ADAPTER, TrainingRecord
 
 pytestmark = [
     pytest.mark.slow(reason="searches, trains and merges"),
@@ -133,7 +132,7 @@ def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(
     assert report.attacks == ["clean", "l4a", "l4a-adaptive", "pgd"]
     assert RobustnessReport.load(folder / "picked" / "report.json") == report
     record, genome = TrainingRecord.load(folder / "picked" / "training.json"), chosen.genome
-    assert record.stages[STAGE]["steps"] == TRAINING["max_steps"]
+    assert record.stages[OF_ADAPTER]["steps"] == TRAINING["max_steps"]
     assert record.hyperparameters["step_size"] == default_step_size(again.eps * genome.eps_share, genome.steps)
     assert record.example.keys() == {"label", "answer", "probability"}
     assert (folder / "picked" / "example.png").exists()

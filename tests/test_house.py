@@ -25,7 +25,7 @@ KNOW_ONLY_TORCH = [
 ]
 
 # From the top down. A module imports what stands on its own floor or below; the doors are for others than us.
-DOORS = ("__init__", "audit", "audit_arguments", "push")
+DOORS = ("__init__", "audit", "audit_arguments")
 FLOORS = (
     *("cli", "adapter_search", "leaderboard", "demo", "pretraining", "pipelines", "training", "sharing"),
     *("evaluation", "attacks", "models", "data", "runs", "hub", "values", "errors"),

@@ -329,7 +329,7 @@ def test_a_run_whose_push_fails_is_finished_and_one_command_goes_on_with_the_pus
     kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     hub.faults.remove(unreliable)
     command = sentence.partition("goes on: genaf-hf push ")[2]
-    resumed = run_as_user(hub, place, "-m", "genaf_hf.push", *shlex.split(command))
+    resumed = run_as_user(hub, place, "-m", "genaf_hf.cli", "push", *shlex.split(command))
     assert resumed.returncode == 0, resumed.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
     repository = hub.repositories["models", "someone/hardened"]
@@ -358,7 +358,7 @@ def test_what_cannot_be_trusted_is_pushed_only_where_that_is_asked_for_and_nothi
         shutil.copytree(encoders["dino"], place / name)
         make_report(checks=checks).save(place / name / "report.json")
     names = ["empty", *DOUBTFUL]
-    said = run_several(hub, place, [["genaf_hf.push", name, f"someone/{name}"] for name in names])
+    said = run_several(hub, place, [["genaf_hf.cli", "push", name, f"someone/{name}"] for name in names])
     assert said[0] == "\nempty holds nothing to publish, expected a folder with a model."
     for (name, (_, reason)), sentence in zip(DOUBTFUL.items(), said[1:], strict=True):
         kept = f"{reason}; everything is kept in {name}, and this command pushes it all the same: "
@@ -369,7 +369,7 @@ def test_what_cannot_be_trusted_is_pushed_only_where_that_is_asked_for_and_nothi
         run_several(
             hub,
             place,
-            [["genaf_hf.push", *shlex.split(sentence.rpartition("genaf-hf push ")[2])] for sentence in said[1:]],
+            [["genaf_hf.cli", "push", *shlex.split(sentence.rpartition("genaf-hf push ")[2])] for sentence in said[1:]],
         )
         == [""] * 2
     )

@@ -45,8 +45,8 @@ def test_what_is_pushed_to_the_real_hub_is_what_a_stranger_loads(processes, vit,
         assert os.environ[TOKEN] not in done.stdout + done.stderr
 
     try:
-        run("-m", "genaf_hf.push", "model", repo_id, "--private")
-        run("-m", "genaf_hf.push", "model", repo_id, "--private")
+        run("-m", "genaf_hf.cli", "push", "model", repo_id, "--private")
+        run("-m", "genaf_hf.cli", "push", "model", repo_id, "--private")
         run("-c", STRANGER, repo_id, "model")
     finally:
         run("-c", DELETE, repo_id)

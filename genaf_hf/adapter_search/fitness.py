@@ -22,6 +22,7 @@ from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.runs.journal import write_whole
 from genaf_hf.training.config import GenAFConfig
 
 HISTORY = "history.json"
@@ -104,8 +105,8 @@ class Fitness:
         if folder is not None:
             save_adapter(model, genome, folder)
             history = json.dumps(trainer.state.log_history, indent=2) + "\n"
-            (Path(folder) / HISTORY).write_text(history, encoding="utf-8", newline="\n")
-        return Score(*rates, count_trainable(model), time.perf_counter() - start)
+            write_whole(Path(folder) / HISTORY, history)
+        return Score(*rates, model.get_nb_trainable_parameters()[0], time.perf_counter() - start)
 
     def adapted(self, genome: Genome, parents: Mapping[str | Path, float] | None = None) -> PeftModel:
         """The encoder with a genome's adapter, untrained; it shares the encoder's weights."""
@@ -131,7 +132,7 @@ class Fitness:
 
     def parameters(self, genome: Genome) -> int:
         """How many parameters a genome trains."""
-        return count_trainable(self.adapted(genome))
+        return self.adapted(genome).get_nb_trainable_parameters()[0]
 
     def measure(self, model: PeftModel) -> tuple[Rate, Rate]:
         """Clean and robust accuracy on the validation images."""
@@ -147,12 +148,8 @@ class Fitness:
         return tuple(Rate(sum(each.right), len(each.right)) for each in (clean, attacked))
 
 
-def count_trainable(model: PeftModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def save_adapter(model: PeftModel, genome: Genome, folder: str | Path) -> None:
     """Writes an adapter as PEFT does, with the genome beside it, in a folder of their own."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(str(folder), save_embedding_layers=False)
-    (Path(folder) / "genome.json").write_text(genome.to_json(), encoding="utf-8", newline="\n")
+    write_whole(Path(folder) / "genome.json", genome.to_json())

@@ -43,7 +43,7 @@ def write_encoder_results(
         features: code that reads them of the outputs; None where it is not so simple.
     """
     folder = Path(folder)
-    (folder / DRIFT).write_text(json.dumps([asdict(each) for each in drifts], indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / DRIFT, json.dumps([asdict(each) for each in drifts], indent=2) + "\n")
     draw_drift(drifts, folder / DRIFT_DRAWN)
     for place, report in reports.items():
         if place == REPORT:

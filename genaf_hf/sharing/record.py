@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from genaf_hf.errors import UserError
+from genaf_hf.runs.journal import write_whole
 from genaf_hf.runs.run import HARMLESS
 from genaf_hf.values.markup import markdown
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
@@ -65,7 +66,7 @@ class TrainingRecord:
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8", newline="\n")
+        write_whole(Path(path), json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainingRecord":

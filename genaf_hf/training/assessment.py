@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genaf_hf.attacks.pgd import pgd
 from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.runs.journal import write_whole
 from genaf_hf.sharing.layout import LAYERS
 from genaf_hf.sharing.record import TRAINING_EPS
 from genaf_hf.training.layers import layer_robustness, most_redundant
@@ -71,7 +72,7 @@ class Assessment:
 
     def save(self, folder: str | Path) -> None:
         """Writes it into the folder of a run."""
-        (Path(folder) / LAYERS).write_text(json.dumps(asdict(self), indent=2))
+        write_whole(Path(folder) / LAYERS, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Assessment | None":
