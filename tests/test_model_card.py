@@ -235,6 +235,49 @@ def test_what_is_not_known_of_the_training_is_not_claimed():
     assert "## How it was trained" not in audited
 
 
+NOT_WITHSTOOD = "**Perturbations for one image alone, such as PGD's, are not what it was trained on"
+
+
+def test_known_enemies_are_told_from_others_and_what_a_defence_is_not_for_stands_first():
+    bank = DEFENCES["universal"].configure(bank=["l4a"]).record()
+    text = text_of(record=make_record(defence=bank))
+    assert NOT_WITHSTOOD in text.split("## Threat model")[0]
+    assert "All that was crafted on the public encoder (l4a) is of kinds that it was trained on." in text
+    assert text.count(", of a kind that the model was trained on") == 2  # as it is, and adaptive
+    other = text_of(record=make_record(defence={**bank, "settings": {**bank["settings"], "bank": ["ssp"]}}))
+    assert ", of a kind that the model was trained on" not in other
+    assert "of kinds that it was trained on" not in other
+    report = make_report()
+    report = replace(report, measurements=[*report.measurements, *others(report)])
+    several = model_card(report, make_record(defence=bank), model_name="tiny").text
+    assert "l4a are of kinds that it was trained on; the worst of the others (std, linf, eps 10/255) leaves 60.0%" in (
+        several
+    )
+    gen_af = text_of(record=make_record())
+    assert NOT_WITHSTOOD not in gen_af
+    assert gen_af.count(", of a kind that the model was trained on") == 1  # pgd
+    assert NOT_WITHSTOOD not in text_of()
+
+
+def others(report):
+    """An attack that is weaker than another, for each model."""
+    return [
+        replace(each, attack=name, settings={**each.settings, "attack": name}, correct=correct)
+        for each in report.measurements
+        if each.attack == "l4a"
+        for name, correct in (("std", 6), ("uap", 9))
+    ]
+
+
+def test_a_classifier_from_a_hardened_encoder_says_so():
+    base = {**make_record().base_model, "hardened": True}
+    plain = make_record(base_model=base, history=[{"stage": "standard_finetune", "step": 3, "epoch": 1.0}])
+    text = text_of(record=plain)
+    assert "without any defence, from an encoder that was hardened before." in text
+    assert "license: mit. It was hardened before, as its card says." in text
+    assert card_of(record=plain).data.tags == card_of(record=make_record()).data.tags
+
+
 def test_a_model_of_the_adapter_search_is_told_for_what_it_is():
     history = [{"stage": "adversarial_finetune_of_adapter", "step": 3, "epoch": 1.0}]
     child = text_of(record=make_record(history=history, hyperparameters={"method": "lora", "parents": [3, 1]}))

@@ -289,9 +289,13 @@ def test_the_bank_is_crafted_once_on_the_public_encoder(tmp_path, caplog):
 
 
 def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tmp_path):
-    settings = {**QUICK, "defence_settings": {**BANK, "live": 5, "patch_share": 0.5}}
+    settings = {**QUICK, "defence_settings": {**BANK, "live": 5, "patch_share": 0.5}, "save_strategy": "epoch"}
     trainer = tiny_trainer(tmp_path, eps=0.5, **settings)
     trainer.train()
+    trainer.save_model()
+    beside = [f"live-{i}" for i in range(1, 6)] + ["l4a", "live-patch"]
+    assert sorted(path.name for path in (tmp_path / "training_perturbations").iterdir()) == sorted(beside)
+    assert not list(tmp_path.rglob("checkpoint-*/training_perturbations"))
     trainer.create_model_card()
     state = state_of(trainer)
     for name, delta, eps in (
@@ -310,8 +314,11 @@ def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tm
     )
     assert "shafahi2020universal" in card
     report = json.loads((tmp_path / "report.json").read_text())
-    attacked = report["measurements"][1:]
+    *attacked, on_images = report["measurements"][1:]
+    assert (on_images["attack"], on_images["knowledge"], on_images["settings"]["eps"]) == ("pgd", "model", 4 / 255)
     assert {each["knowledge"] for each in attacked} == {"perturbation at hand"}
+    assert card.count("of a kind that the model was trained on") == len(attacked)
+    assert "such as PGD's, are not what it was trained on, and it does not withstand them" in card
     models = {"hardened": trainer.pixel_model(trainer.model)}
     every = evaluate_robustness(models, trainer.eval_dataset, trainer.defence.perturbations())
     left = {f"{each.attack}-at-hand": each.correct for each in every.measurements[1:]}

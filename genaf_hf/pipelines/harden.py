@@ -31,7 +31,7 @@ from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import RECORD, SAMPLES
 from genaf_hf.sharing.publishing import open_result, push_result
-from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, balance_table
+from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, balance_table, is_hardened
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
@@ -132,10 +132,12 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
                 example=leave_example(models[HARDENED], case.data["test"], run.folder),
                 command=run.command("harden", {**of_family, **repeated(case, record)}),
             )
+            if hardened_before:
+                record = replace(record, base_model={**record.base_model, "hardened": True})
             TrainingRecord(record.base_model, case.record_of_images).save(run.folder / UNDEFENDED / RECORD)
             write_results(run.folder, report, record, model_name=model_name)
             track_results(report, record, config)
-            if hardened_before:
+            if hardened_before and is_hardened(record):
                 tell_of_gain(report, arguments.model_name_or_path, config.defence)
     push_result(run.folder, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()

@@ -16,8 +16,8 @@ from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
 from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
-from genaf_hf.sharing.record import TrainingRecord, balance_table, is_hardened
-from genaf_hf.sharing.verdict import doubts, verdict
+from genaf_hf.sharing.record import TrainingRecord, balance_table, is_hardened, trained_on
+from genaf_hf.sharing.verdict import doubts, kind_of, of_other_kinds, verdict
 from genaf_hf.values.markup import one_line, plain
 from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 
@@ -74,7 +74,7 @@ def metadata(
         license=known_license(base.get("license")),
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=list(TAGS if is_hardened(record) else TAGS[1:]),
+        tags=list(TAGS if is_hardened(record) or base.get("hardened") else TAGS[1:]),
         model_name=model_name,
         eval_results=eval_results(report, report.subject, report_path=report_path),
     )
@@ -105,6 +105,8 @@ def render(
         subject=subject,
         doubts=doubts(report),
         verdict=verdict(report),
+        trained_on=trained_on(record),
+        of_other_kinds=of_other_kinds(report, trained_on(record)),
         attacked=[each for each in found if each.attack != CLEAN],
         kinds=KINDS,
         crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
@@ -144,6 +146,7 @@ def template_environment() -> Environment:
         "dataset_name": dataset_name,
         "doubts": doubts,
         "verdict": verdict,
+        "kind_of": kind_of,
         "table": partial(RobustnessReport.table, text=plain),
         "python": python,
         "shell": shell,

@@ -26,8 +26,8 @@ class TrainingRecord:
     """What a training run was given and what it logged.
 
     Attributes:
-        base_model: `name` and `revision` of the public encoder, and the `license` that its card names. What has a
-            revision is on the Hub.
+        base_model: `name` and `revision` of the public encoder, and the `license` that its card names; `hardened` where
+            that says that it was hardened before. What has a revision is on the Hub.
         data: `name`, `config` and `revision` of the images, `splits` (images by split), `class_names`, and where they
             were counted, `class_counts` (by split, the images of each class id); where they were hashed, what
             `genaf_hf.pipelines.trained_images` reads.
@@ -37,8 +37,8 @@ class TrainingRecord:
         layers: what `layer_robustness.json` holds; None where no layers were assessed.
         example: the `label` of the image beside the model, and the model's `answer` with its `probability`.
         defence: `name`, `title`, `citation` and `settings` of what it was trained by, which of the logged terms are
-            `losses` and `penalties`, and the names of the `perturbations` that lie beside the model; None where the
-            record tells of no training.
+            `losses` and `penalties`, and what it was trained on: names of `attacks` on single images, and of the
+            `perturbations` that lie beside the model; None where the record tells of no training.
         command: that does the run again.
     """
 
@@ -79,6 +79,12 @@ class TrainingRecord:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (RecursionError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a training record that genaf_hf can read: {error}.") from error
+
+
+def trained_on(record: TrainingRecord | None) -> set[str]:
+    """Names of the attacks that a model was trained on, and of the perturbations that lie beside it."""
+    told = record.defence if record and record.defence else {"attacks": (), "settings": {}, "perturbations": ()}
+    return {*told["attacks"], *told["settings"].get("bank", ()), *told["perturbations"]}
 
 
 def is_hardened(record: TrainingRecord | None) -> bool:

@@ -1,9 +1,10 @@
 """What a report comes to, in sentences that cards, logs and command lines share."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from genaf_hf.evaluation.measurement import CLEAN, KINDS, Measurement, WorstCase, reach
-from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.measurement import CLEAN, KINDS, PUBLIC_ENCODER, Measurement, WorstCase, reach
+from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
+from genaf_hf.evaluation.threats import AT_HAND
 from genaf_hf.values.markup import plain
 
 FEW_IMAGES = 100  # of which an accuracy of one half has an interval of 20 points
@@ -55,6 +56,38 @@ def verdict(report: RobustnessReport, alone: str | None = None) -> str:
     found = f"{', '.join(first)}, and {last}" if first else last
     level = report.chance_of(subject)
     return f"This model is right about {found}{'' if level is None else f'; guessing is right about {level:.1%}'}."
+
+
+def of_other_kinds(report: RobustnessReport, trained_on: Collection[str]) -> str | None:
+    """One sentence: from the public encoder, which attacks the subject was trained on, and what the worst other leaves.
+
+    Args:
+        report: what was measured.
+        trained_on: names of attacks.
+
+    Returns:
+        None where it was trained on none of those that were measured.
+    """
+    found = [each for each in report.of(report.subject) if each.knowledge == PUBLIC_ENCODER]
+    known = [each for each in found if kind_of(each) in trained_on]
+    if not known:
+        return None
+    names = ", ".join(plain(each.attack) for each in known)
+    if len(known) == len(found):
+        return f"All that was crafted on the public encoder ({names}) is of kinds that it was trained on."
+    worst = min((each for each in found if each not in known), key=lambda each: each.accuracy.value)
+    low, high = worst.accuracy.interval
+    return (
+        f"Of what was crafted on the public encoder {names} are of kinds that it was trained on; the worst of the "
+        f"others ({strength(worst)}) leaves {kept(report, worst)} [{low:.1%}, {high:.1%}]."
+    )
+
+
+def kind_of(measurement: Measurement) -> str:
+    """The attack that a measurement is of, or of a perturbation at hand the name that it has where it lies."""
+    if measurement.attack.endswith(AT_HAND):
+        return measurement.attack.removesuffix(AT_HAND)
+    return measurement.settings.get("attack", measurement.attack).removesuffix(ADAPTIVE)
 
 
 def part_of_verdict(

@@ -82,6 +82,9 @@ class ResumableTrainer(Trainer):
         """What checkpoints hold in the Trainer's state, by names that no callback has, as JSON gives it back."""
         return {}
 
+    def save_results(self, folder: str | Path) -> None:
+        """Saves what belongs beside a trained model that is saved, and not beside a checkpoint."""
+
     def advice(self) -> str:
         """What is to be done when a training diverges, in a sentence."""
         checkpoint = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
@@ -98,6 +101,12 @@ class ResumableTrainer(Trainer):
         """Begins the sums of the log anew."""
         self._log_sums.clear()
         self._log_count = 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model as the Trainer does and, where that is no checkpoint, what belongs beside it."""
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call and self.is_world_process_zero():
+            self.save_results(output_dir or self.args.output_dir)
 
     def save_here(self, folder: str) -> None:
         """Saves the model on this machine alone, where `save_model` pushes it too if the arguments say so."""

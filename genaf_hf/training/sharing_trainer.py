@@ -28,7 +28,7 @@ from genaf_hf.values.provenance import model_source, public_name
 
 HARDENED = "hardened"
 MEASURED, TRIED = 4, 256  # perturbations of a report, and images by which the worst are told
-REPORTED = {"eps": TRAINING_EPS, "steps": 3}  # PGD's, where no adversary trained
+REPORTED = {"eps": TRAINING_EPS, "steps": 20}  # PGD's, where it was trained on no attack on single images
 HUB_CACHE = re.compile("([^/]+)___([^/]+)/[^/]+/[^/]+/[0-9a-f]{40}/")  # namespace, name, configuration, version, commit
 
 
@@ -39,7 +39,8 @@ class SharingTrainer(AttackingTrainer):
         """Accuracy on `eval_dataset`, clean and under the training adversary at its full eps, and the self-checks.
 
         Universal perturbations that the model was trained on attack as they lie beside it, at hand for everybody: of
-        many of them the worst, see `worst_at_hand`. A defence without an adversary is measured under PGD at 4/255.
+        many of them the worst, see `worst_at_hand`. Where it was trained on no attack on single images, it is measured
+        under PGD at 4/255.
 
         Raises:
             UserError: when there is no `eval_dataset`.
@@ -48,11 +49,12 @@ class SharingTrainer(AttackingTrainer):
             raise UserError("There is no eval_dataset to measure robustness on: give the trainer one, or a report.")
         models = {HARDENED: self.pixel_model(self.model)}
         with evaluating(models[HARDENED]):
-            threats = self.worst_at_hand(models) + threats_from(self.defence.attacks(), models)
+            on_images = self.defence.attacks() or {"pgd": ATTACKS["pgd"].configure(**REPORTED)}
+            threats = self.worst_at_hand(models) + threats_from(on_images, models)
             return evaluate_threats(
                 models,
                 self.eval_dataset,
-                threats or threats_from({"pgd": ATTACKS["pgd"].configure(**REPORTED)}, models),
+                threats,
                 batch_size=self.args.per_device_eval_batch_size,
                 seed=self.args.seed,
                 dataset_info=dataset_source(self.eval_dataset, "validation"),
@@ -119,6 +121,9 @@ class SharingTrainer(AttackingTrainer):
             name = model_name or self.hub_model_id or Path(self.args.output_dir).resolve().name
             self.save_perturbations(self.args.output_dir)
             write_results(self.args.output_dir, report, record or self.training_record(), model_name=name)
+
+    def save_results(self, folder: str | Path) -> None:
+        self.save_perturbations(folder)
 
     def save_perturbations(self, folder: str | Path) -> None:
         """Writes the universal perturbations that the model was trained on, each in a folder of its own."""

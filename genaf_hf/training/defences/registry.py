@@ -53,6 +53,7 @@ class Defence:
             "settings": {name: "inf" if value == math.inf else value for name, value in self.settings.items()},
             "losses": list(self.objective.losses if self.objective else ()),
             "penalties": list(self.objective.penalties if self.objective else ()),
+            "attacks": list(self.attacks()),
             "perturbations": list(self.perturbations()),
         }
 
