@@ -12,7 +12,7 @@ from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.soundness import expected_instead, kind_and_line, on_meta
 from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 from genaf_hf.pretraining.augmentation import Augmentation
-from genaf_hf.pretraining.methods import METHODS, Settings
+from genaf_hf.pretraining.methods import METHODS, Method, Settings
 from genaf_hf.pretraining.methods.registry import MODEL_TYPES
 from genaf_hf.training.options import CheckedArguments
 from genaf_hf.values.numbers import check_kind, check_share, is_whole
@@ -26,6 +26,7 @@ NOT_OF_THE_MODEL = (  # but flags of their own, or of the images and the task, w
     *("model_type", "image_size", "num_channels", "problem_type", "id2label", "label2id", "dtype"),
     *("return_dict", "output_attentions", "output_hidden_states", "is_encoder_decoder", "architectures"),
 )
+LOCAL_VIEWS = 8  # of DINO's paper, beside the two global ones
 JITTER = ("brightness", "contrast", "saturation", "hue")
 EXAMPLE = '{"hidden_size": 384, "num_attention_heads": 6}'
 
@@ -61,14 +62,16 @@ class PretrainingArguments(DatasetArguments):
         metadata={"help": f"Smallest and largest share of an image that a (global) view shows, default {CROP_SCALE}."},
     )
     flip: bool = field(default=True, metadata={"help": "Mirror every second view; off for digits and letters."})
-    color: float = field(
-        default=1.0,
+    color: float | None = field(
+        default=None,
         metadata={
-            "help": "Strength of dino's and simclr's color jitter, 1 is the paper's; 0 also leaves out gray views."
+            "help": "Strength of dino's and simclr's color jitter, default the paper's, 1; 0 leaves out gray views, too."
         },
     )
     blur: bool = field(default=True, metadata={"help": "Blur some views of dino and simclr."})
-    local_views: int = field(default=8, metadata={"help": "Small views of dino, beside the two global ones."})
+    local_views: int | None = field(
+        default=None, metadata={"help": "Small views of dino, beside the two global ones, default 8."}
+    )
     local_size: int | None = field(
         default=None, metadata={"help": "Height and width of those, default 96/224 of image_size, in whole patches."}
     )
@@ -185,15 +188,16 @@ def views(arguments: PretrainingArguments, config: PreTrainedConfig) -> list[Aug
     """The views of the method's paper, as far as the flags leave them.
 
     Raises:
-        UserError: for shares, strengths or sizes out of range.
+        UserError: for shares, strengths or sizes out of range, or of views that the method has not.
     """
     method = METHODS[arguments.method]
+    refuse_unread(method, arguments)
     scale = tuple(arguments.crop_scale or method.views[0].scale)
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise UserError(f"crop_scale is {list(scale)}, expected two shares in (0, 1], the smaller one first.")
-    if not 0 <= arguments.color < math.inf:
+    if not 0 <= (arguments.color or 0) < math.inf:
         raise UserError(f"color is {arguments.color}, expected 0 or more.")
-    if arguments.local_views < 0:
+    if (arguments.local_views or 0) < 0:
         raise UserError(f"local_views is {arguments.local_views}, expected 0 or more.")
     found = [asked_for(arguments, view, arguments.image_size, scale) for view in method.views]
     if (local := method.local_view) is None:
@@ -202,13 +206,22 @@ def views(arguments: PretrainingArguments, config: PreTrainedConfig) -> list[Aug
     size = arguments.local_size or max(1, round(share * arguments.image_size / patch)) * patch
     check_divisible("local_size", size, config)
     small = asked_for(arguments, local, size, (min(local.scale[0], scale[0]), scale[0]))
-    return [*found, *[small] * arguments.local_views]
+    return [*found, *[small] * (LOCAL_VIEWS if arguments.local_views is None else arguments.local_views)]
+
+
+def refuse_unread(method: Method, arguments: PretrainingArguments) -> None:
+    """Refuses flags of views that the method does not have; the `UserError` names the flag and the method."""
+    jitters = any(getattr(view, name) for view in method.views for name in JITTER)
+    for name, read in {"color": jitters, "local_views": method.local_view, "local_size": method.local_view}.items():
+        if (value := getattr(arguments, name)) and not read:
+            raise UserError(f"{name} is {value}, but {method.name} has no such views: leave it out.")
 
 
 def asked_for(arguments: PretrainingArguments, view: Augmentation, size: int, scale: tuple) -> Augmentation:
     """A paper's view in a size, of a share of the image, as far as the flags leave flips, colors and blur."""
-    colors = {name: arguments.color * getattr(view, name) for name in JITTER}
-    if not arguments.color:
+    strength = 1.0 if arguments.color is None else arguments.color
+    colors = {name: strength * getattr(view, name) for name in JITTER}
+    if not strength:
         colors |= {"grayscale": 0.0, "solarize": 0.0}
     blur = view.blur if arguments.blur else 0.0
     return replace(view, size=size, scale=scale, flip=arguments.flip, **colors, blur=blur)
