@@ -48,13 +48,12 @@ from genaf_hf.models.position_embeddings import as_pair, built_size, encoder_par
 from genaf_hf.models.soundness import (
     check_answers,
     check_finite_weights,
-    check_fits_weights,
     check_place,
     check_settings,
     kind_and_line,
     on_meta,
 )
-from genaf_hf.models.weights import read_weights
+from genaf_hf.models.weights import check_fits_weights, read_weights
 from genaf_hf.values.names import nearest
 from genaf_hf.values.provenance import commit_of, set_commit
 
