@@ -1,5 +1,7 @@
 """Which part of a model is its classification head."""
 
+from types import SimpleNamespace
+
 import pytest
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -32,7 +34,7 @@ def timm_wrapped(head: nn.Module) -> nn.Module:
     inner = nn.Module()
     inner.head, inner.get_classifier = head, lambda: head
     outer = nn.Module()
-    outer.timm_model = inner
+    outer.timm_model, outer.config = inner, SimpleNamespace(model_type="timm_wrapper")
     return outer
 
 

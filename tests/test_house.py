@@ -19,6 +19,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 OF_TRANSFORMERS = {"transformers", "accelerate", "datasets", "peft"}
 KNOW_ONLY_TORCH = [
     *(f"genaf_hf.models.{name}" for name in ("blocks", "head", "partial_forward", "pixel_model")),
+    *(f"genaf_hf.models.families.{path.stem}" for path in sorted((ROOT / "models" / "families").glob("[!_]*.py"))),
     *("genaf_hf.training.genetic_regularization", "genaf_hf.training.layers"),
     *("genaf_hf.pretraining.losses", "genaf_hf.pretraining.augmentation"),
     *("genaf_hf.attacks", *(f"genaf_hf.attacks.{path.stem}" for path in sorted((ROOT / "attacks").glob("[!_]*.py")))),

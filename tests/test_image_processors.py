@@ -26,7 +26,8 @@ from transformers import (
 
 from genaf_hf import PixelModel, load_encoder, with_pixel_values
 from genaf_hf.errors import UserError
-from genaf_hf.models.image_processors import at_image_size, in_rgb, load_image_processor, timm_settings
+from genaf_hf.models.families.timm import processor_settings
+from genaf_hf.models.image_processors import at_image_size, in_rgb, load_image_processor
 from genaf_hf.models.pixel_model import image_sizes
 
 ONE_LEVEL = 0.02  # of 255, which torchvision rounds otherwise where it is installed
@@ -68,7 +69,7 @@ def test_images_for_an_encoder_of_timm_are_made_as_timm_makes_them(crop_mode, cr
     pretrained_cfg = {"input_size": [3, side, side], "crop_pct": crop_pct, "crop_mode": crop_mode, "mean": MEAN}
     pretrained_cfg |= {"std": STD, "interpolation": "bicubic"}
     transform = data.create_transform(**data.resolve_data_config(pretrained_cfg), is_training=False)
-    processor = ViTImageProcessorPil(**timm_settings(pretrained_cfg))
+    processor = ViTImageProcessorPil(**processor_settings(pretrained_cfg))
     for image in (picture(60, 40), picture(40, 60), picture(9, 6)):
         found = processor(image, return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(found, transform(image), rtol=0, atol=1e-5)
@@ -77,7 +78,7 @@ def test_images_for_an_encoder_of_timm_are_made_as_timm_makes_them(crop_mode, cr
 def test_images_that_timm_would_pad_are_refused():
     pytest.importorskip("timm.data", reason="timm is not installed")
     with pytest.raises(ValueError, match=r'^its crop_mode is "border" for images of 8 x 8 pixels, expected squash, or'):
-        timm_settings({"input_size": [3, 8, 8], "crop_mode": "border"})
+        processor_settings({"input_size": [3, 8, 8], "crop_mode": "border"})
 
 
 def test_siglip2s_patches_are_those_of_the_square_that_takes_their_place(tmp_path):

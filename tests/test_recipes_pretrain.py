@@ -20,7 +20,6 @@ from genaf_hf.cli.harden import FAMILIES, OTHERS, TYPES, family_of
 from genaf_hf.cli.pretrain import default_config
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.errors import UserError
-from genaf_hf.models.solo_learn import METHODS as SOLO_LEARN
 from genaf_hf.pipelines.harden import SET_BY_FAMILY, HardeningArguments
 from genaf_hf.pretraining.arguments import (
     PretrainingArguments,
@@ -34,6 +33,7 @@ from genaf_hf.pretraining.digits_encoder import DIGITS_ENCODERS
 from genaf_hf.pretraining.encoder import LEAVES
 from genaf_hf.pretraining.methods import METHODS, Settings, register_method
 from genaf_hf.pretraining.pretrain import pretrain
+from genaf_hf.pretraining.solo_learn import METHODS as SOLO_LEARN
 from genaf_hf.pretraining.view_trainer import ViewTrainer
 
 pytestmark = pytest.mark.slow(reason="pre-trains")

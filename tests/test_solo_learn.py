@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 from genaf_hf import PixelModel, load_encoder
 from genaf_hf.errors import UserError
 from genaf_hf.models.encoder_classifier import EncoderForImageClassification
-from genaf_hf.models.solo_learn import METHODS, convert_solo_learn, known_method
+from genaf_hf.pretraining.solo_learn import METHODS, convert_solo_learn, known_method
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "convert_solo.py"
 

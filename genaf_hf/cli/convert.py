@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from genaf_hf.cli.command_line import FlagParser, parse_arguments
-from genaf_hf.models.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
+from genaf_hf.pretraining.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
 
 
 @dataclass

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.models.families import family_of
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.position_embeddings import with_image_size
@@ -16,7 +17,6 @@ from genaf_hf.models.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
-FLEXIBLE = "siglip2"  # whose weights a classifier holds in another layout
 TOWER = "vision_model."  # before names in a model of images and text
 
 
@@ -32,7 +32,7 @@ def load_bare_encoder(
 
     A pooling layer that the checkpoint has no weights for is left out, unless the features go through it; and so is the
     head of a classifier, which is logged.
-    Of SigLIP 2 it is the vision tower at one resolution.
+    Of SigLIP 2 of flexible resolution it is the vision tower at one.
 
     Args:
         classifier: what `load_encoder` gave.
@@ -46,7 +46,7 @@ def load_bare_encoder(
     """
     hub: dict[str, Any] = {"revision": revision, "token": token}
     config, _ = load_configuration(model_name_or_path, **hub)
-    if config.model_type == FLEXIBLE:
+    if family_of(config).square_weights is not None:
         return copy.deepcopy(classifier.vision_model)
     options = {"config": config, "dtype": torch.float32, **hub}
     bare, loading = read_weights(AutoModel, model_name_or_path, **options)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from genaf_hf.models.head import head_name, in_head, name_of, timm_part
+from genaf_hf.models.head import head_name, in_head
 
 
 def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -26,11 +26,6 @@ def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
         if not any(other.startswith(f"{name}.") for other in lists)
         for index, block in enumerate(blocks)
     }
-
-
-def stem_and_blocks(model: nn.Module) -> list[str]:
-    """Names of the stem and of the blocks of a classifier around a model of timm, whose first part is the stem."""
-    return [name_of(next(timm_part(model).children()), model), *encoder_blocks(model)]
 
 
 def is_block_list(module: nn.Module) -> bool:

@@ -4,29 +4,16 @@ import logging
 from collections.abc import Iterator, Sequence
 
 import torch
-from transformers import (
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    MODEL_MAPPING,
-    CLIPConfig,
-    PreTrainedConfig,
-    SiglipConfig,
-    SiglipVisionConfig,
-    TimmWrapperConfig,
-    ViTConfig,
-)
+from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING, PreTrainedConfig
 
 from genaf_hf.errors import UserError
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
+from genaf_hf.models.families import encoder_part, family_of
 from genaf_hf.models.head import find_head
-from genaf_hf.models.position_embeddings import encoder_part
 from genaf_hf.models.soundness import on_meta
 
 logger = logging.getLogger(__name__)
 
-POOLING = {  # of the native classes; the others read what the encoder's pooler gives
-    **dict.fromkeys(("vit", "deit", "vit_msn"), "cls"),
-    **dict.fromkeys(("ijepa", "clip", "siglip"), "mean"),
-}
 LABELS = ("id2label", "label2id", "label_names", "num_classes")  # the latter two in timm
 ANSWER = {  # how a model answers, not what it is
     "return_dict": True,
@@ -47,7 +34,6 @@ LEFT_BEHIND = (  # by what is read, and by what is saved and then read by others
     *("compression_config", "quantization_config"),  # an empty one, for the others are refused
 )
 TIMM_DROPOUT = "drop_rate"  # of its heads
-TOWERS = {"clip_vision_model": CLIPConfig, "siglip_vision_model": SiglipConfig}  # published alone
 
 
 def classifier_config(
@@ -69,14 +55,15 @@ def classifier_config(
         return ours({**config.to_dict(), **label_maps}, pooling or config.pooling, head or config.head)
     if hasattr(config, "use_mean_pooling") and pooling in ("cls", "mean"):
         config.use_mean_pooling, pooling = pooling == "mean", None
-    if head in (None, "linear") and pooling in (None, POOLING.get(config.model_type)) and has_native_classifier(config):
+    native_pooling = family_of(config).pooling
+    if head in (None, "linear") and pooling in (None, native_pooling) and has_native_classifier(config):
         config.num_labels = len(labels)  # which Pvt holds beside the names
         config.id2label, config.label2id = label_maps["id2label"], label_maps["label2id"]
         return config
     encoder_config = encoder_part(config)
     check_takes_images(encoder_config)
     settings = {"encoder_config": encoder_config, **label_maps}
-    return ours(settings, pooling or POOLING.get(config.model_type, "pooler"), head or "linear")
+    return ours(settings, pooling or native_pooling or "pooler", head or "linear")
 
 
 def ours(settings: dict, pooling: str, head: str) -> EncoderClassifierConfig:
@@ -147,15 +134,15 @@ def parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 def of_its_classifier(source: PreTrainedConfig) -> PreTrainedConfig:
     """A copy of a configuration, or for an encoder whose weights another family's classifier holds, one of that."""
-    if source.model_type == "vit_mae":
-        return ViTConfig(**shared_settings(source, ViTConfig()))
-    if source.model_type == "timm_wrapper":  # without its way to make images, which the processor beside it tells
-        return TimmWrapperConfig(**shared_settings(source, TimmWrapperConfig()))
-    if source.model_type == "siglip2":
-        return SiglipConfig(vision_config=shared_settings(source.vision_config, SiglipVisionConfig()))
-    if source.model_type in TOWERS:
-        return TOWERS[source.model_type](vision_config=source.to_dict())
-    return type(source).from_dict(source.to_dict())
+    classifier = family_of(source).classifier
+    if classifier is None:
+        return type(source).from_dict(source.to_dict())
+    kind = CONFIG_MAPPING[classifier]
+    if "vision_config" not in kind.sub_configs:
+        return kind(**shared_settings(source, kind()))
+    if "vision_config" in source.sub_configs:
+        return kind(vision_config=shared_settings(source.vision_config, kind().vision_config))
+    return kind(vision_config=source.to_dict())  # of a tower that is published alone
 
 
 def shared_settings(source: PreTrainedConfig, target: PreTrainedConfig) -> dict:

@@ -1,24 +1,18 @@
 """The classification head of a model; everything else of it is the encoder."""
 
-from typing import Any
-
 from torch import nn
 
 from genaf_hf.errors import UserError
+from genaf_hf.models.families import family_in
 
 HEAD = "classifier"  # as transformers names it
-
-
-def timm_part(model: nn.Module) -> Any:
-    """The model of timm inside of a wrapper of `transformers`; None where there is none."""
-    return next((module.timm_model for module in model.modules() if hasattr(module, "timm_model")), None)
 
 
 def find_head(model: nn.Module) -> nn.Module | None:
     """The head of a classifier, also of one wrapped by PEFT; None where it has another name or is a list."""
     head = getattr(model, HEAD, None)
-    if head is None and (inner := timm_part(model)) is not None:
-        head = inner.get_classifier()
+    if head is None:
+        head = family_in(model).head(model)
     return head if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList) else None
 
 

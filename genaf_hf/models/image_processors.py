@@ -9,13 +9,13 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image as PILImage
-from PIL.Image import Resampling
 from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, is_torchvision_available
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.models.families import timm
 from genaf_hf.models.pixel_model import image_sizes, maps_to_unit_range, pixel_statistics
 from genaf_hf.models.soundness import values
 
@@ -52,7 +52,7 @@ def load_image_processor(model_name_or_path: str, config: PreTrainedConfig, **hu
         OSError, ValueError: when there is none.
     """
     if pretrained_cfg := getattr(config, "pretrained_cfg", None):
-        return neutral_processor(timm_settings(pretrained_cfg))
+        return neutral_processor(timm.processor_settings(pretrained_cfg))
     folder = Path(model_name_or_path)
     if folder.is_dir() and not any((folder / name).exists() for name in PROCESSOR_FILES):
         raise UserError(f"it lacks a {IMAGE_PROCESSOR_NAME}: save there the image processor that it was trained with")
@@ -71,38 +71,6 @@ def load_image_processor(model_name_or_path: str, config: PreTrainedConfig, **hu
         side = math.isqrt(processor.max_num_patches) * processor.patch_size
         return neutral_processor({**processor.to_dict(), "size": {"height": side, "width": side}})
     return processor
-
-
-def timm_settings(pretrained_cfg: dict) -> dict:
-    """What timm does to an image for evaluation, as settings of an image processor of `transformers`.
-
-    Where an odd number of rows or columns is cut off, the two may keep one that the other does not.
-
-    Raises:
-        UserError: when it cuts images in a way that those do not.
-    """
-    from timm.data import resolve_data_config
-
-    wanted = resolve_data_config(pretrained_cfg, verbose=False)
-    _, height, width = wanted["input_size"]
-    scaled = [math.floor(side / wanted["crop_pct"]) for side in (height, width)]
-    if wanted["crop_mode"] == "squash":
-        size = {"height": scaled[0], "width": scaled[1]}
-    elif wanted["crop_mode"] == "center" and height == width:
-        size = {"shortest_edge": scaled[0]}
-    else:
-        raise UserError(
-            f'its crop_mode is "{wanted["crop_mode"]}" for images of {height} x {width} pixels, expected squash, or '
-            "center for squares"
-        )
-    return {
-        "size": size,
-        "resample": Resampling[wanted["interpolation"].upper()],
-        "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
-        "image_mean": list(wanted["mean"]),
-        "image_std": list(wanted["std"]),
-    }
 
 
 def neutral_processor(settings: dict):

@@ -16,15 +16,8 @@ from transformers import (
     AutoModelForImageClassification,
     PreTrainedConfig,
     PreTrainedModel,
-    ViTConfig,
 )
-from transformers.utils import (
-    CONFIG_NAME,
-    cached_file,
-    find_adapter_config_file,
-    is_timm_available,
-    is_torchvision_available,
-)
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 from transformers.utils.generic import is_timm_config_dict
 from transformers.utils.hub import extract_commit_hash
 
@@ -40,21 +33,20 @@ from genaf_hf.models.classifier_config import (
 )
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.models.encoder_classifier.modeling_encoder_classifier import pooled, pooling_layer
-from genaf_hf.models.flexible_siglip import load_flexible_siglip
+from genaf_hf.models.families import encoder_part, family_of, timm
 from genaf_hf.models.head import head_of, head_weights
 from genaf_hf.models.image_processors import at_image_size, in_rgb, load_image_processor, prepared, quarters
 from genaf_hf.models.pixel_model import image_sizes
-from genaf_hf.models.position_embeddings import as_pair, built_size, encoder_part, outputs_on_black, with_image_size
+from genaf_hf.models.position_embeddings import as_pair, built_size, outputs_on_black, with_image_size
 from genaf_hf.models.soundness import (
     check_answers,
     check_finite_weights,
-    check_fits_weights,
     check_place,
     check_settings,
     kind_and_line,
     on_meta,
 )
-from genaf_hf.models.weights import read_weights
+from genaf_hf.models.weights import check_fits_weights, read_weights
 from genaf_hf.values.names import nearest
 from genaf_hf.values.provenance import commit_of, set_commit
 
@@ -123,7 +115,7 @@ def load_encoder(
         **hub,
     }
     check_fits_weights(on_meta(config), model_name_or_path, **hub)
-    if type(config) in (type(source), ViTConfig):  # which also takes the weights of a masked autoencoder
+    if type(config) is type(source) or encoder_part(config) is config:  # or of a family that takes its weights
         model, loading = read_weights(AutoModelForImageClassification, model_name_or_path, config=config, **options)
         new = new_weights(loading)
     else:
@@ -168,23 +160,27 @@ def load_parts(
     Raises:
         UserError: when the encoder takes no such images, or gives no such features.
     """
-    ours = isinstance(config, EncoderClassifierConfig)
-    if source.model_type == "siglip2":
-        encoder, missing = load_flexible_siglip(model_name_or_path, source, encoder_part(config), size, options)
-    else:
+    ours, square_weights = isinstance(config, EncoderClassifierConfig), family_of(source).square_weights
+    held, making = encoder_part(config), {name: options[name] for name in ("dtype", "attn_implementation")}
+    if square_weights is None:
         unread: dict[str, Any] = pooling_layer(config) if ours else {}
-        encoder, loading = read_weights(AutoModel, model_name_or_path, config=encoder_part(config), **unread, **options)
-        missing = new_weights(loading)
+        encoder, loading = read_weights(AutoModel, model_name_or_path, config=held, **unread, **options)
+    else:
+        original = encoder_part(source)
+        on_meta(original, AutoModel)
+        of_patches, loading = read_weights(AutoModel, model_name_or_path, config=original, **options)
+        weights = square_weights(of_patches, held, size)
+        held.image_size = size[0]
+        encoder = AutoModel.from_config(held, **making).eval()
+        encoder.load_state_dict(weights)
     if ours:
         measure_features(encoder, config, size, pooling)
-    model = AutoModelForImageClassification.from_config(
-        config, dtype=options["dtype"], attn_implementation=options["attn_implementation"]
-    ).eval()
+    model = AutoModelForImageClassification.from_config(config, **making).eval()
     part = "encoder" if ours else "vision_model"
     setattr(model, part, encoder)
     model.config.name_or_path = model_name_or_path
     encoder_part(model.config).name_or_path = ""  # which would be saved, as that of the whole is not
-    return model, head_weights(model) | {f"{part}.{name}" for name in missing}
+    return model, head_weights(model) | {f"{part}.{name}" for name in new_weights(loading)}
 
 
 def new_weights(loading: dict) -> set[str]:
@@ -241,7 +237,7 @@ def load_classifier(
     config, processor = load_configuration(model_name_or_path, **hub)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise UserError(f'"{model_name_or_path}" is a "{config.model_type}", expected an image classifier.')
-    if config.model_type == "siglip2":
+    if family_of(config).square_weights is not None:
         raise UserError(
             f'"{model_name_or_path}" takes images as patches in grids of varying sides, expected a classifier of '
             "images of one size: one that was made from it by load_encoder."
@@ -348,7 +344,7 @@ def load_configuration(
     check_settings(settings, model_name_or_path)
     of_timm = settings.get("model_type") == "timm_wrapper" or is_timm_config_dict(settings)
     if of_timm:
-        check_timm(model_name_or_path, settings.get("architecture", ""))
+        timm.check_installed(model_name_or_path, settings.get("architecture", ""))
     with loading_configuration(model_name_or_path, **hub):
         config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False, **hub)
         if of_timm and config.model_args:  # where recent releases of timm write what the wrapper passes on by itself
@@ -356,26 +352,6 @@ def load_configuration(
         processor = load_image_processor(model_name_or_path, config, **hub)
         set_commit(config, extract_commit_hash(cached_file(model_name_or_path, CONFIG_NAME, **hub), None))
     return config, processor
-
-
-def check_timm(model_name_or_path: str, architecture: str) -> None:
-    """Refuses a model of timm that the installed release, or none, cannot make.
-
-    Raises:
-        UserError: says what to install.
-    """
-    if not (is_timm_available() and is_torchvision_available()):
-        raise UserError(
-            f'"{model_name_or_path}" is an encoder of timm, which is not installed: pip install "genaf_hf[timm]", with '
-            "the release of torchvision that belongs to the installed torch."
-        )
-    import timm
-
-    if not timm.is_model(architecture):
-        raise UserError(
-            f'"{model_name_or_path}" is a "{architecture}" of timm, which timm {timm.__version__} does not know: '
-            "install a newer one."
-        )
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.models.blocks import stem_and_blocks
-from genaf_hf.models.head import head_of, timm_part
+from genaf_hf.models.blocks import encoder_blocks
+from genaf_hf.models.families import family_in
+from genaf_hf.models.head import head_of, name_of
 from genaf_hf.models.partial_forward import called, input_of, inputs_of, outputs_of, producers_of
 from genaf_hf.values.device import are_trusted
 
@@ -141,7 +142,7 @@ class PixelModel(nn.Module):
         Raises:
             UserError: when there is no such layer, or the model does not tell its hidden states.
         """
-        if up_to is None and timm_part(self.model) is None:
+        if up_to is None and family_in(self.model).stem is None:
             pixel_values = self._normalised(images)
             states = self._answer(pixel_values, output_hidden_states=True).hidden_states
             if states is None:
@@ -156,16 +157,18 @@ class PixelModel(nn.Module):
     def layer_names(self, images: Tensor) -> list[str]:
         """Names of the submodules of `model` that put out the hidden states, e.g. `vit.embeddings`, `vit.layers.0`.
 
-        The first call follows one of the images through the whole encoder, later ones remember. What timm tells as
-        hidden states are copies in another layout, so these are the stem and the repeated blocks of its encoders.
+        The first call follows one of the images through the whole encoder, later ones remember. Of an encoder of timm
+        they are the stem and the repeated blocks.
         """
         if self._layer_names:
             return self._layer_names
+        stem = family_in(self.model).stem
         with evaluating(self), torch.no_grad():
-            if timm_part(self.model) is None:
+            if stem is None:
                 self._layer_names = producers_of(self.model, lambda: self.hidden_states(images[:1]))
             else:
-                self._layer_names = called(self.model, stem_and_blocks(self.model), lambda: self(images[:1]))
+                parts = [name_of(stem(self.model), self.model), *encoder_blocks(self.model)]
+                self._layer_names = called(self.model, parts, lambda: self(images[:1]))
         return self._layer_names
 
     def layer_index(self, layer: int | str, images: Tensor) -> int:

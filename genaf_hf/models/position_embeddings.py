@@ -9,16 +9,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from genaf_hf.errors import UserError, first_line
-from genaf_hf.models.head import timm_part
+from genaf_hf.models.families import encoder_part, family_in
 
 logger = logging.getLogger(__name__)
 
 SPECIAL_DISTANCES = 3  # of a relative position bias: class token to patch, patch to class token, class token to itself
-
-
-def encoder_part(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The configuration of the encoder inside one of several parts; itself where there is one part."""
-    return getattr(config, "vision_config", None) or getattr(config, "encoder_config", None) or config
 
 
 def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrainedModel:
@@ -35,11 +30,13 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
         UserError: when the images are no squares, smaller than a patch, a weight cannot be interpolated, or a model
             without position embeddings does not take images of this size.
     """
-    if timm_part(model) is not None:
-        return timm_with_image_size(model, size)
-    before = built_size(model, size)
+    before, resized = built_size(model, size), family_in(model).resized
     if size == before:
+        if resized is not None:
+            outputs_on_black(model, size)  # one that is built for no size may yet take only some
         return model
+    if resized is not None:
+        return resized(model, size)
     if weight_shapes(model, 2 * before[0]) == weight_shapes(model, before[0]):
         outputs_on_black(model, size)
         return model
@@ -63,35 +60,8 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
 
 def built_size(model: PreTrainedModel, default: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the images that a model is built for, the default where it takes any."""
-    if (inner := timm_part(model)) is not None:
-        return getattr(getattr(inner, "patch_embed", None), "img_size", None) or default
-    return as_pair(getattr(encoder_part(model.config), "image_size", default))
-
-
-def timm_with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrainedModel:
-    """The same for a model of timm, which interpolates for itself.
-
-    Raises:
-        UserError: when it cannot, or what it makes of itself is not what its configuration makes.
-    """
-    before = built_size(model, size)
-    if size == before:
-        outputs_on_black(model, size)  # one that is built for no size may yet take only some
-        return model
-    inner, config = timm_part(model), copy.deepcopy(model.config)
-    settings = encoder_part(config)
-    settings.model_args = {**(settings.model_args or {}), "img_size": list(size)}
-    try:
-        inner.set_input_size(img_size=size)
-        resized = type(model)._from_config(config, dtype=model.dtype)
-        resized.load_state_dict(model.state_dict())
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f'The "{settings.architecture}" encoder of timm is for images of {before[0]} x {before[1]} pixels, and '
-            f"cannot be made for {size[0]} x {size[1]} ({first_line(error)}): use the size that it was published with."
-        ) from error
-    logger.info("Position embeddings interpolated for images of %d x %d pixels, by timm", *size)
-    return resized.train(model.training)
+    size = family_in(model).image_size(model)
+    return default if size is None else as_pair(size)
 
 
 def outputs_on_black(model: PreTrainedModel, size: tuple[int, int]):

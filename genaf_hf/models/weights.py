@@ -1,17 +1,25 @@
 """Weights from the files of a stranger."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_files
 
 from genaf_hf.errors import UserError
 from genaf_hf.hub import why_not_loaded
 from genaf_hf.models.head import find_head, in_head, name_of
-from genaf_hf.models.soundness import check_no_pointers, check_not_quantized, kind_and_line, weight_files
+from genaf_hf.models.soundness import kind_and_line
+
+ROOM = 2**20  # weights that an encoder may have beyond its files, for tiny ones
+POINTER = b"version https://git-lfs."  # the first bytes of what a clone without Git LFS has instead of a file
 
 
 def read_weights(
@@ -77,6 +85,80 @@ def read_weights(
             f"for example {'' if more else 'not of '}{(more or fewer)[0]}: they do not belong together."
         )
     return model, loading
+
+
+def check_fits_weights(model: PreTrainedModel, model_name_or_path: str, **hub) -> None:
+    """Refuses a configuration of far more weights than the checkpoint holds, before there is memory for them.
+
+    Args:
+        model: of the configuration, on the meta device; its head may be new.
+        model_name_or_path: Hub id or local folder.
+        hub: `revision` and `token`.
+
+    Raises:
+        UserError: names both.
+    """
+    files = weight_files(model_name_or_path, **hub)
+    found = sum(file.stat().st_size for file in files)
+    head = find_head(model)
+    new = 0 if head is None else sum(each.numel() for each in head.parameters())
+    wanted = sum(each.numel() for each in model.parameters()) - new
+    if files and wanted > found + ROOM:  # a weight takes a byte or more
+        check_no_pointers(files)
+        raise UserError(
+            f'The config.json of "{model_name_or_path}" is of an encoder with {wanted} weights, but its files hold '
+            f"{found} bytes: they do not belong together."
+        )
+
+
+def weight_files(model_name_or_path: str, **hub) -> list[Path]:
+    """A checkpoint's files of weights; of one on the Hub, the safetensors."""
+    if Path(model_name_or_path).is_dir():
+        return [*Path(model_name_or_path).glob("*.safetensors"), *Path(model_name_or_path).glob("*.bin")]
+    return safetensors_files(model_name_or_path, **hub)
+
+
+def safetensors_files(model_name_or_path: str, **hub) -> list[Path]:
+    """Those of a checkpoint's safetensors that a model is read from, in one file or several."""
+    if file := quietly_cached(model_name_or_path, [SAFE_WEIGHTS_NAME], **hub):
+        return file
+    index = quietly_cached(model_name_or_path, [SAFE_WEIGHTS_INDEX_NAME], **hub)
+    try:
+        shards = {str(each) for file in index for each in json.loads(file.read_bytes())["weight_map"].values()}
+    except (AttributeError, KeyError, TypeError, ValueError):  # of which loading tells too
+        return []
+    return quietly_cached(model_name_or_path, sorted(shards), **hub) if shards else []
+
+
+def quietly_cached(model_name_or_path: str, names: list[str], **hub) -> list[Path]:
+    """Those of the files that a checkpoint has, of whose absence loading tells."""
+    errors = ("missing_entries", "gated_repo", "connection_errors")
+    quietly = {f"_raise_exceptions_for_{each}": False for each in errors}
+    return [Path(file) for file in cached_files(model_name_or_path, names, **quietly, **hub) or () if file is not None]
+
+
+def check_no_pointers(files: Iterable[Path]) -> None:
+    """Refuses files of which only the pointers were cloned; the `UserError` names the first one."""
+    for file in files:
+        with file.open("rb") as content:
+            if content.read(len(POINTER)) == POINTER:
+                raise UserError(f"{file} is a pointer of Git LFS, not the file itself: fetch it with git lfs pull.")
+
+
+def check_not_quantized(model_name_or_path: str, **hub) -> None:
+    """Refuses weights that were read and are whole numbers, which would be taken for what they stand for.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for file in safetensors_files(model_name_or_path, **hub):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if name.endswith(".weight") and tensors.get_slice(name).get_dtype() in ("I8", "U8"):
+                    raise UserError(
+                        f'"{model_name_or_path}" holds quantized weights ({name} is of whole numbers), which cannot be '
+                        "trained or attacked in full: name the model that it was made from."
+                    )
 
 
 def of_other_layers(names: Iterable[str], others: Iterable[str]) -> list[str]:

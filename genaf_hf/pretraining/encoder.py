@@ -18,7 +18,7 @@ from genaf_hf.sharing.record import changed_settings
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.training_images import check_training_images
 
-LEAVES = (CARD, "config.json", "model.safetensors", "preprocessor_config.json")
+LEAVES = ("config.json", "model.safetensors", "preprocessor_config.json", CARD)
 
 
 def pretrain_encoder(

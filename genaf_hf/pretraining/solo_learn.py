@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor
 from transformers import PreTrainedModel, ResNetConfig, ResNetModel, ViTImageProcessorPil
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.pretraining.encoder import LEAVES
 from genaf_hf.runs.run import Run
+from genaf_hf.sharing.hub_metadata import CardData, card
+from genaf_hf.sharing.layout import CARD
 from genaf_hf.values.markup import plain
 
 METHODS = {
@@ -40,7 +42,6 @@ METHODS = {
 }
 PREFIXES = ("backbone.", "encoder.")  # of the online encoder, not of the momentum one, in newer and older versions
 CONVOLUTIONS = {"basic": 2, "bottleneck": 3}  # of a block
-LEAVES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 STEM_PADDING = 2  # of solo-learn's CIFAR stem; a weight does not tell its padding
 CIFAR = {
     "size": {"height": 32, "width": 32},
@@ -308,6 +309,6 @@ def image_processor(
 def write_card(found: Converted, method: str | None, file_name: str, folder: Path) -> None:
     """A model card that says what the encoder is."""
     tags = ["self-supervised", "solo-learn", *([method] if method else [])]
-    data = ModelCardData(library_name="transformers", pipeline_tag="image-feature-extraction", tags=tags)
+    metadata = CardData(library_name="transformers", pipeline_tag="image-feature-extraction", tags=tags)
     text = f"The online encoder of the solo-learn checkpoint {plain(file_name)}, converted by genaf_hf."
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {found}\n\n{text}\n").save(folder / "README.md")
+    card(metadata, f"# {found}\n\n{text}").save(folder / CARD)
