@@ -252,7 +252,7 @@ def test_the_worst_case_of_each_image_is_counted_by_knowledge_and_over_all(model
 def test_the_worst_case_is_below_every_attack():
     """Of the three images that are right when clean, each attack fools another one."""
     predictions = {"clean": [0, 0, 0, 1], "universal": [1, 0, 0, 0], "pgd": [0, 1, 0, 0]}
-    answers = {name: Answers([0] * 4, found, None, 0.1, True) for name, found in predictions.items()}
+    answers = {name: Answers([0] * 4, found, None, 0.1, True, [0.9] * 4) for name, found in predictions.items()}
     threats = threats_from({"universal": perturbation(0), "pgd": partial(pgd, **PGD)}, {"model": None})
     assert worst_cases("model", threats, answers) == [
         WorstCase("model", "public encoder", 2, 4),
@@ -337,8 +337,8 @@ def test_confidences_are_probabilities_of_the_predictions(model, pixels):
 
 def test_what_is_counted():
     """Of five images, two stay right, one is fooled, one is set right, and one is wrong in another way."""
-    clean = Answers([0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [0, 1, 2, 0, 1], 0.0, True)
-    attacked = Answers([0, 1, 2, 0, 1], [0, 1, 0, 0, 2], [0, 2, 2, 0, 0], 0.1, True)
+    clean = Answers([0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [0, 1, 2, 0, 1], 0.0, True, [0.9] * 5)
+    attacked = Answers([0, 1, 2, 0, 1], [0, 1, 0, 0, 2], [0, 2, 2, 0, 0], 0.1, True, [0.9] * 5)
     found = measure("model", clean, attacked)
     assert (found.correct, found.count, found.clean_correct, found.fooled, found.changed) == (3, 5, 3, 1, 3)
     assert found.neighbors_correct == 3

@@ -103,15 +103,6 @@ def test_a_perturbation_in_l2_is_measured_and_held_against_noise_in_l2(attacker,
     assert 0.5 < check.numbers["farthest"] <= 1 + 1e-5
 
 
-def test_a_report_of_an_older_version_can_be_run_again_as_then(attacker, encoder, pixels):
-    attacks = {"mine": ATTACKS["l4a"].configure(eps=0.1, steps=2)}
-    report, _ = craft_and_evaluate({"m": encoder}, pixels["test"], attacks, attacker)
-    for each in report.measurements:
-        for later in ("restarts", "init", "max_images"):
-            each.settings.pop(later, None)
-    assert attacks_of(report)["mine"].settings == {**attacks["mine"].settings, "data": attacker.said(attacks["mine"])}
-
-
 def test_several_encoders_are_attacked_at_once(attacker, encoder, resnet, pixels):
     other = PixelModel(*resnet).eval()
     [public, _] = threats_of({"l4a": ATTACKS["l4a"].configure(eps=0.1, steps=3)})

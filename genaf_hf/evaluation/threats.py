@@ -27,17 +27,6 @@ from genaf_hf.values.provenance import public_name
 
 ATTACKER_IMAGES = 2048
 AT_HAND = "-at-hand"  # ends the name of a perturbation that was not crafted for the report
-# Settings that reports of older versions do not tell, as attacks were run then.
-BEFORE = {
-    "norm": "linf",
-    "restarts": 1,
-    "init": None,
-    "max_images": None,
-    "target": None,
-    "momentum": 0.9,
-    "loss": "cross-entropy",
-    "keep_best": False,
-}
 
 Attack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
 
@@ -357,8 +346,8 @@ def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
     """The attacks of a report by name, at all settings that they were run with.
 
     Raises:
-        UserError: when there is no such attack here, or the report does not hold all its settings, as those of older
-            versions, or where a perturbation was at hand.
+        UserError: when there is no such attack here, or the report does not hold all its settings, as of a perturbation
+            that was given ready.
     """
     found = {}
     for each in report.measurements:
@@ -370,13 +359,12 @@ def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
                 f'The perturbation "{name}" was at hand, and no report holds it: audit anew, with --perturbations.'
             )
         attack = ATTACKS[each.settings["attack"]]
-        told = {**BEFORE, **each.settings}
-        if lacking := [setting for setting in attack.defaults if setting not in told]:
+        if lacking := [setting for setting in attack.defaults if setting not in each.settings]:
             raise UserError(
                 f'The report does not tell the {lacking[0]} of "{each.attack}", so that it cannot be run again from '
                 "the report alone: measure the model anew."
             )
-        known = {setting: value for setting, value in told.items() if setting in attack.settings}
+        known = {setting: value for setting, value in each.settings.items() if setting in attack.settings}
         found[name] = attack.configure(**known)
     return found
 
