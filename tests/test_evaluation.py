@@ -327,6 +327,20 @@ def test_what_is_for_standing_images_attacks_those_that_others_in_its_ball_leave
     assert alone.measurement("model", "last").settings.keys() == {"attack", "norm", "eps", "max_images"}
 
 
+@pytest.mark.parametrize("on_standing", [True, False])
+def test_what_is_for_standing_images_may_give_them_back_as_they_were(model, pixels, on_standing):
+    @register_attack("model", "images", eps=0.1, on_standing=on_standing)
+    def in_vain(model, images, *, eps):
+        return images
+
+    try:
+        report = evaluate_robustness({"model": model}, pixels["test"], {"mine": ATTACKS["in-vain"].configure()})
+    finally:
+        ATTACKS.pop("in-vain")
+    [check] = [each for each in report.checks if each.name == "mine moves the images and gets finite answers"]
+    assert (check.passed, check.numbers["farthest"]) == (on_standing, 0)
+
+
 def test_confidences_are_probabilities_of_the_predictions(model, pixels):
     found = answer(model, pixels["test"])
     with torch.no_grad():

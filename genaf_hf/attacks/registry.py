@@ -35,7 +35,7 @@ class Attack:
         citation: of its paper, in BibTeX.
         universal: whether it returns one perturbation for all images.
         on_standing: whether it is for those images alone that other attacks on single images leave right, see
-            `evaluate_robustness`.
+            `evaluate_robustness`; what withstands it, too, it may give back as it was.
     """
 
     name: str

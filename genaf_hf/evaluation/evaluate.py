@@ -272,7 +272,8 @@ def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[
         noisy = subject.under_noise(threat, noise)
         measured = measure(name, clean, attacked, threat, noisy, subject.under_shuffled(threat))
         measurements.append(replace(measured, settings={**measured.settings, **counts}))
-        checks += [ball_check(name, label, known, attacked), effect_check(name, label, known, clean, attacked)]
+        checks.append(ball_check(name, label, known, attacked))
+        checks.append(effect_check(name, label, known, clean, attacked, on_standing=threat.on_standing))
         if not threat.universal:
             checks.append(better_than_noise(name, label, clean, attacked, noisy))
         if (twin := found.get(label.removesuffix(ADAPTIVE))) is not attacked and twin is not None:

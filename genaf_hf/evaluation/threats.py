@@ -121,6 +121,11 @@ class Threat:
         """What the attacker knows: `"model"`, or `"model's answers"`."""
         return self.attack.attack.knowledge
 
+    @property
+    def on_standing(self) -> bool:
+        """Whether it is for those images alone that others leave right."""
+        return self.attack.attack.on_standing
+
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         """Runs what can be run before a model is trained, so that settings are refused before any long work.
 
@@ -217,6 +222,10 @@ class UniversalThreat(Threat):
             return PERTURBATION
         return MODEL if self.adaptive else PUBLIC_ENCODER
 
+    @property
+    def on_standing(self) -> bool:
+        return False
+
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         if not self.adaptive:
             attacker.craft(self.attack, attacker.encoder)
@@ -294,7 +303,7 @@ def in_turn(threats: Sequence[Threat]) -> list[Threat]:
     """The threats, of which some only attack what others before them within the same ball leave right."""
     found: list[Threat] = []
     for threat in threats:
-        if not threat.universal and threat.attack.attack.on_standing:
+        if threat.on_standing:
             eps, norm = threat.attack.settings["eps"], threat.attack.norm
             alike = (each for each in found if not each.universal and each.attack.norm == norm)
             threat = replace(threat, after=tuple(each.name for each in alike if each.attack.settings["eps"] <= eps))
