@@ -74,9 +74,9 @@ class Answers:
 
     def of(self, rows: Sequence[int]) -> "Answers":
         """Those on some of the images."""
-        columns = (self.labels, self.predictions, self.confidences, self.neighbors)
-        labels, predictions, confidences, neighbors = (column and [column[row] for row in rows] for column in columns)
-        return Answers(labels, predictions, neighbors, self.shift, self.in_range, confidences)
+        labels, predictions = ([column[row] for row in rows] for column in (self.labels, self.predictions))
+        neighbors, confidences = self.neighbors and [self.neighbors[row] for row in rows], self.confidences
+        return Answers(labels, predictions, neighbors, self.shift, self.in_range, [confidences[row] for row in rows])
 
 
 def save_answers(answers: Mapping[str, Mapping[str, Answers]], path: str | Path, *, report_sha256: str) -> None:
