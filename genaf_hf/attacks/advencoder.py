@@ -8,13 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.inputs import Encoders, several
-from genaf_hf.attacks.norms import NORMS, Norm, into_ball
-from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
-from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS, check_restarts
-from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import (
+from genaf_hf.attacks.ascent import (
     EPS,
     JUDGED_BATCHES,
     all_evaluating,
@@ -24,11 +18,16 @@ from genaf_hf.attacks.universal import (
     check_universal_settings,
     from_on,
     given,
-    instead_of,
-    nearness,
     provenance,
     some_of,
 )
+from genaf_hf.attacks.inputs import Encoders, several
+from genaf_hf.attacks.norms import NORMS, Norm, into_ball
+from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
+from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.pgd import SEEDS, check_restarts
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.attacks.universal import instead_of, nearness
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.progress import progress

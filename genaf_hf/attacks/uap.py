@@ -6,16 +6,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.inputs import Encoders, several
-from genaf_hf.attacks.linear_probe import LinearProbe
-from genaf_hf.attacks.norms import NORMS, Norm, into_ball
-from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS, check_restarts
-from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import (
+from genaf_hf.attacks.ascent import (
     EPS,
     all_evaluating,
-    attacked,
     best_of,
     check_universal_settings,
     from_on,
@@ -24,6 +17,13 @@ from genaf_hf.attacks.universal import (
     random_batches,
     some_of,
 )
+from genaf_hf.attacks.inputs import Encoders, several
+from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.attacks.norms import NORMS, Norm, into_ball
+from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.pgd import SEEDS, check_restarts
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.attacks.universal import attacked
 from genaf_hf.errors import UserError
 from genaf_hf.runs.progress import progress
 
