@@ -182,7 +182,7 @@ def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, ConfiguredA
 def told(attack: ConfiguredAttack) -> dict:
     """What an attack is; what is None does nothing."""
     return {
-        "attack": attack.attack.name,
+        "attack": attack.name,
         **{name: value for name, value in attack.settings.items() if value is not None},
     }
 
@@ -283,7 +283,7 @@ def attacked(model: PixelModel, test: Dataset, attacks: dict, attacker: Attacker
     for kind in (PUBLIC, FAR, ADAPTIVELY):
         for name, attack in attacks[kind].items():
             adaptive = kind == ADAPTIVELY
-            title = name + ADAPTIVE if adaptive and attack.attack.on_encoder else name
+            title = name + ADAPTIVE if adaptive and attack.on_encoder else name
             threats[kind, name] = UniversalThreat(title, attack, adaptive).crafted(attacker, {MODEL: model})
     for folder in sorted(journal.folder.glob(f"training/{TRAINED_ON}/*")):
         known = {MODEL: UniversalPerturbation.from_pretrained(folder)}
@@ -293,7 +293,7 @@ def attacked(model: PixelModel, test: Dataset, attacks: dict, attacker: Attacker
     for (kind, name), threat in threats.items():
         found[kind][name] = counted(report.measurement(MODEL, threat.name).accuracy)
     for name, attack in attacks[IMAGEWISE].items():
-        most = args.autoattack_images if attack.attack.name == "autoattack" else args.image_attack_images
+        most = args.autoattack_images if attack.name == "autoattack" else args.image_attack_images
         some = Subset(pixels, stratified_rows(test["label"], most, seed=0).tolist())
         answers = answer(model, some, Threat(name, attack).on(MODEL), norm=attack.norm, batch_size=100)
         found[IMAGEWISE][name] = counted(Rate(sum(answers.right), len(some)))

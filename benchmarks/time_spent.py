@@ -87,7 +87,7 @@ def main() -> None:
         from genaf_hf.cli.main import main as run
         from genaf_hf.evaluation import subject, threats
 
-        looks.note(threats, "crafted_once", lambda attack, *others: f"crafting {attack.attack.name}")
+        looks.note(threats, "crafted_once", lambda attack, *others: f"crafting {attack.name}")
         looks.note(subject.Subject, "answers", measured)
         looks.note(subject, "self_checks", lambda *given, **settings: "self-checks")
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:

@@ -100,6 +100,31 @@ class ConfiguredAttack:
     given: Mapping[str, object]
 
     @property
+    def name(self) -> str:
+        """This and what follows as in `Attack`."""
+        return self.attack.name
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.attack.needs
+
+    @property
+    def universal(self) -> bool:
+        return self.attack.universal
+
+    @property
+    def knowledge(self) -> str:
+        return self.attack.knowledge
+
+    @property
+    def on_encoder(self) -> bool:
+        return self.attack.on_encoder
+
+    @property
+    def on_standing(self) -> bool:
+        return self.attack.on_standing
+
+    @property
     def settings(self) -> dict:
         """Every setting by name, also where it was left at its default."""
         found = {**self.attack.defaults, **self.given}

@@ -233,7 +233,7 @@ class Demo:
 
     def attackers_data(self, attack: ConfiguredAttack) -> str:
         """What the attacker has to craft a perturbation from, in words, as an audit says it."""
-        return self.attacker.said(attack) if attack.attack.needs[1:] else "none"
+        return self.attacker.said(attack) if attack.needs[1:] else "none"
 
 
 def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:

@@ -74,8 +74,8 @@ class Attacker:
         Raises:
             UserError: for a setting that the attack refuses.
         """
-        needed = attack.attack.needs[1:]
-        if needed and "data" in attack.attack.settings:
+        needed = attack.needs[1:]
+        if needed and "data" in attack.settings:
             attack = attack.changed(data=self.said(attack))
         data = [getattr(self, need) for need in needed]
         return crafted_once(attack, target, *data, data_digests=[self.digests[need] for need in needed])
@@ -88,7 +88,7 @@ class Attacker:
 
     def check(self, attack: ConfiguredAttack) -> None:
         """Refuses a class or an image that an attack is to lead to and this attacker has not; `UserError` names it."""
-        if not attack.attack.on_encoder:  # those on the model are led to a class of its own
+        if not attack.on_encoder:  # those on the model are led to a class of its own
             return
         image, target, most = (attack.settings.get(name) for name in ("image", "target", "max_images"))
         if is_whole(image):
@@ -98,7 +98,7 @@ class Attacker:
 
     def said(self, attack: ConfiguredAttack) -> str:
         """What an attack is crafted from, in words."""
-        return f"{self.words}, {'with' if 'labels' in attack.attack.needs else 'without'} labels"
+        return f"{self.words}, {'with' if 'labels' in attack.needs else 'without'} labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +119,12 @@ class Threat:
     @property
     def knowledge(self) -> str:
         """What the attacker knows: `"model"`, or `"model's answers"`."""
-        return self.attack.attack.knowledge
+        return self.attack.knowledge
 
     @property
     def on_standing(self) -> bool:
         """Whether it is for those images alone that others leave right."""
-        return self.attack.attack.on_standing
+        return self.attack.on_standing
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         """Runs what can be run before a model is trained, so that settings are refused before any long work.
@@ -160,7 +160,7 @@ class Threat:
         if given.get("init"):
             known["init"] = public_name(given["init"])
         after = {"after": list(self.after)} if self.after else {}
-        return {"attack": self.attack.attack.name, "norm": self.attack.norm, **known, **after}
+        return {"attack": self.attack.name, "norm": self.attack.norm, **known, **after}
 
     def tensors(self, model: str) -> dict[str, Tensor]:
         """What the attack on a model is made of beside its settings."""
@@ -178,11 +178,11 @@ class Threat:
 
     def attack_images(self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Tensor:
         given = {"model": model, "images": images, "labels": labels.to(images.device)}
-        attacked = self.attack(*(given[need] for need in self.attack.attack.needs), seeds=seeds)
+        attacked = self.attack(*(given[need] for need in self.attack.needs), seeds=seeds)
         if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
             found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
             raise UserError(
-                f'The attack "{self.attack.attack.name}" gives {found}, expected the attacked images, a tensor of '
+                f'The attack "{self.attack.name}" gives {found}, expected the attacked images, a tensor of '
                 f"shape {tuple(images.shape)}."
             )
         return attacked
@@ -229,9 +229,9 @@ class UniversalThreat(Threat):
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         if not self.adaptive:
             attacker.craft(self.attack, attacker.encoder)
-        elif not self.attack.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
+        elif not self.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
             brief = self.attack.changed(steps=min(1, self.attack.settings["steps"]))
-            brief(model, *(getattr(attacker, need) for need in self.attack.attack.needs[1:]))
+            brief(model, *(getattr(attacker, need) for need in self.attack.needs[1:]))
 
     def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "UniversalThreat":
         if self.adaptive:
@@ -290,9 +290,9 @@ def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
     """The threats that attacks by name are: one on the public encoder also adaptively, on each model."""
     found: list[Threat] = []
     for name, attack in attacks.items():
-        if attack.attack.universal and not attack.attack.on_encoder:
+        if attack.universal and not attack.on_encoder:
             found.append(UniversalThreat(name, attack, adaptive=True))
-        elif attack.attack.universal:
+        elif attack.universal:
             found += [UniversalThreat(name, attack, adaptive=False), UniversalThreat(name + ADAPTIVE, attack, True)]
         else:
             found.append(Threat(name, attack))
@@ -324,7 +324,7 @@ def at_hand(
 def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, ConfiguredAttack]:
     """The attacks at `factor` times their eps: the first universal one that has an eps, and the first on images."""
     with_eps = {name: attack for name, attack in attacks.items() if "eps" in attack.settings}
-    kinds = ([name for name, attack in with_eps.items() if attack.attack.universal is kind] for kind in (True, False))
+    kinds = ([name for name, attack in with_eps.items() if attack.universal is kind] for kind in (True, False))
     left_out = [name for names in kinds for name in names[1:]]
     return {
         name: attack.changed(eps=min(factor * attack.settings["eps"], LARGEST_EPS[attack.norm]))
@@ -403,9 +403,9 @@ def threat_from(name: str, attack: Attack, models: Mapping[str, PixelModel]) -> 
         return UniversalThreat(name, None, adaptive=True, perturbations=checked(name, attack, models))
     attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else attack
     given = attack.settings if isinstance(attack, ConfiguredAttack) else {}
-    if isinstance(attack, ConfiguredAttack) and attack.attack.universal:
+    if isinstance(attack, ConfiguredAttack) and attack.universal:
         raise UserError(
-            f'The attack "{name}" is {attack.attack.name}, which crafts one perturbation for all images and has no '
+            f'The attack "{name}" is {attack.name}, which crafts one perturbation for all images and has no '
             "images to craft it from here: craft it, and give the UniversalPerturbation, or ask genaf_hf.audit.audit."
         )
     if "eps" not in given:
