@@ -41,11 +41,12 @@ from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
 from genaf_hf.data import stratified_rows, stratified_subset
 from genaf_hf.evaluation import perturbation_cache
 from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.measurement import CLEAN, Rate
 from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.evaluation.report import ADAPTIVE
-from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
+from genaf_hf.evaluation.threats import Threat, UniversalThreat
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.runs.journal import Journal, write_whole

@@ -17,9 +17,10 @@ import torch
 from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.data import stratified_subset
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
-from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
+from genaf_hf.evaluation.threats import Threat, UniversalThreat
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.sharing.figures import SHOWN, draw_overview
 

@@ -18,8 +18,9 @@ def benchmark():
 
 def test_what_leads_to_an_image_says_how_many_are_taken_for_its_class(benchmark, vit, dataset):
     from genaf_hf import PixelModel, with_pixel_values
+    from genaf_hf.evaluation.attacker import Attacker
     from genaf_hf.evaluation.evaluate import evaluate_threats
-    from genaf_hf.evaluation.threats import Attacker, UniversalThreat
+    from genaf_hf.evaluation.threats import UniversalThreat
 
     model = PixelModel(*vit).eval()
     attacker = Attacker.of(dataset["validation"], "colours", model, model)

@@ -16,9 +16,9 @@ from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
 from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, evaluate_threats, measure, worst_cases
+from genaf_hf.evaluation.given_attacks import threats_from
 from genaf_hf.evaluation.measurement import WorstCase
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.partial_forward import removing
 from genaf_hf.runs.journal import Journal
 from genaf_hf.sharing.eval_results import conditions

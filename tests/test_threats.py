@@ -8,19 +8,12 @@ from genaf_hf import PixelModel, evaluate_robustness, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation
 from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.comparison import compare
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, evaluate_threats, try_out
+from genaf_hf.evaluation.given_attacks import threats_from
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import (
-    Attacker,
-    UniversalThreat,
-    at_hand,
-    attacks_of,
-    noise,
-    swept,
-    threats_from,
-    threats_of,
-)
+from genaf_hf.evaluation.threats import UniversalThreat, at_hand, attacks_of, noise, swept, threats_of
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
@@ -47,7 +40,7 @@ def test_an_attack_on_the_encoder_is_two_threats_and_another_one():
 
 
 def test_the_attacker_has_some_images_that_are_named(attacker, encoder, dataset, monkeypatch):
-    monkeypatch.setattr("genaf_hf.evaluation.threats.ATTACKER_IMAGES", 7)
+    monkeypatch.setattr("genaf_hf.evaluation.attacker.ATTACKER_IMAGES", 7)
     few = Attacker.of(dataset["train"], "someone/colours", encoder, None)
     expected = with_pixel_values(stratified_subset(dataset["train"], 7, seed=0), encoder.processor)[:]
     torch.testing.assert_close(few.images, encoder.to_images(expected["pixel_values"]))

@@ -20,9 +20,10 @@ from genaf_hf.attacks.norms import lengths
 from genaf_hf.data import stratified_subset, to_rgb
 from genaf_hf.demo.arguments import DemoArguments, check_arguments, configured
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.measurement import ANSWERS
 from genaf_hf.evaluation.report import UNDEFENDED
-from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat, threats_of
+from genaf_hf.evaluation.threats import Threat, UniversalThreat, threats_of
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.pipelines.attack_arguments import separate
 from genaf_hf.pipelines.audit import load_model, matched_images, public_encoder

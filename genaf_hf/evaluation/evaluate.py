@@ -18,7 +18,9 @@ from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, feature_bank
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.batch_size import BatchSize
+from genaf_hf.evaluation.given_attacks import GivenAttack, threats_from
 from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Check, Measurement, WorstCase, is_patch
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
@@ -32,7 +34,7 @@ from genaf_hf.evaluation.self_checks import (
     no_weaker_than_twin,
 )
 from genaf_hf.evaluation.subject import Subject
-from genaf_hf.evaluation.threats import Attack, Attacker, Threat, at_hand, in_turn, swept, threats_from, threats_of
+from genaf_hf.evaluation.threats import Threat, at_hand, in_turn, swept, threats_of
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
@@ -48,9 +50,9 @@ DEFAULT_EPS = 8 / 255
 def evaluate_robustness(
     models: Mapping[str, PixelModel],
     dataset: Dataset,
-    attacks: Mapping[str, Attack],
+    attacks: Mapping[str, GivenAttack],
     *,
-    sweep: Sequence[Mapping[str, Attack]] = (),
+    sweep: Sequence[Mapping[str, GivenAttack]] = (),
     bank: Dataset | None = None,
     batch_size: int | None = None,
     seed: int = 0,

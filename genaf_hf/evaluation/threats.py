@@ -2,103 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import ClassVar
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
-from genaf_hf.attacks.inputs import Encoders
-from genaf_hf.attacks.linear_probe import check_target
 from genaf_hf.attacks.norms import per_image_l2, random_in_ball
-from genaf_hf.attacks.pgd import check_attack_settings
-from genaf_hf.attacks.registry import configured
-from genaf_hf.attacks.universal import check_image
-from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.measurement import CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
-from genaf_hf.evaluation.perturbation_cache import crafted_once, digest, tensor_digest
+from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
-from genaf_hf.values.numbers import LARGEST_EPS, is_whole
+from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name
 
-ATTACKER_IMAGES = 2048
 AT_HAND = "-at-hand"  # ends the name of a perturbation that was not crafted for the report
-
-Attack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
-
-
-@dataclass(frozen=True, eq=False)
-class Attacker:
-    """What somebody has who crafts a perturbation for all images.
-
-    Attributes:
-        encoder: the public one, or several that are attacked at once; None where no attack needs any.
-        images: (n, 3, h, w) in [0, 1].
-        labels: (n,) class ids, for attacks that need them; None where nobody has any.
-        words: what these images are, e.g. `"1167 images of digits, split train"`.
-    """
-
-    encoder: Encoders | None
-    images: Tensor
-    labels: Tensor | None
-    words: str
-
-    @classmethod
-    def of(cls, train: Dataset, dataset_name: str, model: PixelModel, encoder: Encoders | None) -> "Attacker":
-        """Somebody who has images that a model is trained on, or such as those.
-
-        Args:
-            train: with the column `image`, and `label` if there are any; of many images a subset is taken, by labels a
-                stratified one.
-            dataset_name: Hub id or local folder.
-            model: whose image processor makes them.
-            encoder: the public one, or several; None where no attack needs any.
-        """
-        draw = stratified_subset if "label" in train.column_names else random_subset
-        some = draw(train, ATTACKER_IMAGES, seed=0)
-        known = with_pixel_values(some, model.processor)[:]
-        return cls(
-            encoder,
-            images=model.to_images(known["pixel_values"]),
-            labels=known["labels"].to(model.device) if "labels" in known else None,
-            words=f"{len(some)} images of {public_name(dataset_name)}, split {train.split or 'train'}",
-        )
-
-    def craft(self, attack: ConfiguredAttack, target: Encoders) -> UniversalPerturbation:
-        """The perturbation that an attack crafts on a model or several, from the cache where it was crafted before.
-
-        Raises:
-            UserError: for a setting that the attack refuses.
-        """
-        needed = attack.needs[1:]
-        if needed and "data" in attack.settings:
-            attack = attack.changed(data=self.said(attack))
-        data = [getattr(self, need) for need in needed]
-        return crafted_once(attack, target, *data, data_digests=[self.digests[need] for need in needed])
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of the images, which are large, and of the labels, where there are any."""
-        data = {"images": self.images, "labels": self.labels}
-        return {name: tensor_digest(each) for name, each in data.items() if each is not None}
-
-    def check(self, attack: ConfiguredAttack) -> None:
-        """Refuses a class or an image that an attack is to lead to and this attacker has not; `UserError` names it."""
-        if not attack.on_encoder:  # those on the model are led to a class of its own
-            return
-        image, target, most = (attack.settings.get(name) for name in ("image", "target", "max_images"))
-        if is_whole(image):
-            check_image(image, min(len(self.images), most or len(self.images)))
-        if is_whole(target) and self.labels is not None:
-            check_target(target, self.labels)
-
-    def said(self, attack: ConfiguredAttack) -> str:
-        """What an attack is crafted from, in words."""
-        return f"{self.words}, {'with' if 'labels' in attack.needs else 'without'} labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,9 +204,6 @@ def noise(
     return (images + eps * drawn).clamp(0, 1)
 
 
-# ---- which there are ----
-
-
 def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
     """The threats that attacks by name are: one on the public encoder also adaptively, on each model."""
     found: list[Threat] = []
@@ -376,61 +294,3 @@ def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
         known = {setting: value for setting, value in each.settings.items() if setting in attack.settings}
         found[name] = attack.configure(**known)
     return found
-
-
-# ---- what users give ----
-
-
-def threats_from(attacks: Mapping[str, Attack], models: Mapping[str, PixelModel]) -> list[Threat]:
-    """The threats that users name: perturbations, mappings of them by model, and attacks with their settings.
-
-    Raises:
-        UserError: for what is none, or does not tell all that a report holds, or was not crafted on a model.
-    """
-    if not isinstance(attacks, Mapping):
-        raise UserError('attacks are not by name, expected for example {"pgd": ATTACKS["pgd"].configure()}.')
-    if CLEAN in attacks:
-        raise UserError(f'An attack is called "{CLEAN}", which means no attack: give it another name.')
-    return [threat_from(name, attack, models) for name, attack in attacks.items()]
-
-
-def threat_from(name: str, attack: Attack, models: Mapping[str, PixelModel]) -> Threat:
-    """What `threats_from` makes of one of them."""
-    if isinstance(attack, UniversalPerturbation):
-        attack = dict.fromkeys(models, attack)
-        return UniversalThreat(name, None, adaptive=False, perturbations=checked(name, attack, models))
-    if isinstance(attack, Mapping):
-        return UniversalThreat(name, None, adaptive=True, perturbations=checked(name, attack, models))
-    attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else attack
-    given = attack.settings if isinstance(attack, ConfiguredAttack) else {}
-    if isinstance(attack, ConfiguredAttack) and attack.universal:
-        raise UserError(
-            f'The attack "{name}" is {attack.name}, which crafts one perturbation for all images and has no '
-            "images to craft it from here: craft it, and give the UniversalPerturbation, or ask genaf_hf.audit.audit."
-        )
-    if "eps" not in given:
-        raise UserError(
-            f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
-            "eps=..., steps=...), so that the report can say what it was run with."
-        )
-    if odd := [key for key, value in given.items() if not isinstance(value, str | int | float | list | tuple | None)]:
-        raise UserError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
-    check_attack_settings(eps=given["eps"], steps=given.get("steps") or 1, step_size=1, norm=attack.norm)
-    return Threat(name, attack)
-
-
-def checked(
-    name: str, perturbations: Mapping[str, UniversalPerturbation], models: Mapping[str, PixelModel]
-) -> Mapping[str, UniversalPerturbation]:
-    """Perturbations, one for each model.
-
-    Raises:
-        UserError: when one lacks, or has an eps that none can have.
-    """
-    for model in models:
-        if model not in perturbations:
-            crafted_on = ", ".join(perturbations) or "nothing"
-            raise UserError(f'No attack was crafted on "{model}", only on {crafted_on}.')
-        given = perturbations[model]
-        check_attack_settings(eps=given.eps, steps=1, step_size=1, norm=given.norm)
-    return perturbations
