@@ -147,7 +147,7 @@ def test_noise_lies_on_the_surface_of_the_ball_and_is_drawn_by_the_seeds():
 
 def test_a_patch_is_held_against_a_patch_of_noise_in_its_place():
     patch = UniversalPatch(torch.zeros(3, 2, 2), attack="advencoder-pat", eps=1.0, top=1, left=0)
-    threat = UniversalThreat("patch", None, adaptive=False, perturbations={"m": patch})
+    threat = UniversalThreat("patch", "public encoder", {"m": patch})
     size, random = threat.noise("m")
     images = torch.full((4, 3, 5, 5), 0.5)
     changed = (random(None, images, None, seeds=range(4)) != images).any(dim=1)
@@ -159,7 +159,7 @@ def test_a_patch_is_held_against_a_patch_of_noise_in_its_place():
 
 def test_a_perturbation_is_held_against_itself_with_its_pixels_shuffled():
     delta = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))
-    threat = UniversalThreat("one", None, False, {"m": UniversalPerturbation(delta, attack="l4a", eps=1.0)})
+    threat = UniversalThreat("one", "public encoder", {"m": UniversalPerturbation(delta, attack="l4a", eps=1.0)})
     found = threat.shuffled("m")(None, torch.zeros(1, 3, 5, 5), None, seeds=[0])[0]
     pixels, before = ({tuple(pixel.tolist()) for pixel in each.flatten(1).T} for each in (found, delta))
     assert pixels == before

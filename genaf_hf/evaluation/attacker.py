@@ -56,8 +56,12 @@ class Attacker:
             words=f"{len(some)} images of {public_name(dataset_name)}, split {train.split or 'train'}",
         )
 
-    def craft(self, attack: ConfiguredAttack, target: Encoders) -> UniversalPerturbation:
-        """The perturbation that an attack crafts on a model or several, from the cache where it was crafted before.
+    def craft(self, attack: ConfiguredAttack, model: PixelModel | None = None) -> UniversalPerturbation:
+        """The perturbation that an attack crafts on the public encoder, from the cache where it was crafted before.
+
+        Args:
+            attack: with its settings.
+            model: that it is crafted on instead.
 
         Raises:
             UserError: for a setting that the attack refuses.
@@ -66,6 +70,7 @@ class Attacker:
         if needed and "data" in attack.settings:
             attack = attack.changed(data=self.said(attack))
         data = [getattr(self, need) for need in needed]
+        target = self.encoder if model is None else model
         return crafted_once(attack, target, *data, data_digests=[self.digests[need] for need in needed])
 
     @cached_property

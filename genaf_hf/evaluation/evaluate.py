@@ -34,7 +34,7 @@ from genaf_hf.evaluation.self_checks import (
     no_weaker_than_twin,
 )
 from genaf_hf.evaluation.subject import Subject
-from genaf_hf.evaluation.threats import Threat, at_hand, in_turn, swept, threats_of
+from genaf_hf.evaluation.threats import ImageThreat, Threat, at_hand, in_turn, swept, threats_of
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
@@ -269,7 +269,10 @@ def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[
     noise: dict = {}
     for threat in in_turn(threats):
         label, known = threat.name, threat.settings(name)
-        attacked, counts = subject.under_after(threat, found) if threat.after else (subject.under(threat, label), {})
+        if isinstance(threat, ImageThreat) and threat.after:
+            attacked, counts = subject.under_after(threat, found)
+        else:
+            attacked, counts = subject.under(threat, label), {}
         found[label] = attacked
         noisy = subject.under_noise(threat, noise)
         measured = measure(name, clean, attacked, threat, noisy, subject.under_shuffled(threat))

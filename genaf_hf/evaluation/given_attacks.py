@@ -7,8 +7,8 @@ from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import configured
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.measurement import CLEAN
-from genaf_hf.evaluation.threats import Threat, UniversalThreat
+from genaf_hf.evaluation.measurement import CLEAN, MODEL, PUBLIC_ENCODER
+from genaf_hf.evaluation.threats import ImageThreat, Threat, UniversalThreat
 from genaf_hf.models.pixel_model import PixelModel
 
 GivenAttack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
@@ -30,10 +30,9 @@ def threats_from(attacks: Mapping[str, GivenAttack], models: Mapping[str, PixelM
 def threat_from(name: str, attack: GivenAttack, models: Mapping[str, PixelModel]) -> Threat:
     """What `threats_from` makes of one of them."""
     if isinstance(attack, UniversalPerturbation):
-        attack = dict.fromkeys(models, attack)
-        return UniversalThreat(name, None, adaptive=False, perturbations=checked(name, attack, models))
+        return UniversalThreat(name, PUBLIC_ENCODER, checked(dict.fromkeys(models, attack), models))
     if isinstance(attack, Mapping):
-        return UniversalThreat(name, None, adaptive=True, perturbations=checked(name, attack, models))
+        return UniversalThreat(name, MODEL, checked(attack, models))
     attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else attack
     given = attack.settings if isinstance(attack, ConfiguredAttack) else {}
     if isinstance(attack, ConfiguredAttack) and attack.universal:
@@ -49,11 +48,11 @@ def threat_from(name: str, attack: GivenAttack, models: Mapping[str, PixelModel]
     if odd := [key for key, value in given.items() if not isinstance(value, str | int | float | list | tuple | None)]:
         raise UserError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
     check_attack_settings(eps=given["eps"], steps=given.get("steps") or 1, step_size=1, norm=attack.norm)
-    return Threat(name, attack)
+    return ImageThreat(name, attack)
 
 
 def checked(
-    name: str, perturbations: Mapping[str, UniversalPerturbation], models: Mapping[str, PixelModel]
+    perturbations: Mapping[str, UniversalPerturbation], models: Mapping[str, PixelModel]
 ) -> Mapping[str, UniversalPerturbation]:
     """Perturbations, one for each model.
 

@@ -24,28 +24,22 @@ AT_HAND = "-at-hand"  # ends the name of a perturbation that was not crafted for
 
 @dataclass(frozen=True, eq=False)
 class Threat:
-    """An attack at all its settings against each model itself, on every image for itself.
+    """What models are up against.
 
     Attributes:
         name: in the report.
-        attack: with its settings.
-        after: names of other threats; of the images only those are attacked that all of them leave right.
+        knowledge: what the attacker knows, as in `Measurement`.
+        universal: whether it is one perturbation for all images.
     """
 
     name: str
-    attack: ConfiguredAttack
-    after: tuple[str, ...] = field(default=(), kw_only=True)
-    universal: ClassVar[bool] = False
-
-    @property
-    def knowledge(self) -> str:
-        """What the attacker knows: `"model"`, or `"model's answers"`."""
-        return self.attack.knowledge
+    knowledge: str = field(init=False)
+    universal: ClassVar[bool]
 
     @property
     def on_standing(self) -> bool:
         """Whether it is for those images alone that others leave right."""
-        return self.attack.on_standing
+        return False
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         """Runs what can be run before a model is trained, so that settings are refused before any long work.
@@ -57,10 +51,6 @@ class Threat:
         Raises:
             UserError: for a setting that the attack refuses.
         """
-        image = attacker.images[:1]
-        with evaluating(model), torch.no_grad():
-            wrong = model(image).argmin(1)  # what is wrong already, attacks that search give up at once
-        self.attack_images(model, image, wrong, seeds=[0])
 
     def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "Threat":
         """The same, with all that it needs before it runs.
@@ -76,12 +66,7 @@ class Threat:
 
     def settings(self, model: str) -> dict:
         """Everything that the attack on a model is run with, as JSON holds it."""
-        given = self.attack.settings
-        known = {name: list(value) if type(value) is tuple else value for name, value in given.items()}
-        if given.get("init"):
-            known["init"] = public_name(given["init"])
-        after = {"after": list(self.after)} if self.after else {}
-        return {"attack": self.attack.name, "norm": self.attack.norm, **known, **after}
+        raise NotImplementedError
 
     def tensors(self, model: str) -> dict[str, Tensor]:
         """What the attack on a model is made of beside its settings."""
@@ -95,18 +80,7 @@ class Threat:
         Raises:
             UserError: when called, if the attack gives no such images.
         """
-        return self.attack_images
-
-    def attack_images(self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Tensor:
-        given = {"model": model, "images": images, "labels": labels.to(images.device)}
-        attacked = self.attack(*(given[need] for need in self.attack.needs), seeds=seeds)
-        if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
-            found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
-            raise UserError(
-                f'The attack "{self.attack.name}" gives {found}, expected the attacked images, a tensor of '
-                f"shape {tuple(images.shape)}."
-            )
-        return attacked
+        raise NotImplementedError
 
     def noise(self, model: str) -> tuple[dict, Callable[..., Tensor]]:
         """What the attack on a model is held against: noise of its norm and size, and what tells it from other."""
@@ -120,53 +94,68 @@ class Threat:
 
 
 @dataclass(frozen=True, eq=False)
-class UniversalThreat(Threat):
-    """One perturbation for all images, crafted on the public encoder, or adaptively on each model.
+class ImageThreat(Threat):
+    """An attack at all its settings against each model itself, on every image for itself.
 
     Attributes:
-        attack: None of a perturbation that was given ready.
-        adaptive: whether it is crafted on each model.
-        perturbations: by the name of the model that they are for; none before they are crafted.
-        at_hand: whether the attacker has the perturbation, and not even the encoder.
+        attack: with its settings.
+        after: names of other threats; of the images only those are attacked that all of them leave right.
     """
 
-    attack: ConfiguredAttack | None
-    adaptive: bool
-    perturbations: Mapping[str, UniversalPerturbation] = field(default_factory=dict)
-    at_hand: bool = False
-    universal: ClassVar[bool] = True
+    attack: ConfiguredAttack
+    after: tuple[str, ...] = ()
+    universal: ClassVar[bool] = False
 
-    @property
-    def knowledge(self) -> str:
-        """What the attacker knows: `"perturbation at hand"`, `"public encoder"`, or `"model"`."""
-        if self.at_hand:
-            return PERTURBATION
-        return MODEL if self.adaptive else PUBLIC_ENCODER
+    def __post_init__(self):
+        object.__setattr__(self, "knowledge", self.attack.knowledge)
 
     @property
     def on_standing(self) -> bool:
-        return False
+        return self.attack.on_standing
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
-        if not self.adaptive:
-            attacker.craft(self.attack, attacker.encoder)
-        elif not self.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
-            brief = self.attack.changed(steps=min(1, self.attack.settings["steps"]))
-            brief(model, *(getattr(attacker, need) for need in self.attack.needs[1:]))
-
-    def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "UniversalThreat":
-        if self.adaptive:
-            found = {name: attacker.craft(self.attack, model) for name, model in models.items()}
-        else:
-            found = dict.fromkeys(models, attacker.craft(self.attack, attacker.encoder))
-        return replace(self, perturbations=found)
+        image = attacker.images[:1]
+        with evaluating(model), torch.no_grad():
+            wrong = model(image).argmin(1)  # what is wrong already, attacks that search give up at once
+        self.attack_images(model, image, wrong, seeds=[0])
 
     def settings(self, model: str) -> dict:
-        known = {} if self.attack is None else super().settings(model)
-        if self.at_hand:  # all else that is said of it may be the same of another one
-            known = {"content": digest(None, self.tensors(model))[:16]}
-        found = {**known, **self.perturbations[model].provenance}
-        return {**found, "encoder": model} if self.adaptive else found
+        return settings_of(self.attack) | ({"after": list(self.after)} if self.after else {})
+
+    def on(self, model: str) -> Callable[..., Tensor]:
+        return self.attack_images
+
+    def attack_images(self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Tensor:
+        given = {"model": model, "images": images, "labels": labels.to(images.device)}
+        attacked = self.attack(*(given[need] for need in self.attack.needs), seeds=seeds)
+        if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
+            found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
+            raise UserError(
+                f'The attack "{self.attack.name}" gives {found}, expected the attacked images, a tensor of '
+                f"shape {tuple(images.shape)}."
+            )
+        return attacked
+
+
+@dataclass(frozen=True, eq=False)
+class UniversalThreat(Threat):
+    """One perturbation for all images, of each model.
+
+    Attributes:
+        knowledge: `"perturbation at hand"` of an attacker who has the perturbation and not even the encoder, `"public
+            encoder"`, or `"model"` where it was crafted on each model itself.
+        perturbations: by the name of the model that they are for.
+    """
+
+    knowledge: str
+    perturbations: Mapping[str, UniversalPerturbation]
+    universal: ClassVar[bool] = True
+
+    def settings(self, model: str) -> dict:
+        found = self.perturbations[model].provenance
+        if self.knowledge == PERTURBATION:  # all else that is said of it may be the same of another one
+            return {"content": digest(None, self.tensors(model))[:16], **found}
+        return {**found, "encoder": model} if self.knowledge == MODEL else found
 
     def tensors(self, model: str) -> dict[str, Tensor]:
         return {"delta": self.perturbations[model].delta}
@@ -195,6 +184,45 @@ class UniversalThreat(Threat):
         return lambda _, images, __, *, seeds: mixed(images, seeds=seeds)
 
 
+@dataclass(frozen=True, eq=False)
+class CraftedThreat(UniversalThreat):
+    """One perturbation for all images, which an attack at all its settings crafts on the public encoder or each model.
+
+    Attributes:
+        perturbations: none before they are crafted.
+        attack: with its settings.
+    """
+
+    perturbations: Mapping[str, UniversalPerturbation] = field(default_factory=dict)
+    attack: ConfiguredAttack = field(kw_only=True)
+
+    def try_out(self, attacker: Attacker, model: PixelModel) -> None:
+        if self.knowledge == PUBLIC_ENCODER:
+            attacker.craft(self.attack)
+        elif not self.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
+            brief = self.attack.changed(steps=min(1, self.attack.settings["steps"]))
+            brief(model, *(getattr(attacker, need) for need in self.attack.needs[1:]))
+
+    def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "CraftedThreat":
+        if self.knowledge == PUBLIC_ENCODER:
+            found = dict.fromkeys(models, attacker.craft(self.attack))
+        else:
+            found = {name: attacker.craft(self.attack, model) for name, model in models.items()}
+        return replace(self, perturbations=found)
+
+    def settings(self, model: str) -> dict:
+        return settings_of(self.attack) | super().settings(model)
+
+
+def settings_of(attack: ConfiguredAttack) -> dict:
+    """Everything that an attack is run with, as JSON holds it."""
+    given = attack.settings
+    known = {name: list(value) if type(value) is tuple else value for name, value in given.items()}
+    if given.get("init"):
+        known["init"] = public_name(given["init"])
+    return {"attack": attack.name, "norm": attack.norm, **known}
+
+
 def noise(
     model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf", seeds: Sequence[int]
 ) -> Tensor:
@@ -208,12 +236,13 @@ def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
     """The threats that attacks by name are: one on the public encoder also adaptively, on each model."""
     found: list[Threat] = []
     for name, attack in attacks.items():
-        if attack.universal and not attack.on_encoder:
-            found.append(UniversalThreat(name, attack, adaptive=True))
-        elif attack.universal:
-            found += [UniversalThreat(name, attack, adaptive=False), UniversalThreat(name + ADAPTIVE, attack, True)]
+        if not attack.universal:
+            found.append(ImageThreat(name, attack))
+        elif attack.on_encoder:
+            found.append(CraftedThreat(name, PUBLIC_ENCODER, attack=attack))
+            found.append(CraftedThreat(name + ADAPTIVE, MODEL, attack=attack))
         else:
-            found.append(Threat(name, attack))
+            found.append(CraftedThreat(name, MODEL, attack=attack))
     return found
 
 
@@ -221,9 +250,9 @@ def in_turn(threats: Sequence[Threat]) -> list[Threat]:
     """The threats, of which some only attack what others before them within the same ball leave right."""
     found: list[Threat] = []
     for threat in threats:
-        if threat.on_standing:
+        if isinstance(threat, ImageThreat) and threat.on_standing:
             eps, norm = threat.attack.settings["eps"], threat.attack.norm
-            alike = (each for each in found if not each.universal and each.attack.norm == norm)
+            alike = (each for each in found if isinstance(each, ImageThreat) and each.attack.norm == norm)
             threat = replace(threat, after=tuple(each.name for each in alike if each.attack.settings["eps"] <= eps))
         found.append(threat)
     return found
@@ -234,7 +263,7 @@ def at_hand(
 ) -> list[UniversalThreat]:
     """The threats that ready-made perturbations are to all models."""
     return [
-        UniversalThreat(name + AT_HAND, None, False, dict.fromkeys(models, each), at_hand=True)
+        UniversalThreat(name + AT_HAND, PERTURBATION, dict.fromkeys(models, each))
         for name, each in perturbations.items()
     ]
 
