@@ -12,7 +12,8 @@ from genaf_hf.errors import UserError
 from genaf_hf.values.registry import Registry
 
 NEEDS = ("encoder", "model", "images", "labels")
-KNOWLEDGE = {"encoder": "public encoder", "model": "model"}
+PUBLIC_ENCODER, ANSWERS, MODEL = "public encoder", "model's answers", "model"  # what attackers know, from the least on
+KNOWLEDGE = {"encoder": PUBLIC_ENCODER, "model": MODEL}
 OF_ALL = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 PLAIN = (bool, int, float, str, list, tuple, type(None))
 
@@ -43,7 +44,7 @@ class Attack:
     needs: tuple[str, ...]
     defaults: Mapping[str, object] = field(default_factory=dict)
     derived: Mapping[str, Callable] = field(default_factory=dict)
-    knowledge: str = KNOWLEDGE["model"]
+    knowledge: str = MODEL
     norms: tuple[str, ...] = ("linf",)
     citation: str | None = None
     universal: bool = False

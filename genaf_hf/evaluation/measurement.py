@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from scipy.stats import binomtest
 
+from genaf_hf.attacks.registry import ANSWERS, MODEL, PUBLIC_ENCODER
 from genaf_hf.values.numbers import LARGEST_EPS, eps_text, is_number, is_whole
 
 CLEAN = "clean"
-PERTURBATION, PUBLIC_ENCODER, ANSWERS, MODEL = "perturbation at hand", "public encoder", "model's answers", "model"
+PERTURBATION = "perturbation at hand"
 # What attackers know, from the least on, and what a model stands under where the worst of them is meant.
 KINDS = {
     PERTURBATION: "under the worst perturbation that was at hand",

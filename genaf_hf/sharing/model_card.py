@@ -10,7 +10,17 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.evaluation.measurement import CLEAN, KINDS, MODEL, PUBLIC_ENCODER, Measurement, is_patch, reach
+from genaf_hf.evaluation.measurement import (
+    ANSWERS,
+    CLEAN,
+    KINDS,
+    MODEL,
+    PERTURBATION,
+    PUBLIC_ENCODER,
+    Measurement,
+    is_patch,
+    reach,
+)
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
@@ -135,6 +145,7 @@ def template_environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals |= {"PERTURBATION": PERTURBATION, "ANSWERS": ANSWERS, "MODEL": MODEL}
     environment.tests |= {"patch": is_patch}
     environment.filters |= {
         "plain": plain,
