@@ -15,9 +15,9 @@ from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
-from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, evaluate_threats, measure, worst_cases
+from genaf_hf.evaluation.evaluate import evaluate_robustness, evaluate_threats, measure, worst_cases
 from genaf_hf.evaluation.given_attacks import threats_from
-from genaf_hf.evaluation.measurement import WorstCase
+from genaf_hf.evaluation.measurement import Measurement, WorstCase, checked_eps
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.partial_forward import removing
 from genaf_hf.runs.journal import Journal
@@ -477,7 +477,9 @@ def test_models_are_checked_at_the_eps_of_an_attack_on_single_images():
         ({"patch": patch, "l2": other_norm}, 8 / 255),
         ({}, 8 / 255),
     ):
-        assert checked_eps(threats_from(given, {"model": None}), "model") == eps
+        threats = threats_from(given, {"model": None})
+        known = {"clean": {}, **{each.name: each.settings("model") for each in threats}}
+        assert checked_eps([Measurement("model", name, "", found, 1, 1, 1) for name, found in known.items()]) == eps
 
 
 # ---- journal ----

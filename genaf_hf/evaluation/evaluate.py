@@ -21,7 +21,7 @@ from genaf_hf.evaluation.answers import Answers, feature_bank
 from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.batch_size import BatchSize
 from genaf_hf.evaluation.given_attacks import GivenAttack, threats_from
-from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Check, Measurement, WorstCase, is_patch
+from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Check, Measurement, WorstCase, checked_eps
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.evaluation.self_checks import (
@@ -44,7 +44,6 @@ from genaf_hf.values.provenance import model_source
 PACKAGES = ("genaf_hf", "torch", "transformers", "datasets", "accelerate")
 CHECKED_IMAGES = 64
 SWEPT_IMAGES = 256
-DEFAULT_EPS = 8 / 255
 
 
 def evaluate_robustness(
@@ -285,7 +284,7 @@ def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[
             checks.append(no_weaker_than_twin(name, label, attacked, twin))
         if any(label == other.name for others in sweep for other in others):
             swept.append(measure(name, clean.of(rows), attacked.of(rows), threat))
-    checks += subject.checks(rows[:CHECKED_IMAGES], checked_eps(threats, name))
+    checks += subject.checks(rows[:CHECKED_IMAGES], checked_eps(measurements))
     for number, others in enumerate(sweep):
         for threat in others:
             attacked = subject.under(threat, f"{threat.name}.sweep-{number}", rows)
@@ -346,13 +345,6 @@ def measure(
         beyond_noise=all(beyond_noise(attacked, each) for each in controls) if controls else None,
         shuffled_correct=None if shuffled is None else sum(shuffled.right),
     )
-
-
-def checked_eps(threats: Sequence[Threat], model: str) -> float:
-    """Radius of the L-inf ball for the self-checks: that of a per-image attack, else of a perturbation."""
-    found = [(threat.universal, threat.settings(model)) for threat in threats]
-    linf = [(universal, known) for universal, known in found if known["norm"] == "linf" and not is_patch(known)]
-    return min(linf, key=lambda each: each[0])[1]["eps"] if linf else DEFAULT_EPS
 
 
 def describe(model: PixelModel) -> dict:

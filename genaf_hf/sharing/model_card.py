@@ -18,6 +18,7 @@ from genaf_hf.evaluation.measurement import (
     PERTURBATION,
     PUBLIC_ENCODER,
     Measurement,
+    checked_eps,
     is_patch,
     reach,
 )
@@ -34,7 +35,6 @@ from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("genaf", "adversarial-robustness")
 SHOWN_CLASSES = 20
-DEFAULT_EPS = 8 / 255
 OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
 
 
@@ -165,13 +165,6 @@ def template_environment() -> Environment:
 def is_hardened(record: TrainingRecord | None) -> bool:
     """Whether a model was trained by a defence, and not only audited, or fine-tuned without one."""
     return record is not None and record.stages.keys() not in ({STANDARD_FINETUNE}, {LINEAR_PROBE})
-
-
-def checked_eps(measurements: Sequence[Measurement]) -> float:
-    """L-inf radius at which a reader may try PGD: that of the first attack on the model itself, else of any."""
-    known = sorted(measurements, key=lambda each: each.knowledge != MODEL or each.attack.endswith(ADAPTIVE))
-    linf = (each.settings for each in known if each.settings.get("norm") == "linf" and not is_patch(each.settings))
-    return next((each["eps"] for each in linf), DEFAULT_EPS)
 
 
 def is_crafted_on_encoder(measurement: Measurement) -> bool:
