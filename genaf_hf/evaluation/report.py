@@ -32,6 +32,7 @@ from genaf_hf.values.numbers import eps_text, is_whole
 if TYPE_CHECKING:  # which needs torch
     from genaf_hf.evaluation.answers import Answers
 
+REPORT, ANSWERS = "report.json", "answers.parquet"  # files, the latter of the answers that the former counts
 SCHEMA_VERSION = 4
 COLUMNS = (
     *("model", "attack", "knowledge", "norm", "eps", "area", "steps", "correct", "count", "accuracy", "low", "high"),
