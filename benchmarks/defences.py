@@ -41,11 +41,12 @@ from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
 from genaf_hf.data import stratified_rows, stratified_subset
 from genaf_hf.evaluation import perturbation_cache
 from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import evaluate_threats
-from genaf_hf.evaluation.measurement import CLEAN, Rate
+from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Rate
 from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.evaluation.report import ADAPTIVE
-from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
+from genaf_hf.evaluation.threats import CraftedThreat, ImageThreat, UniversalThreat
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.runs.journal import Journal, write_whole
@@ -183,7 +184,7 @@ def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, ConfiguredA
 def told(attack: ConfiguredAttack) -> dict:
     """What an attack is; what is None does nothing."""
     return {
-        "attack": attack.attack.name,
+        "attack": attack.name,
         **{name: value for name, value in attack.settings.items() if value is not None},
     }
 
@@ -284,19 +285,20 @@ def attacked(model: PixelModel, test: Dataset, attacks: dict, attacker: Attacker
     for kind in (PUBLIC, FAR, ADAPTIVELY):
         for name, attack in attacks[kind].items():
             adaptive = kind == ADAPTIVELY
-            title = name + ADAPTIVE if adaptive and attack.attack.on_encoder else name
-            threats[kind, name] = UniversalThreat(title, attack, adaptive).crafted(attacker, {MODEL: model})
+            title = name + ADAPTIVE if adaptive and attack.on_encoder else name
+            threat = CraftedThreat(title, MODEL if adaptive else PUBLIC_ENCODER, attack=attack)
+            threats[kind, name] = threat.crafted(attacker, {MODEL: model})
     for folder in sorted(journal.folder.glob(f"training/{TRAINED_ON}/*")):
         known = {MODEL: UniversalPerturbation.from_pretrained(folder)}
-        threats[TRAINED, folder.name] = UniversalThreat(f"{TRAINED}: {folder.name}", None, False, known)
+        threats[TRAINED, folder.name] = UniversalThreat(f"{TRAINED}: {folder.name}", PUBLIC_ENCODER, known)
     report = evaluate_threats({MODEL: model}, pixels, [*threats.values()], batch_size=128, journal=journal)
     found: dict[str, dict[str, list[int]]] = {kind: {} for kind in (*WANTED, TRAINED)}
     for (kind, name), threat in threats.items():
         found[kind][name] = counted(report.measurement(MODEL, threat.name).accuracy)
     for name, attack in attacks[IMAGEWISE].items():
-        most = args.autoattack_images if attack.attack.name == "autoattack" else args.image_attack_images
+        most = args.autoattack_images if attack.name == "autoattack" else args.image_attack_images
         some = Subset(pixels, stratified_rows(test["label"], most, seed=0).tolist())
-        answers = answer(model, some, Threat(name, attack).on(MODEL), norm=attack.norm, batch_size=100)
+        answers = answer(model, some, ImageThreat(name, attack).on(MODEL), norm=attack.norm, batch_size=100)
         found[IMAGEWISE][name] = counted(Rate(sum(answers.right), len(some)))
     of_clean, failed = report.measurement(MODEL, CLEAN).accuracy, [each.name for each in report.failed_checks]
     direction = threats.get((ADAPTIVELY, UNIVERSAL_PGD))

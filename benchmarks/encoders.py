@@ -21,9 +21,9 @@ from transformers import AutoModelForImageClassification, set_seed
 
 from genaf_hf import GenAFConfig, PixelModel
 from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import craft_and_evaluate
 from genaf_hf.evaluation.measurement import CLEAN, Rate
-from genaf_hf.evaluation.threats import Attacker
 from genaf_hf.pipelines.experiment import asked_attacks, load_data, load_encoder_and_pixels
 from genaf_hf.pipelines.harden import HardeningArguments, fine_tune
 from genaf_hf.pipelines.hardening import hardening_run

@@ -109,10 +109,10 @@ class Transfer:
 
     def left(self, attack: ConfiguredAttack, members: Members) -> list[float]:
         """The same under a perturbation from some encoders at once, the mean over the seeds."""
-        needed = [self.known[each] for each in attack.attack.needs[1:]]
+        needed = [self.known[each] for each in attack.needs[1:]]
         crafted = [attack.changed(seed=seed)([self.encoders[each] for each in members], *needed) for seed in self.seeds]
         found = [self.right(each(self.test)) for each in crafted]
-        logging.info("%s on %s in %d steps: %s", attack.attack.name, members, attack.settings["steps"], found)
+        logging.info("%s on %s in %d steps: %s", attack.name, members, attack.settings["steps"], found)
         return [mean(of_one) for of_one in zip(*found, strict=True)]
 
 

@@ -21,8 +21,8 @@ from scipy.stats import t as student
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel
 from genaf_hf.cli.command_line import parse_arguments
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import craft_and_evaluate
-from genaf_hf.evaluation.threats import Attacker
 from genaf_hf.pipelines.experiment import asked_attacks, load_data, load_encoder_and_pixels
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.pipelines.hardening import hardening_run

@@ -39,12 +39,12 @@ from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer, feature_bank
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.drift import measure_drift
 from genaf_hf.evaluation.measurement import CLEAN
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.evaluation.probing import probed
-from genaf_hf.evaluation.threats import Attacker
 from genaf_hf.models.blocks import is_adaptable
 from genaf_hf.models.head import head_name
 from genaf_hf.pipelines.attack_arguments import named_attacks

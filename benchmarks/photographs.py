@@ -17,9 +17,10 @@ import torch
 from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.data import stratified_subset
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
-from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat
+from genaf_hf.evaluation.threats import CraftedThreat, ImageThreat, Threat
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.sharing.figures import SHOWN, draw_overview
 
@@ -45,10 +46,10 @@ def main() -> None:
     models = {name: PixelModel(*load_classifier(folder)).eval() for name, folder in found.items()}
     attacker = Attacker.of(stratified_subset(data["validation"], 1024, seed=0), args.dataset, public, public)
     threats: list[Threat] = [
-        UniversalThreat(name, ATTACKS[name].configure(eps=EPS), adaptive=False).crafted(attacker, models)
+        CraftedThreat(name, PUBLIC_ENCODER, attack=ATTACKS[name].configure(eps=EPS)).crafted(attacker, models)
         for name in PUBLIC
     ]
-    threats.append(Threat("pgd", ATTACKS["pgd"].configure(eps=PGD_EPS, steps=20)))
+    threats.append(ImageThreat("pgd", ATTACKS["pgd"].configure(eps=PGD_EPS, steps=20)))
     pixels = with_pixel_values(test, public.processor)
     report = evaluate_threats(models, pixels, threats, batch_size=128)
     worst = report.worst(HARDENED, PUBLIC_ENCODER)

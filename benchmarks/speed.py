@@ -197,7 +197,7 @@ def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
         settings = {"steps": gradients, "keep_best": False}
         settings = {name: value for name, value in settings.items() if name in attack.settings}
         attack = attack.configure(eps=EPS, **settings)
-        needed = (images, labels)[: len(attack.attack.needs) - 1]
+        needed = (images, labels)[: len(attack.needs) - 1]
         sides = {
             "floor": partial(floor, arguments, model, images, labels, forwards, gradients),
             "attack": partial(attack, pixel_model, *needed),

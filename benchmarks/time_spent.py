@@ -85,9 +85,9 @@ def main() -> None:
         looks.start()
         from genaf_hf.cli.help_pages import COMMANDS
         from genaf_hf.cli.main import main as run
-        from genaf_hf.evaluation import subject, threats
+        from genaf_hf.evaluation import attacker, subject
 
-        looks.note(threats, "crafted_once", lambda attack, *others: f"crafting {attack.attack.name}")
+        looks.note(attacker, "crafted_once", lambda attack, *others: f"crafting {attack.name}")
         looks.note(subject.Subject, "answers", measured)
         looks.note(subject, "self_checks", lambda *given, **settings: "self-checks")
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:

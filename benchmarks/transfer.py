@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from genaf_hf import PixelModel, load_images, with_pixel_values
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack
 from genaf_hf.data import stratified_subset
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import evaluate_threats
-from genaf_hf.evaluation.measurement import CLEAN
+from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
-from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat, threats_of
+from genaf_hf.evaluation.threats import CraftedThreat, Threat, threats_of
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.runs.journal import Journal, write_whole
 from genaf_hf.values.markup import markdown
@@ -224,7 +225,7 @@ def each_surrogate(
     name, model = next(iter(models.items()))
     attacks = {each: of_budget(each).changed(eps=EPS) for each in ("uapgd", "ssp")}
     threats = {
-        (attack, title): UniversalThreat(f"{attack} on {title}", configured, adaptive=False).crafted(
+        (attack, title): CraftedThreat(f"{attack} on {title}", PUBLIC_ENCODER, attack=configured).crafted(
             replace(attacker, encoder=encoder), {name: model}
         )
         for attack, configured in attacks.items()

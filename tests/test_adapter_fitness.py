@@ -16,7 +16,7 @@ from genaf_hf.attacks.registry import configured
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.measurement import Rate
-from genaf_hf.evaluation.threats import Threat
+from genaf_hf.evaluation.threats import ImageThreat
 from genaf_hf.training.adversaries.universal import Universal
 from genaf_hf.training.global_batch import MicroBatch
 
@@ -28,7 +28,7 @@ ATTACK = partial(pgd, eps=16 / 255, steps=3)
 @pytest.fixture
 def fitness(config):
     return Fitness(tiny_model(), PROCESSOR, tensors(24, 0, torch.float32), tensors(15, 1, torch.float32),
-                   config(max_steps=3), Threat("pgd", configured(ATTACK)))  # fmt: skip
+                   config(max_steps=3), ImageThreat("pgd", configured(ATTACK)))  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "oft", "ia3"])
@@ -56,7 +56,7 @@ def test_the_bank_is_crafted_on_the_public_encoder_whatever_adapters_learned_bef
     bank = {"live": 2, "class_share": 0, "bank": ["l4a"], "bank_steps": 2, "patch_share": 0}
     training = config(max_steps=2, defence="universal", defence_settings=bank, steps=None)
     data = tensors(24, 0, torch.float32), tensors(15, 1, torch.float32)
-    fitness = Fitness(tiny_model(), PROCESSOR, *data, training, Threat("pgd", configured(ATTACK)))
+    fitness = Fitness(tiny_model(), PROCESSOR, *data, training, ImageThreat("pgd", configured(ATTACK)))
     fitness(replace(genome("lora"), steps=None), tmp_path / "first")
     fitness(replace(genome("lora"), steps=None), parents={tmp_path / "first": 1.0})
     assert [model is fitness.encoder for model in begun] == [True, True]

@@ -30,7 +30,7 @@ from genaf_hf.data import load_images
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import Threat
+from genaf_hf.evaluation.threats import ImageThreat
 from genaf_hf.sharing.record import OF_ADAPTER, TrainingRecord
 
 pytestmark = [
@@ -159,7 +159,7 @@ def test_a_picked_member_is_a_plain_model_with_the_accuracies_of_the_table(
     plain = AutoModelForImageClassification.from_pretrained(folder / "picked")
     processor = AutoImageProcessor.from_pretrained(folder / "picked")
     assert type(plain).__name__ == chosen_class(report)
-    attack = Threat("pgd", ATTACKS["pgd"].configure(eps=again.eps, steps=2)).on("picked")
+    attack = ImageThreat("pgd", ATTACKS["pgd"].configure(eps=again.eps, steps=2)).on("picked")
     found = answer(PixelModel(plain, processor), with_pixel_values(test, processor), attack, seed=again.seed)
     assert sum(map(eq, found.predictions, found.labels)) == chosen.robust.part
     assert 0 < chosen.robust.part < chosen.clean.part
@@ -310,7 +310,8 @@ def test_genomes_are_trained_by_any_defence(dataset, encoders, config, settings)
     genome = space.genome({**space.known_configurations()[ALL_LINEAR], "eps_share": 0.5})
     assert (genome.steps, genome.genetic_weight) == (None, None)
     assert Genome.from_json(genome.to_json()) == genome
-    fitness = Fitness(encoder, processor, pixels, pixels, training, Threat("pgd", ATTACKS["pgd"].configure(steps=1)))
+    threat = ImageThreat("pgd", ATTACKS["pgd"].configure(steps=1))
+    fitness = Fitness(encoder, processor, pixels, pixels, training, threat)
     trained = fitness.training_of(genome)
     assert (trained.eps, trained.step_size) == (0.02, pytest.approx(training.step_size / 2))
     assert fitness(genome).parameters == fitness.parameters(genome)

@@ -22,8 +22,8 @@ from genaf_hf.cli.main import main
 from genaf_hf.data import image_digests, load_images, stratified_subset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer, right_answers
+from genaf_hf.evaluation.given_attacks import threats_from
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.audit import audit as audit_of_values
 from genaf_hf.pipelines.audit import audit_again

@@ -18,8 +18,9 @@ def benchmark():
 
 def test_what_leads_to_an_image_says_how_many_are_taken_for_its_class(benchmark, vit, dataset):
     from genaf_hf import PixelModel, with_pixel_values
+    from genaf_hf.evaluation.attacker import Attacker
     from genaf_hf.evaluation.evaluate import evaluate_threats
-    from genaf_hf.evaluation.threats import Attacker, UniversalThreat
+    from genaf_hf.evaluation.threats import CraftedThreat
 
     model = PixelModel(*vit).eval()
     attacker = Attacker.of(dataset["validation"], "colours", model, model)
@@ -27,7 +28,9 @@ def test_what_leads_to_an_image_says_how_many_are_taken_for_its_class(benchmark,
     names = [name for name in attacks if name.endswith("to an image")]
     assert len(names) == 3
     threats = [
-        UniversalThreat(name, attacks[name].changed(steps=2, eps=0.5), adaptive=False).crafted(attacker, {"m": model})
+        CraftedThreat(name, "public encoder", attack=attacks[name].changed(steps=2, eps=0.5)).crafted(
+            attacker, {"m": model}
+        )
         for name in names
     ]
     assert len({threat.perturbations["m"].delta.sum().item() for threat in threats}) == 3  # none is another's twin

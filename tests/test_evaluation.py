@@ -15,10 +15,10 @@ from genaf_hf.attacks import ATTACKS, UniversalPatch, register_attack
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, answer
-from genaf_hf.evaluation.evaluate import checked_eps, evaluate_robustness, evaluate_threats, measure, worst_cases
-from genaf_hf.evaluation.measurement import WorstCase
+from genaf_hf.evaluation.evaluate import evaluate_robustness, evaluate_threats, measure, worst_cases
+from genaf_hf.evaluation.given_attacks import threats_from
+from genaf_hf.evaluation.measurement import Measurement, WorstCase, checked_eps
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import threats_from
 from genaf_hf.models.partial_forward import removing
 from genaf_hf.runs.journal import Journal
 from genaf_hf.sharing.eval_results import conditions
@@ -252,7 +252,7 @@ def test_the_worst_case_of_each_image_is_counted_by_knowledge_and_over_all(model
 def test_the_worst_case_is_below_every_attack():
     """Of the three images that are right when clean, each attack fools another one."""
     predictions = {"clean": [0, 0, 0, 1], "universal": [1, 0, 0, 0], "pgd": [0, 1, 0, 0]}
-    answers = {name: Answers([0] * 4, found, None, 0.1, True) for name, found in predictions.items()}
+    answers = {name: Answers([0] * 4, found, None, 0.1, True, [0.9] * 4) for name, found in predictions.items()}
     threats = threats_from({"universal": perturbation(0), "pgd": partial(pgd, **PGD)}, {"model": None})
     assert worst_cases("model", threats, answers) == [
         WorstCase("model", "public encoder", 2, 4),
@@ -327,6 +327,20 @@ def test_what_is_for_standing_images_attacks_those_that_others_in_its_ball_leave
     assert alone.measurement("model", "last").settings.keys() == {"attack", "norm", "eps", "max_images"}
 
 
+@pytest.mark.parametrize("on_standing", [True, False])
+def test_what_is_for_standing_images_may_give_them_back_as_they_were(model, pixels, on_standing):
+    @register_attack("model", "images", eps=0.1, on_standing=on_standing)
+    def in_vain(model, images, *, eps):
+        return images
+
+    try:
+        report = evaluate_robustness({"model": model}, pixels["test"], {"mine": ATTACKS["in-vain"].configure()})
+    finally:
+        ATTACKS.pop("in-vain")
+    [check] = [each for each in report.checks if each.name == "mine moves the images and gets finite answers"]
+    assert (check.passed, check.numbers["farthest"]) == (on_standing, 0)
+
+
 def test_confidences_are_probabilities_of_the_predictions(model, pixels):
     found = answer(model, pixels["test"])
     with torch.no_grad():
@@ -337,8 +351,8 @@ def test_confidences_are_probabilities_of_the_predictions(model, pixels):
 
 def test_what_is_counted():
     """Of five images, two stay right, one is fooled, one is set right, and one is wrong in another way."""
-    clean = Answers([0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [0, 1, 2, 0, 1], 0.0, True)
-    attacked = Answers([0, 1, 2, 0, 1], [0, 1, 0, 0, 2], [0, 2, 2, 0, 0], 0.1, True)
+    clean = Answers([0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [0, 1, 2, 0, 1], 0.0, True, [0.9] * 5)
+    attacked = Answers([0, 1, 2, 0, 1], [0, 1, 0, 0, 2], [0, 2, 2, 0, 0], 0.1, True, [0.9] * 5)
     found = measure("model", clean, attacked)
     assert (found.correct, found.count, found.clean_correct, found.fooled, found.changed) == (3, 5, 3, 1, 3)
     assert found.neighbors_correct == 3
@@ -463,7 +477,9 @@ def test_models_are_checked_at_the_eps_of_an_attack_on_single_images():
         ({"patch": patch, "l2": other_norm}, 8 / 255),
         ({}, 8 / 255),
     ):
-        assert checked_eps(threats_from(given, {"model": None}), "model") == eps
+        threats = threats_from(given, {"model": None})
+        known = {"clean": {}, **{each.name: each.settings("model") for each in threats}}
+        assert checked_eps([Measurement("model", name, "", found, 1, 1, 1) for name, found in known.items()]) == eps
 
 
 # ---- journal ----

@@ -72,7 +72,7 @@ from genaf_hf.adapter_search import METHODS, Fitness, SearchSpace, merged_model
 from genaf_hf.adapter_search.genome import HEAD_ONLY
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, HEAD_ALONE
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.evaluation.threats import Threat
+from genaf_hf.evaluation.threats import ImageThreat
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
 from genaf_hf.models.head import head_name, in_head
@@ -546,7 +546,7 @@ def search_and_merge(name: str, public_encoder: Path, folder: Path) -> torch.Ten
     assert genome.ranks.keys() == space.targets.keys()
 
     adapter = folder.parent / "adapter"
-    threat = Threat("pgd", ATTACKS["pgd"].configure(eps=0.1, steps=1, step_size=0.05))
+    threat = ImageThreat("pgd", ATTACKS["pgd"].configure(eps=0.1, steps=1, step_size=0.05))
     score = Fitness(encoder, processor, train, test, config, threat)(genome, adapter)
     assert (score.clean.count, score.robust.count) == (6, 6)
     assert all(torch.equal(weight, before[name]) for name, weight in encoder.state_dict().items())

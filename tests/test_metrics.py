@@ -99,8 +99,8 @@ def test_values_by_hand(name, part, count, kind):
 
 
 def test_a_report_holds_what_they_count():
-    clean = Answers(LABELS, CLEAN, None, 0.0, True)
-    found = measure("model", clean, Answers(LABELS, ATTACKED, None, 0.1, True))
+    clean, attacked = (Answers(LABELS, found, None, 0.0, True, [0.9] * len(LABELS)) for found in (CLEAN, ATTACKED))
+    found = measure("model", clean, attacked)
     counted = {name: load_metric(name).compute(**inputs_of(name)) for name in METRICS}
     assert found.accuracy == Rate(counted["robust_accuracy"]["correct"], counted["robust_accuracy"]["count"])
     success = counted["attack_success_rate"]

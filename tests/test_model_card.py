@@ -388,8 +388,8 @@ def given(tmp_path, dataset, encoders) -> Path:
 
 def test_the_code_runs_as_written(processes, given):
     images = {"name": "colours", "config": None, "revision": None, "split": "test", "count": 18}
-    measured = [replace(each, settings=each.settings and {**each.settings, "encoder": "encoder"}) for each in
-                make_report("hardened").measurements]  # fmt: skip
+    measured = [replace(each, settings={**each.settings, "encoder": "encoder"}) if "encoder" in each.settings else each
+                for each in make_report("hardened").measurements]  # fmt: skip
     report = make_report("hardened", dataset=images, measurements=measured)
     text = model_card(report, make_record(), model_name="tiny").text
     code = "\n".join(blocks(text, "python"))

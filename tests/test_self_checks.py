@@ -198,7 +198,7 @@ def test_disagreements():
 
 
 def answers(predictions, labels, shift=0.1) -> Answers:
-    return Answers(labels=labels, predictions=predictions, neighbors=None, shift=shift, in_range=True)
+    return Answers(labels, predictions, None, shift, in_range=True, confidences=[0.9] * len(labels))
 
 
 @pytest.mark.parametrize(

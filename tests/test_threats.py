@@ -8,19 +8,12 @@ from genaf_hf import PixelModel, evaluate_robustness, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation
 from genaf_hf.data import stratified_subset
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.comparison import compare
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, evaluate_threats, try_out
+from genaf_hf.evaluation.given_attacks import threats_from
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import (
-    Attacker,
-    UniversalThreat,
-    at_hand,
-    attacks_of,
-    noise,
-    swept,
-    threats_from,
-    threats_of,
-)
+from genaf_hf.evaluation.threats import UniversalThreat, at_hand, attacks_of, noise, swept, threats_of
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
@@ -47,7 +40,7 @@ def test_an_attack_on_the_encoder_is_two_threats_and_another_one():
 
 
 def test_the_attacker_has_some_images_that_are_named(attacker, encoder, dataset, monkeypatch):
-    monkeypatch.setattr("genaf_hf.evaluation.threats.ATTACKER_IMAGES", 7)
+    monkeypatch.setattr("genaf_hf.evaluation.attacker.ATTACKER_IMAGES", 7)
     few = Attacker.of(dataset["train"], "someone/colours", encoder, None)
     expected = with_pixel_values(stratified_subset(dataset["train"], 7, seed=0), encoder.processor)[:]
     torch.testing.assert_close(few.images, encoder.to_images(expected["pixel_values"]))
@@ -103,15 +96,6 @@ def test_a_perturbation_in_l2_is_measured_and_held_against_noise_in_l2(attacker,
     assert 0.5 < check.numbers["farthest"] <= 1 + 1e-5
 
 
-def test_a_report_of_an_older_version_can_be_run_again_as_then(attacker, encoder, pixels):
-    attacks = {"mine": ATTACKS["l4a"].configure(eps=0.1, steps=2)}
-    report, _ = craft_and_evaluate({"m": encoder}, pixels["test"], attacks, attacker)
-    for each in report.measurements:
-        for later in ("restarts", "init", "max_images"):
-            each.settings.pop(later, None)
-    assert attacks_of(report)["mine"].settings == {**attacks["mine"].settings, "data": attacker.said(attacks["mine"])}
-
-
 def test_several_encoders_are_attacked_at_once(attacker, encoder, resnet, pixels):
     other = PixelModel(*resnet).eval()
     [public, _] = threats_of({"l4a": ATTACKS["l4a"].configure(eps=0.1, steps=3)})
@@ -163,7 +147,7 @@ def test_noise_lies_on_the_surface_of_the_ball_and_is_drawn_by_the_seeds():
 
 def test_a_patch_is_held_against_a_patch_of_noise_in_its_place():
     patch = UniversalPatch(torch.zeros(3, 2, 2), attack="advencoder-pat", eps=1.0, top=1, left=0)
-    threat = UniversalThreat("patch", None, adaptive=False, perturbations={"m": patch})
+    threat = UniversalThreat("patch", "public encoder", {"m": patch})
     size, random = threat.noise("m")
     images = torch.full((4, 3, 5, 5), 0.5)
     changed = (random(None, images, None, seeds=range(4)) != images).any(dim=1)
@@ -175,7 +159,7 @@ def test_a_patch_is_held_against_a_patch_of_noise_in_its_place():
 
 def test_a_perturbation_is_held_against_itself_with_its_pixels_shuffled():
     delta = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))
-    threat = UniversalThreat("one", None, False, {"m": UniversalPerturbation(delta, attack="l4a", eps=1.0)})
+    threat = UniversalThreat("one", "public encoder", {"m": UniversalPerturbation(delta, attack="l4a", eps=1.0)})
     found = threat.shuffled("m")(None, torch.zeros(1, 3, 5, 5), None, seeds=[0])[0]
     pixels, before = ({tuple(pixel.tolist()) for pixel in each.flatten(1).T} for each in (found, delta))
     assert pixels == before

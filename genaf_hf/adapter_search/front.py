@@ -22,6 +22,7 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import write_whole
+from genaf_hf.sharing.layout import REPORT
 from genaf_hf.values.markup import markdown
 
 PGD = "pgd"
@@ -84,7 +85,7 @@ def evaluate_adapter(
     dataset_info: dict,
 ) -> RobustnessReport:
     """Measures an adapter, merged, on all test images; `report.json` beside it remembers."""
-    path, asked = adapter / "report.json", threat.settings(adapter.name)
+    path, asked = adapter / REPORT, threat.settings(adapter.name)
     if not path.exists() or RobustnessReport.load(path).measurement(adapter.name, threat.name).settings != asked:
         report = evaluate_threats(
             {adapter.name: PixelModel(merged_model(encoder, adapter), processor).eval()},

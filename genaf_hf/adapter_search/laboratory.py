@@ -9,7 +9,7 @@ from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.adapter_search.fitness import Fitness
 from genaf_hf.adapter_search.front import PGD
 from genaf_hf.adapter_search.search_space import SearchSpace
-from genaf_hf.evaluation.threats import Threat
+from genaf_hf.evaluation.threats import ImageThreat
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.pipelines.experiment import Experiment
 from genaf_hf.runs.run import Run
@@ -38,7 +38,7 @@ class Laboratory(Experiment):
     @cached_property
     def fitness(self) -> Fitness:
         """By which genomes are compared: on the validation images."""
-        threat = Threat(PGD, self.attacks[PGD].changed(steps=self.arguments.search_steps))
+        threat = ImageThreat(PGD, self.attacks[PGD].changed(steps=self.arguments.search_steps))
         images = self.pixels["train"], self.pixels["validation"]
         return Fitness(self.encoder, self.processor, *images, self.config, threat)
 

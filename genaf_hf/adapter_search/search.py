@@ -32,7 +32,7 @@ from genaf_hf.adapter_search.study import (
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.perturbation_cache import digest
-from genaf_hf.evaluation.threats import Threat
+from genaf_hf.evaluation.threats import ImageThreat
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.pipelines.experiment import asked_attacks
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
@@ -258,7 +258,7 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
             laboratory.processor,
             laboratory.adapter(trial.number),
             laboratory.pixels["test"],
-            Threat(PGD, laboratory.attacks[PGD]),
+            ImageThreat(PGD, laboratory.attacks[PGD]),
             batch_size=config.per_device_eval_batch_size,
             seed=config.seed,
             dataset_info=laboratory.images.source,

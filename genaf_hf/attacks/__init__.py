@@ -1,9 +1,12 @@
-"""Attacks, one paper a file.
+"""Attacks, one paper a file. Whatever file lies here is registered.
 
 An attack is a function behind `register_attack`, or an objective behind `universal_attack`: it is in `ATTACKS` then,
 from where the command line, reports, cards and the demo have its name, its settings, what its attacker must know and
 its citation. `docs/add-an-attack.md` adds one of each kind.
 """
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from genaf_hf.attacks.activation_attack import activation_attack
 from genaf_hf.attacks.advencoder import advencoder_pat, advencoder_per
@@ -26,6 +29,9 @@ from genaf_hf.attacks.uap import uap
 from genaf_hf.attacks.uapgd import uapgd
 from genaf_hf.attacks.universal import universal_attack
 from genaf_hf.attacks.upgd import upgd
+
+for module in iter_modules(__path__):
+    import_module(f"{__name__}.{module.name}")
 
 __all__ = [
     "ATTACKS",

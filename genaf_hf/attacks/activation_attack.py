@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from genaf_hf.attacks.universal import Objective, features, towards_image, universal_attack
+from genaf_hf.attacks.ascent import Objective
+from genaf_hf.attacks.universal import features, towards_image, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{inkawhich2019activation,

@@ -8,13 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_hf.attacks.inputs import Encoders, several
-from genaf_hf.attacks.norms import NORMS, Norm, into_ball
-from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
-from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS, check_restarts
-from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import (
+from genaf_hf.attacks.ascent import (
     EPS,
     JUDGED_BATCHES,
     all_evaluating,
@@ -24,17 +18,23 @@ from genaf_hf.attacks.universal import (
     check_universal_settings,
     from_on,
     given,
-    instead_of,
-    nearness,
     provenance,
     some_of,
 )
+from genaf_hf.attacks.inputs import Encoders, several
+from genaf_hf.attacks.norms import NORMS, Norm, into_ball
+from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
+from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.pgd import SEEDS, check_restarts
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.attacks.universal import instead_of, nearness
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.progress import progress
 from genaf_hf.values.device import sent
 
-NOISE = 100
+NOISE, NOISES = 100, 16  # numbers of one, and how many are mixed
+TEMPERATURE = 0.1
 # By its name, as in a report: of as many images as other universal attacks, and of a generator that a CPU can train.
 BY_NAME: dict[str, Any] = {"steps": 100, "batch_size": 64, "width": 256}
 APART, BESIDE = "InfoNCE of clean and attacked features", ", high frequencies, small distance"
@@ -175,10 +175,9 @@ class Generator(nn.Module):
     Args:
         size: height and width of the perturbation.
         width: channels of the first layer.
-        noises: how many are mixed.
     """
 
-    def __init__(self, size: Sequence[int], width: int = 1024, noises: int = 16):
+    def __init__(self, size: Sequence[int], width: int = 1024):
         super().__init__()
         self.size = size
         doublings = max(1, (max(size) - 1).bit_length() - 2)
@@ -192,8 +191,8 @@ class Generator(nn.Module):
                 nn.ReLU(),
             ]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1, bias=False), nn.Tanh())
-        self.mix = nn.Conv2d(noises, 1, 3, padding=1)
-        self.register_buffer("noise", torch.randn(noises, NOISE, 1, 1))
+        self.mix = nn.Conv2d(NOISES, 1, 3, padding=1)
+        self.register_buffer("noise", torch.randn(NOISES, NOISE, 1, 1))
 
     def forward(self) -> Tensor:
         """(3, h, w)."""
@@ -294,19 +293,19 @@ def advencoder_loss(images: Tensor, changed: Tensor, score: Tensor) -> Tensor:
     return -5 * score + F.mse_loss(changed, images) - F.mse_loss(high_pass(images), high_pass(changed))
 
 
-def info_nce(queries: Tensor, keys: Tensor, temperature: float = 0.1) -> Tensor:
-    """Mean of -log softmax(cos(q_i, k_j) / temperature) at j = i, for two (n, d); the negatives are the batch's."""
-    similarities = F.normalize(queries) @ F.normalize(keys).T / temperature
+def info_nce(queries: Tensor, keys: Tensor) -> Tensor:
+    """Mean of -log softmax(cos(q_i, k_j) / 0.1) at j = i, for two (n, d); the negatives are the batch's."""
+    similarities = F.normalize(queries) @ F.normalize(keys).T / TEMPERATURE
     return F.cross_entropy(similarities, torch.arange(len(queries), device=queries.device))
 
 
-def high_pass(images: Tensor, radius: float | None = None) -> Tensor:
-    """Images (n, 3, h, w) without the frequencies below `radius` cycles per image.
+def high_pass(images: Tensor) -> Tensor:
+    """Images (n, 3, h, w) without the frequencies below an eighth of the shorter side, in cycles per image.
 
-    The default is an eighth of the shorter side: at 64 pixels the authors' 8.
+    At 64 pixels these are the authors' 8.
     """
     height, width = images.shape[-2:]
-    radius = min(height, width) / 8 if radius is None else radius
+    radius = min(height, width) / 8
     vertical = torch.fft.fftfreq(height, 1 / height, device=images.device)
     horizontal = torch.fft.fftfreq(width, 1 / width, device=images.device)
     kept = vertical[:, None].square() + horizontal.square() >= radius**2

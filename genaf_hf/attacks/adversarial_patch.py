@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from genaf_hf.attacks.ascent import Ascent, Objective, raised, random_batches
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import Ascent, Objective, raised, random_batches
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@article{brown2017patch,

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.universal import Objective, Step, attacked, universal_attack
+from genaf_hf.attacks.ascent import Objective, Step
+from genaf_hf.attacks.universal import attacked, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 WORDS = "sum over all hidden states of the logarithm of half the mean squared activation"

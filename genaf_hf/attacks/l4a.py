@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.universal import Objective, attacked, hidden_state, random_batches, universal_attack
+from genaf_hf.attacks.ascent import Objective, random_batches
+from genaf_hf.attacks.universal import attacked, hidden_state, universal_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 

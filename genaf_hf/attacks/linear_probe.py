@@ -9,19 +9,21 @@ from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import class_ids
 
+WEIGHT_DECAY = 1e-3
+AT_ONCE = 64  # images whose features are read
+
 
 class LinearProbe(nn.Module):
     """Multinomial logistic regression on the standardised features of an encoder, fitted to the optimum.
 
-    The encoder is left as it was, and called in the mode that it is in. The probe is fitted and asked in float32,
-    whatever the modes of the caller.
+    Half of 1e-3 times the sum of squares of the weights is added to the mean cross-entropy. The encoder is left as it
+    was, and called in the mode that it is in. The probe is fitted and asked in float32, whatever the modes of the
+    caller.
 
     Args:
         encoder: whose features are read.
         images: (n, 3, h, w) in [0, 1].
         labels: (n,) class ids; they are numbered anew by their order in `classes`.
-        weight_decay: of the weights, half its value times their sum of squares is added to the mean cross-entropy.
-        batch_size: images per forward pass.
 
     Attributes:
         classes: the class ids, sorted.
@@ -31,18 +33,16 @@ class LinearProbe(nn.Module):
             finite; when the images are none.
     """
 
-    def __init__(
-        self, encoder: PixelModel, images: Tensor, labels: Tensor, *, weight_decay: float = 1e-3, batch_size: int = 64
-    ):
+    def __init__(self, encoder: PixelModel, images: Tensor, labels: Tensor):
         super().__init__()
         self.encoder = encoder
         images, labels = images_for(encoder, images), class_ids(outside_inference(labels), len(images))
         with callers_modes_left():
-            self._fit(images, labels.to(encoder.device), weight_decay, batch_size)
+            self._fit(images, labels.to(encoder.device))
 
-    def _fit(self, images: Tensor, labels: Tensor, weight_decay: float, batch_size: int) -> None:
+    def _fit(self, images: Tensor, labels: Tensor) -> None:
         with evaluating(self.encoder), torch.no_grad():
-            batches = (batch.to(labels.device) for batch in images.split(batch_size))
+            batches = (batch.to(labels.device) for batch in images.split(AT_ONCE))
             features = torch.cat([self.encoder.features(batch) for batch in batches])
         if not features.isfinite().all():
             raise UserError("The encoder's features are not finite, so that no probe can be fitted: check its weights.")
@@ -58,7 +58,7 @@ class LinearProbe(nn.Module):
         def loss() -> Tensor:
             optimizer.zero_grad()
             value = F.cross_entropy(F.linear(features, weight, bias), targets)
-            value = value + weight_decay / 2 * weight.square().sum()
+            value = value + WEIGHT_DECAY / 2 * weight.square().sum()
             value.backward()
             return value
 

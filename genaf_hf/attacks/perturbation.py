@@ -238,13 +238,7 @@ class UniversalPerturbation:
 
     @classmethod
     def from_published(
-        cls,
-        path: str | Path,
-        *,
-        attack: str,
-        eps: float | None = None,
-        encoder: str | None = None,
-        norm: Norm = "linf",
+        cls, path: str | Path, *, attack: str, eps: float | None = None, encoder: str | None = None
     ) -> "UniversalPerturbation":
         """Reads a `.pt` file that others published, a tensor (3, h, w) or (1, 3, h, w) in pixel units.
 
@@ -253,9 +247,8 @@ class UniversalPerturbation:
         Args:
             path: the file.
             attack: what it was crafted with, e.g. `"l4a"`.
-            eps: radius of the ball in pixel units, default how far it reaches.
+            eps: radius of the L-inf ball in pixel units, default how far it reaches.
             encoder: what it was crafted on.
-            norm: of the ball, `"linf"` or `"l2"`.
 
         Raises:
             UserError: when the file is missing, broken, or no such tensor.
@@ -270,8 +263,7 @@ class UniversalPerturbation:
             largest = delta.abs().amax().item()
             if eps is None and not 0 < largest <= 1:
                 raise UserError(f"it reaches {largest:.4g}, expected values in [-1, 1], in units of pixels in [0, 1]")
-            eps = lengths(delta[None], norm).item() if eps is None else eps
-            return cls(delta, attack, eps, encoder=encoder, norm=norm)
+            return cls(delta, attack, largest if eps is None else eps, encoder=encoder)
         except Exception as error:  # a hostile file can raise anything
             told = isinstance(error, OSError | UserError)
             raise UserError(

@@ -12,7 +12,8 @@ from genaf_hf.errors import UserError
 from genaf_hf.values.registry import Registry
 
 NEEDS = ("encoder", "model", "images", "labels")
-KNOWLEDGE = {"encoder": "public encoder", "model": "model"}
+PUBLIC_ENCODER, ANSWERS, MODEL = "public encoder", "model's answers", "model"  # what attackers know, from the least on
+KNOWLEDGE = {"encoder": PUBLIC_ENCODER, "model": MODEL}
 OF_ALL = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 PLAIN = (bool, int, float, str, list, tuple, type(None))
 
@@ -35,7 +36,7 @@ class Attack:
         citation: of its paper, in BibTeX.
         universal: whether it returns one perturbation for all images.
         on_standing: whether it is for those images alone that other attacks on single images leave right, see
-            `evaluate_robustness`.
+            `evaluate_robustness`; what withstands it, too, it may give back as it was.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Attack:
     needs: tuple[str, ...]
     defaults: Mapping[str, object] = field(default_factory=dict)
     derived: Mapping[str, Callable] = field(default_factory=dict)
-    knowledge: str = KNOWLEDGE["model"]
+    knowledge: str = MODEL
     norms: tuple[str, ...] = ("linf",)
     citation: str | None = None
     universal: bool = False
@@ -98,6 +99,31 @@ class ConfiguredAttack:
 
     attack: Attack
     given: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """This and what follows as in `Attack`."""
+        return self.attack.name
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.attack.needs
+
+    @property
+    def universal(self) -> bool:
+        return self.attack.universal
+
+    @property
+    def knowledge(self) -> str:
+        return self.attack.knowledge
+
+    @property
+    def on_encoder(self) -> bool:
+        return self.attack.on_encoder
+
+    @property
+    def on_standing(self) -> bool:
+        return self.attack.on_standing
 
     @property
     def settings(self) -> dict:

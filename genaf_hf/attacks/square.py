@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genaf_hf.attacks.losses import margin_of
 from genaf_hf.attacks.pgd import check_attack_settings, checked_logits
-from genaf_hf.attacks.registry import register_attack
+from genaf_hf.attacks.registry import ANSWERS, register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating
 
@@ -22,7 +22,7 @@ CITATION = """@inproceedings{andriushchenko2020square,
 }"""
 
 
-@register_attack("model", "images", "labels", eps=8 / 255, knowledge="model's answers", citation=CITATION)
+@register_attack("model", "images", "labels", eps=8 / 255, knowledge=ANSWERS, citation=CITATION)
 def square(
     model: nn.Module,
     images: Tensor,

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaf_hf.attacks.universal import Objective, attacked, hidden_state, universal_attack
+from genaf_hf.attacks.ascent import Objective
+from genaf_hf.attacks.universal import attacked, hidden_state, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{naseer2020ssp,

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from genaf_hf.attacks.universal import Objective, attacked, hidden_state, universal_attack
+from genaf_hf.attacks.ascent import Objective
+from genaf_hf.attacks.universal import attacked, hidden_state, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{lu2020dispersion,

@@ -6,16 +6,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from genaf_hf.attacks.inputs import Encoders, several
-from genaf_hf.attacks.linear_probe import LinearProbe
-from genaf_hf.attacks.norms import NORMS, Norm, into_ball
-from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS, check_restarts
-from genaf_hf.attacks.registry import register_attack
-from genaf_hf.attacks.universal import (
+from genaf_hf.attacks.ascent import (
     EPS,
     all_evaluating,
-    attacked,
     best_of,
     check_universal_settings,
     from_on,
@@ -24,11 +17,19 @@ from genaf_hf.attacks.universal import (
     random_batches,
     some_of,
 )
+from genaf_hf.attacks.inputs import Encoders, several
+from genaf_hf.attacks.linear_probe import LinearProbe
+from genaf_hf.attacks.norms import NORMS, Norm, into_ball
+from genaf_hf.attacks.perturbation import UniversalPerturbation
+from genaf_hf.attacks.pgd import SEEDS, check_restarts
+from genaf_hf.attacks.registry import register_attack
+from genaf_hf.attacks.universal import attacked
 from genaf_hf.errors import UserError
 from genaf_hf.runs.progress import progress
 
 OVERSHOOT = 0.02
 LIKELIEST = 10  # classes whose boundaries are looked at
+AT_ONCE = 64  # images whose predictions are asked for
 CITATION = """@inproceedings{moosavi2017uap,
   title = {Universal Adversarial Perturbations},
   author = {Moosavi-Dezfooli, Seyed-Mohsen and Fawzi, Alhussein and Fawzi, Omar and Frossard, Pascal},
@@ -117,10 +118,10 @@ def uap(
     return UniversalPerturbation(delta, "uap", eps, norm=norm, **known)
 
 
-def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor, batch_size: int = 64) -> Tensor:
+def predictions(model: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor) -> Tensor:
     """Predicted classes of images with the perturbation, (n,)."""
     with torch.no_grad():
-        batches = (batch.to(delta.device) for batch in images.split(batch_size))
+        batches = (batch.to(delta.device) for batch in images.split(AT_ONCE))
         return torch.cat([model(attacked(batch, delta)).argmax(1) for batch in batches])
 
 

@@ -6,10 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from genaf_hf.attacks.ascent import Objective, Step
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.norms import steepest_ascent
-from genaf_hf.attacks.universal import Objective, Step, attacked, universal_attack
+from genaf_hf.attacks.universal import attacked, universal_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 

@@ -4,9 +4,10 @@ from functools import partial
 
 from torch import Tensor
 
+from genaf_hf.attacks.ascent import Objective, falling
 from genaf_hf.attacks.losses import told, towards
 from genaf_hf.attacks.uapgd import momentum_steps
-from genaf_hf.attacks.universal import Objective, attacked, falling, universal_attack
+from genaf_hf.attacks.universal import attacked, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
 
 CITATION = """@inproceedings{shafahi2020universal,

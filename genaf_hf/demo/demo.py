@@ -20,9 +20,10 @@ from genaf_hf.attacks.norms import lengths
 from genaf_hf.data import stratified_subset, to_rgb
 from genaf_hf.demo.arguments import DemoArguments, check_arguments, configured
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.measurement import ANSWERS
+from genaf_hf.evaluation.attacker import Attacker
+from genaf_hf.evaluation.measurement import ANSWERS, PUBLIC_ENCODER
 from genaf_hf.evaluation.report import UNDEFENDED
-from genaf_hf.evaluation.threats import Attacker, Threat, UniversalThreat, threats_of
+from genaf_hf.evaluation.threats import CraftedThreat, Threat, UniversalThreat, threats_of
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.pipelines.attack_arguments import separate
 from genaf_hf.pipelines.audit import load_model, matched_images, public_encoder
@@ -131,7 +132,7 @@ class Demo:
     def threat(self, name: str, eps: float) -> Threat:
         """An attack at one eps, against both models or the public encoder, before it is crafted."""
         if self.published and (self.published.attack, self.published.eps) == (name, eps):
-            return UniversalThreat(name, None, False, dict.fromkeys(self.models, self.published))
+            return UniversalThreat(name, PUBLIC_ENCODER, dict.fromkeys(self.models, self.published))
         attack = configured(self.arguments, eps, self.published)[name]
         return threats_of({name: attack})[0]
 
@@ -222,18 +223,18 @@ class Demo:
             means = "the answers" if threat.knowledge == ANSWERS else "the weights"
             return f"The attacker has {means} of each model and crafts a perturbation for this image and that model."
         source = public_name(model_source(self.encoder.model.config)[0])
-        published = threat.attack is None
-        data = self.published.data if published else self.attackers_data(threat.attack)
+        crafted = isinstance(threat, CraftedThreat)
+        data = self.attackers_data(threat.attack) if crafted else self.published.data
         images = "no images" if data in (None, "none") else data
         sentence = (
             f"The attacker has the public encoder {source} and {images}, and neither model; one perturbation fits "
             "every image."
         )
-        return f"{sentence} It is the one published with the hardened model." if published else sentence
+        return sentence if crafted else f"{sentence} It is the one published with the hardened model."
 
     def attackers_data(self, attack: ConfiguredAttack) -> str:
         """What the attacker has to craft a perturbation from, in words, as an audit says it."""
-        return self.attacker.said(attack) if attack.attack.needs[1:] else "none"
+        return self.attacker.said(attack) if attack.needs[1:] else "none"
 
 
 def check_pair(undefended: PixelModel, hardened: PixelModel) -> None:

@@ -1,7 +1,7 @@
 """What a model answers on clean and on attacked images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,8 +39,7 @@ class Answers:
             `NOT_FINITE` where the features are not.
         shift: the farthest that an image was moved, in the attack's norm; 0 without an attack.
         in_range: whether all pixels are in [0, 1].
-        confidences: probability that the model gives to each prediction, nan where its logits are not finite; none of
-            what an older version remembered.
+        confidences: probability that the model gives to each prediction, nan where its logits are not finite.
     """
 
     labels: list[int]
@@ -48,14 +47,12 @@ class Answers:
     neighbors: list[int] | None
     shift: float
     in_range: bool
-    confidences: list[float] = field(default_factory=list)
+    confidences: list[float]
 
     def but(self, rows: Sequence[int], others: "Answers") -> "Answers":
         """The same, but on some images those of others that were asked about these alone."""
 
-        def mixed(column: list | None, of_others: list | None) -> list | None:
-            if not column or not of_others:
-                return None  # known of the one alone
+        def mixed(column: list, of_others: list) -> list:
             new = dict(zip(rows, of_others, strict=True))
             return [new.get(row, value) for row, value in enumerate(column)]
 
@@ -63,11 +60,11 @@ class Answers:
             return self
         return Answers(
             self.labels,
-            mixed(self.predictions, others.predictions) or [],
-            mixed(self.neighbors, others.neighbors),
+            mixed(self.predictions, others.predictions),
+            self.neighbors and others.neighbors and mixed(self.neighbors, others.neighbors),
             max(self.shift, others.shift),
             self.in_range and others.in_range,
-            mixed(self.confidences, others.confidences) or [],
+            mixed(self.confidences, others.confidences),
         )
 
     @property
@@ -78,9 +75,8 @@ class Answers:
     def of(self, rows: Sequence[int]) -> "Answers":
         """Those on some of the images."""
         labels, predictions = ([column[row] for row in rows] for column in (self.labels, self.predictions))
-        neighbors = self.neighbors and [self.neighbors[row] for row in rows]
-        confidences = self.confidences and [self.confidences[row] for row in rows]
-        return Answers(labels, predictions, neighbors, self.shift, self.in_range, confidences)
+        neighbors, confidences = self.neighbors and [self.neighbors[row] for row in rows], self.confidences
+        return Answers(labels, predictions, neighbors, self.shift, self.in_range, [confidences[row] for row in rows])
 
 
 def save_answers(answers: Mapping[str, Mapping[str, Answers]], path: str | Path, *, report_sha256: str) -> None:
@@ -95,9 +91,8 @@ def save_answers(answers: Mapping[str, Mapping[str, Answers]], path: str | Path,
     for model, by_attack in answers.items():
         for attack, found in by_attack.items():
             count = len(found.labels)
-            confidences: list = found.confidences or [None] * count
             rows: tuple[Iterable, ...] = ([model] * count, [attack] * count, range(count))
-            rows += (found.labels, found.predictions, confidences)
+            rows += (found.labels, found.predictions, found.confidences)
             for name, values in zip(COLUMNS, rows, strict=True):
                 columns[name] += values
     table = pa.table(columns, schema=pa.schema(COLUMNS, metadata={REPORT_SHA256: report_sha256}))

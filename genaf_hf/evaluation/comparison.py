@@ -10,11 +10,10 @@ from scipy.stats import binomtest
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import right_answers
 from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Measurement, Rate
-from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.report import ANSWERS, REPORT, RobustnessReport
 from genaf_hf.evaluation.self_checks import beside_undefended
 from genaf_hf.values.markup import markdown
 
-REPORT, ANSWERS = "report.json", "answers.parquet"
 SIGNIFICANCE = 0.05
 # What may differ between attacks that are the same.
 WHERE_FROM = {"data", "seed", "standing", "attacked"}

@@ -18,8 +18,10 @@ from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import Answers, feature_bank
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.batch_size import BatchSize
-from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Check, Measurement, WorstCase, is_patch
+from genaf_hf.evaluation.given_attacks import GivenAttack, threats_from
+from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Check, Measurement, WorstCase, checked_eps
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.evaluation.self_checks import (
@@ -32,7 +34,7 @@ from genaf_hf.evaluation.self_checks import (
     no_weaker_than_twin,
 )
 from genaf_hf.evaluation.subject import Subject
-from genaf_hf.evaluation.threats import Attack, Attacker, Threat, at_hand, in_turn, swept, threats_from, threats_of
+from genaf_hf.evaluation.threats import ImageThreat, Threat, at_hand, in_turn, swept, threats_of
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
@@ -42,15 +44,14 @@ from genaf_hf.values.provenance import model_source
 PACKAGES = ("genaf_hf", "torch", "transformers", "datasets", "accelerate")
 CHECKED_IMAGES = 64
 SWEPT_IMAGES = 256
-DEFAULT_EPS = 8 / 255
 
 
 def evaluate_robustness(
     models: Mapping[str, PixelModel],
     dataset: Dataset,
-    attacks: Mapping[str, Attack],
+    attacks: Mapping[str, GivenAttack],
     *,
-    sweep: Sequence[Mapping[str, Attack]] = (),
+    sweep: Sequence[Mapping[str, GivenAttack]] = (),
     bank: Dataset | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -267,19 +268,23 @@ def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[
     noise: dict = {}
     for threat in in_turn(threats):
         label, known = threat.name, threat.settings(name)
-        attacked, counts = subject.under_after(threat, found) if threat.after else (subject.under(threat, label), {})
+        if isinstance(threat, ImageThreat) and threat.after:
+            attacked, counts = subject.under_after(threat, found)
+        else:
+            attacked, counts = subject.under(threat, label), {}
         found[label] = attacked
         noisy = subject.under_noise(threat, noise)
         measured = measure(name, clean, attacked, threat, noisy, subject.under_shuffled(threat))
         measurements.append(replace(measured, settings={**measured.settings, **counts}))
-        checks += [ball_check(name, label, known, attacked), effect_check(name, label, known, clean, attacked)]
+        checks.append(ball_check(name, label, known, attacked))
+        checks.append(effect_check(name, label, known, clean, attacked, on_standing=threat.on_standing))
         if not threat.universal:
             checks.append(better_than_noise(name, label, clean, attacked, noisy))
         if (twin := found.get(label.removesuffix(ADAPTIVE))) is not attacked and twin is not None:
             checks.append(no_weaker_than_twin(name, label, attacked, twin))
         if any(label == other.name for others in sweep for other in others):
             swept.append(measure(name, clean.of(rows), attacked.of(rows), threat))
-    checks += subject.checks(rows[:CHECKED_IMAGES], checked_eps(threats, name))
+    checks += subject.checks(rows[:CHECKED_IMAGES], checked_eps(measurements))
     for number, others in enumerate(sweep):
         for threat in others:
             attacked = subject.under(threat, f"{threat.name}.sweep-{number}", rows)
@@ -340,13 +345,6 @@ def measure(
         beyond_noise=all(beyond_noise(attacked, each) for each in controls) if controls else None,
         shuffled_correct=None if shuffled is None else sum(shuffled.right),
     )
-
-
-def checked_eps(threats: Sequence[Threat], model: str) -> float:
-    """Radius of the L-inf ball for the self-checks: that of a per-image attack, else of a perturbation."""
-    found = [(threat.universal, threat.settings(model)) for threat in threats]
-    linf = [(universal, known) for universal, known in found if known["norm"] == "linf" and not is_patch(known)]
-    return min(linf, key=lambda each: each[0])[1]["eps"] if linf else DEFAULT_EPS
 
 
 def describe(model: PixelModel) -> dict:

@@ -1,16 +1,17 @@
 """What one attack did to one model's answers, as a value, and how it is told."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
 from scipy.stats import binomtest
 
+from genaf_hf.attacks.registry import ANSWERS, MODEL, PUBLIC_ENCODER
 from genaf_hf.values.numbers import LARGEST_EPS, eps_text, is_number, is_whole
 
 CLEAN = "clean"
-PERTURBATION, PUBLIC_ENCODER, ANSWERS, MODEL = "perturbation at hand", "public encoder", "model's answers", "model"
+PERTURBATION = "perturbation at hand"
 # What attackers know, from the least on, and what a model stands under where the worst of them is meant.
 KINDS = {
     PERTURBATION: "under the worst perturbation that was at hand",
@@ -18,6 +19,7 @@ KINDS = {
     ANSWERS: "under the worst attack that asks the model for its answers alone",
     MODEL: "under the worst attack on the model itself",
 }
+DEFAULT_EPS = 8 / 255
 EVERY_ATTACK = "every attack"  # in place of one, of the worst case for each image
 
 
@@ -244,3 +246,14 @@ def norm_and_eps(settings: Mapping) -> tuple[str, str]:
 def is_patch(settings: Mapping) -> bool:
     """Whether an attack changes a part of the pixels, by any amount."""
     return "top" in settings
+
+
+def checked_eps(measurements: Sequence[Measurement]) -> float:
+    """L-inf radius of the PGD of the self-checks, and of the one that a card's reader may try.
+
+    That of the first attack on single images, as PGD is one; else of the first perturbation, which tells what it was
+    crafted on.
+    """
+    known = (each.settings for each in measurements if each.settings.get("norm") == "linf")
+    linf = [settings for settings in known if not is_patch(settings)]
+    return min(linf, key=lambda settings: "encoder" in settings)["eps"] if linf else DEFAULT_EPS

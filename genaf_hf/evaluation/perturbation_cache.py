@@ -56,13 +56,13 @@ def crafted_once(
     key = content(attack, encoder, data_digests or [tensor_digest(each) for each in data])
     [found] = broadcast_object_list([read_sealed(cache / key, key) if PartialState().is_main_process else None])
     if found is None:
-        logger.info("Crafting %s", attack.attack.name)
+        logger.info("Crafting %s", attack.name)
         crafted = attack(encoder, *data)
         [found] = broadcast_object_list([replace(crafted, delta=crafted.delta.cpu())])
         if PartialState().is_main_process:
             keep(found, cache, key)
     else:
-        logger.info("%s was crafted before", attack.attack.name)
+        logger.info("%s was crafted before", attack.name)
     return replace(found, delta=found.delta.to(several(encoder)[0].device))
 
 
@@ -105,9 +105,9 @@ def seal(found: UniversalPerturbation, key: str) -> str:
 def content(attack: ConfiguredAttack, encoder: Encoders, data_digests: Sequence[str]) -> str:
     """SHA-256 of everything that a perturbation depends on; of public encoders the heads are nothing of it."""
     encoders, init = several(encoder), attack.settings.get("init")
-    known = encoder_tensors if attack.attack.on_encoder else tensors
+    known = encoder_tensors if attack.on_encoder else tensors
     words = (
-        *(version("genaf_hf"), CRAFTING, version("transformers"), attack.attack.name, attack.settings),
+        *(version("genaf_hf"), CRAFTING, version("transformers"), attack.name, attack.settings),
         *((model_source(each.model.config), architecture(each), each.image_size) for each in encoders),
         *(each.autocast for each in encoders if each.autocast),
         *data_digests,

@@ -32,8 +32,8 @@ from genaf_hf.values.numbers import eps_text, is_whole
 if TYPE_CHECKING:  # which needs torch
     from genaf_hf.evaluation.answers import Answers
 
+REPORT, ANSWERS = "report.json", "answers.parquet"  # files, the latter of the answers that the former counts
 SCHEMA_VERSION = 4
-READ = (2, 3, 4)  # versions; reports of the first do not hold all settings of their attacks
 COLUMNS = (
     *("model", "attack", "knowledge", "norm", "eps", "area", "steps", "correct", "count", "accuracy", "low", "high"),
     *("worst", "reliable", "attack_success_rate", "decline", "fooling_rate", "neighbors_correct", "noise_correct"),
@@ -55,8 +55,7 @@ class RobustnessReport:
         measurements: one per model and attack.
         checks: of whether they can be trusted; a model that fails one, or has none, has *unreliable* robust accuracies.
         sweep: measurements of the same attacks at other eps, on a part of the images.
-        worst_cases: for each model what all attacks of attackers of each knowledge leave, and all attacks; none in
-            reports of older versions.
+        worst_cases: for each model what all attacks of attackers of each knowledge leave, and all attacks.
         seed: of random starts; image i starts from seed + i.
         environment: versions of the packages, and the hardware.
         schema_version: of this format.
@@ -288,13 +287,6 @@ class RobustnessReport:
     def to_json(self) -> str:
         values = asdict(replace(self, answers={}))
         del values["answers"]
-        if self.schema_version < 4:  # as it was written, so that its SHA-256 is what it was
-            del values["worst_cases"]
-            for each in (*values["measurements"], *values["sweep"]):
-                del each["shuffled_correct"]
-        if self.schema_version < 3:
-            for each in (*values["measurements"], *values["sweep"]):
-                del each["noise_correct"], each["beyond_noise"]
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod
@@ -306,14 +298,14 @@ class RobustnessReport:
         """
         try:
             values = json.loads(text)
-            if values["schema_version"] not in READ:
+            if values["schema_version"] != SCHEMA_VERSION:
                 raise UserError(
                     f"its schema_version is {values['schema_version']}, this version of genaf_hf reads "
-                    f"{READ[0]} to {READ[-1]}; make it again with the command that made it"
+                    f"{SCHEMA_VERSION}; make it again with the command that made it"
                 )
             lists = {"measurements": Measurement, "sweep": Measurement, "checks": Check, "worst_cases": WorstCase}
             for name, kind in lists.items():
-                values[name] = [kind(**each) for each in values.get(name, [])]
+                values[name] = [kind(**each) for each in values[name]]
             report = cls(**values)
             contradiction = next(contradictions(report), None)
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:

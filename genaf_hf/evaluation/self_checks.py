@@ -4,7 +4,9 @@ Athalye et al., ICML 2018 (https://arxiv.org/abs/1802.00420); Carlini et al., 20
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from scipy.stats import binomtest
@@ -29,7 +31,6 @@ NOTHING = 0.01  # of eps, which an attack that does something moves some image b
 NEARLY_ALL = 0.95  # of the images
 WEAKER = 0.1  # of the images
 FAR_BELOW = 0.5  # of the undefended model's accuracy
-GIVES_BACK = ("autoattack",)  # images that withstand it, as they were
 
 
 def self_checks(
@@ -45,71 +46,113 @@ def self_checks(
         name: the model's in the report.
         batch_size: images at a time.
     """
-
-    def batched(function, *tensors: Tensor) -> Tensor:
-        return torch.cat(
-            [function(*parts) for parts in zip(*(each.split(batch_size) for each in tensors), strict=True)]
-        )
-
-    def logits(batch: Tensor) -> Tensor:
-        with torch.no_grad():
-            return model(batch)
-
-    differentiable = Differentiable(model)
-
-    def attacked(attack, **settings) -> tuple[list[bool], float]:
-        """Which images are still right under an attack, and the mean loss."""
-        seeds = torch.arange(len(images))
-        found = batched(
-            lambda *part: attack(differentiable, *part[:2], seeds=part[2].tolist(), **settings), images, labels, seeds
-        )
-        answers = batched(logits, found)
-        return (answers.argmax(1) == labels).tolist(), F.cross_entropy(answers, labels).item()
-
+    probe = Probe(model, images, labels, eps, name, batch_size)
     with evaluating(model):
-        first, again = batched(logits, images), batched(logits, images)
-        difference = (first - again).abs().max().item()
-        gradients = batched(lambda *part: input_gradients(differentiable, *part), images, labels).flatten(1)
-        dead = ((gradients == 0).all(1) | ~gradients.isfinite().all(1)).sum().item()
-        once, once_loss = attacked(pgd, eps=eps, steps=1, step_size=eps)
-        white, white_loss = attacked(pgd, eps=eps, steps=STEPS)
-        black, _ = attacked(square, eps=eps, steps=QUERIES)
-        far, _ = attacked(pgd, eps=FAR, steps=FAR_STEPS)
+        return [
+            is_deterministic(probe),
+            has_gradients(probe),
+            more_steps_help(probe),
+            white_beats_black_box(probe),
+            falls_to_chance(probe),
+        ]
 
-    chance = 1 / first.shape[1]
-    only_once, only_more = disagreements(once, white)
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A model with the images that it is checked on; attributes as the arguments of `self_checks`."""
+
+    model: PixelModel
+    images: Tensor
+    labels: Tensor
+    eps: float
+    name: str
+    batch_size: int
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """Logits of the images (n, classes)."""
+        return self.logits(self.images)
+
+    @cached_property
+    def under_pgd(self) -> tuple[list[bool], float]:
+        """What `under` tells of PGD in the ball."""
+        return self.under(pgd, eps=self.eps, steps=STEPS)
+
+    def logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.batched(self.model, images)
+
+    def batched(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """What a function makes of the rows of tensors, batch by batch."""
+        parts = zip(*(each.split(self.batch_size) for each in tensors), strict=True)
+        return torch.cat([function(*part) for part in parts])
+
+    def under(self, attack: Callable[..., Tensor], **settings) -> tuple[list[bool], float]:
+        """Which images are still right under an attack, and the mean loss."""
+        attacked = self.batched(
+            lambda *part: attack(Differentiable(self.model), *part[:2], seeds=part[2].tolist(), **settings),
+            *(self.images, self.labels, torch.arange(len(self.images))),
+        )
+        answers = self.logits(attacked)
+        return (answers.argmax(1) == self.labels).tolist(), F.cross_entropy(answers, self.labels).item()
+
+    def check(self, name: str, passed: bool, numbers: dict) -> Check:
+        return Check(self.name, name, passed, {**numbers, "images": len(self.images)})
+
+
+def is_deterministic(probe: Probe) -> Check:
+    difference = (probe.clean - probe.logits(probe.images)).abs().max().item()
+    return probe.check(
+        "the output is deterministic",
+        difference <= ROUNDING * max(1.0, probe.clean.abs().max().item()),
+        {"largest difference of two evaluations": difference},
+    )
+
+
+def has_gradients(probe: Probe) -> Check:
+    gradients = probe.batched(partial(input_gradients, Differentiable(probe.model)), probe.images, probe.labels)
+    gradients = gradients.flatten(1)
+    dead = ((gradients == 0).all(1) | ~gradients.isfinite().all(1)).sum().item()
+    return probe.check(
+        "gradients are not zero", dead <= ZERO_GRADIENTS * len(probe.images), {"images without a gradient": dead}
+    )
+
+
+def more_steps_help(probe: Probe) -> Check:
+    once, once_loss = probe.under(pgd, eps=probe.eps, steps=1, step_size=probe.eps)
+    more, more_loss = probe.under_pgd
+    only_once, only_more = disagreements(once, more)
+    return probe.check(
+        "more steps help",
+        more_loss > once_loss and not significantly_more(only_once, only_more),
+        {
+            "loss after 1 step": once_loss,
+            f"loss after {STEPS}": more_loss,
+            "images that only 1 step fools": only_once,
+            f"images that only {STEPS} fool": only_more,
+        },
+    )
+
+
+def white_beats_black_box(probe: Probe) -> Check:
+    white, _ = probe.under_pgd
+    black, _ = probe.under(square, eps=probe.eps, steps=QUERIES)
     only_black, only_white = disagreements(black, white)
-    far_rate = Rate(sum(far), len(images))
-    results: dict[str, tuple[bool, dict]] = {
-        "the output is deterministic": (
-            difference <= ROUNDING * max(1.0, first.abs().max().item()),
-            {"largest difference of two evaluations": difference},
-        ),
-        "gradients are not zero": (
-            dead <= ZERO_GRADIENTS * len(images),
-            {"images without a gradient": dead},
-        ),
-        "more steps help": (
-            white_loss > once_loss and not significantly_more(only_once, only_more),
-            {
-                "loss after 1 step": once_loss,
-                f"loss after {STEPS}": white_loss,
-                "images that only 1 step fools": only_once,
-                f"images that only {STEPS} fool": only_more,
-            },
-        ),
-        "a white box beats a black box": (
-            not significantly_more(only_black, only_white),
-            {"images that only square fools": only_black, "images that only pgd fools": only_white, "queries": QUERIES},
-        ),
-        "accuracy falls to chance as eps grows": (
-            far_rate.interval[0] <= max(chance, WITHSTANDING),
-            {f"accuracy at eps {FAR:g}": far_rate.value, "chance": chance},
-        ),
-    }
-    return [
-        Check(name, check, passed, {**numbers, "images": len(images)}) for check, (passed, numbers) in results.items()
-    ]
+    return probe.check(
+        "a white box beats a black box",
+        not significantly_more(only_black, only_white),
+        {"images that only square fools": only_black, "images that only pgd fools": only_white, "queries": QUERIES},
+    )
+
+
+def falls_to_chance(probe: Probe) -> Check:
+    far, _ = probe.under(pgd, eps=FAR, steps=FAR_STEPS)
+    accuracy, chance = Rate(sum(far), len(far)), 1 / probe.clean.shape[1]
+    return probe.check(
+        "accuracy falls to chance as eps grows",
+        accuracy.interval[0] <= max(chance, WITHSTANDING),
+        {f"accuracy at eps {FAR:g}": accuracy.value, "chance": chance},
+    )
 
 
 # ---- what a model answers ----
@@ -180,10 +223,15 @@ def ball_check(model: str, attack: str, settings: dict, attacked: Answers) -> Ch
     return Check(model, f"{attack} stays in its ball and in [0, 1]", bool(inside), numbers)
 
 
-def effect_check(model: str, attack: str, settings: dict, clean: Answers, attacked: Answers) -> Check:
-    """Whether an attack moved the images, and the model's answers to them are finite."""
+def effect_check(
+    model: str, attack: str, settings: dict, clean: Answers, attacked: Answers, *, on_standing: bool = False
+) -> Check:
+    """Whether an attack moved the images, and the model's answers to them are finite.
+
+    One on what others leave standing may move nothing: it may give back what withstands it, too, as it was.
+    """
     broken = attacked.predictions.count(NOT_FINITE)
-    exempt = settings.get("attack") in GIVES_BACK or not any(clean.right)
+    exempt = on_standing or not any(clean.right)
     moved = exempt or attacked.shift > NOTHING * settings["eps"]
     numbers = {"farthest": attacked.shift, "eps": settings["eps"], "answers that are not finite": broken}
     return Check(model, f"{attack} moves the images and gets finite answers", moved and not broken, numbers)

@@ -17,7 +17,7 @@ from genaf_hf.evaluation.measurement import ANSWERS, CLEAN, Check
 from genaf_hf.evaluation.neighbors import Neighbors
 from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.self_checks import self_checks
-from genaf_hf.evaluation.threats import Threat
+from genaf_hf.evaluation.threats import ImageThreat, Threat
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
 from genaf_hf.values.numbers import class_ids
@@ -106,7 +106,7 @@ class Subject:
         times = WITHOUT_GRADIENTS if threat.knowledge == ANSWERS else 1
         return self.answers(step, threat.on(self.name), *of_threat, rows=rows, times=times)
 
-    def under_after(self, threat: Threat, found: Mapping[str, Answers]) -> tuple[Answers, dict]:
+    def under_after(self, threat: ImageThreat, found: Mapping[str, Answers]) -> tuple[Answers, dict]:
         """Its answers under a threat that attacks what others leave right, and how many images these are.
 
         Where another one fools the model already, its answers are that one's. Of fewer images than are left, those that

@@ -2,135 +2,44 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import ClassVar
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 
 from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
-from genaf_hf.attacks.inputs import Encoders
-from genaf_hf.attacks.linear_probe import check_target
 from genaf_hf.attacks.norms import per_image_l2, random_in_ball
-from genaf_hf.attacks.pgd import check_attack_settings
-from genaf_hf.attacks.registry import configured
-from genaf_hf.attacks.universal import check_image
-from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.measurement import CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
-from genaf_hf.evaluation.perturbation_cache import crafted_once, digest, tensor_digest
+from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
-from genaf_hf.values.numbers import LARGEST_EPS, is_whole
+from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name
 
-ATTACKER_IMAGES = 2048
 AT_HAND = "-at-hand"  # ends the name of a perturbation that was not crafted for the report
-# Settings that reports of older versions do not tell, as attacks were run then.
-BEFORE = {
-    "norm": "linf",
-    "restarts": 1,
-    "init": None,
-    "max_images": None,
-    "target": None,
-    "momentum": 0.9,
-    "loss": "cross-entropy",
-    "keep_best": False,
-}
-
-Attack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
-
-
-@dataclass(frozen=True, eq=False)
-class Attacker:
-    """What somebody has who crafts a perturbation for all images.
-
-    Attributes:
-        encoder: the public one, or several that are attacked at once; None where no attack needs any.
-        images: (n, 3, h, w) in [0, 1].
-        labels: (n,) class ids, for attacks that need them; None where nobody has any.
-        words: what these images are, e.g. `"1167 images of digits, split train"`.
-    """
-
-    encoder: Encoders | None
-    images: Tensor
-    labels: Tensor | None
-    words: str
-
-    @classmethod
-    def of(cls, train: Dataset, dataset_name: str, model: PixelModel, encoder: Encoders | None) -> "Attacker":
-        """Somebody who has images that a model is trained on, or such as those.
-
-        Args:
-            train: with the column `image`, and `label` if there are any; of many images a subset is taken, by labels a
-                stratified one.
-            dataset_name: Hub id or local folder.
-            model: whose image processor makes them.
-            encoder: the public one, or several; None where no attack needs any.
-        """
-        draw = stratified_subset if "label" in train.column_names else random_subset
-        some = draw(train, ATTACKER_IMAGES, seed=0)
-        known = with_pixel_values(some, model.processor)[:]
-        return cls(
-            encoder,
-            images=model.to_images(known["pixel_values"]),
-            labels=known["labels"].to(model.device) if "labels" in known else None,
-            words=f"{len(some)} images of {public_name(dataset_name)}, split {train.split or 'train'}",
-        )
-
-    def craft(self, attack: ConfiguredAttack, target: Encoders) -> UniversalPerturbation:
-        """The perturbation that an attack crafts on a model or several, from the cache where it was crafted before.
-
-        Raises:
-            UserError: for a setting that the attack refuses.
-        """
-        needed = attack.attack.needs[1:]
-        if needed and "data" in attack.attack.settings:
-            attack = attack.changed(data=self.said(attack))
-        data = [getattr(self, need) for need in needed]
-        return crafted_once(attack, target, *data, data_digests=[self.digests[need] for need in needed])
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of the images, which are large, and of the labels, where there are any."""
-        data = {"images": self.images, "labels": self.labels}
-        return {name: tensor_digest(each) for name, each in data.items() if each is not None}
-
-    def check(self, attack: ConfiguredAttack) -> None:
-        """Refuses a class or an image that an attack is to lead to and this attacker has not; `UserError` names it."""
-        if not attack.attack.on_encoder:  # those on the model are led to a class of its own
-            return
-        image, target, most = (attack.settings.get(name) for name in ("image", "target", "max_images"))
-        if is_whole(image):
-            check_image(image, min(len(self.images), most or len(self.images)))
-        if is_whole(target) and self.labels is not None:
-            check_target(target, self.labels)
-
-    def said(self, attack: ConfiguredAttack) -> str:
-        """What an attack is crafted from, in words."""
-        return f"{self.words}, {'with' if 'labels' in attack.attack.needs else 'without'} labels"
 
 
 @dataclass(frozen=True, eq=False)
 class Threat:
-    """An attack at all its settings against each model itself, on every image for itself.
+    """What models are up against.
 
     Attributes:
         name: in the report.
-        attack: with its settings.
-        after: names of other threats; of the images only those are attacked that all of them leave right.
+        knowledge: what the attacker knows, as in `Measurement`.
+        universal: whether it is one perturbation for all images.
     """
 
     name: str
-    attack: ConfiguredAttack
-    after: tuple[str, ...] = field(default=(), kw_only=True)
-    universal: ClassVar[bool] = False
+    knowledge: str = field(init=False)
+    universal: ClassVar[bool]
 
     @property
-    def knowledge(self) -> str:
-        """What the attacker knows: `"model"`, or `"model's answers"`."""
-        return self.attack.attack.knowledge
+    def on_standing(self) -> bool:
+        """Whether it is for those images alone that others leave right."""
+        return False
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         """Runs what can be run before a model is trained, so that settings are refused before any long work.
@@ -142,10 +51,6 @@ class Threat:
         Raises:
             UserError: for a setting that the attack refuses.
         """
-        image = attacker.images[:1]
-        with evaluating(model), torch.no_grad():
-            wrong = model(image).argmin(1)  # what is wrong already, attacks that search give up at once
-        self.attack_images(model, image, wrong, seeds=[0])
 
     def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "Threat":
         """The same, with all that it needs before it runs.
@@ -161,12 +66,7 @@ class Threat:
 
     def settings(self, model: str) -> dict:
         """Everything that the attack on a model is run with, as JSON holds it."""
-        given = self.attack.settings
-        known = {name: list(value) if type(value) is tuple else value for name, value in given.items()}
-        if given.get("init"):
-            known["init"] = public_name(given["init"])
-        after = {"after": list(self.after)} if self.after else {}
-        return {"attack": self.attack.attack.name, "norm": self.attack.norm, **known, **after}
+        raise NotImplementedError
 
     def tensors(self, model: str) -> dict[str, Tensor]:
         """What the attack on a model is made of beside its settings."""
@@ -180,18 +80,7 @@ class Threat:
         Raises:
             UserError: when called, if the attack gives no such images.
         """
-        return self.attack_images
-
-    def attack_images(self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Tensor:
-        given = {"model": model, "images": images, "labels": labels.to(images.device)}
-        attacked = self.attack(*(given[need] for need in self.attack.attack.needs), seeds=seeds)
-        if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
-            found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
-            raise UserError(
-                f'The attack "{self.attack.attack.name}" gives {found}, expected the attacked images, a tensor of '
-                f"shape {tuple(images.shape)}."
-            )
-        return attacked
+        raise NotImplementedError
 
     def noise(self, model: str) -> tuple[dict, Callable[..., Tensor]]:
         """What the attack on a model is held against: noise of its norm and size, and what tells it from other."""
@@ -205,49 +94,68 @@ class Threat:
 
 
 @dataclass(frozen=True, eq=False)
-class UniversalThreat(Threat):
-    """One perturbation for all images, crafted on the public encoder, or adaptively on each model.
+class ImageThreat(Threat):
+    """An attack at all its settings against each model itself, on every image for itself.
 
     Attributes:
-        attack: None of a perturbation that was given ready.
-        adaptive: whether it is crafted on each model.
-        perturbations: by the name of the model that they are for; none before they are crafted.
-        at_hand: whether the attacker has the perturbation, and not even the encoder.
+        attack: with its settings.
+        after: names of other threats; of the images only those are attacked that all of them leave right.
     """
 
-    attack: ConfiguredAttack | None
-    adaptive: bool
-    perturbations: Mapping[str, UniversalPerturbation] = field(default_factory=dict)
-    at_hand: bool = False
-    universal: ClassVar[bool] = True
+    attack: ConfiguredAttack
+    after: tuple[str, ...] = ()
+    universal: ClassVar[bool] = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "knowledge", self.attack.knowledge)
 
     @property
-    def knowledge(self) -> str:
-        """What the attacker knows: `"perturbation at hand"`, `"public encoder"`, or `"model"`."""
-        if self.at_hand:
-            return PERTURBATION
-        return MODEL if self.adaptive else PUBLIC_ENCODER
+    def on_standing(self) -> bool:
+        return self.attack.on_standing
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
-        if not self.adaptive:
-            attacker.craft(self.attack, attacker.encoder)
-        elif not self.attack.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
-            brief = self.attack.changed(steps=min(1, self.attack.settings["steps"]))
-            brief(model, *(getattr(attacker, need) for need in self.attack.attack.needs[1:]))
-
-    def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "UniversalThreat":
-        if self.adaptive:
-            found = {name: attacker.craft(self.attack, model) for name, model in models.items()}
-        else:
-            found = dict.fromkeys(models, attacker.craft(self.attack, attacker.encoder))
-        return replace(self, perturbations=found)
+        image = attacker.images[:1]
+        with evaluating(model), torch.no_grad():
+            wrong = model(image).argmin(1)  # what is wrong already, attacks that search give up at once
+        self.attack_images(model, image, wrong, seeds=[0])
 
     def settings(self, model: str) -> dict:
-        known = {} if self.attack is None else super().settings(model)
-        if self.at_hand:  # all else that is said of it may be the same of another one
-            known = {"content": digest(None, self.tensors(model))[:16]}
-        found = {**known, **self.perturbations[model].provenance}
-        return {**found, "encoder": model} if self.adaptive else found
+        return settings_of(self.attack) | ({"after": list(self.after)} if self.after else {})
+
+    def on(self, model: str) -> Callable[..., Tensor]:
+        return self.attack_images
+
+    def attack_images(self, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int]) -> Tensor:
+        given = {"model": model, "images": images, "labels": labels.to(images.device)}
+        attacked = self.attack(*(given[need] for need in self.attack.needs), seeds=seeds)
+        if not isinstance(attacked, Tensor) or attacked.shape != images.shape:
+            found = tuple(attacked.shape) if isinstance(attacked, Tensor) else type(attacked).__name__
+            raise UserError(
+                f'The attack "{self.attack.name}" gives {found}, expected the attacked images, a tensor of '
+                f"shape {tuple(images.shape)}."
+            )
+        return attacked
+
+
+@dataclass(frozen=True, eq=False)
+class UniversalThreat(Threat):
+    """One perturbation for all images, of each model.
+
+    Attributes:
+        knowledge: `"perturbation at hand"` of an attacker who has the perturbation and not even the encoder, `"public
+            encoder"`, or `"model"` where it was crafted on each model itself.
+        perturbations: by the name of the model that they are for.
+    """
+
+    knowledge: str
+    perturbations: Mapping[str, UniversalPerturbation]
+    universal: ClassVar[bool] = True
+
+    def settings(self, model: str) -> dict:
+        found = self.perturbations[model].provenance
+        if self.knowledge == PERTURBATION:  # all else that is said of it may be the same of another one
+            return {"content": digest(None, self.tensors(model))[:16], **found}
+        return {**found, "encoder": model} if self.knowledge == MODEL else found
 
     def tensors(self, model: str) -> dict[str, Tensor]:
         return {"delta": self.perturbations[model].delta}
@@ -276,6 +184,45 @@ class UniversalThreat(Threat):
         return lambda _, images, __, *, seeds: mixed(images, seeds=seeds)
 
 
+@dataclass(frozen=True, eq=False)
+class CraftedThreat(UniversalThreat):
+    """One perturbation for all images, which an attack at all its settings crafts on the public encoder or each model.
+
+    Attributes:
+        perturbations: none before they are crafted.
+        attack: with its settings.
+    """
+
+    perturbations: Mapping[str, UniversalPerturbation] = field(default_factory=dict)
+    attack: ConfiguredAttack = field(kw_only=True)
+
+    def try_out(self, attacker: Attacker, model: PixelModel) -> None:
+        if self.knowledge == PUBLIC_ENCODER:
+            attacker.craft(self.attack)
+        elif not self.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
+            brief = self.attack.changed(steps=min(1, self.attack.settings["steps"]))
+            brief(model, *(getattr(attacker, need) for need in self.attack.needs[1:]))
+
+    def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "CraftedThreat":
+        if self.knowledge == PUBLIC_ENCODER:
+            found = dict.fromkeys(models, attacker.craft(self.attack))
+        else:
+            found = {name: attacker.craft(self.attack, model) for name, model in models.items()}
+        return replace(self, perturbations=found)
+
+    def settings(self, model: str) -> dict:
+        return settings_of(self.attack) | super().settings(model)
+
+
+def settings_of(attack: ConfiguredAttack) -> dict:
+    """Everything that an attack is run with, as JSON holds it."""
+    given = attack.settings
+    known = {name: list(value) if type(value) is tuple else value for name, value in given.items()}
+    if given.get("init"):
+        known["init"] = public_name(given["init"])
+    return {"attack": attack.name, "norm": attack.norm, **known}
+
+
 def noise(
     model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf", seeds: Sequence[int]
 ) -> Tensor:
@@ -285,19 +232,17 @@ def noise(
     return (images + eps * drawn).clamp(0, 1)
 
 
-# ---- which there are ----
-
-
 def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
     """The threats that attacks by name are: one on the public encoder also adaptively, on each model."""
     found: list[Threat] = []
     for name, attack in attacks.items():
-        if attack.attack.universal and not attack.attack.on_encoder:
-            found.append(UniversalThreat(name, attack, adaptive=True))
-        elif attack.attack.universal:
-            found += [UniversalThreat(name, attack, adaptive=False), UniversalThreat(name + ADAPTIVE, attack, True)]
+        if not attack.universal:
+            found.append(ImageThreat(name, attack))
+        elif attack.on_encoder:
+            found.append(CraftedThreat(name, PUBLIC_ENCODER, attack=attack))
+            found.append(CraftedThreat(name + ADAPTIVE, MODEL, attack=attack))
         else:
-            found.append(Threat(name, attack))
+            found.append(CraftedThreat(name, MODEL, attack=attack))
     return found
 
 
@@ -305,9 +250,9 @@ def in_turn(threats: Sequence[Threat]) -> list[Threat]:
     """The threats, of which some only attack what others before them within the same ball leave right."""
     found: list[Threat] = []
     for threat in threats:
-        if not threat.universal and threat.attack.attack.on_standing:
+        if isinstance(threat, ImageThreat) and threat.on_standing:
             eps, norm = threat.attack.settings["eps"], threat.attack.norm
-            alike = (each for each in found if not each.universal and each.attack.norm == norm)
+            alike = (each for each in found if isinstance(each, ImageThreat) and each.attack.norm == norm)
             threat = replace(threat, after=tuple(each.name for each in alike if each.attack.settings["eps"] <= eps))
         found.append(threat)
     return found
@@ -318,7 +263,7 @@ def at_hand(
 ) -> list[UniversalThreat]:
     """The threats that ready-made perturbations are to all models."""
     return [
-        UniversalThreat(name + AT_HAND, None, False, dict.fromkeys(models, each), at_hand=True)
+        UniversalThreat(name + AT_HAND, PERTURBATION, dict.fromkeys(models, each))
         for name, each in perturbations.items()
     ]
 
@@ -326,7 +271,7 @@ def at_hand(
 def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, ConfiguredAttack]:
     """The attacks at `factor` times their eps: the first universal one that has an eps, and the first on images."""
     with_eps = {name: attack for name, attack in attacks.items() if "eps" in attack.settings}
-    kinds = ([name for name, attack in with_eps.items() if attack.attack.universal is kind] for kind in (True, False))
+    kinds = ([name for name, attack in with_eps.items() if attack.universal is kind] for kind in (True, False))
     left_out = [name for names in kinds for name in names[1:]]
     return {
         name: attack.changed(eps=min(factor * attack.settings["eps"], LARGEST_EPS[attack.norm]))
@@ -357,8 +302,8 @@ def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
     """The attacks of a report by name, at all settings that they were run with.
 
     Raises:
-        UserError: when there is no such attack here, or the report does not hold all its settings, as those of older
-            versions, or where a perturbation was at hand.
+        UserError: when there is no such attack here, or the report does not hold all its settings, as of a perturbation
+            that was given ready.
     """
     found = {}
     for each in report.measurements:
@@ -370,70 +315,11 @@ def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
                 f'The perturbation "{name}" was at hand, and no report holds it: audit anew, with --perturbations.'
             )
         attack = ATTACKS[each.settings["attack"]]
-        told = {**BEFORE, **each.settings}
-        if lacking := [setting for setting in attack.defaults if setting not in told]:
+        if lacking := [setting for setting in attack.defaults if setting not in each.settings]:
             raise UserError(
                 f'The report does not tell the {lacking[0]} of "{each.attack}", so that it cannot be run again from '
                 "the report alone: measure the model anew."
             )
-        known = {setting: value for setting, value in told.items() if setting in attack.settings}
+        known = {setting: value for setting, value in each.settings.items() if setting in attack.settings}
         found[name] = attack.configure(**known)
     return found
-
-
-# ---- what users give ----
-
-
-def threats_from(attacks: Mapping[str, Attack], models: Mapping[str, PixelModel]) -> list[Threat]:
-    """The threats that users name: perturbations, mappings of them by model, and attacks with their settings.
-
-    Raises:
-        UserError: for what is none, or does not tell all that a report holds, or was not crafted on a model.
-    """
-    if not isinstance(attacks, Mapping):
-        raise UserError('attacks are not by name, expected for example {"pgd": ATTACKS["pgd"].configure()}.')
-    if CLEAN in attacks:
-        raise UserError(f'An attack is called "{CLEAN}", which means no attack: give it another name.')
-    return [threat_from(name, attack, models) for name, attack in attacks.items()]
-
-
-def threat_from(name: str, attack: Attack, models: Mapping[str, PixelModel]) -> Threat:
-    """What `threats_from` makes of one of them."""
-    if isinstance(attack, UniversalPerturbation):
-        attack = dict.fromkeys(models, attack)
-        return UniversalThreat(name, None, adaptive=False, perturbations=checked(name, attack, models))
-    if isinstance(attack, Mapping):
-        return UniversalThreat(name, None, adaptive=True, perturbations=checked(name, attack, models))
-    attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else attack
-    given = attack.settings if isinstance(attack, ConfiguredAttack) else {}
-    if isinstance(attack, ConfiguredAttack) and attack.attack.universal:
-        raise UserError(
-            f'The attack "{name}" is {attack.attack.name}, which crafts one perturbation for all images and has no '
-            "images to craft it from here: craft it, and give the UniversalPerturbation, or ask genaf_hf.audit.audit."
-        )
-    if "eps" not in given:
-        raise UserError(
-            f'The attack "{name}" is {attack!r}, expected a UniversalPerturbation or functools.partial(attack, '
-            "eps=..., steps=...), so that the report can say what it was run with."
-        )
-    if odd := [key for key, value in given.items() if not isinstance(value, str | int | float | list | tuple | None)]:
-        raise UserError(f'The setting {odd[0]} of the attack "{name}" is no plain value that a report can hold.')
-    check_attack_settings(eps=given["eps"], steps=given.get("steps") or 1, step_size=1, norm=attack.norm)
-    return Threat(name, attack)
-
-
-def checked(
-    name: str, perturbations: Mapping[str, UniversalPerturbation], models: Mapping[str, PixelModel]
-) -> Mapping[str, UniversalPerturbation]:
-    """Perturbations, one for each model.
-
-    Raises:
-        UserError: when one lacks, or has an eps that none can have.
-    """
-    for model in models:
-        if model not in perturbations:
-            crafted_on = ", ".join(perturbations) or "nothing"
-            raise UserError(f'No attack was crafted on "{model}", only on {crafted_on}.')
-        given = perturbations[model]
-        check_attack_settings(eps=given.eps, steps=1, step_size=1, norm=given.norm)
-    return perturbations

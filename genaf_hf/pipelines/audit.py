@@ -17,10 +17,11 @@ from genaf_hf.attacks.inputs import Encoders, checked_setting, several
 from genaf_hf.data import ImageSet, load_images, stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.answers import save_answers
+from genaf_hf.evaluation.attacker import ATTACKER_IMAGES, Attacker
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest, tensors
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import ATTACKER_IMAGES, Attacker, Threat, attacks_of, on_shown, worst_of
+from genaf_hf.evaluation.threats import Threat, attacks_of, on_shown, worst_of
 from genaf_hf.models.head import HEAD, find_head
 from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel

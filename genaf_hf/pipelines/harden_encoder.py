@@ -19,10 +19,11 @@ from genaf_hf.data import (
     with_pixel_values,
 )
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.drift import Drift, measure_drift
 from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
-from genaf_hf.evaluation.threats import Attacker, Threat, threats_of
+from genaf_hf.evaluation.threats import Threat, threats_of
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.loading import load_configuration, load_encoder
 from genaf_hf.models.pixel_model import PixelModel

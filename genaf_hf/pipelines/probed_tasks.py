@@ -7,10 +7,11 @@ from datasets import Dataset
 from genaf_hf.attacks import ConfiguredAttack
 from genaf_hf.data import ImageSet, load_images, with_pixel_values
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.probing import probed
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import Attacker, Threat
+from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.layout import report_of_task

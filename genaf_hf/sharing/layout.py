@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from genaf_hf.evaluation.report import UNDEFENDED
+from genaf_hf.evaluation.report import ANSWERS, REPORT, UNDEFENDED
 from genaf_hf.sharing.hub_metadata import dataset_type
 
 CARD = "README.md"
-REPORT = "report.json"
 SPREADSHEET = "report.csv"
-ANSWERS = "answers.parquet"
 RECORD = "training.json"
 LAYERS = "layer_robustness.json"
 DRIFT = "drift.json"  # of the features of an encoder

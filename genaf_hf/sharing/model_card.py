@@ -10,7 +10,18 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.evaluation.measurement import CLEAN, KINDS, MODEL, PUBLIC_ENCODER, Measurement, is_patch, reach
+from genaf_hf.evaluation.measurement import (
+    ANSWERS,
+    CLEAN,
+    KINDS,
+    MODEL,
+    PERTURBATION,
+    PUBLIC_ENCODER,
+    Measurement,
+    checked_eps,
+    is_patch,
+    reach,
+)
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.sharing.eval_results import dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
@@ -24,7 +35,6 @@ from genaf_hf.values.names import WRITTEN_LETTERS, shortened
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("genaf", "adversarial-robustness")
 SHOWN_CLASSES = 20
-DEFAULT_EPS = 8 / 255
 OWN_CLASS = "EncoderForImageClassification"  # which transformers loads only with the code that lies beside the weights
 
 
@@ -137,6 +147,7 @@ def template_environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals |= {"PERTURBATION": PERTURBATION, "ANSWERS": ANSWERS, "MODEL": MODEL}
     environment.tests |= {"patch": is_patch}
     environment.filters |= {
         "plain": plain,
@@ -152,13 +163,6 @@ def template_environment() -> Environment:
         "shell": shell,
     }
     return environment
-
-
-def checked_eps(measurements: Sequence[Measurement]) -> float:
-    """L-inf radius at which a reader may try PGD: that of the first attack on the model itself, else of any."""
-    known = sorted(measurements, key=lambda each: each.knowledge != MODEL or each.attack.endswith(ADAPTIVE))
-    linf = (each.settings for each in known if each.settings.get("norm") == "linf" and not is_patch(each.settings))
-    return next((each["eps"] for each in linf), DEFAULT_EPS)
 
 
 def is_crafted_on_encoder(measurement: Measurement) -> bool:

@@ -14,8 +14,9 @@ from genaf_hf.data import commit
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.evaluate import evaluate_threats
+from genaf_hf.evaluation.given_attacks import threats_from
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import Threat, at_hand, threats_from
+from genaf_hf.evaluation.threats import Threat, at_hand
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import license_of

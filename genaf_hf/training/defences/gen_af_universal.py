@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from genaf_hf.attacks.universal import EPS
+from genaf_hf.attacks.ascent import EPS
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.live_patch import AREA, SHARE, LivePatch
 from genaf_hf.training.adversaries.mixture import mixed

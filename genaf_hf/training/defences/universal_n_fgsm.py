@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.attacks.universal import EPS
+from genaf_hf.attacks.ascent import EPS
 from genaf_hf.training.adversaries.mixture import Mixture
 from genaf_hf.training.adversaries.n_fgsm import NFGSM
 from genaf_hf.training.adversaries.universal import BANK, Universal
