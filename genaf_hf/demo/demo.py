@@ -22,14 +22,13 @@ from genaf_hf.demo.arguments import DemoArguments, check_arguments, configured
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.measurement import ANSWERS, PUBLIC_ENCODER
-from genaf_hf.evaluation.report import UNDEFENDED
+from genaf_hf.evaluation.report import HARDENED, UNDEFENDED
 from genaf_hf.evaluation.threats import CraftedThreat, Threat, UniversalThreat, threats_of
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.pipelines.attack_arguments import separate
 from genaf_hf.pipelines.audit import load_model, matched_images, public_encoder
 from genaf_hf.pipelines.trained_images import read_record
 from genaf_hf.sharing.layout import PERTURBATION
-from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.values.provenance import model_source, public_name
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from PIL import Image as PILImage
 from genaf_hf.demo.demo import Demo, Outcome, amplified, eps_words
 from genaf_hf.demo.pictures import enlarged, read_image
 from genaf_hf.errors import UserError
-from genaf_hf.training.sharing_trainer import HARDENED
+from genaf_hf.evaluation.report import HARDENED
 from genaf_hf.values.provenance import public_name
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

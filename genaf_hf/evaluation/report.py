@@ -26,6 +26,7 @@ from genaf_hf.evaluation.measurement import (
     impossible_settings,
     strength,
 )
+from genaf_hf.runs.journal import write_whole
 from genaf_hf.values.markup import cell, markdown
 from genaf_hf.values.numbers import eps_text, is_whole
 
@@ -40,7 +41,7 @@ COLUMNS = (
     *("shuffled_correct", "beyond_noise", "standing", "attacked", "expected_robustness", "expected_up_to_eps"),
 )
 ANY_KNOWLEDGE = "any of these"  # in a table, of the worst case over all attacks
-UNDEFENDED = "undefended"  # name of the model that others are held against
+UNDEFENDED, HARDENED = "undefended", "hardened"  # names of models: that others are held against, and that is trained
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
 
 
@@ -315,7 +316,7 @@ class RobustnessReport:
         return report
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
+        write_whole(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "RobustnessReport":

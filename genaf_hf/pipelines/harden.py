@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
-from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
+from genaf_hf.evaluation.report import HARDENED, UNDEFENDED, RobustnessReport
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import SWEEP, Experiment, asked_attacks
@@ -36,7 +36,6 @@ from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
-from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.training.trainer import GenAFTrainer
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.drift import Drift, measure_drift
 from genaf_hf.evaluation.evaluate import try_out
-from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
+from genaf_hf.evaluation.report import HARDENED, UNDEFENDED, RobustnessReport
 from genaf_hf.evaluation.threats import Threat, threats_of
 from genaf_hf.models.bare_encoder import load_bare_encoder, name_of_features, take_weights
 from genaf_hf.models.loading import load_configuration, load_encoder
@@ -48,7 +48,6 @@ from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
-from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.training.trainer import GenAFTrainer
 
 logger = logging.getLogger(__name__)
@@ -191,7 +190,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
         hardened, record = train(case, run)
         encoders = {UNDEFENDED: case.public.to(config.device), HARDENED: hardened}
         models, reports, threats = attack_features(case, encoders, attacker, run)
-        on_features = [each for each in threats if each.universal or "labels" not in each.attack.attack.needs]
+        on_features = [each for each in threats if each.universal or "labels" not in each.attack.needs]
         drifts = measure_drift(models, case.public, case.pixels["test"], on_features, **case.measuring)
         reports |= attack_tasks(case.tasks, encoders, case.public, case.attacks, run, **case.measuring)
         if PartialState().is_main_process:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from genaf_hf.data import to_pixel_values
 from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
-from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.report import HARDENED, RobustnessReport
 from genaf_hf.evaluation.threats import Threat, on_shown, worst_of
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import Experiment
@@ -31,7 +31,6 @@ from genaf_hf.sharing.layout import (
 from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, changed_settings
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
-from genaf_hf.training.sharing_trainer import HARDENED
 from genaf_hf.training.trainer import STAGES, GenAFTrainer
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.given_attacks import threats_from
-from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.evaluation.report import HARDENED, RobustnessReport
 from genaf_hf.evaluation.threats import Threat, at_hand
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
@@ -27,7 +27,6 @@ from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.attacking_trainer import AttackingTrainer
 from genaf_hf.values.provenance import model_source, public_name
 
-HARDENED = "hardened"
 MEASURED, TRIED = 4, 256  # perturbations of a report, and images by which the worst are told
 REPORTED = {"eps": TRAINING_EPS, "steps": 20}  # PGD's, where it was trained on no attack on single images
 HUB_CACHE = re.compile("([^/]+)___([^/]+)/[^/]+/[^/]+/[0-9a-f]{40}/")  # namespace, name, configuration, version, commit
