@@ -265,8 +265,17 @@ def test_a_target_that_is_not_there_is_refused_before_anything_is_crafted(
 def test_a_model_that_is_sure_of_an_image_can_be_tried_out(attacker, encoder):
     with torch.no_grad():
         encoder.model.classifier.bias[attacker.labels[0]] += 500  # no gradient at images of this class
-    [threat] = threats_of({"upgd": ATTACKS["upgd"].configure()})
+    upgd, found = ATTACKS["upgd"], []
+
+    def kept(*given, **settings):
+        found.append(upgd.function(*given, **settings))
+        return found[-1]
+
+    [threat] = threats_of({"upgd": replace(upgd, function=kept).configure(eps=0.1)})
     threat.try_out(attacker, encoder)
+    [perturbation] = found
+    assert perturbation.steps == 1
+    assert 0 < perturbation.delta.abs().max() <= torch.tensor(0.1)
 
 
 def test_what_crafts_one_perturbation_for_all_images_is_asked_for_its_perturbation_at_once(encoder):
