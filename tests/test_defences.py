@@ -243,7 +243,9 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
     assert record.defence["name"] == "paired"
     assert record.defence["settings"] == {"eps": 0.1, "pull": 0.25}
     assert record.stages.keys() == {"adversarial_finetune"}
-    assert all("distance" in log for log in record.history if "loss" in log)
+    logged = [log for log in record.history if "loss" in log]
+    assert logged
+    assert all("distance" in log for log in logged)
     card = (tmp_path / "run/README.md").read_text()
     assert "hardened with Paired (Tests, 2026)" in card
     assert "`paired`, with eps 0.1, pull 0.25" in card

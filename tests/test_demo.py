@@ -538,7 +538,9 @@ def test_a_narrow_screen_shows_everything_without_scrolling_sideways(page):
     run(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     for name in ("undefended", "hardened"):
-        for picture in page.locator(f"#{name} .three img").all():
+        pictures = page.locator(f"#{name} .three img").all()
+        assert len(pictures) == 3
+        for picture in pictures:
             box = picture.bounding_box()
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= 360

@@ -31,6 +31,7 @@ def test_first_order_is_the_slope_times_the_way(family, batch_size, learning_rat
     by_hand = copy.deepcopy(model).eval()
     F.cross_entropy(by_hand(images.double()), LABELS).backward()
     parameters = dict(by_hand.model.named_parameters())
+    assert len(found) > 1
     for name, contribution in found.items():
         weight = parameters[name]
         length, slope = (each.square().sum().sqrt().item() for each in (weight.detach(), weight.grad))

@@ -261,7 +261,9 @@ def test_an_attack_at_another_eps_is_no_repetition():
     other = json.loads(json.dumps(metric(index, "pgd")))
     other["args"]["eps"] = 4 / 255
     index[0]["results"].append({**index[0]["results"][0], "metrics": [other]})
-    assert all(each.problems == () for each in check(read_card(info(index))[0], None))
+    entries = check(read_card(info(index))[0], None)
+    assert [each.eps for each in entries if each.attack == "pgd"] == [8 / 255, 4 / 255]
+    assert {each.problems for each in entries} == {()}
 
 
 def test_a_report_that_two_repositories_cite_is_noted_at_both():
@@ -387,6 +389,7 @@ def test_the_best_of_two_models_is_no_model():
 )
 def test_a_report_that_cannot_be_read(content):
     found = problems(model_index(make_report()), make_report(), content)
+    assert {*found} == {"clean", "l4a", "pgd"}
     assert all(said[0].startswith("the report cannot be read: ") for said in found.values())
 
 

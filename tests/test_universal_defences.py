@@ -67,7 +67,9 @@ def test_what_is_trained_on_is_not_what_the_same_seed_attacks_with(tmp_path):
     trainer.evaluate()
     begun = torch.empty_like(attack.delta).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(7))
     assert torch.corrcoef(torch.stack([begun.flatten(), attack.delta.flatten()]))[0, 1] > 0.99  # one step is near it
-    for trained_on in [*state_of(trainer)["live"], *state_of(trainer)["bank"]]:
+    state = state_of(trainer)
+    assert (len(state["live"]), len(state["bank"])) == (2, 1)
+    for trained_on in [*state["live"], *state["bank"]]:
         assert torch.corrcoef(torch.stack([begun.flatten(), trained_on.flatten()]))[0, 1].abs() < 0.2
 
 
