@@ -257,11 +257,6 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
 # ---- what is refused or said ----
 
 
-@pytest.fixture
-def make(tmp_path):
-    return lambda **changes: GenAFConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **changes)
-
-
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -304,24 +299,24 @@ def make(tmp_path):
         ),
     ],
 )
-def test_what_no_defence_can_be_is_refused_in_one_sentence(make, settings, sentence):
+def test_what_no_defence_can_be_is_refused_in_one_sentence(default_config, settings, sentence):
     with pytest.raises(UserError, match=sentence) as refusal:
-        make(**settings)
+        default_config(**settings)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(("name", "value"), [("genetic_weight", 20.0), ("steps", 3), ("norm", "l2")])
-def test_a_setting_that_the_defence_does_not_read_is_refused(make, name, value):
+def test_a_setting_that_the_defence_does_not_read_is_refused(default_config, name, value):
     with pytest.raises(UserError, match=f"^{name} is {value}, which the defence universal does not read: .* eps, "):
-        make(defence="universal", **{name: value})
+        default_config(defence="universal", **{name: value})
 
 
-def test_a_configuration_is_made_again_of_what_it_says(make):
-    config = make(defence="universal")
+def test_a_configuration_is_made_again_of_what_it_says(default_config):
+    config = default_config(defence="universal")
     assert (config.genetic_weight, config.norm, config.steps) == (None, "linf", None)
     again = GenAFConfig(**{**json.loads(config.to_json_string()), "output_dir": "x", "use_cpu": True})
     assert again.eps == config.eps == 10 / 255
-    assert make(defence="none").eps is None
+    assert default_config(defence="none").eps is None
 
 
 def test_twins_is_for_models_with_batch_norm(tmp_path):

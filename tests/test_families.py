@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from pathlib import Path
 
@@ -329,19 +329,17 @@ def made(family: Family) -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def public(tmp_path_factory):
     """A function that makes a family's public checkpoint, once: the original model and its folder."""
-    checkpoints = {}
 
+    @cache
     def make(name: str) -> tuple[PreTrainedModel, Path]:
-        if name not in checkpoints:
-            folder, family = tmp_path_factory.mktemp("public"), FAMILIES[name]
-            checkpoints[name] = made(family), folder
-            original, _ = checkpoints[name]
-            if name in TIMM:
-                publish(original, folder)
-            else:
-                original.save_pretrained(folder)
-                family.processor.save_pretrained(folder)
-        return checkpoints[name]
+        folder, family = tmp_path_factory.mktemp("public"), FAMILIES[name]
+        original = made(family)
+        if name in TIMM:
+            publish(original, folder)
+        else:
+            original.save_pretrained(folder)
+            family.processor.save_pretrained(folder)
+        return original, folder
 
     return make
 
@@ -430,13 +428,11 @@ def test_a_hardened_encoder_is_of_the_class_of_the_public_one_with_the_weights_o
 @pytest.fixture(scope="module")
 def hardened(public, tmp_path_factory):
     """A function that hardens a family's encoder, once: its folder, and the logits of the hardened model."""
-    results = {}
 
+    @cache
     def make(name: str) -> tuple[Path, torch.Tensor]:
-        if name not in results:
-            folder = tmp_path_factory.mktemp("hardened") / "model"
-            results[name] = folder, harden(name, public(name)[1], folder)
-        return results[name]
+        folder = tmp_path_factory.mktemp("hardened") / "model"
+        return folder, harden(name, public(name)[1], folder)
 
     return make
 
@@ -521,13 +517,11 @@ def test_the_card_says_what_was_measured_and_which_code_the_class_needs(name, ha
 @pytest.fixture(scope="module")
 def adapted(public, tmp_path_factory):
     """A function that trains LoRA on all of a family's layers, once: folder and logits of the merged model."""
-    results = {}
 
+    @cache
     def make(name: str) -> tuple[Path, torch.Tensor]:
-        if name not in results:
-            folder = tmp_path_factory.mktemp("adapted") / "merged"
-            results[name] = folder, search_and_merge(name, public(name)[1], folder)
-        return results[name]
+        folder = tmp_path_factory.mktemp("adapted") / "merged"
+        return folder, search_and_merge(name, public(name)[1], folder)
 
     return make
 

@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from small_attacks import Brightness
 
 from genaf_hf import PixelModel, evaluate_robustness, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation
@@ -23,11 +24,6 @@ from genaf_hf.evaluation.threats import (
 )
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
-
-
-@pytest.fixture
-def encoder(vit):
-    return PixelModel(*vit)
 
 
 @pytest.fixture
@@ -190,16 +186,8 @@ class FirstPixel(PixelModel):
         return images[:, :, 0, 0] + 0 * self.model.classifier.bias.sum()
 
 
-class Brightness(PixelModel):
-    """Tells images apart by their mean, which noise does not change."""
-
-    def forward(self, images):
-        mean = images.mean(dim=(1, 2, 3))
-        return torch.stack([0.5 - mean, mean - 0.5, 0 * mean - 9], dim=1) + 0 * self.model.classifier.bias.sum()
-
-
 def test_what_fools_no_more_than_itself_shuffled_is_marked(vit):
-    """A perturbation without a pattern beats noise of its size all the same: it makes images brighter."""
+    """A perturbation without a pattern beats noise of its size, which keeps the mean: it makes images brighter."""
     model = Brightness(*vit)
     rows = [{"pixel_values": row, "labels": 0} for row in model.to_pixel_values(torch.full((40, 3, 8, 8), 0.4))]
     brighter = UniversalPerturbation(torch.full((3, 8, 8), 0.2), attack="l4a", eps=0.2)
