@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cards import blocks
 from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from huggingface_hub import ModelCard
 from peft import PeftModel
@@ -613,7 +613,7 @@ def test_a_clean_process_without_this_package_loads_them_all_as_their_cards_say(
     expected, loads = {}, {}
     for name in (name for name in FAMILIES if name not in TIMM or timm):
         (folder, logits), (merged, merged_logits) = hardened(name), adapted(name)
-        _, code, *_ = re.split(r"```python\n|```", ModelCard.load(folder / "README.md").text)
+        code, *_ = blocks(ModelCard.load(folder / "README.md").text, "python")
         expected |= {str(folder): (name, logits), str(merged): (f"{name}, merged", merged_logits)}
         loads |= {str(folder): code, str(merged): code.replace(str(folder), str(merged))}
     command = [sys.executable, "-c", CLEAN_PROCESS, str(tmp_path / "images"), json.dumps(loads)]
