@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import SIDE
 from one_step import ADVERSARY, STEP_SEEDS, batch_norm_model, check_gradients, one_step, state_of
 from own_defence import BANK, DEFENCES, register
 from recorder import changed
 from torch import nn
 from torch.nn import functional as F
-from train_tiny import PROCESSOR, copied_weights, tiny_trainer
+from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
 
 from genaf_hf import GenAFConfig, PixelModel, pgd
 from genaf_hf.attacks import n_fgsm
@@ -22,6 +23,7 @@ from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
+from genaf_hf.training.adversaries.weight_pgd import WeightPGD
 from genaf_hf.training.objectives.mart import log_of_all_but_the_largest_wrong
 
 pytestmark = [pytest.mark.slow(reason="trains by every defence"), pytest.mark.usefixtures("quick_checks")]
@@ -113,6 +115,17 @@ def test_awp_takes_the_gradient_under_attacked_weights_and_updates_the_others(tm
     check_gradients(gradients, model, F.cross_entropy(model(attacked), labels))
     moved = [(trainer.model.state_dict()[name] - weight).abs().max() for name, weight in before.items()]
     assert 0 < max(moved) < 0.01  # by AdamW's first step, and not by what the weights were attacked with
+
+
+def test_awp_attacks_every_matrix_and_gives_all_weights_back():
+    model, adversary = PixelModel(tiny_model(torch.float64), PROCESSOR), WeightPGD(gamma=0.05, **ADVERSARY)
+    images = torch.rand(6, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = copied_weights(model.model)
+    with adversary.training(model.model):
+        adversary.craft(model, images, torch.arange(6) % 3, seeds=range(6))
+        attacked = changed(before, copied_weights(model.model))
+    assert attacked == {name for name, weight in model.model.named_parameters() if weight.ndim > 1}
+    assert changed(before, copied_weights(model.model)) == set()
 
 
 def test_twins_sends_half_of_a_batch_through_the_public_statistics(tmp_path):

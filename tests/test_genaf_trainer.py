@@ -111,7 +111,7 @@ def test_baseline_then_method_in_one_trainer_starts_a_fresh_optimizer(tmp_path):
 
 @pytest.mark.parametrize(
     ("smoothing", "clean_share", "genetic_share"),
-    [(0.0, 0.0, math.inf), (0.1, 0.25, math.inf), (0.0, 0.0, 1e-3), (0.1, 0.25, 1e-3)],
+    [(0.0, 0.0, math.inf), (0.1, 0.25, math.inf), (0.0, 0.0, 1e-3), (0.1, 0.25, 1e-3), (0.0, 0.0, 1e6)],
 )
 def test_gradient_of_a_step_is_that_of_the_formula(tmp_path, smoothing, clean_share, genetic_share):
     settings = {"genetic_weight": 7.0, "genetic_share": genetic_share, "clean_share": clean_share}

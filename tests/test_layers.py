@@ -123,6 +123,13 @@ def test_ascent_is_never_negative_and_grows_with_the_radius(vit, images):
     assert sum(large.values()) > sum(small.values()) > 0
 
 
+def test_of_all_passes_of_the_ascent_the_highest_counts(vit, images):
+    """Steps as long as these lead down again in some layers."""
+    model, settings = PixelModel(*vit).double(), {"method": "ascent", "radius": 1.0, "learning_rate": 1e3}
+    fewer, more = (layer_robustness(model, images.double(), LABELS, **settings, steps=steps) for steps in (2, 5))
+    assert [name for name in fewer if more[name] < fewer[name]] == []
+
+
 @pytest.mark.parametrize("method", ["first_order", "ascent"])
 @pytest.mark.parametrize("family", ["vit", "resnet"])
 def test_the_assessment_leaves_no_trace(family, method, images, request):

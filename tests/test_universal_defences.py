@@ -20,7 +20,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
 from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
-from genaf_hf.training.adversaries.universal import Universal, drawn
+from genaf_hf.training.adversaries.universal import Universal, drawn, move_by_sign
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
 
@@ -55,6 +55,14 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_
     torch.testing.assert_close(after["live"], moved, rtol=0, atol=1e-15)
     assert (after["live"] != before["live"]).double().mean() > 0.5
     assert torch.equal(after["bank"], before["bank"])
+
+
+def test_a_step_stays_within_bounds_passes_over_nan_and_forgets_its_gradient():
+    live = torch.tensor([0.0, 0.1, -0.1, 0.05], requires_grad=True)
+    live.grad = torch.tensor([torch.nan, 2.0, -3.0, 0.0])
+    move_by_sign(live, 0.05, -0.12, 0.13)
+    torch.testing.assert_close(live.detach(), torch.tensor([0.0, 0.13, -0.12, 0.05]))
+    assert live.grad is None
 
 
 def test_what_is_trained_on_is_not_what_the_same_seed_attacks_with(tmp_path):
