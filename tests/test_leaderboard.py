@@ -171,6 +171,7 @@ def test_an_honest_card_has_no_problems():
         ({"interval": [0.45, 0.55]}, ["the interval is not the 95 % Wilson interval of the counts"]),
         ({"interval": "wide"}, ["the interval is not the 95 % Wilson interval of the counts"]),
         ({"count": 0}, ["50 correct images of 0 are no plausible counts"]),
+        ({"count": 0, "correct": 0}, ["0 correct images of 0 are no plausible counts"]),
         ({"correct": 101}, ["101 correct images of 100 are no plausible counts"]),
         ({"correct": -1}, ["-1 correct images of 100 are no plausible counts"]),
         ({"count": 100.0}, ["50 correct images of None are no plausible counts"]),
