@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CLASSES
+from datasets import Dataset
 from torch.nn import functional as F
 
 from genaf_hf import load_encoder, with_pixel_values
@@ -19,6 +20,20 @@ ALL = "l4a,advencoder-pat,pgd,square"
 STRONG = {"dae_eps": 0.3, "eps": 0.15, "sweep": [0.5, 2.0]}
 
 
+def save_trained(folder: Path, encoder: str, classes: list[str], images: Dataset, steps: int) -> None:
+    """Fine-tunes an encoder by so many steps on all images, and saves the classifier with its processor."""
+    torch.manual_seed(0)
+    classifier, processor = load_encoder(encoder, classes)
+    batch = with_pixel_values(images, processor)[:]
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
+    for _ in range(steps):
+        F.cross_entropy(classifier(pixel_values=batch["pixel_values"]).logits, batch["labels"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for part in (classifier, processor):
+        part.save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def images(place, dataset) -> str:
     dataset.save_to_disk(place / "colours")
@@ -28,16 +43,7 @@ def images(place, dataset) -> str:
 @pytest.fixture(scope="module")
 def model(place, dataset, encoders) -> str:
     """The folder of a classifier that is right about most images, with a card that names its encoder."""
-    torch.manual_seed(0)
-    classifier, processor = load_encoder(encoders["dino"], CLASSES)
-    batch = with_pixel_values(dataset["train"], processor)[:]
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
-    for _ in range(2):
-        F.cross_entropy(classifier(pixel_values=batch["pixel_values"]).logits, batch["labels"]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    for part in (classifier, processor):
-        part.save_pretrained(place / "model")
+    save_trained(place / "model", encoders["dino"], CLASSES, dataset["train"], steps=2)
     (place / "model/README.md").write_text(f"---\nbase_model: {encoders['dino']}\n---\n# A model\n")
     return str(place / "model")
 

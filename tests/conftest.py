@@ -7,6 +7,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import gc
 import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 
 CLASSES = ["red", "green", "blue"]
 SIDE = 8
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY_VIT = {
     "image_size": SIDE,
     "patch_size": 4,
@@ -94,6 +96,13 @@ def colored_images(count: int, seed: int):
     return Dataset.from_dict(
         {"image": [PILImage.fromarray(each) for each in pixels], "label": labels}, features=features
     )
+
+
+def benchmark_module(name: str):
+    """A script of benchmarks/; they import each other by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        return import_module(name)
 
 
 @pytest.fixture
@@ -239,6 +248,14 @@ def vit(fresh):
 
 
 @pytest.fixture
+def encoder(vit):
+    """The tiny ViT as attacks see it."""
+    from genaf_hf import PixelModel
+
+    return PixelModel(*vit)
+
+
+@pytest.fixture
 def resnet(fresh):
     """A fresh tiny ResNet classifier (with BatchNorm) with its processor."""
     return fresh("resnet")
@@ -250,6 +267,14 @@ def pixels(dataset, vit):
     from genaf_hf import with_pixel_values
 
     return {split: with_pixel_values(part, vit[1]) for split, part in dataset.items()}
+
+
+@pytest.fixture
+def default_config(tmp_path):
+    """A function that makes a `GenAFConfig` at its defaults, changed by keyword."""
+    from genaf_hf import GenAFConfig
+
+    return lambda **changes: GenAFConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **changes)
 
 
 @pytest.fixture

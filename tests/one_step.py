@@ -35,6 +35,13 @@ def one_step(folder, **settings):
     return trainer, recorder.gradients, model, model.to_images(batch["pixel_values"]), batch["labels"]
 
 
+def state_before(folder, **settings) -> dict[str, torch.Tensor]:
+    """What a defence's adversary holds before the step of `one_step`, of the same settings."""
+    trainer = tiny_trainer(folder, **ONE_STEP, **settings)
+    trainer.evaluate()
+    return state_of(trainer)
+
+
 class Clamped(torch.autograd.Function):
     """Clamps to [0, 1], and hands gradients on as if it did not."""
 

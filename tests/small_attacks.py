@@ -37,3 +37,11 @@ class Linear(PixelModel):
 
     def features(self, images):
         return images.flatten(1) + 0 * self.model.classifier.bias.sum()
+
+
+class Brightness(PixelModel):
+    """Linear in the mean of the pixels: class 1 rises with it, class 0 falls, class 2 is never told."""
+
+    def forward(self, images):
+        mean = images.mean(dim=(1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5, 0 * mean - 9], dim=1) + 0 * self.model.classifier.bias.sum()

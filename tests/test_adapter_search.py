@@ -175,6 +175,7 @@ def test_children_inherit_from_trials_before_them(searched):
     folder, _ = searched
     (study,) = optuna.get_all_study_names(f"sqlite:///{folder / 'study.db'}")
     trials = optuna.load_study(study_name=study, storage=f"sqlite:///{folder / 'study.db'}").trials
+    assert len(trials) == 8
     assert all(trial.user_attrs["parents"] == [] for trial in trials[:4])
     assert all(1 <= len(trial.user_attrs["parents"]) <= 2 for trial in trials[4:])
     assert all(parent < 4 for trial in trials[4:] for parent in trial.user_attrs["parents"])

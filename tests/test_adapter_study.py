@@ -226,7 +226,7 @@ def test_a_study_of_somebody_else_is_refused(join, url, monkeypatch):
 
 
 def test_a_study_that_could_not_be_set_up_is_not_left_behind(join, url):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="not JSON serializable"):
         join(settings={"eps": object()})
     assert optuna.get_all_study_names(url) == []
 

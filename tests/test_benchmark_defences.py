@@ -2,21 +2,16 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
+from conftest import BENCHMARKS, benchmark_module
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROWS = ["none", 'mine:{"defence": "universal", "live": 1, "bank": ["l4a"], "bank_steps": 2, "learning_rate": 1e-3}']
 
 
 @pytest.fixture(scope="module")
 def defences():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        import defences
-
-    return defences
+    return benchmark_module("defences")
 
 
 @pytest.fixture

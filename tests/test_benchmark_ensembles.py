@@ -1,17 +1,12 @@
 """What benchmarks/ensembles.py makes of what it measured."""
 
-from pathlib import Path
-
 import pytest
+from conftest import benchmark_module
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        import ensembles
-
-    return ensembles
+    return benchmark_module("ensembles")
 
 
 def test_a_set_is_held_against_each_of_its_own_and_the_best(benchmark):

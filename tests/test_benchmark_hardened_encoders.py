@@ -5,23 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, SIDE
+from conftest import BENCHMARKS, CLASSES, SIDE, benchmark_module
 from transformers import MobileNetV1Config, MobileNetV1ForImageClassification, ViTImageProcessor
 
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder
 from genaf_hf.errors import UserError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FINE_TUNES = ["all:1:1e-3", "shown:1:1e-3", "universal:1:1e-3"]
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        import hardened_encoders
-
-    return hardened_encoders
+    return benchmark_module("hardened_encoders")
 
 
 @pytest.mark.slow(reason="hardens an encoder and fine-tunes it")

@@ -1,19 +1,14 @@
 """What benchmarks/transfer.py makes of what it measured."""
 
-from pathlib import Path
-
 import pytest
+from conftest import benchmark_module
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        import transfer
-
-    return transfer
+    return benchmark_module("transfer")
 
 
 def test_what_leads_to_an_image_says_how_many_are_taken_for_its_class(benchmark, vit, dataset):

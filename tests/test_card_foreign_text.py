@@ -153,6 +153,11 @@ def test_foreign_text_reads_as_it_is(name):
     assert shlex.split(shell(name)) == [seen]
 
 
+def test_every_sign_that_the_hub_takes_for_markup_is_escaped():
+    """Formulas too, `$x$`, which the parser here does not know."""
+    assert plain("\\`*_[]|#~$") == r"\\\`\*\_\[\]\|\#\~\$"
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_foreign_text_in_code_is_one_literal(name):
     text = hostile_card(name).text

@@ -11,8 +11,10 @@ from genaf_hf.pipelines.class_matching import class_ids
         (["a", "b", "c"], ["c", "a"], [2, 0]),
         (["tabby cat", "Dog"], ["DOG", "tabby_cat "], [1, 0]),
         (["A", "a", "b"], ["a", "A"], [1, 0]),  # letters: by case where that is needed
+        (["dog", "cafe\u0301"], ["caf\u00e9", "dog"], [1, 0]),  # an accent of its own, and one with its letter
         (["crane", "crane", "kite"], ["kite"], [2]),
         (["LABEL_0", "LABEL_1"], ["x", "y"], [0, 1]),
+        (["LABEL_0", "LABEL_1"], ["10", "x"], [0, 1]),  # which are not all numbers
         (["LABEL_0", "LABEL_1"], ["LABEL_1", "LABEL_0"], [0, 1]),
         (["1", "0"], ["0", "1"], [1, 0]),
     ],
@@ -59,9 +61,11 @@ def test_classes_that_are_matched_without_the_same_name_are_named(of_model, of_d
         (["LABEL_0", "LABEL_1", "LABEL_2"], ["x", "y"], "x"),
         (["dog", "crane", "crane"], ["dog", "boat", "ship"], "boat"),
         (["crane", "crane"], ["bird", "machine"], "bird"),
+        (["crane", "crane"], ["crane1", "crane2"], "crane1"),
         (["dog", "crane", "crane"], ["crane", "dog", "crane2"], "crane"),
         (["cat", "dog"], ["1", "2"], "1"),
         (["cat", "dog", "ant"], ["0", "1"], "0"),
+        (["0", "1"], ["cat", "dog", "ant"], "cat"),
     ],
 )
 def test_classes_that_cannot_be_told_are_refused(of_model, of_dataset, odd):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_attacks import images, labels
+from small_attacks import Brightness, images, labels
 
 from genaf_hf import PixelModel
 from genaf_hf.attacks import UniversalPatch, advencoder_pat, adversarial_patch
@@ -36,14 +36,6 @@ def test_the_patch_covers_three_percent_of_64_pixels(resnet):
 def test_a_patch_that_does_not_fit_is_refused(vit, images, area):
     with pytest.raises(ValueError, match="area is"):
         advencoder_pat(PixelModel(*vit), images, area=area, steps=1)
-
-
-class Brightness(PixelModel):
-    """Linear in the mean of the pixels: class 1 rises with it, class 0 falls, class 2 is never told."""
-
-    def forward(self, images):
-        mean = images.mean(dim=(1, 2, 3))
-        return torch.stack([0.5 - mean, mean - 0.5, 0 * mean - 9], dim=1) + 0 * self.model.classifier.bias.sum()
 
 
 @pytest.mark.parametrize(("target", "color"), [(None, 1.0), (1, 1.0), (0, 0.0)])

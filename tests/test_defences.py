@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import SIDE
 from one_step import ADVERSARY, STEP_SEEDS, batch_norm_model, check_gradients, one_step, state_of
 from own_defence import BANK, DEFENCES, register
 from recorder import changed
 from torch import nn
 from torch.nn import functional as F
-from train_tiny import PROCESSOR, copied_weights, tiny_trainer
+from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
 
 from genaf_hf import GenAFConfig, PixelModel, pgd
 from genaf_hf.attacks import n_fgsm
@@ -22,6 +23,7 @@ from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
+from genaf_hf.training.adversaries.weight_pgd import WeightPGD
 from genaf_hf.training.objectives.mart import log_of_all_but_the_largest_wrong
 
 pytestmark = [pytest.mark.slow(reason="trains by every defence"), pytest.mark.usefixtures("quick_checks")]
@@ -113,6 +115,17 @@ def test_awp_takes_the_gradient_under_attacked_weights_and_updates_the_others(tm
     check_gradients(gradients, model, F.cross_entropy(model(attacked), labels))
     moved = [(trainer.model.state_dict()[name] - weight).abs().max() for name, weight in before.items()]
     assert 0 < max(moved) < 0.01  # by AdamW's first step, and not by what the weights were attacked with
+
+
+def test_awp_attacks_every_matrix_and_gives_all_weights_back():
+    model, adversary = PixelModel(tiny_model(torch.float64), PROCESSOR), WeightPGD(gamma=0.05, **ADVERSARY)
+    images = torch.rand(6, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = copied_weights(model.model)
+    with adversary.training(model.model):
+        adversary.craft(model, images, torch.arange(6) % 3, seeds=range(6))
+        attacked = changed(before, copied_weights(model.model))
+    assert attacked == {name for name, weight in model.model.named_parameters() if weight.ndim > 1}
+    assert changed(before, copied_weights(model.model)) == set()
 
 
 def test_twins_sends_half_of_a_batch_through_the_public_statistics(tmp_path):
@@ -243,7 +256,9 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
     assert record.defence["name"] == "paired"
     assert record.defence["settings"] == {"eps": 0.1, "pull": 0.25}
     assert record.stages.keys() == {"adversarial_finetune"}
-    assert all("distance" in log for log in record.history if "loss" in log)
+    logged = [log for log in record.history if "loss" in log]
+    assert logged
+    assert all("distance" in log for log in logged)
     card = (tmp_path / "run/README.md").read_text()
     assert "hardened with Paired (Tests, 2026)" in card
     assert "`paired`, with eps 0.1, pull 0.25" in card
@@ -253,11 +268,6 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
 
 
 # ---- what is refused or said ----
-
-
-@pytest.fixture
-def make(tmp_path):
-    return lambda **changes: GenAFConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **changes)
 
 
 @pytest.mark.parametrize(
@@ -302,24 +312,24 @@ def make(tmp_path):
         ),
     ],
 )
-def test_what_no_defence_can_be_is_refused_in_one_sentence(make, settings, sentence):
+def test_what_no_defence_can_be_is_refused_in_one_sentence(default_config, settings, sentence):
     with pytest.raises(UserError, match=sentence) as refusal:
-        make(**settings)
+        default_config(**settings)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(("name", "value"), [("genetic_weight", 20.0), ("steps", 3), ("norm", "l2")])
-def test_a_setting_that_the_defence_does_not_read_is_refused(make, name, value):
+def test_a_setting_that_the_defence_does_not_read_is_refused(default_config, name, value):
     with pytest.raises(UserError, match=f"^{name} is {value}, which the defence universal does not read: .* eps, "):
-        make(defence="universal", **{name: value})
+        default_config(defence="universal", **{name: value})
 
 
-def test_a_configuration_is_made_again_of_what_it_says(make):
-    config = make(defence="universal")
+def test_a_configuration_is_made_again_of_what_it_says(default_config):
+    config = default_config(defence="universal")
     assert (config.genetic_weight, config.norm, config.steps) == (None, "linf", None)
     again = GenAFConfig(**{**json.loads(config.to_json_string()), "output_dir": "x", "use_cpu": True})
     assert again.eps == config.eps == 10 / 255
-    assert make(defence="none").eps is None
+    assert default_config(defence="none").eps is None
 
 
 def test_twins_is_for_models_with_batch_norm(tmp_path):

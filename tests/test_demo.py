@@ -11,11 +11,11 @@ import httpx2
 import numpy as np
 import pytest
 import torch
+from audits import save_trained
 from browser import browser
 from conftest import CLASSES, SIDE, TINY_VIT
 from datasets import ClassLabel, DatasetDict
 from PIL import Image as PILImage
-from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 import genaf_hf
@@ -55,16 +55,7 @@ def models(place, dataset, encoders) -> dict[str, str]:
     """Folders of two classifiers that are right about most images, one trained for longer."""
     folders = {}
     for name, steps in (("undefended", 12), ("hardened", 20)):
-        torch.manual_seed(0)
-        classifier, processor = load_encoder(encoders["dino"], HOSTILE)
-        batch = with_pixel_values(dataset["train"], processor)[:]
-        optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
-        for _ in range(steps):
-            F.cross_entropy(classifier(pixel_values=batch["pixel_values"]).logits, batch["labels"]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        for part in (classifier, processor):
-            part.save_pretrained(place / name)
+        save_trained(place / name, encoders["dino"], HOSTILE, dataset["train"], steps)
         folders[name] = str(place / name)
     return folders
 
@@ -538,7 +529,9 @@ def test_a_narrow_screen_shows_everything_without_scrolling_sideways(page):
     run(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     for name in ("undefended", "hardened"):
-        for picture in page.locator(f"#{name} .three img").all():
+        pictures = page.locator(f"#{name} .three img").all()
+        assert len(pictures) == 3
+        for picture in pictures:
             box = picture.bounding_box()
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= 360

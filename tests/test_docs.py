@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from cards import blocks
 from test_house import FLOORS
 from test_readme import commands
 from train_tiny import copied_weights, tiny_trainer
@@ -30,11 +31,6 @@ PAGES = {
 }
 NAMED = r"(?<![\w./-])(?:recipes|benchmarks|tests|model_cards|genaf_hf|docs)/[\w./-]*\w"
 MADE = {"docs/reference", "docs/reference/index.html"}  # by the reader
-
-
-def blocks(page: str, language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)
-    return [text for kind, text in found if kind == language]
 
 
 def anchors(page: str) -> set[str]:
@@ -68,7 +64,7 @@ def test_every_file_that_is_named_is_there(page):
 
 
 def test_the_picture_of_the_house_is_the_one_that_holds():
-    [picture] = [block for block in blocks("CONTRIBUTING.md", "") if "pipelines" in block]
+    [picture] = [block for block in blocks(PAGES["CONTRIBUTING.md"], "") if "pipelines" in block]
     names = [name for line in picture.splitlines() for name in re.split(" {3,}", line)[0].split()]
     assert names == [*FLOORS]
 
@@ -90,7 +86,7 @@ def test_what_is_said_to_be_said_is():
 def run(page: str, encoder: str = "") -> dict:
     """All names after the Python of a page was run."""
     names = {}
-    for block in blocks(page, "python"):
+    for block in blocks(PAGES[page], "python"):
         exec(compile(block.replace("facebook/dino-vits16", encoder), page, "exec"), names)
     return names
 
@@ -126,15 +122,15 @@ def flags_of(command: str) -> set[str]:
     return set(module_of(command).parser().named)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "bash")])
 def test_every_flag_of_a_command_is_one_of_its_own(page):
-    for command, words in commands("\n".join(blocks(page, "bash"))):
+    for command, words in commands("\n".join(blocks(PAGES[page], "bash"))):
         flags = {word.removeprefix("--") for word in words if word.startswith("--")}
         assert flags - flags_of(command) == set()
 
 
 def test_the_commands_of_the_workflow_can_be_run():
-    [workflow] = (yaml.safe_load(block) for block in blocks("docs/gate.md", "yaml"))
+    [workflow] = (yaml.safe_load(block) for block in blocks(PAGES["docs/gate.md"], "yaml"))
     steps = [step["run"] for step in workflow["jobs"]["audit"]["steps"] if "run" in step]
     (_, audited), (_, compared) = (found for step in steps for found in commands(step))
     arguments = FlagParser((AuditArguments,)).parse_args(audited)

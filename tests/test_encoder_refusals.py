@@ -150,12 +150,13 @@ def test_a_pointer_of_git_lfs_is_refused_by_name_where_it_stands_for_the_weights
     assert refusal(changed) == sentence
 
 
-def test_other_files_in_the_folder_of_an_encoder_are_left_alone(changed):
+def test_other_files_in_the_folder_of_an_encoder_are_left_alone(changed, encoders):
     save_file({"layer.weight": torch.zeros(3, dtype=torch.int8)}, changed / "model_int8.safetensors")
     (changed / "broken.safetensors").write_text("broken")
     (changed / "latest-run").symlink_to("run-that-was-deleted")
     (changed / ".#config.json").symlink_to("somebody@somewhere.1234")
-    load_encoder(changed, CLASSES)
+    (found, _), (public, _) = (load_encoder(folder, CLASSES) for folder in (changed, encoders["dino"]))
+    torch.testing.assert_close(found.vit.state_dict(), public.vit.state_dict(), rtol=0, atol=0)
 
 
 def test_an_old_head_of_more_layers_gives_way_to_a_new_one(encoders, tmp_path):

@@ -413,6 +413,10 @@ def leave_the_ball(model, images, labels, *, eps, seeds):
     return (images + 1.01 * eps).clamp(0, 1)
 
 
+def leave_the_ball_downwards(model, images, labels, *, eps, seeds):
+    return (images - 1.01 * eps).clamp(0, 1)
+
+
 def leave_the_range(model, images, labels, *, eps, seeds):
     return images + eps
 
@@ -426,7 +430,11 @@ def leave_the_l2_ball(model, images, labels, *, eps, norm="l2", seeds):
 
 
 @pytest.mark.parametrize(
-    ("attack", "passed"), [(stay, True), (leave_the_ball, False), (leave_the_range, False), (leave_the_l2_ball, False)]
+    ("attack", "passed"),
+    [
+        (stay, True),
+        *((leave, False) for leave in (leave_the_ball, leave_the_ball_downwards, leave_the_range, leave_the_l2_ball)),
+    ],
 )
 def test_an_attack_that_leaves_its_ball_makes_the_model_unreliable(model, pixels, attack, passed):
     report = evaluate_robustness({"model": model}, pixels["test"], {"mine": partial(attack, eps=0.3)})

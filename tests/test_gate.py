@@ -6,8 +6,9 @@ import pytest
 from cards import make_report
 
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.gate import check_gate, check_reached, name_of_worst
-from genaf_hf.evaluation.measurement import ANSWERS, KINDS, Check, WorstCase
+from genaf_hf.evaluation.gate import accuracy_under, check_gate, check_reached, name_of_worst
+from genaf_hf.evaluation.measurement import ANSWERS, KINDS, Check, Rate, WorstCase
+from genaf_hf.evaluation.report import RobustnessReport
 
 ATTACKED = {"l4a": "public encoder", "l4a-adaptive": "model", "pgd": "model", "square": "model's answers"}
 
@@ -27,12 +28,31 @@ def test_what_is_no_accuracy_is_refused(fail_under):
         check_gate(fail_under, "clean", ATTACKED)
 
 
+def report_with_square(**changes) -> RobustnessReport:
+    """Of one model, which is also attacked by who knows its answers alone."""
+    report = make_report("hardened", **changes)
+    square = replace(report.measurements[-1], attack="square", knowledge=ANSWERS, correct=6, fooled=2, changed=2)
+    return replace(report, measurements=[*report.measurements, square])
+
+
 @pytest.mark.parametrize(
-    "under", ["clean", "worst-public-encoder", "worst-answers", "worst-model", "every-attack", "l4a-adaptive", "pgd"]
+    ("under", "attack", "correct"),
+    [
+        ("clean", "clean", 8),
+        ("worst-public-encoder", "l4a", 7),
+        ("worst-answers", "square", 6),
+        ("worst-model", "pgd", 5),
+        ("every-attack", "every attack", 4),
+        ("l4a-adaptive", "l4a-adaptive", 6),
+        ("pgd", "pgd", 5),
+    ],
 )
-def test_whatever_is_measured_can_be_asked_for(under):
+def test_whatever_is_measured_can_be_asked_for(under, attack, correct):
     check_gate(0, under, ATTACKED)
     check_gate(1, under, ATTACKED)
+    report = report_with_square(worst_cases=[WorstCase("hardened", None, 4, 10)])
+    found = accuracy_under(report, "hardened", under)
+    assert (found.attack, found.accuracy) == (attack, Rate(correct, 10))
 
 
 def test_what_is_not_measured_is_refused_with_what_is():
@@ -74,8 +94,5 @@ def test_what_is_unreliable_reaches_nothing_but_clean_accuracy_is_in_no_doubt():
 
 
 def test_attackers_who_know_answers_alone_are_found():
-    report = make_report("hardened")
-    pgd = report.measurements[-1]
-    square = replace(pgd, attack="square", knowledge=ANSWERS, correct=6, fooled=2, changed=2)
     with pytest.raises(UserError, match=r"under worst-answers \(square\)"):
-        check_reached(replace(report, measurements=[*report.measurements, square]), 0.61, "worst-answers")
+        check_reached(report_with_square(), 0.61, "worst-answers")

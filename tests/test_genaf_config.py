@@ -9,22 +9,17 @@ from genaf_hf import GenAFConfig
 from genaf_hf.errors import UserError
 
 
-@pytest.fixture
-def make(tmp_path):
-    return lambda **changes: GenAFConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **changes)
-
-
-def test_defaults_are_valid_training_arguments(make):
-    config = make()
+def test_defaults_are_valid_training_arguments(default_config):
+    config = default_config()
     assert isinstance(config, TrainingArguments)
     assert config.eps == 4 / 255
     assert not config.remove_unused_columns
 
 
-def test_the_default_step_size_follows_eps_and_steps(make):
-    assert make().step_size == pytest.approx(2.5 * (4 / 255) / 3)
-    assert make(eps=0.2, steps=4).step_size == pytest.approx(0.125)
-    assert make(eps=0.2, steps=4, step_size=0.01).step_size == 0.01
+def test_the_default_step_size_follows_eps_and_steps(default_config):
+    assert default_config().step_size == pytest.approx(2.5 * (4 / 255) / 3)
+    assert default_config(eps=0.2, steps=4).step_size == pytest.approx(0.125)
+    assert default_config(eps=0.2, steps=4, step_size=0.01).step_size == 0.01
 
 
 def test_every_field_of_ours_has_a_help_text():
@@ -63,10 +58,10 @@ NAN = math.nan
         ("layer_assessment", ["gradient"]),
     ],
 )
-def test_each_bad_value_is_refused_by_its_name(make, name, values):
+def test_each_bad_value_is_refused_by_its_name(default_config, name, values):
     for value in values:
         with pytest.raises(ValueError, match=f'^{name} is "?{value}"?, expected') as refusal:
-            make(**{name: value})
+            default_config(**{name: value})
         assert "\n" not in str(refusal.value)
 
 
@@ -74,11 +69,11 @@ def test_each_bad_value_is_refused_by_its_name(make, name, values):
     "changes",
     [{"genetic_weight": True}, {"learning_rate": "fast"}, {"adapt_max_steps": 2.5}, {"random_start": 1}],
 )
-def test_a_value_of_another_kind_is_refused_by_its_name(make, changes):
+def test_a_value_of_another_kind_is_refused_by_its_name(default_config, changes):
     [(name, value)] = changes.items()
     shown = f'"{value}"' if isinstance(value, str) else value
     with pytest.raises(UserError, match=f"^{name} is {shown}, expected"):
-        make(**changes)
+        default_config(**changes)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +89,8 @@ def test_a_value_of_another_kind_is_refused_by_its_name(make, changes):
         {"layer_decay": 1},
     ],
 )
-def test_values_at_the_edge_are_taken(make, changes):
-    config = make(**changes)
+def test_values_at_the_edge_are_taken(default_config, changes):
+    config = default_config(**changes)
     assert {name: getattr(config, name) for name in changes} == changes
 
 
@@ -141,9 +136,9 @@ def test_flags_set_every_field_of_ours(tmp_path):
     assert {name: getattr(config, name) for name in FLAGS} == FLAGS
 
 
-def test_without_flags_the_defaults_are_those_of_python(tmp_path, make):
+def test_without_flags_the_defaults_are_those_of_python(tmp_path, default_config):
     parsed = parse(tmp_path, "--use_cpu", "--report_to", "none")
-    assert {name: getattr(parsed, name) for name in FLAGS} == {name: getattr(make(), name) for name in FLAGS}
+    assert {name: getattr(parsed, name) for name in FLAGS} == {name: getattr(default_config(), name) for name in FLAGS}
 
 
 def test_switches_that_are_on_have_a_flag_that_turns_them_off(tmp_path):
@@ -164,8 +159,8 @@ def test_help_is_shown(tmp_path, capsys):
     assert "--genetic_weight" in capsys.readouterr().out
 
 
-def test_the_settings_can_be_written_as_json_and_read_back(make):
-    config = make(eps=0.1, norm="l2", step_size=0.007)
+def test_the_settings_can_be_written_as_json_and_read_back(default_config):
+    config = default_config(eps=0.1, norm="l2", step_size=0.007)
     written = json.loads(config.to_json_string())
     again = GenAFConfig(**{name: written[name] for name in (*FLAGS, "output_dir", "use_cpu")})
     assert {name: getattr(again, name) for name in FLAGS} == {name: getattr(config, name) for name in FLAGS}

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from one_step import ADVERSARY, ONE_STEP, check_gradients, one_step
 from peft import PeftModel
 from recorder import CHECKPOINTING, Recorder, changed, lora_model
 from torch.nn import functional as F
@@ -17,8 +18,6 @@ from genaf_hf.errors import UserError
 from genaf_hf.training.genetic_regularization import genetic_regularization
 
 pytestmark = pytest.mark.slow(reason="trains")
-
-ADVERSARY = {"eps": 0.1, "steps": 3, "step_size": 0.05}
 
 
 def image_trainer(pair, pixels, arguments, **kwargs) -> GenAFTrainer:
@@ -89,22 +88,11 @@ def test_second_training_has_all_weights_again(tmp_path):
 
 def test_standard_finetuning_is_clean_cross_entropy_on_all_weights(tmp_path):
     recorder = Recorder()
-    trainer = tiny_trainer(
-        tmp_path,
-        dtype=torch.float64,
-        images=24,
-        per_device_train_batch_size=24,
-        max_steps=1,
-        max_grad_norm=0,
-        logging_steps=1,
-        callbacks=[recorder],
-    )
-    model = copy.deepcopy(trainer.model)
+    trainer = tiny_trainer(tmp_path, callbacks=[recorder], **ONE_STEP)
+    model = PixelModel(copy.deepcopy(trainer.model), PROCESSOR)
     trainer.standard_finetune()
     pixel_values, labels = batch_of(trainer.train_dataset)
-    F.cross_entropy(model(pixel_values).logits, labels).backward()
-    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
-    torch.testing.assert_close(recorder.gradients, expected, rtol=0, atol=1e-12)
+    check_gradients(recorder.gradients, model, F.cross_entropy(model.model(pixel_values).logits, labels))
     assert trainer.state.log_history[0]["stage"] == "standard_finetune"
     assert "adversarial_loss" not in trainer.state.log_history[0]
 
@@ -123,35 +111,14 @@ def test_baseline_then_method_in_one_trainer_starts_a_fresh_optimizer(tmp_path):
 
 @pytest.mark.parametrize(
     ("smoothing", "clean_share", "genetic_share"),
-    [(0.0, 0.0, math.inf), (0.1, 0.25, math.inf), (0.0, 0.0, 1e-3), (0.1, 0.25, 1e-3)],
+    [(0.0, 0.0, math.inf), (0.1, 0.25, math.inf), (0.0, 0.0, 1e-3), (0.1, 0.25, 1e-3), (0.0, 0.0, 1e6)],
 )
 def test_gradient_of_a_step_is_that_of_the_formula(tmp_path, smoothing, clean_share, genetic_share):
-    recorder = Recorder()
-    trainer = tiny_trainer(
-        tmp_path,
-        dtype=torch.float64,
-        images=24,
-        per_device_train_batch_size=24,
-        max_steps=1,
-        max_grad_norm=0,
-        random_start=False,
-        eps_warmup_ratio=0,
-        genetic_weight=7.0,
-        genetic_share=genetic_share,
-        clean_share=clean_share,
-        label_smoothing_factor=smoothing,
-        logging_steps=1,
-        callbacks=[recorder],
-        **ADVERSARY,
-    )
-    model = copy.deepcopy(trainer.model)
-    trainer.adversarial_finetune()
-
-    pixel_values, labels = batch_of(trainer.train_dataset)
-    pixel_model = PixelModel(model, PROCESSOR)
-    images = pixel_model.to_images(pixel_values)
-    adversarial = pgd(pixel_model, images, labels, **ADVERSARY, random_start=False)
-    benign_logits, adversarial_logits = pixel_model(images), pixel_model(adversarial)
+    settings = {"genetic_weight": 7.0, "genetic_share": genetic_share, "clean_share": clean_share}
+    settings |= {"label_smoothing_factor": smoothing, "random_start": False, **ADVERSARY}
+    trainer, gradients, model, images, labels = one_step(tmp_path, **settings)
+    adversarial = pgd(model, images, labels, **ADVERSARY, random_start=False)
+    benign_logits, adversarial_logits = model(images), model(adversarial)
     sample_weight = F.cross_entropy(benign_logits, labels, reduction="none")
     regularization = genetic_regularization(benign_logits, adversarial_logits, labels, sample_weight)
     adversarial_loss = F.cross_entropy(adversarial_logits, labels, label_smoothing=smoothing)
@@ -159,11 +126,7 @@ def test_gradient_of_a_step_is_that_of_the_formula(tmp_path, smoothing, clean_sh
     largest = genetic_share * F.cross_entropy(adversarial_logits, labels).item() / regularization.item()
     assert (largest < 7) == (genetic_share < 1)
     loss = (1 - clean_share) * adversarial_loss + clean_share * clean_loss + min(7, largest) * regularization
-    loss.backward()
-
-    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
-    torch.testing.assert_close(recorder.gradients, expected, rtol=0, atol=1e-12)
+    check_gradients(gradients, model, loss)
     log = trainer.state.log_history[0]
     assert log["loss"] == pytest.approx(loss.item(), abs=1e-6)  # the Trainer adds losses up in float32
     assert log["adversarial_loss"] == pytest.approx(adversarial_loss.item(), abs=1e-12)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import shlex
 import shutil
 from collections import Counter
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cards import make_report
+from cards import blocks, make_report
 from conftest import CLASSES, SIDE, colored_images
 from datasets import ClassLabel
 from huggingface_hub import ModelCard, ModelInfo
@@ -174,7 +173,7 @@ def test_the_card_names_what_was_hardened_and_says_it_to_the_hub(hardened, encod
 def test_a_fine_tune_is_shown_its_perturbations_as_the_page_says(hardened):
     folder, _ = hardened
     page = (Path(__file__).parents[1] / "docs/encoders.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    [code] = blocks(page, "python")
     names = {}
     code = code.replace("user/dinov2-small-hardened", str(folder))
     code = code.replace('snapshot_download(name, allow_patterns="training_perturbations/*")', "name")

@@ -76,7 +76,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("genaf_hf.sharing.publishing.publish", None)
     monkeypatch.delitem(sys.modules, "genaf_hf.cli.push", raising=False)
     monkeypatch.setattr("sys.argv", ["genaf-hf", "push", "folder", "someone/thing"])
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         main()
 
 

@@ -31,6 +31,7 @@ def test_first_order_is_the_slope_times_the_way(family, batch_size, learning_rat
     by_hand = copy.deepcopy(model).eval()
     F.cross_entropy(by_hand(images.double()), LABELS).backward()
     parameters = dict(by_hand.model.named_parameters())
+    assert len(found) > 1
     for name, contribution in found.items():
         weight = parameters[name]
         length, slope = (each.square().sum().sqrt().item() for each in (weight.detach(), weight.grad))
@@ -120,6 +121,13 @@ def test_ascent_is_never_negative_and_grows_with_the_radius(vit, images):
     )
     assert all(contribution >= 0 for contribution in small.values())
     assert sum(large.values()) > sum(small.values()) > 0
+
+
+def test_of_all_passes_of_the_ascent_the_highest_counts(vit, images):
+    """Steps as long as these lead down again in some layers."""
+    model, settings = PixelModel(*vit).double(), {"method": "ascent", "radius": 1.0, "learning_rate": 1e3}
+    fewer, more = (layer_robustness(model, images.double(), LABELS, **settings, steps=steps) for steps in (2, 5))
+    assert [name for name in fewer if more[name] < fewer[name]] == []
 
 
 @pytest.mark.parametrize("method", ["first_order", "ascent"])

@@ -171,6 +171,7 @@ def test_an_honest_card_has_no_problems():
         ({"interval": [0.45, 0.55]}, ["the interval is not the 95 % Wilson interval of the counts"]),
         ({"interval": "wide"}, ["the interval is not the 95 % Wilson interval of the counts"]),
         ({"count": 0}, ["50 correct images of 0 are no plausible counts"]),
+        ({"count": 0, "correct": 0}, ["0 correct images of 0 are no plausible counts"]),
         ({"correct": 101}, ["101 correct images of 100 are no plausible counts"]),
         ({"correct": -1}, ["-1 correct images of 100 are no plausible counts"]),
         ({"count": 100.0}, ["50 correct images of None are no plausible counts"]),
@@ -261,7 +262,9 @@ def test_an_attack_at_another_eps_is_no_repetition():
     other = json.loads(json.dumps(metric(index, "pgd")))
     other["args"]["eps"] = 4 / 255
     index[0]["results"].append({**index[0]["results"][0], "metrics": [other]})
-    assert all(each.problems == () for each in check(read_card(info(index))[0], None))
+    entries = check(read_card(info(index))[0], None)
+    assert [each.eps for each in entries if each.attack == "pgd"] == [8 / 255, 4 / 255]
+    assert {each.problems for each in entries} == {()}
 
 
 def test_a_report_that_two_repositories_cite_is_noted_at_both():
@@ -386,6 +389,7 @@ def test_the_best_of_two_models_is_no_model():
 )
 def test_a_report_that_cannot_be_read(content):
     found = problems(model_index(make_report()), make_report(), content)
+    assert {*found} == {"clean", "l4a", "pgd"}
     assert all(said[0].startswith("the report cannot be read: ") for said in found.values())
 
 

@@ -1,7 +1,6 @@
 import doctest
 import json
 import os
-import re
 import runpy
 import shutil
 import sys
@@ -11,6 +10,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from cards import blocks
 from huggingface_hub import SpaceCard
 
 from genaf_hf.evaluation.answers import Answers
@@ -181,9 +181,7 @@ def test_processes_load_and_compute_at_the_same_time_on_their_own(processes, tmp
 @pytest.mark.parametrize("name", METRICS)
 def test_the_examples_of_the_card_and_of_the_help_run(name, monkeypatch):
     monkeypatch.chdir(FOLDER)
-    (in_card,) = re.findall(
-        r"```python\n(.*?)```", (FOLDER / name / "README.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+    [in_card] = blocks((FOLDER / name / "README.md").read_text(encoding="utf-8"), "python")
     for text in (in_card, load_metric(name).inputs_description):
         examples = doctest.DocTestParser().get_doctest(text, {"evaluate": evaluate}, name, None, None)
         assert sum(bool(example.want) for example in examples.examples) == 1

@@ -116,7 +116,7 @@ def test_what_is_in_doubt_stands_above_the_verdict():
         few,
     ]
     assert above(checks=[replace(FAILED, model="undefended")])[0].endswith("can be trusted was not checked.**")
-    many = [replace(each, count=500, correct=50 * each.correct) for each in make_report().measurements]
+    many = [replace(each, count=100, correct=10 * each.correct) for each in make_report().measurements]
     assert above(measurements=many) == []
 
 

@@ -30,6 +30,13 @@ def test_only_the_twenty_nearest_vote():
     assert Neighbors(torch.cat([nearer[:9], farther]), torch.tensor([0] * 9 + [1] * 24), 2)(QUERY).tolist() == [1]
 
 
+def test_the_twentieth_votes_and_the_one_after_it_does_not():
+    """At cosines so near that all votes weigh about the same."""
+    after = Neighbors(at(*[0.5] * 10, *[0.4999] * 11), torch.tensor([0] * 10 + [1] * 11), 2)
+    twentieth = Neighbors(at(*[0.5] * 9, 0.49995, *[0.4999] * 10), torch.tensor([0] * 9 + [2] + [1] * 10), 3)
+    assert (after(QUERY).tolist(), twentieth(QUERY).tolist()) == ([0], [1])
+
+
 def test_all_vote_where_there_are_fewer():
     assert Neighbors(at(0.5, -0.5), torch.tensor([2, 1]), 4)(QUERY).tolist() == [2]
     assert Neighbors(at(0.5, -0.5), torch.tensor([2, 1]), 4)(-QUERY).tolist() == [1]

@@ -2,11 +2,11 @@
 
 import random
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import benchmark_module
 from torch import nn
 
 from genaf_hf.attacks import autoattack
@@ -15,7 +15,6 @@ from genaf_hf.attacks.uap import OVERSHOOT, deepfool
 
 pytestmark = pytest.mark.slow(reason="trains a classifier, and other libraries take their time")
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 INSTALL = {
     "foolbox": "pip install -c constraints.txt '.[peers]'",
     "art": "pip install -c constraints.txt '.[peers]'",
@@ -37,11 +36,7 @@ def library(request):
 @pytest.fixture(scope="module")
 def peers():
     """The benchmark, which prepares each library's attacks by the same names and settings."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        import peers
-
-    return peers
+    return benchmark_module("peers")
 
 
 @pytest.fixture(scope="module")

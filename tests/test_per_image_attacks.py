@@ -10,6 +10,7 @@ from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, load_encoder, pgd
 from genaf_hf.attacks import ATTACKS, autoattack, feature_pgd, fgsm, mi_fgsm, n_fgsm
+from genaf_hf.attacks.norms import random_in_ball
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import evaluate_robustness
 
@@ -176,13 +177,26 @@ def test_mi_fgsm_without_decay_is_pgd_from_the_images(vit, images, labels):
     assert not torch.equal(without, mi_fgsm(model, images, labels, **settings, decay=1))
 
 
+def test_mi_fgsm_adds_up_gradients_of_one_length(vit, images, labels):
+    model, eps, size = PixelModel(*vit).double().eval(), 0.1, 0.04
+    images = expected = images.double()
+    momentum = 0
+    for _ in range(4):
+        moved = expected.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(moved), labels), moved)
+        momentum = 0.5 * momentum + gradient / gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
+        expected = (expected + size * momentum.sign()).clamp(images - eps, images + eps).clamp(0, 1)
+    found = mi_fgsm(model, images, labels, eps=eps, steps=4, step_size=size, decay=0.5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
 def test_n_fgsm_by_hand(vit, images, labels):
-    model, images = PixelModel(*vit).eval(), images[2:]
-    labels = labels[2:]
+    model, images = PixelModel(*vit).double().eval(), images.double()
     adversarial = n_fgsm(model, images, labels, eps=0.01)
-    lengths = (adversarial - images).abs().amax(dim=(1, 2, 3))
-    assert (lengths > 0.02).all()
-    assert (lengths <= 0.0325 + 1e-6).all()
+    noisy = (images + random_in_ball(images, 0.02, "linf", range(6))).clamp(0, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(noisy), labels), noisy)
+    expected = (noisy.detach() + 0.0125 * gradient.sign()).clamp(0, 1)
+    torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-9)
     clipped = n_fgsm(model, images, labels, eps=0.01, within_eps=True)
     torch.testing.assert_close(clipped, adversarial.clamp(images - 0.01, images + 0.01))
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from genaf_hf import UniversalPerturbation
 from genaf_hf.attacks import UniversalPatch
-from genaf_hf.attacks.patch import of_pasting, pasting, turned
+from genaf_hf.attacks.patch import Pasting, of_pasting, pasting, turned
 from genaf_hf.errors import UserError
 
 FILE = "perturbation.safetensors"
@@ -241,6 +241,12 @@ def test_a_round_patch_covers_a_disc_of_its_area():
     assert covered.float().mean().item() == pytest.approx(0.2, abs=0.005)
     assert covered[40 - side // 2 - 1, 40 - side :].all()
     assert not covered[40 - side, 40 - side]
+
+
+def test_it_is_turned_either_way_and_shrunk_to_the_smallest():
+    angles, scales = Pasting(degrees=90.0, smallest=0.5).drawn(torch.tensor([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]]))
+    torch.testing.assert_close(angles, torch.tensor([-math.pi / 2, 0, math.pi / 2]))
+    assert scales.tolist() == [0.5, 0.75, 1.0]
 
 
 def test_a_patch_is_turned_about_its_middle_and_shrunk():

@@ -28,11 +28,6 @@ def counting_attack(own_registries):
 
 
 @pytest.fixture
-def encoder(vit):
-    return PixelModel(*vit)
-
-
-@pytest.fixture
 def images(encoder, pixels):
     return encoder.to_images(pixels["train"][:5]["pixel_values"])
 

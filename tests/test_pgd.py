@@ -138,8 +138,8 @@ def test_the_model_is_attacked_in_eval_mode_and_under_no_grad(resnet):
 
 def test_the_mode_comes_back_after_an_error(vit):
     model = PixelModel(*vit).train()
-    with leaves_no_trace(model), pytest.raises(ValueError):  # noqa: PT011
-        pgd(model, random_images(2), torch.tensor([0, 1, 2]), **SETTINGS)
+    with leaves_no_trace(model), pytest.raises(UserError, match="The loss is no single number"):
+        pgd(model, random_images(2), torch.tensor([0, 1]), **SETTINGS, loss=lambda logits, labels: logits)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

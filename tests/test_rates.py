@@ -85,6 +85,7 @@ def test_the_papers_settings_are_adam_with_a_decay_per_epoch(tmp_path):
     )
     start = copy.deepcopy(trainer.model)
     trainer.adversarial_finetune()
+    assert len(recorder.groups) == 8
     for step, groups in enumerate(recorder.groups, start=1):
         assert {group["initial_lr"] for group in groups} == {1e-4, 5e-3}
         for group in groups:
@@ -131,6 +132,7 @@ def test_optimizer_that_is_given_is_that_of_stage_1(tmp_path):
     trainer = tiny_trainer(tmp_path, model=model, optimizers=(optimizer, schedule), callbacks=[recorder])
     trainer.train()
     assert [groups[0]["lr"] for groups in recorder.groups[:5]] == [0.5] * 5
+    assert len(recorder.groups) == 10
     assert all(group["initial_lr"] == 3e-3 for groups in recorder.groups[5:] for group in groups)
 
 

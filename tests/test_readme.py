@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cards import blocks
 from transformers import HfArgumentParser
 
 from genaf_hf.attacks import ATTACKS
@@ -16,10 +17,6 @@ from genaf_hf.pipelines.audit_arguments import AuditArguments
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTRAS = {"autoattack"}  # attacks that need more than the first installation
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
 def commands(shell: str) -> list[tuple[str, list[str]]]:
@@ -37,7 +34,7 @@ def commands(shell: str) -> list[tuple[str, list[str]]]:
 
 
 def test_the_audit_needs_no_more_than_the_first_installation():
-    [words] = [words for command, words in commands("\n".join(blocks("bash"))) if command == "audit"]
+    [words] = [words for command, words in commands("\n".join(blocks(README, "bash"))) if command == "audit"]
     (arguments,) = HfArgumentParser(AuditArguments).parse_args_into_dataclasses(words)
     assert arguments.attacks is None
     assert not EXTRAS & set(DEFAULT_ATTACKS.split(","))
@@ -49,7 +46,7 @@ def test_every_attack_is_in_the_table():
 
 
 def test_the_python_example_trains_as_the_recipe_of_its_family_does():
-    [example] = [block for block in blocks("python") if "GenAFTrainer(" in block]
+    [example] = [block for block in blocks(README, "python") if "GenAFTrainer(" in block]
     [call] = [
         node
         for node in ast.walk(ast.parse(example))
@@ -63,7 +60,7 @@ def test_the_python_example_trains_as_the_recipe_of_its_family_does():
 
 @pytest.mark.slow(reason="trains")
 def test_the_python_example_runs_as_written(dataset, encoders, tmp_path, monkeypatch):
-    [example] = [block for block in blocks("python") if "GenAFTrainer(" in block]
+    [example] = [block for block in blocks(README, "python") if "GenAFTrainer(" in block]
     dataset.save_to_disk(tmp_path / "colours")
     quick = 'max_steps=2, warmup_steps=0, save_strategy="no", report_to="none", use_cpu=True'
     for written, here in (

@@ -213,6 +213,7 @@ def answers(predictions, labels, shift=0.1) -> Answers:
         ([0] * 95 + [1] * 5, [0] * 100, [ONE_CLASS]),
         ([0] * 950 + [1] * 50, [0] * 1000, [ONE_CLASS, ABOVE_CHANCE]),
         ([0] * 50, [0] * 50, []),
+        ([0] * 100, [0, 1] * 50, []),  # of one class guessing is always right
     ],
 )
 def test_a_collapsed_model_fails_where_there_are_enough_images(labels, predictions, failed):

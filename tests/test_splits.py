@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, colored_images
@@ -13,6 +14,7 @@ from transformers import ViTImageProcessor
 
 from genaf_hf import load_images, with_pixel_values
 from genaf_hf.data import load_unlabelled_images, stratified_subset, to_rgb
+from genaf_hf.data.splits import choose_splits, stratified_rows
 from genaf_hf.errors import UserError
 
 __all__ = ["own_cache", "saved"]  # fixtures
@@ -89,6 +91,26 @@ def test_a_split_of_another_name_is_told_where_a_test_split_is_held_out(saved, d
     caplog.clear()
     assert len(load_images(folder, test_split="Test")["test"]) == 18
     assert "is not used" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("splits", "named", "known", "chosen"),
+    [
+        (["train", "val", "test"], {}, {}, {"train": "train", "validation": "val", "test": "test"}),
+        # A validation split that is reported, as ImageNet's, is not chosen by.
+        (["train", "validation", "test"], {}, {"test": "validation"}, {"train": "train", "test": "validation"}),
+        (["train", "extra"], {"validation": "extra"}, {}, {"train": "train", "validation": "extra"}),
+        (["train", "validation"], {}, {}, {"train": "train", "test": "validation"}),
+    ],
+)
+def test_what_each_split_is_for(splits, named, known, chosen):
+    given = {"train": None, "validation": None, "test": None, **named}
+    assert choose_splits(dict.fromkeys(splits), given, known) == chosen
+
+
+def test_a_split_of_two_roles_is_refused(saved, dataset):
+    with pytest.raises(UserError, match="One split has several roles: "):
+        load_images(saved(**dataset), validation_split="test", test_split="test")
 
 
 @pytest.mark.parametrize("role", ["train_split", "validation_split", "test_split"])
@@ -203,6 +225,12 @@ def test_a_subset_keeps_the_shares_of_the_classes():
     whole = with_labels([0] * 50 + [1] * 30 + [2] * 20, ClassLabel(names=CLASSES))
     subset = stratified_subset(whole, 10, seed=0)
     assert Counter(subset["label"]) == {0: 5, 1: 3, 2: 2}
+
+
+@pytest.mark.parametrize(("count", "rare"), [(9, 0), (12, 1)])
+def test_a_rare_class_has_its_share_of_a_subset_and_not_more(count, rare):
+    labels = np.array([0] * 95 + [1] * 5)
+    assert labels[stratified_rows(labels, count, seed=0)].sum() == rare
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 19, 20])

@@ -119,7 +119,9 @@ def test_what_is_drawn_of_a_dataset_of_the_hub_is_known_by_its_id(tmp_path):
 
 def test_a_file_that_is_sorted_by_class_gives_images_from_all_over_it(folder, monkeypatch):
     monkeypatch.setattr("genaf_hf.data.streaming.SHUFFLED_AT_ONCE", 20)
-    assert all(counted_classes(load_images(folder, **NUMBERS))["class_counts"]["train"])
+    counts = counted_classes(load_images(folder, **NUMBERS))["class_counts"]["train"]
+    assert len(counts) == len(CLASSES)
+    assert all(counts)
 
 
 def test_images_in_class_folders_are_drawn(tmp_path):

@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from small_attacks import Brightness
 
 from genaf_hf import PixelModel, evaluate_robustness, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation
@@ -16,11 +17,6 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import UniversalThreat, at_hand, attacks_of, noise, swept, threats_of
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
-
-
-@pytest.fixture
-def encoder(vit):
-    return PixelModel(*vit)
 
 
 @pytest.fixture
@@ -174,16 +170,8 @@ class FirstPixel(PixelModel):
         return images[:, :, 0, 0] + 0 * self.model.classifier.bias.sum()
 
 
-class Brightness(PixelModel):
-    """Tells images apart by their mean, which noise does not change."""
-
-    def forward(self, images):
-        mean = images.mean(dim=(1, 2, 3))
-        return torch.stack([0.5 - mean, mean - 0.5, 0 * mean - 9], dim=1) + 0 * self.model.classifier.bias.sum()
-
-
 def test_what_fools_no_more_than_itself_shuffled_is_marked(vit):
-    """A perturbation without a pattern beats noise of its size all the same: it makes images brighter."""
+    """A perturbation without a pattern beats noise of its size, which keeps the mean: it makes images brighter."""
     model = Brightness(*vit)
     rows = [{"pixel_values": row, "labels": 0} for row in model.to_pixel_values(torch.full((40, 3, 8, 8), 0.4))]
     brighter = UniversalPerturbation(torch.full((3, 8, 8), 0.2), attack="l4a", eps=0.2)
@@ -249,8 +237,17 @@ def test_a_target_that_is_not_there_is_refused_before_anything_is_crafted(
 def test_a_model_that_is_sure_of_an_image_can_be_tried_out(attacker, encoder):
     with torch.no_grad():
         encoder.model.classifier.bias[attacker.labels[0]] += 500  # no gradient at images of this class
-    [threat] = threats_of({"upgd": ATTACKS["upgd"].configure()})
+    upgd, found = ATTACKS["upgd"], []
+
+    def kept(*given, **settings):
+        found.append(upgd.function(*given, **settings))
+        return found[-1]
+
+    [threat] = threats_of({"upgd": replace(upgd, function=kept).configure(eps=0.1)})
     threat.try_out(attacker, encoder)
+    [perturbation] = found
+    assert perturbation.steps == 1
+    assert 0 < perturbation.delta.abs().max() <= torch.tensor(0.1)
 
 
 def test_what_crafts_one_perturbation_for_all_images_is_asked_for_its_perturbation_at_once(encoder):

@@ -12,7 +12,7 @@ from genaf_hf import PixelModel, UniversalPerturbation
 from genaf_hf.attacks import ATTACKS, UniversalPatch, l4a, pgd
 from genaf_hf.attacks.advencoder import direction
 from genaf_hf.attacks.norms import into_ball
-from genaf_hf.attacks.universal import attacked, features, hidden_state, universal_attack
+from genaf_hf.attacks.universal import attacked, features, hidden_state, highest, universal_attack
 from genaf_hf.errors import UserError
 
 __all__ = ["images", "labels"]  # fixtures
@@ -251,6 +251,11 @@ def test_on_several_encoders_it_is_another_than_on_each(name, vit, resnet, image
     assert found.encoder == "dino, resnet"
     alone = [craft(name, each, images, labels) for each in (one, other)]
     assert not any(torch.equal(found.delta, each.delta) for each in alone)
+
+
+def test_the_best_of_restarts_is_the_best_by_what_is_usual_on_each_encoder():
+    assert highest([[100.0, 1.0], [90.0, 2.0]]) == 1
+    assert highest([[100.0], [90.0]]) == 0
 
 
 def test_none_of_two_encoders_outweighs_the_other_by_its_scale(vit, resnet, images, own_registries):

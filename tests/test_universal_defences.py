@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SIDE, TINY_VIT
-from one_step import ONE_STEP, STEP_SEEDS, batch_norm_model, check_gradients, clamped, one_step, state_of
+from one_step import STEP_SEEDS, batch_norm_model, check_gradients, clamped, one_step, state_before, state_of
 from own_defence import BANK, DEFENCES, HALF
 from recorder import CHECKPOINTING, changed, lora_model
 from torch.nn import functional as F
@@ -20,7 +20,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
 from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
-from genaf_hf.training.adversaries.universal import Universal, drawn
+from genaf_hf.training.adversaries.universal import Universal, drawn, move_by_sign
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
 
@@ -33,9 +33,7 @@ QUICK = {"defence": "universal", "defence_settings": UNPATCHED, "adapt_max_steps
 @pytest.mark.parametrize("class_share", [0, 0.5, 1])
 def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share):
     settings = {**QUICK, "defence_settings": {**UNPATCHED, "live": None, "class_share": class_share}}
-    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
-    begun.evaluate()
-    before = state_of(begun)
+    before = state_before(tmp_path / "begun", **settings)
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
     eps, step = trainer.args.eps, trainer.args.step_size
     assert (eps, step) == (10 / 255, 2 / 255)
@@ -59,6 +57,14 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_
     assert torch.equal(after["bank"], before["bank"])
 
 
+def test_a_step_stays_within_bounds_passes_over_nan_and_forgets_its_gradient():
+    live = torch.tensor([0.0, 0.1, -0.1, 0.05], requires_grad=True)
+    live.grad = torch.tensor([torch.nan, 2.0, -3.0, 0.0])
+    move_by_sign(live, 0.05, -0.12, 0.13)
+    torch.testing.assert_close(live.detach(), torch.tensor([0.0, 0.13, -0.12, 0.05]))
+    assert live.grad is None
+
+
 def test_what_is_trained_on_is_not_what_the_same_seed_attacks_with(tmp_path):
     settings = {**QUICK, "seed": 7, "eps": 0.5, "defence_settings": {**UNPATCHED, "live": 2, "bank_steps": 1}}
     trainer = tiny_trainer(tmp_path, **settings)
@@ -67,15 +73,15 @@ def test_what_is_trained_on_is_not_what_the_same_seed_attacks_with(tmp_path):
     trainer.evaluate()
     begun = torch.empty_like(attack.delta).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(7))
     assert torch.corrcoef(torch.stack([begun.flatten(), attack.delta.flatten()]))[0, 1] > 0.99  # one step is near it
-    for trained_on in [*state_of(trainer)["live"], *state_of(trainer)["bank"]]:
+    state = state_of(trainer)
+    assert (len(state["live"]), len(state["bank"])) == (2, 1)
+    for trained_on in [*state["live"], *state["bank"]]:
         assert torch.corrcoef(torch.stack([begun.flatten(), trained_on.flatten()]))[0, 1].abs() < 0.2
 
 
 def test_a_live_patch_covers_a_share_of_the_images_and_moves_by_the_same_pass(tmp_path):
     settings = {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5, "patch_area": 0.25}}
-    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
-    begun.evaluate()
-    before = state_of(begun)
+    before = state_before(tmp_path / "begun", **settings)
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
 
     patch, side = before["second.patch"].requires_grad_(), SIDE // 2
@@ -157,9 +163,7 @@ def test_a_class_that_a_sample_lacks_has_a_live_perturbation_of_its_own():
 
 def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean(tmp_path):
     settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**UNPATCHED, **HALF}}
-    begun = tiny_trainer(tmp_path / "begun", **ONE_STEP, **settings)
-    begun.evaluate()
-    before = state_of(begun)
+    before = state_before(tmp_path / "begun", **settings)
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
 
     live, clean = before["live"].requires_grad_(), [3, 7, 11, 15, 19, 23]
@@ -180,9 +184,7 @@ def test_gen_af_universal_is_gen_afs_objective_on_universal_perturbations(tmp_pa
     bank = {**UNPATCHED, "divergence_weight": 0}
     settings = {"genetic_weight": 0.5, "genetic_share": math.inf, "defence_settings": bank}
     _, gradients, model, images, labels = one_step(tmp_path / "run", defence="gen-af-universal", **settings)
-    begun = tiny_trainer(tmp_path / "begun", defence="gen-af-universal", **ONE_STEP, **settings)
-    begun.evaluate()
-    state = state_of(begun)
+    state = state_before(tmp_path / "begun", defence="gen-af-universal", **settings)
     attacked = clamped(images + torch.cat([state["live"], state["bank"]])[drawn(STEP_SEEDS, 2, 1)])
     clean_logits, attacked_logits = model(images), model(attacked)
     each = F.cross_entropy(clean_logits, labels, reduction="none")
@@ -207,9 +209,8 @@ def test_perturbations_grow_over_the_warm_up_and_stay_within_eps(tmp_path):
 
 def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
     settings = {"clean_share": 0, "defence_settings": {**BANK, "per_image_share": 0.5, "per_image_eps": 0.1}}
-    begun = tiny_trainer(tmp_path / "begun", defence="universal-n-fgsm", **ONE_STEP, **settings)
-    begun.evaluate()
-    state = {name.removeprefix("first."): each for name, each in state_of(begun).items()}
+    before = state_before(tmp_path / "begun", defence="universal-n-fgsm", **settings)
+    state = {name.removeprefix("first."): each for name, each in before.items()}
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", defence="universal-n-fgsm", **settings)
 
     live = state["live"].requires_grad_()
