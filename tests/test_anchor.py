@@ -42,6 +42,19 @@ def moved(model: PixelModel) -> PixelModel:
     return model
 
 
+def test_features_are_not_held_to_another_encoder_when_a_training_goes_on(tmp_path):
+    settings = {"defence": "anchor", "defence_settings": BANK, "save_strategy": "steps", "save_steps": 2}
+    whole = tiny_trainer(tmp_path, **settings)
+    whole.train()
+    checkpoint = tmp_path / "adversarial_finetune/checkpoint-2"
+    trained = tiny_trainer(tmp_path, model=copy.deepcopy(whole.model), **settings)
+    with pytest.raises(UserError, match="holds features to those of another encoder than the model that is given"):
+        trained.train(resume_from_checkpoint=checkpoint)
+    again = tiny_trainer(tmp_path, **settings)
+    again.train(resume_from_checkpoint=checkpoint)
+    torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
+
+
 def test_features_of_clean_and_attacked_images_are_pulled_to_the_public_encoders_without_a_label(tmp_path):
     settings = {**ONE_STEP, "defence": "anchor", "defence_settings": BANK, "clean_share": 0.25, "adapt_max_steps": -1}
     begun = without_labels(tiny_trainer(tmp_path / "begun", **settings))

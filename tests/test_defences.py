@@ -306,9 +306,13 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
             r"share of an adversary is -0.1, expected one in \[0, 1\]",
         ),
         ({"defence": "universal", "defence_settings": {"patch_area": 0}}, "area of a live patch is 0, expected"),
+        *(
+            ({"defence": "universal", "defence_settings": {"bank": bank}}, "bank is .*, expected a list of universal")
+            for bank in (["l4a", "upgd"], ["l4a", "advencoder-pat"], ["pgd"], "l4a", 3)
+        ),
         (
-            {"defence": "universal", "defence_settings": {"bank": ["l4a", "upgd"]}},
-            "bank is .*, expected a list of universal",
+            {"defence": "universal-n-fgsm", "defence_settings": {"per_image_eps": "4/"}},
+            'per_image_eps is "4/", expected a number such as 0.03 or 8/255',
         ),
     ],
 )
@@ -322,6 +326,12 @@ def test_what_no_defence_can_be_is_refused_in_one_sentence(default_config, setti
 def test_a_setting_that_the_defence_does_not_read_is_refused(default_config, name, value):
     with pytest.raises(UserError, match=f"^{name} is {value}, which the defence universal does not read: .* eps, "):
         default_config(defence="universal", **{name: value})
+
+
+def test_lengths_are_words_such_as_4_255_too(default_config):
+    settings = {"per_image_eps": "4/255", "bank": []}
+    defence = default_config(defence="universal-n-fgsm", defence_settings=settings).make_defence()
+    assert defence.settings["per_image_eps"] == 4 / 255
 
 
 def test_a_configuration_is_made_again_of_what_it_says(default_config):

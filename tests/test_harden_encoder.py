@@ -401,7 +401,7 @@ def test_a_head_is_dropped_and_small_images_are_enlarged_which_is_said(
     arguments = EncoderArguments(str(tmp_path / "resnet"), str(unlabelled), attacks="l4a", attack_settings=FEW)
     found = said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))
     assert "is a classifier, a ResNetForImageClassification: its head is dropped" in found
-    assert "smaller than the encoder's, 8 x 8 pixels where it takes 16 x 16" in found
+    assert "smaller than the encoder's, such as 8 x 8 pixels where it takes 16 x 16" in found
     assert "The images are taken without labels, which are only for the report" in found
     assert "the head of a ResNetForImageClassification reads, pooler_output.flatten(1) of a ResNetModel" in found
 

@@ -196,9 +196,9 @@ def test_class_names_are_no_markup(encoders, tmp_path):
     assert report.measurement("hardened", "clean").count == 18
     universal = ["l4a", "ssp", "uapgd", "advencoder-per", "advencoder-pat"]
     twins = [name for attack in universal for name in (attack, f"{attack}-adaptive")]
-    assert report.attacks == ["clean", *twins, "pgd", "square"]
+    assert report.attacks == ["clean", *twins, "upgd", "pgd", "square"]
     knowledge = [report.measurement("hardened", attack).knowledge for attack in report.attacks]
-    assert knowledge == ["nothing", *["public encoder", "model"] * 5, "model", "model's answers"]
+    assert knowledge == ["nothing", *["public encoder", "model"] * 5, "model", "model", "model's answers"]
     swept = {(each.attack, round(each.settings["eps"] / 0.1, 6)) for each in report.sweep if each.attack != "pgd"}
     assert swept == {(name, factor) for name in twins[:2] for factor in (0.5, 1.0, 1.5, 2.0)}
     worst = report.worst("hardened", "public encoder")
@@ -212,7 +212,7 @@ def test_class_names_are_no_markup(encoders, tmp_path):
         for name in ("undefended", "hardened")
     ]
     assert crafted_on == ["mae", "mae", "undefended", "hardened"]
-    of_attacks = 12 * 2 + 2 + 5  # each has two; those on images are held against noise, adaptive ones against twins
+    of_attacks = 13 * 2 + 2 + 5  # each has two; those on images are held against noise, adaptive ones against twins
     assert len(report.checks) == 2 * (2 + of_attacks + 5) + 1  # and the hardened model against the undefended one
     assert "odd \\| names" in card
     example = TrainingRecord.load(tmp_path / "run/training.json").example

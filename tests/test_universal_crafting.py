@@ -11,8 +11,9 @@ from traces import leaves_no_trace
 from genaf_hf import PixelModel, UniversalPerturbation
 from genaf_hf.attacks import ATTACKS, UniversalPatch, l4a, pgd
 from genaf_hf.attacks.advencoder import direction
+from genaf_hf.attacks.ascent import highest
 from genaf_hf.attacks.norms import into_ball
-from genaf_hf.attacks.universal import attacked, features, hidden_state, highest, universal_attack
+from genaf_hf.attacks.universal import attacked, features, hidden_state, universal_attack
 from genaf_hf.errors import UserError
 
 __all__ = ["images", "labels"]  # fixtures

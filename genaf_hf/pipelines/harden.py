@@ -37,6 +37,7 @@ from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.trainer import GenAFTrainer
+from genaf_hf.training.training_images import images_of_update
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     load_configuration(arguments.model_name_or_path, **hub)
     hardened_before = tell_of_hardened_encoder(arguments.model_name_or_path, **hub)
     case = Experiment.load(arguments, config)
+    config.make_defence().check(case.encoder, images_of_update(config, case.data["train"]))
     of_images = case.record_of_images  # which all processes digest at once
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(of_images))

@@ -303,11 +303,12 @@ def tell_of_images(case: EncoderExperiment) -> None:
     if case.labelled:
         logger.info("Labels are not trained on: they are for the report, on a linear probe of the features")
     sizes = [to_rgb(each).size for each in case.data["train"][:LOOKED_AT]["image"]]
-    if all(width < size[1] and height < size[0] for width, height in sizes):
+    smaller = [(width, height) for width, height in sizes if width < size[1] or height < size[0]]
+    if smaller:
         logger.warning(
-            'The images of "%s" are smaller than the encoder\'s, %d x %d pixels where it takes %d x %d: they are '
-            "enlarged, and it is hardened for enlarged images alone.",
-            *(case.arguments.dataset_name, *sizes[0], size[1], size[0]),
+            'Of the first %d images of "%s" %d are smaller than the encoder\'s, such as %d x %d pixels where it takes '
+            "%d x %d: they are enlarged, and it is hardened for enlarged images.",
+            *(len(sizes), case.arguments.dataset_name, len(smaller), *smaller[0], size[1], size[0]),
         )
 
 

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence, Sized
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.models.head import head_of
 from genaf_hf.models.partial_forward import input_of
 from genaf_hf.models.pixel_model import PixelModel, at_least_float32, only_trainable, pixel_statistics
@@ -30,7 +32,7 @@ from genaf_hf.values.device import sent, trusted
 
 logger = logging.getLogger(__name__)
 
-DEFENCE = "Defence"  # in the Trainer's state
+DEFENCE, HELD_TO = "Defence", "HeldTo"  # in the Trainer's state
 CENTERS = "pseudo_labels.centers"  # beside the tensors of the adversary
 CLUSTERED = 1024  # images whose features clusters are found from
 ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
@@ -298,17 +300,31 @@ class AttackingTrainer(ResumableTrainer):
         self._check_sizes()
 
     def kept_beside_model(self) -> dict:
-        told = {name: self.defence.record()[name] for name in ("name", "settings")}
-        return {DEFENCE: json.loads(json.dumps(told))}
+        return {DEFENCE: json.loads(json.dumps(self.defence.identity)), HELD_TO: self._held_to}
+
+    @cached_property
+    def _held_to(self) -> str | None:
+        """Digest of the public encoder that features are held to; None where they are held to none."""
+        public = getattr(self, "_public_encoder", None)
+        return public and encoder_digest(PixelModel(public, self.processing_class))
 
     def check_defence_of(self, checkpoint: Path) -> None:
-        """Refuses a checkpoint of another defence, or of other settings of it; the `UserError` names both."""
-        own = self.kept_beside_model()[DEFENCE]
-        found = read_state(checkpoint).stateful_callbacks.get(DEFENCE, own)
+        """Refuses a checkpoint of another defence, of other settings of it, or of features held to another encoder.
+
+        Raises:
+            UserError: names what differs.
+        """
+        own, kept = self.kept_beside_model()[DEFENCE], read_state(checkpoint).stateful_callbacks
+        found = kept.get(DEFENCE, own)
         if found != own:
             raise UserError(
                 f"{checkpoint} is of the defence {found['name']} with {found['settings']}, expected {own['name']} with "
                 f"{own['settings']}: go on with the defence that it was begun with, or start without resuming."
+            )
+        if kept.get(HELD_TO, self._held_to) != self._held_to:
+            raise UserError(
+                f"{checkpoint} is of a training that holds features to those of another encoder than the model that is "
+                "given: go on with the public encoder that it was begun with, or start without resuming."
             )
 
 

@@ -49,6 +49,7 @@ from genaf_hf.training.training_images import (
     check_rows,
     check_training_images,
     has_rows,
+    images_of_update,
     leave_out_batch_of_one,
     warn_of_raw_images,
 )
@@ -405,11 +406,7 @@ class GenAFTrainer(SharingTrainer):
             max_steps=args.adapt_max_steps if of_stage_2 else args.max_steps,
         )
         check_early_stopping(args, self.callback_handler.callbacks)
-        if self.defence.adversary is not None:
-            self.defence.adversary.check_model(self.model)
-            images = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-            known = len(self.train_dataset) if has_length(self.train_dataset) else images
-            self.defence.adversary.check_update(min(images, known))
+        self.defence.check(self.model, images_of_update(args, self.train_dataset))
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UserError("The model has no trainable weight: set requires_grad of those that are to be trained.")
         with self.accelerator.autocast():

@@ -47,6 +47,12 @@ def has_rows(dataset) -> bool:
     return has_length(dataset) and not isinstance(dataset, IterableDataset)
 
 
+def images_of_update(args: TrainingArguments, dataset) -> int:
+    """How many images an update is of, over all processes and micro-batches."""
+    images = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    return min(images, len(dataset)) if has_length(dataset) else images
+
+
 def check_rows(
     args: TrainingArguments,
     name: str,

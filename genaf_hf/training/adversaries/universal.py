@@ -64,9 +64,9 @@ class Universal(Adversary):
         if live is not None and (not is_whole(live) or live < 1):
             raise UserError(f"live is {live}, expected a whole number of perturbations, at least 1.")
         check_share("class_share", class_share)
-        if isinstance(bank, str) or not all(name in ATTACKS and ATTACKS[name].on_encoder for name in bank):
-            known = ", ".join(name for name, attack in ATTACKS.items() if attack.on_encoder)
-            raise UserError(f"bank is {bank}, expected a list of universal attacks out of {known}.")
+        known = [name for name, attack in ATTACKS.items() if attack.on_encoder and "eps" in attack.settings]
+        if not isinstance(bank, Sequence) or isinstance(bank, str) or not all(name in known for name in bank):
+            raise UserError(f"bank is {bank}, expected a list of universal attacks out of {', '.join(known)}.")
         super().__init__(
             eps=eps, step_size=step_size, live=live, class_share=class_share, bank=list(bank), bank_steps=bank_steps
         )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import get_type_hints
 
+from torch import nn
+
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.inputs import checked_setting
 from genaf_hf.attacks.registry import ConfiguredAttack
@@ -36,6 +38,12 @@ class Defence:
         """What is known of the defence whatever its settings."""
         return DEFENCES[self.name]
 
+    def check(self, model: nn.Module, images: int) -> None:
+        """Refuses a model, or updates of so few images, as its adversary cannot work with; the `UserError` says why."""
+        if self.adversary is not None:
+            self.adversary.check_model(model)
+            self.adversary.check_update(images)
+
     def attacks(self) -> Mapping[str, ConfiguredAttack]:
         """Attacks by name that a report on the trained model measures; none without an adversary, see `Adversary`."""
         return {} if self.adversary is None else self.adversary.attacks()
@@ -44,13 +52,18 @@ class Defence:
         """Universal perturbations that the model was trained on, by name."""
         return {} if self.adversary is None else self.adversary.perturbations()
 
+    @property
+    def identity(self) -> dict:
+        """What tells it from others, as JSON takes it."""
+        settings = {name: "inf" if value == math.inf else value for name, value in self.settings.items()}
+        return {"name": self.name, "settings": settings}
+
     def record(self) -> dict:
-        """What a training record holds of the defence, as JSON takes it."""
+        """What a training record holds of the defence once it was trained with, as JSON takes it."""
         return {
-            "name": self.name,
+            **self.identity,
             "title": self.known.title,
             "citation": self.known.citation,
-            "settings": {name: "inf" if value == math.inf else value for name, value in self.settings.items()},
             "losses": list(self.objective.losses if self.objective else ()),
             "penalties": list(self.objective.penalties if self.objective else ()),
             "attacks": list(self.attacks()),
