@@ -78,7 +78,8 @@ from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderF
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.models.pixel_model import evaluating
-from genaf_hf.sharing.model_card import model_card
+from genaf_hf.sharing.encoder_results import ways_to_load
+from genaf_hf.sharing.model_card import filled, model_card
 from genaf_hf.training.checkpoint import load_weights
 from genaf_hf.training.layers import layer_weights
 
@@ -420,6 +421,52 @@ def test_a_hardened_encoder_is_of_the_class_of_the_public_one_with_the_weights_o
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     for each, tensor in again.state_dict().items():
         assert not each.startswith("text_model") or torch.equal(tensor, original.state_dict()[each])
+
+
+LOADING = """
+import builtins, json, sys
+
+import_here = builtins.__import__
+
+
+def without(name, *others, **more):
+    assert name.partition(".")[0] != "genaf_hf", "the card says that it is not needed"
+    return import_here(name, *others, **more)
+
+
+builtins.__import__ = without
+import torch
+
+found = {}
+for folder, code in json.loads(sys.argv[1]).items():
+    here = {}
+    exec(code, here)
+    inputs = here["processor"](torch.zeros(3, 32, 32, dtype=torch.uint8), return_tensors="pt")
+    features = [here["encoder"].eval()(**inputs)[0] for _ in range(2)]
+    found[folder] = [type(here["encoder"]).__name__, features[0].ndim, "classifier" in here]
+print(json.dumps(found))
+"""
+
+
+def test_a_clean_process_loads_hardened_encoders_as_their_cards_say(processes, public, tmp_path):
+    loads, expected = {}, {}
+    for name, found in {
+        "vit": ["ViTModel", 3, True],
+        "mae": ["ViTMAEModel", 3, False],
+        "dinov3_vit": ["DINOv3ViTModel", 3, False],
+        "resnet, cifar stem": ["ResNetModel", 4, True],
+    }.items():
+        folder = tmp_path / name.replace(", ", "-")
+        model, processor = loaded(public(name)[1], name)
+        bare = load_bare_encoder(model, str(public(name)[1]), PixelModel(model, processor).image_size)
+        bare.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        [code] = blocks(filled("load_encoder.md", model_name=str(folder), **ways_to_load(folder)), "python")
+        loads[str(folder)], expected[str(folder)] = code, found
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    answer = processes.run([sys.executable, "-c", LOADING, json.dumps(loads)], cwd=tmp_path, env=environment)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert json.loads(answer.stdout.splitlines()[-1]) == expected
 
 
 # ---- the whole way ----

@@ -35,6 +35,7 @@ from genaf_hf.evaluation.probing import probed
 from genaf_hf.leaderboard import check
 from genaf_hf.leaderboard.check import Report
 from genaf_hf.leaderboard.entries import read_card
+from genaf_hf.models.bare_encoder import load_bare_encoder
 from genaf_hf.pipelines.harden import HardeningArguments, harden, tell_of_gain
 from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder, load_encoder_images
 from genaf_hf.sharing.publishing import why_unreliable
@@ -404,6 +405,21 @@ def test_a_head_is_dropped_and_small_images_are_enlarged_which_is_said(
     assert "smaller than the encoder's, such as 8 x 8 pixels where it takes 16 x 16" in found
     assert "The images are taken without labels, which are only for the report" in found
     assert "the head of a ResNetForImageClassification reads, pooler_output.flatten(1) of a ResNetModel" in found
+
+
+def test_a_classifier_of_our_own_class_loses_head_and_labels(encoders, unlabelled, tmp_path, monkeypatch, caplog):
+    model, processor = load_encoder(encoders["dino"], ["blue", "green", "red"], head="mlp", pooling="mean")
+    for each in (model, processor):
+        each.save_pretrained(tmp_path / "own")
+    arguments = EncoderArguments(str(tmp_path / "own"), str(unlabelled), attacks="l4a", attack_settings=FEW)
+    found = said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))
+    assert "is a classifier, a EncoderForImageClassification: its head is dropped" in found
+    fresh, _ = load_encoder(str(tmp_path / "own"), ["a", "b"], head="mlp", pooling="mean")
+    bare = load_bare_encoder(fresh, str(tmp_path / "own"), (8, 8))
+    assert bare.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert torch.equal(bare.encoder.layernorm.weight, model.encoder.layernorm.weight)
+    shapes = {name: each.shape for name, each in bare.named_parameters() if name.startswith("classifier")}
+    assert [shape[0] for shape in shapes.values()][-1] == 2
 
 
 def test_an_encoder_that_is_hardened_already_is_known(hardened, unlabelled, tmp_path, monkeypatch, caplog):

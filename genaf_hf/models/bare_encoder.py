@@ -48,21 +48,32 @@ def load_bare_encoder(
     config, _ = load_configuration(model_name_or_path, **hub)
     if family_of(config).square_weights is not None:
         return copy.deepcopy(classifier.vision_model)
+    if isinstance(config, EncoderClassifierConfig):  # which is never without a head; the classifier's is a fresh one
+        tell_of_head(model_name_or_path, config, classifier)
+        bare = copy.deepcopy(classifier)
+        bare.config.id2label = {i: f"LABEL_{i}" for i in range(bare.config.num_labels)}
+        bare.config.label2id = {name: i for i, name in bare.config.id2label.items()}
+        return bare
     options = {"config": config, "dtype": torch.float32, **hub}
     bare, loading = read_weights(AutoModel, model_name_or_path, **options)
     read, own = (any("pooler." in name for name, _ in model.named_parameters()) for model in (classifier, bare))
     lacking = any(name.startswith("pooler.") for name in loading["missing_keys"])
     if read != own and (read or lacking):
         bare, _ = read_weights(AutoModel, model_name_or_path, add_pooling_layer=read, **options)
-    if is_classifier(config) and not isinstance(bare.config, EncoderClassifierConfig):
-        logger.warning(
-            '"%s" is a classifier, a %s: its head is dropped, and its encoder alone is hardened, a %s.',
-            *(model_name_or_path, config.architectures[0], type(bare).__name__),
-        )
+    if is_classifier(config):
+        tell_of_head(model_name_or_path, config, bare)
         bare.config.num_labels = 2  # the default, which tells nothing of the old classes
     bare = with_image_size(bare.eval(), size)
     take_weights(bare, classifier)
     return bare
+
+
+def tell_of_head(model_name_or_path: str, config: PreTrainedConfig, bare: PreTrainedModel) -> None:
+    """Says that a classifier's head is dropped."""
+    logger.warning(
+        '"%s" is a classifier, a %s: its head is dropped, and its encoder alone is hardened, a %s.',
+        *(model_name_or_path, config.architectures[0], type(bare).__name__),
+    )
 
 
 def is_classifier(config: PreTrainedConfig) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig
+
 from genaf_hf.evaluation.drift import Drift, drift_table
 from genaf_hf.evaluation.measurement import CLEAN
 from genaf_hf.evaluation.report import RobustnessReport
@@ -15,7 +17,7 @@ from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 from genaf_hf.sharing.figures import draw_drift
 from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES, REPORT
-from genaf_hf.sharing.model_card import TAGS, bibliography, citations, filled, pictures_in
+from genaf_hf.sharing.model_card import OWN_CLASS, TAGS, bibliography, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.result_folder import write_record, write_report
 from genaf_hf.values.markup import plain
@@ -70,6 +72,7 @@ def write_encoder_results(
         model_name=model_name,
         encoder_class=encoder_class,
         features=features,
+        **ways_to_load(folder),
         record=record,
         reports=reports,
         drift_table=drift_table(drifts, plain),
@@ -79,3 +82,17 @@ def write_encoder_results(
         citations=bibliography([record.defence["citation"], *chain.from_iterable(cited)]),
     )
     card(metadata, content).save(folder / CARD)
+
+
+def ways_to_load(folder: str | Path) -> dict[str, bool]:
+    """What a card has to know of an encoder to say how it is loaded, as values of `load_encoder.md`.
+
+    Args:
+        folder: that holds its configuration.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    return {
+        "own_class": config.architectures == [OWN_CLASS],
+        "has_classifier": type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        "masks": hasattr(config, "mask_ratio"),
+    }
