@@ -267,6 +267,26 @@ def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp
     assert trainer.evaluate().keys() >= {"eval_clean_accuracy", "eval_robust_accuracy"}
 
 
+@pytest.mark.parametrize("name", ["universal", "universal-n-fgsm", "anchor"])
+@pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}])
+def test_what_goes_on_in_bf16_with_checkpointing_or_adapters_is_uninterrupted_to_the_bit(tmp_path, name, changes):
+    own = {"bank": ["l4a"], "bank_steps": 2}
+    settings = {**QUICK, "defence": name, "defence_settings": own, "save_strategy": "steps", "save_steps": 2, **changes}
+    lora = settings.pop("lora", False)
+
+    def trainer():
+        torch.manual_seed(0)
+        model = lora_model(tiny_model(), ["q_proj", "v_proj"]) if lora else None
+        return tiny_trainer(tmp_path, model=model, **settings)
+
+    whole = trainer()
+    whole.train()
+    again = trainer()
+    again.train(resume_from_checkpoint=tmp_path / "adversarial_finetune/checkpoint-2")
+    torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
+    torch.testing.assert_close(state_of(again), state_of(whole), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_bank_is_crafted_in_the_precision_of_the_training(tmp_path, bf16):
     trainer, dtypes = tiny_trainer(tmp_path, bf16=bf16, **QUICK), set()
