@@ -9,6 +9,7 @@ from cards import blocks, make_record, make_report
 from huggingface_hub import ModelCard
 from local_hub import card_errors
 from markdown_it import MarkdownIt
+from transformers import ViTConfig
 
 from genaf_hf import GenAFConfig
 from genaf_hf.evaluation.drift import Drift
@@ -102,6 +103,7 @@ def hostile_encoder_card(name: str, folder: Path) -> ModelCard:
     (folder / place).parent.mkdir(parents=True)
     drifts = [Drift(name, CLEAN, "nothing", {}, 0.1, 0.9, 10)]
     named = {"model_name": name, "encoder_class": "ViTModel", "features": None}
+    ViTConfig().save_pretrained(folder)
     write_encoder_results(folder, drifts, {"report.json": report, place: report}, record, **named)
     return ModelCard.load(folder / "README.md")
 
