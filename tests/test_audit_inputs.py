@@ -164,7 +164,7 @@ def test_an_encoder_of_larger_images_is_brought_to_the_size_of_the_model(argumen
 
 
 def test_an_audit_at_its_defaults_has_autoattack_where_it_is_installed(monkeypatch):
-    expected = ["l4a", "ssp", "uapgd", "advencoder-per", "advencoder-pat", "pgd", "square"]
+    expected = ["l4a", "ssp", "uapgd", "advencoder-per", "advencoder-pat", "upgd", "pgd", "square"]
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     assert [*named_attacks(None)] == [*attacks_by_name(None)] == expected == DEFAULT_ATTACKS.split(",")
     installed = ModuleType("pyautoattack")
