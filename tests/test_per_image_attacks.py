@@ -125,7 +125,7 @@ def test_a_model_that_was_made_in_inference_mode_is_refused(encoders, images, la
     ("setting", "sentence"),
     [
         ({"eps": True}, "eps is True, expected a number"),
-        ({"eps": "8 of 255"}, 'eps is "8 of 255", expected a number'),
+        ({"eps": "8/255"}, 'eps is "8/255", expected a number'),
         ({"steps": 2.0}, "steps is 2.0, expected a whole number"),
         ({"restarts": True}, "restarts is True, expected a whole number"),
         ({"random_start": "False"}, 'random_start is "False", expected True or False'),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import ROUNDING, PixelModel
 from genaf_hf.values.device import are_trusted
-from genaf_hf.values.numbers import KINDS, alternatives, check_kind, class_ids, is_whole, number, plain
+from genaf_hf.values.numbers import KINDS, alternatives, check_kind, class_ids, is_whole, plain
 
 Encoders = PixelModel | Sequence[PixelModel]  # one, or several that are attacked at once
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -44,17 +44,12 @@ def taken(given: Mapping[str, object], hints: Mapping[str, object]) -> dict:
 
 
 def checked_setting(name: str, value: Any, hint: object):
-    """A setting as a plain value; a number also from words such as 8/255.
+    """A setting as a plain value.
 
     Raises:
         UserError: when it is of another kind than the attack takes, or a seed that is none.
     """
     value, kinds = plain(value), alternatives(hint)
-    if isinstance(value, str) and float in kinds and str not in kinds:
-        try:
-            value = number(value)
-        except UserError as error:
-            raise UserError(f"{name} is {error}") from error
     if get_origin(hint) is Literal:
         if value not in (words := get_args(hint)):
             raise UserError(f'{name} is "{value}", expected one of {", ".join(words)}.')

@@ -14,6 +14,7 @@ from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.objectives.objective import Objective
+from genaf_hf.values.numbers import alternatives, number
 from genaf_hf.values.registry import Registry
 
 
@@ -107,12 +108,29 @@ class KnownDefence:
             raise UserError(f'The defence {self.name} has no setting "{unknown[0]}"; it has {known}.')
         hints = get_type_hints(self.function)
         finite = {name: value for name, value in settings.items() if value != math.inf}
-        checked = {name: checked_setting(name, value, hints.get(name)) for name, value in finite.items()}
+        checked = {
+            name: checked_setting(name, in_numbers(name, value, hints.get(name)), hints.get(name))
+            for name, value in finite.items()
+        }
         settings = {**self.defaults, **settings, **checked}
         adversary, objective = self.function(**settings)
         if adversary is not None:  # which knows what a default follows from
             settings |= {name: adversary.settings[name] for name in settings.keys() & adversary.settings.keys()}
         return Defence(self.name, settings, adversary, objective)
+
+
+def in_numbers(name: str, value: object, hint: object) -> object:
+    """A setting that is a number, from words such as 8/255, too; others as they are.
+
+    Raises:
+        UserError: for other words; names the setting.
+    """
+    if not isinstance(value, str) or float not in alternatives(hint):
+        return value
+    try:
+        return number(value)
+    except UserError as error:
+        raise UserError(f"{name} is {error}") from error
 
 
 DEFENCES: Registry[KnownDefence] = Registry("defence")
