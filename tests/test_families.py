@@ -391,12 +391,12 @@ OF_SEVERAL_OUTPUTS = {"dinov2", "dinov2_with_registers", "resnet, cifar stem"}
 DRAWS_PATCHES = {"mae", "mae, mean pooling"}  # which a hardened one's own class does anew at each pass
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "size"), [pytest.param(*each, marks=needs(each[0])) for each in SIZES])
 def test_a_hardened_encoder_is_of_the_class_of_the_public_one_with_the_weights_of_its_classifier(
-    name, public, tmp_path
+    name, size, public, tmp_path
 ):
     original, folder = public(name)
-    model, processor = loaded(folder, name)
+    model, processor = loaded(folder, name, image_size=size)
     seen = PixelModel(model, processor).eval()
     bare = load_bare_encoder(model, str(folder), seen.image_size)
     with torch.no_grad():

@@ -54,16 +54,17 @@ def load_bare_encoder(
         bare.config.id2label = {i: f"LABEL_{i}" for i in range(bare.config.num_labels)}
         bare.config.label2id = {name: i for i, name in bare.config.id2label.items()}
         return bare
-    options = {"config": config, "dtype": torch.float32, **hub}
+    options, pooling = {"config": config, "dtype": torch.float32, **hub}, {}
     bare, loading = read_weights(AutoModel, model_name_or_path, **options)
     read, own = (any("pooler." in name for name, _ in model.named_parameters()) for model in (classifier, bare))
     lacking = any(name.startswith("pooler.") for name in loading["missing_keys"])
     if read != own and (read or lacking):
-        bare, _ = read_weights(AutoModel, model_name_or_path, add_pooling_layer=read, **options)
+        pooling = {"add_pooling_layer": read}
+        bare, _ = read_weights(AutoModel, model_name_or_path, **pooling, **options)
     if is_classifier(config):
         tell_of_head(model_name_or_path, config, bare)
         bare.config.num_labels = 2  # the default, which tells nothing of the old classes
-    bare = with_image_size(bare.eval(), size)
+    bare = with_image_size(bare.eval(), size, **pooling)
     take_weights(bare, classifier)
     return bare
 

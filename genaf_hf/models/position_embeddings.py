@@ -16,15 +16,16 @@ logger = logging.getLogger(__name__)
 SPECIAL_DISTANCES = 3  # of a relative position bias: class token to patch, patch to class token, class token to itself
 
 
-def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrainedModel:
+def with_image_size(model: PreTrainedModel, size: tuple[int, int], **options) -> PreTrainedModel:
     """The model for images of another size, by position embeddings interpolated as the encoder itself does it.
 
     A model without position embeddings is given back as it is. Weights other than the position embeddings stay as they
     are.
 
     Args:
-        model: any image classifier of `transformers`.
+        model: any image classifier or encoder of `transformers`.
         size: height and width of the images.
+        options: that it was made with beside its configuration, such as `add_pooling_layer`.
 
     Raises:
         UserError: when the images are no squares, smaller than a patch, a weight cannot be interpolated, or a model
@@ -37,7 +38,7 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
         return model
     if resized is not None:
         return resized(model, size)
-    if weight_shapes(model, 2 * before[0]) == weight_shapes(model, before[0]):
+    if weight_shapes(model, 2 * before[0], options) == weight_shapes(model, before[0], options):
         outputs_on_black(model, size)
         return model
     patch = as_pair(encoder_part(model.config).patch_size)[0]
@@ -48,11 +49,11 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int]) -> PreTrained
         )
     old, new, weights = before[0] // patch, size[0] // patch, model.state_dict()
     with torch.no_grad():
-        for name, shape in weight_shapes(model, size[0]).items():
+        for name, shape in weight_shapes(model, size[0], options).items():
             if weights[name].shape != shape:
                 weights[name] = interpolated(model, name, shape, old=old, new=new, side=size[0])
     config = config_at(model, size[0])
-    resized = type(model)._from_config(config, dtype=model.dtype)
+    resized = type(model)._from_config(config, dtype=model.dtype, **options)
     resized.load_state_dict(weights)
     logger.info("Position embeddings interpolated from %d x %d to %d x %d patches", old, old, new, new)
     return resized.train(model.training)
@@ -87,10 +88,10 @@ def config_at(model: PreTrainedModel, side: int) -> PreTrainedConfig:
     return config
 
 
-def weight_shapes(model: PreTrainedModel, side: int) -> dict[str, torch.Size]:
-    """The shapes of a model's weights for square images."""
+def weight_shapes(model: PreTrainedModel, side: int, options: dict) -> dict[str, torch.Size]:
+    """The shapes of a model's weights for square images; options as `with_image_size` has them."""
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in type(model)(config_at(model, side)).state_dict().items()}
+        return {name: tensor.shape for name, tensor in type(model)(config_at(model, side), **options).state_dict().items()}
 
 
 def interpolated(model: PreTrainedModel, name: str, shape: torch.Size, *, old: int, new: int, side: int) -> Tensor:
