@@ -47,7 +47,8 @@ def load_bare_encoder(
     hub: dict[str, Any] = {"revision": revision, "token": token}
     config, _ = load_configuration(model_name_or_path, **hub)
     if family_of(config).square_weights is not None:
-        return copy.deepcopy(classifier.vision_model)
+        ours = isinstance(classifier.config, EncoderClassifierConfig)
+        return copy.deepcopy(classifier.encoder if ours else classifier.vision_model)
     if isinstance(config, EncoderClassifierConfig):  # which is never without a head; the classifier's is a fresh one
         tell_of_head(model_name_or_path, config, classifier)
         bare = copy.deepcopy(classifier)
