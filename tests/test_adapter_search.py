@@ -24,7 +24,7 @@ from genaf_hf.adapter_search.laboratory import open_laboratory
 from genaf_hf.adapter_search.search import settings_of_search
 from genaf_hf.adapter_search.search_space import ALL_LINEAR, SearchSpace
 from genaf_hf.adapter_search.storage import slot
-from genaf_hf.attacks import ATTACKS
+from genaf_hf.attacks import ATTACKS, UniversalPerturbation
 from genaf_hf.attacks.pgd import default_step_size
 from genaf_hf.data import load_images
 from genaf_hf.errors import UserError
@@ -316,6 +316,19 @@ def test_genomes_are_trained_by_any_defence(dataset, encoders, config, settings)
     trained = fitness.training_of(genome)
     assert (trained.eps, trained.step_size) == (0.02, pytest.approx(training.step_size / 2))
     assert fitness(genome).parameters == fitness.parameters(genome)
+
+
+def test_a_pick_has_the_perturbations_that_its_adapter_was_trained_on(arguments, config, tmp_path):
+    live_ones = {"defence": "universal", "defence_settings": {"bank": [], "live": 2, "class_share": 0}}
+    training = {"max_steps": 2, "eps": 0.04, "steps": None, "genetic_weight": None, "output_dir": str(tmp_path)}
+    asked = arguments(generations=1, pick=0), config(**live_ones, **training)
+    pick(*asked, evolve(*asked))
+    ours, trials = (tmp_path / folder / "training_perturbations" for folder in ("picked", "adapters/trial-0"))
+    perturbations = [path.relative_to(trials) for path in sorted(trials.rglob("*.safetensors"))]
+    assert len(perturbations) == 3  # two live ones and the live patch
+    for name in perturbations:
+        assert (ours / name).read_bytes() == (trials / name).read_bytes()
+    assert UniversalPerturbation.from_pretrained((ours / perturbations[0]).parent).encoder == "dino"
 
 
 def test_all_genomes_have_the_eps_of_a_bank_which_is_crafted_once(dataset, encoders, config):

@@ -82,7 +82,8 @@ class Fitness:
 
         Args:
             genome: of this encoder.
-            folder: where the trained adapter, `genome.json` and `history.json` go; None keeps nothing.
+            folder: where the trained adapter, `genome.json`, `history.json` and the universal perturbations that it was
+                trained on go; None keeps nothing.
             parents: weights by folder of the trained adapters that it starts from.
             number: place of the trial in the budget. Each has an order of images of its own, so that one that goes on
                 with its parents' adapters sees other ones first than they did.
@@ -106,6 +107,7 @@ class Fitness:
             save_adapter(model, genome, folder)
             history = json.dumps(trainer.state.log_history, indent=2) + "\n"
             write_whole(Path(folder) / HISTORY, history)
+            trainer.save_perturbations(folder)
         return Score(*rates, model.get_nb_trainable_parameters()[0], time.perf_counter() - start)
 
     def adapted(self, genome: Genome, parents: Mapping[str | Path, float] | None = None) -> PeftModel:

@@ -15,6 +15,7 @@ from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import SWEEP, asked_attacks
+from genaf_hf.pipelines.hardening import copy_perturbations
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
@@ -57,6 +58,7 @@ def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[M
         )
         plain.save_pretrained(folder)
         processor.save_pretrained(folder)
+        copy_perturbations(laboratory.adapter(arguments.pick), folder)
         draw_samples(data["train"], folder / SAMPLES)
         told = replace(record(laboratory, found[arguments.pick]), example=leave_example(model, data["test"], folder))
         name = f"{laboratory.folder.resolve().name}/{folder.name}"

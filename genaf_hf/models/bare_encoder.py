@@ -55,7 +55,8 @@ def load_bare_encoder(
         bare.config.id2label = {i: f"LABEL_{i}" for i in range(bare.config.num_labels)}
         bare.config.label2id = {name: i for i, name in bare.config.id2label.items()}
         return bare
-    options, pooling = {"config": config, "dtype": torch.float32, **hub}, {}
+    options = {"config": config, "dtype": torch.float32, **hub}
+    pooling: dict[str, Any] = {}
     bare, loading = read_weights(AutoModel, model_name_or_path, **options)
     read, own = (any("pooler." in name for name, _ in model.named_parameters()) for model in (classifier, bare))
     lacking = any(name.startswith("pooler.") for name in loading["missing_keys"])

@@ -91,7 +91,8 @@ def config_at(model: PreTrainedModel, side: int) -> PreTrainedConfig:
 def weight_shapes(model: PreTrainedModel, side: int, options: dict) -> dict[str, torch.Size]:
     """The shapes of a model's weights for square images; options as `with_image_size` has them."""
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in type(model)(config_at(model, side), **options).state_dict().items()}
+        sized = type(model)(config_at(model, side), **options)
+    return {name: tensor.shape for name, tensor in sized.state_dict().items()}
 
 
 def interpolated(model: PreTrainedModel, name: str, shape: torch.Size, *, old: int, new: int, side: int) -> Tensor:

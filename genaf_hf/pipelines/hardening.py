@@ -88,8 +88,13 @@ def copy_results(run: Run) -> None:
         shutil.copy(record, run.folder)
     if (tracked := run.unfinished / "runs").exists():  # TensorBoard's
         shutil.copytree(tracked, run.folder / "runs", dirs_exist_ok=True)
-    if (trained_on := run.unfinished / TRAINED_ON).exists():
-        shutil.copytree(trained_on, run.folder / TRAINED_ON, dirs_exist_ok=True)
+    copy_perturbations(run.unfinished, run.folder)
+
+
+def copy_perturbations(trained: Path, folder: Path) -> None:
+    """Copies the universal perturbations of a training, where there are any, beside what was trained."""
+    if (perturbations := trained / TRAINED_ON).exists():
+        shutil.copytree(perturbations, folder / TRAINED_ON, dirs_exist_ok=True)
 
 
 def write_attacked(
