@@ -230,11 +230,18 @@ def test_files_of_ours_serve_every_defence_and_hold_gen_afs_settings(name):
     assert configs["none"].eps is configs["linear-probe"].eps is None
 
 
-@pytest.mark.parametrize("name", ["digits_vit.yaml", "digits_mae.yaml", "digits_dino.yaml", "encoder.yaml", "mae.yaml"])
-def test_recipes_defend_against_universal_perturbations(name):
+@pytest.mark.parametrize("name", ["encoder.yaml", "mae.yaml"])
+def test_encoders_of_photographs_are_defended_against_universal_perturbations_and_patches(name):
     _, config = parse_arguments(TYPES, None, [name, *NAMED])
     assert (config.defence, config.clean_share, config.adapt_epochs) == ("universal", 0.5, 0)
-    assert config.make_defence().settings["patch_share"] == (0 if "digits" in name else 0.125)
+    assert config.make_defence().settings["patch_share"] == 0.125
+
+
+@pytest.mark.parametrize("name", ["digits_vit.yaml", "digits_mae.yaml", "digits_dino.yaml"])
+def test_those_of_the_digits_are_defended_against_attacks_on_each_image_too(name):
+    _, config = parse_arguments(TYPES, None, [name, *NAMED])
+    assert (config.defence, config.clean_share, config.adapt_epochs) == ("universal-n-fgsm", 0.25, 0)
+    assert config.make_defence().settings["per_image_eps"] == 0.2
 
 
 @pytest.mark.parametrize("of_file", [True, False])
