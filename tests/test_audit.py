@@ -472,7 +472,10 @@ def test_classes_without_names_are_taken_in_order(arguments, report, model, tmp_
     shutil.copy(f"{model}/README.md", tmp_path / "model")
     found = audit(arguments(tmp_path / "out", model_name_or_path=str(tmp_path / "model")))
     assert counts(found) == counts(report)
-    assert "The model does not name its classes" in caplog.text
+    assumed = "The model does not name its classes: they are taken in the order of the dataset's."
+    assert assumed in caplog.text
+    assert RobustnessReport.load(tmp_path / "out/report.json").models["model"]["classes_matched"] == assumed
+    assert f"a right answer rests on this: {assumed}" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
 
 
 # ---- pictures ----

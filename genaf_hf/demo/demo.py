@@ -90,7 +90,8 @@ class Demo:
         if any(ATTACKS[name].on_encoder for name in self.attacks):
             self.encoder = public_encoder(arguments.encoder, hardened, arguments.hardened)
         self.class_names = different(hardened.class_names)
-        data = matched_images(arguments.dataset_name, hardened.class_names, read_record(arguments.hardened), None, {})
+        trained_on = read_record(arguments.hardened)
+        data, _ = matched_images(arguments.dataset_name, hardened.class_names, trained_on, None, {})
         self.train = data["train"]
         self.published = self.find_published()
         published = [self.published.eps] if self.published else []

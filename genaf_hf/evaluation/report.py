@@ -52,7 +52,8 @@ class RobustnessReport:
     Attributes:
         dataset: name, split, revision and number of the images, `count`, and how many are of the most frequent class,
             `largest_class`.
-        models: for each model its source, revision, class and number of parameters.
+        models: for each model its source, revision, class and number of parameters; where its classes and those of the
+            images have other names, how they were matched, `classes_matched`.
         measurements: one per model and attack.
         checks: of whether they can be trusted; a model that fails one, or has none, has *unreliable* robust accuracies.
         sweep: measurements of the same attacks at other eps, on a part of the images.

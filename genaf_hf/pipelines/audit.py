@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from genaf_hf.models.head import HEAD, find_head
 from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import attacks_by_name
-from genaf_hf.pipelines.class_matching import class_ids
+from genaf_hf.pipelines.class_matching import match_classes
 from genaf_hf.pipelines.perturbation_collection import collected, fitting
 from genaf_hf.pipelines.trained_images import CHOICES, check_not_trained_on, choices_of_training, read_record
 from genaf_hf.runs.run import Run
@@ -145,15 +145,23 @@ def audit(
     )
     if run is None:
         report, _ = evaluate()
-        return report
+        return with_assumption(report, case)
     content = {name: digest(each.provenance, {"delta": each.delta}) for name, each in ready.items()}
     with run.working({**case.content, "content of the perturbations": content}):
         report, threats = evaluate(journal=run.journal("evaluation"))
+        report = with_assumption(report, case)
         if PartialState().is_main_process:
             write_findings(run.folder, report, case, threats)
             if answers:
                 save_answers(report.answers, run.folder / ANSWERS, report_sha256=report.sha256)
     return report
+
+
+def with_assumption(report: RobustnessReport, case: "Case") -> RobustnessReport:
+    """The report, which tells of its model what was assumed to match the classes of the images."""
+    if not case.assumed:
+        return report
+    return replace(report, models={case.name: {**report.models[case.name], "classes_matched": case.assumed}})
 
 
 def audit_run(folder: Path, asked: Mapping) -> Run:
@@ -183,6 +191,7 @@ class Case:
         attacker: who has the public encoder.
         images: splits train and test, with the model's class ids.
         choices: how these were split, as far as that was asked for.
+        assumed: to match the classes of model and images, empty where their names are the same.
     """
 
     name: str
@@ -190,6 +199,7 @@ class Case:
     attacker: Attacker
     images: ImageSet
     choices: dict
+    assumed: str
 
     @property
     def content(self) -> dict:
@@ -226,13 +236,13 @@ def open_case(
     """
     trained_on = read_record(path, revision=revision) if path else {}
     name = public_name(path) if path else UNNAMED
-    data = matched_images(dataset, model.class_names, trained_on, limit, options)
+    data, assumed = matched_images(dataset, model.class_names, trained_on, limit, options)
     dataset_name = dataset if isinstance(dataset, str) else ""
     images = ImageSet(dataset_name, data, options.get("config_name"), options.get("revision"))
     check_not_trained_on(trained_on, images.digests["test"], name, public_name(dataset_name))
     attacker = Attacker.of(data["train"], dataset_name, model, encoder)
     choices = {choice: options[choice] for choice in CHOICES if options.get(choice) is not None}
-    return Case(name, model, attacker, images, choices)
+    return Case(name, model, attacker, images, choices, assumed)
 
 
 def audit_again(
@@ -389,8 +399,10 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
 
 def matched_images(
     dataset: str | DatasetDict, class_names: Sequence[str], trained_on: Mapping, limit: int | None, options: Mapping
-) -> DatasetDict:
+) -> tuple[DatasetDict, str]:
     """Checked splits, labelled with the model's class ids; train is cut to the attacker's, test to the limit.
+
+    With them comes what was assumed to match the classes, empty where their names are the same.
 
     Args:
         dataset: as for `audit`.
@@ -421,10 +433,9 @@ def matched_images(
                 "dataset by its name, which load_images reads."
             )
     limits = {"train": ATTACKER_IMAGES, "test": limit}
-    ids = class_ids(class_names, dataset["train"].features["label"].names)
-    return DatasetDict(
-        {split: relabelled(stratified_subset(dataset[split], n, seed=0), ids) for split, n in limits.items()}
-    )
+    ids, assumed = match_classes(class_names, dataset["train"].features["label"].names)
+    cut = {split: relabelled(stratified_subset(dataset[split], n, seed=0), ids) for split, n in limits.items()}
+    return DatasetDict(cut), assumed
 
 
 def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:

@@ -12,13 +12,12 @@ logger = logging.getLogger(__name__)
 NAMED = 5  # classes that a sentence names
 
 
-def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> list[int]:
-    """The model's class id of each of the dataset's.
+def match_classes(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> tuple[list[int], str]:
+    """The model's class id of each of the dataset's, and what was assumed to find them, empty where names are the same.
 
     The same name decides, then one that differs in case, spaces, hyphens and underscores, then a list of synonyms
     ("tench, Tinca tinca") that shares one. Where this leaves several classes for a name, or one side has numbers in
-    place of names, the order decides, if there are as many classes and all other names agree. What is matched without
-    having the same name is said.
+    place of names, the order decides, if there are as many classes and all other names agree. What is assumed is said.
 
     Raises:
         UserError: when the model does not know a name, or has several classes of it; when it names none, and the
@@ -28,8 +27,9 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
     as_many, in_order = len(ours) == len(theirs), list(range(len(theirs)))
     if as_many and all(label == f"LABEL_{i}" for i, label in enumerate(ours)):
         check_ascending(theirs)
-        logger.warning("The model does not name its classes: they are taken in the order of the dataset's.")
-        return in_order
+        assumed = "The model does not name its classes: they are taken in the order of the dataset's."
+        logger.warning(assumed)
+        return in_order, assumed
     candidates = by_closest_name(ours, theirs)
     if len({*map(tuple, candidates)}) == len(theirs) and all(len(found) == 1 for found in candidates):
         ids, how = [i for [i] in candidates], "Some names are spelt in another way, or are one of several synonyms"
@@ -41,8 +41,9 @@ def class_ids(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> lis
         ids, how = in_order, "The model has numbers for names and is taken in the order of the dataset's classes"
     else:
         raise UserError(why_not(ours, theirs))
-    say(how, ours, theirs, ids)
-    return ids
+    if assumed := matched_otherwise(how, ours, theirs, ids):
+        logger.warning(assumed)
+    return ids, assumed
 
 
 def check_ascending(labels: Sequence[str]) -> None:
@@ -104,12 +105,11 @@ def why_not(ours: Sequence[str], theirs: Sequence[str]) -> str:
     )
 
 
-def say(how: str, ours: Sequence[str], theirs: Sequence[str], ids: Iterable[int]) -> None:
-    """Names the classes that were matched without having the same name."""
+def matched_otherwise(how: str, ours: Sequence[str], theirs: Sequence[str], ids: Iterable[int]) -> str:
+    """The sentence that names the classes that were matched without having the same name; empty for none."""
     pairs = [f'"{label}" is {i}, "{ours[i]}"' for label, i in zip(theirs, ids, strict=True) if label != ours[i]]
-    if pairs:
-        more = f" and {len(pairs) - NAMED} more" if len(pairs) > NAMED else ""
-        logger.warning("%s: %s%s.", how, "; ".join(pairs[:NAMED]), more)
+    more = f" and {len(pairs) - NAMED} more" if len(pairs) > NAMED else ""
+    return f"{how}: {'; '.join(pairs[:NAMED])}{more}." if pairs else ""
 
 
 def normal(label: str) -> str:
