@@ -164,7 +164,7 @@ def test_the_card_names_what_was_hardened_and_says_it_to_the_hub(hardened, encod
     texts = "`ViTModel`", "last_hidden_state[:, 0]", ", ".join(BANK), "does not withstand", "| l4a ", "are lower bounds"
     for text in texts:
         assert text in card.text, text
-    assert "accuracies" not in card.text
+    assert "Robust accuracies" not in card.text
     record = TrainingRecord.load(folder / "training.json")
     assert record.data["splits"] == {"train": 27, "test": 3}
     arguments, config = parse_arguments(TYPES, None, shlex.split(record.command)[2:])

@@ -143,15 +143,28 @@ def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
     assert {*drawn(range(100), 3, 0).tolist()} == {0, 1, 2}
 
 
-def test_of_many_classes_some_share_a_live_perturbation():
+def test_images_of_more_than_32_classes_get_any_of_six_live_perturbations():
     adversary = Universal(eps=0.1, class_share=1)
-    model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=40)), PROCESSOR)
-    images, labels = torch.rand(40, 3, SIDE, SIDE), torch.arange(40)
+    model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=33)), PROCESSOR)
+    images, labels = torch.rand(33, 3, SIDE, SIDE), torch.arange(33)
     adversary.begin(model, lambda count: (images, labels), 0)
     live = adversary.state["live"]
-    assert len(live) == 32
-    attacked = adversary.craft(model, images, labels, seeds=range(40))
-    torch.testing.assert_close(attacked, (images + torch.cat([live, live[:8]])).clamp(0, 1), rtol=0, atol=0)
+    assert len(live) == 6
+    attacked = adversary.craft(model, images, labels, seeds=range(33))
+    expected = (images + live[drawn(range(33), 6, 0)]).clamp(0, 1)
+    torch.testing.assert_close(attacked, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("classes", "asked", "made"), [(32, None, 32), (33, 33, 33), (33, 6, 6)])
+def test_each_class_has_a_live_perturbation_or_shares_those_that_are_asked_for(classes, asked, made):
+    adversary = Universal(eps=0.1, class_share=1, live=asked)
+    model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=classes)), PROCESSOR)
+    images, labels = torch.rand(classes, 3, SIDE, SIDE), torch.arange(classes)
+    adversary.begin(model, lambda count: (images, labels), 0)
+    live = adversary.state["live"]
+    assert len(live) == made
+    attacked = adversary.craft(model, images, labels, seeds=range(classes))
+    torch.testing.assert_close(attacked, (images + live[labels % made]).clamp(0, 1), rtol=0, atol=0)
 
 
 def test_a_class_that_a_sample_lacks_has_a_live_perturbation_of_its_own():

@@ -20,7 +20,7 @@ from genaf_hf.values.numbers import check_share, is_whole
 
 IMAGES = 1024  # that the bank is crafted from
 BANK = ("l4a", "ssp", "uapgd", "fff")  # of defences that name no others
-MOST = 32  # live ones where none are asked for: they are as large as images
+MOST, FEW = 32, 6  # live ones of as many classes at most, and those of more: they are as large as images
 
 
 class Universal(Adversary):
@@ -38,7 +38,8 @@ class Universal(Adversary):
     Args:
         eps: radius of the ball in pixel units.
         step_size: of the live ones, in pixel units, default eps / 5.
-        live: how many live ones, by default one for each class or pseudo-label, at most 32; of more some share one.
+        live: how many live ones, so that of more classes or pseudo-labels some share one; by default one for each, of
+            more than 32 classes six, which are for images of any class.
         class_share: share of the images with a live one that get that of their class.
         bank: names of universal attacks.
         bank_steps: that each of these is crafted with.
@@ -92,7 +93,7 @@ class Universal(Adversary):
         eps, data = self.settings["eps"], {"images": images, "labels": labels}
         # A sample may lack the last classes, and pseudo-labels are none of the model's.
         classes = max(model.model.config.num_labels, 0 if labels is None else int(labels.amax()) + 1)
-        count = self.settings["live"] or min(MOST, classes)
+        count = self.settings["live"] or (classes if classes <= MOST else FEW)
         live = torch.empty(count, *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
         bank = live.new_empty(0, *images.shape[1:])
@@ -116,7 +117,8 @@ class Universal(Adversary):
         live, bank = self.state["live"].requires_grad_(), self.state["bank"]
         self.check_size(*images.shape[2:])
         chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
-        if share := self.settings["class_share"]:
+        of_any = self.settings["live"] is None and model.model.config.num_labels > MOST
+        if (share := self.settings["class_share"]) and not of_any:
             by_class = sent(torch.from_numpy(below(seeds, share, OF_CLASS)), images.device)
             chosen = torch.where(by_class & (chosen < len(live)), labels % len(live), chosen)
         return attacked(images, eps_share * torch.cat([live, bank]).to(images)[chosen])
