@@ -178,6 +178,19 @@ def test_a_checkpoint_that_is_named_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("defence", ["none", "linear-probe"])
+def test_what_no_defence_hardens_is_not_called_hardened(encoders, dataset, tmp_path, defence):
+    dataset.save_to_disk(tmp_path / "colours")
+    kept = {name: value for name, value in QUICK.items() if name in ("max_steps", "learning_rate", "use_cpu")}
+    config = GenAFConfig(output_dir=str(tmp_path / "run"), defence=defence, report_to="none", disable_tqdm=True, **kept)
+    few = {"attacks": "l4a,pgd", "attack_settings": {"steps": 2}}
+    report = harden(HardeningArguments(encoders["dino"], str(tmp_path / "colours"), **few), config)
+    assert [*report.models] == ["undefended", defence]
+    card = (tmp_path / "run/README.md").read_text(encoding="utf-8")
+    assert f"The defence is `{defence}`." in card
+    assert "hardened, passed" not in card
+
+
 def test_class_names_are_no_markup(encoders, tmp_path):
     names = ["$a_$", '"> <script>', "*b* | c"]
     data = DatasetDict({split: colored_images(18, seed) for seed, split in enumerate(("train", "validation", "test"))})

@@ -328,6 +328,8 @@ class RobustnessReport:
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise UserError(f"There is no report {path}: genaf-hf audit makes one of any classifier.") from error
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"The report {path} cannot be read: {first_line(error)}.") from error
         return cls.from_json(text)

@@ -130,7 +130,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             record = replace(
                 record,
                 data=of_images,
-                example=leave_example(models[HARDENED], case.data["test"], run.folder),
+                example=leave_example(models[report.subject], case.data["test"], run.folder),
                 command=run.command("harden", {**of_family, **repeated(case, record)}),
             )
             if hardened_before:
@@ -172,7 +172,7 @@ def fine_tune(
     standard_max_steps: int | None,
     run: Run,
 ) -> tuple[dict[str, PixelModel], TrainingRecord]:
-    """The undefended and the hardened model, both from the same encoder and head, and how the latter was made."""
+    """The undefended model and that of the defence, from the same encoder and head, and how the latter was made."""
     config = training_config(config, run)
 
     def trainer() -> GenAFTrainer:
@@ -185,18 +185,18 @@ def fine_tune(
         )
 
     before = newest_complete_checkpoint(Path(config.output_dir, STANDARD_FINETUNE), world_size=config.world_size)
-    undefended, hardened = trainer(), trainer()
+    undefended, defended = trainer(), trainer()
     undefended.args.max_steps = standard_max_steps or config.max_steps
     undefended.standard_finetune(before if run.resumed else None)
     models = {UNDEFENDED: trained_model(undefended)}
     del undefended  # whose optimizer holds twice as much as the encoder
-    models[HARDENED], record = train_or_go_on(hardened, run)
+    models[defended.defence.model_name], record = train_or_go_on(defended, run)
     return models, record
 
 
 def save_models(run: Run, models: dict[str, PixelModel], processor) -> None:
     """Both models, and what their training found."""
-    for name, place in ((UNDEFENDED, run.folder / UNDEFENDED), (HARDENED, run.folder)):
-        models[name].model.save_pretrained(place)
+    for model, place in zip(models.values(), (run.folder / UNDEFENDED, run.folder), strict=True):
+        model.model.save_pretrained(place)
         processor.save_pretrained(place)
     copy_results(run)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from genaf_hf.data import to_pixel_values
 from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
-from genaf_hf.evaluation.report import HARDENED, RobustnessReport
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat, on_shown, worst_of
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import Experiment
@@ -104,18 +104,19 @@ def write_attacked(
     report: RobustnessReport,
     threats: Sequence[Threat],
 ) -> None:
-    """The perturbation from the public encoder that is worst for the hardened model, and pictures.
+    """The perturbation from the public encoder that is worst for the subject of the report, and pictures.
 
     They show what it makes of the first test images for both models, and what the worst of each kind makes of them for
-    the hardened one.
+    the subject.
     """
-    model, test, worst = models[HARDENED], case.data["test"], worst_of(report, threats, HARDENED)
+    name, test = report.subject, case.data["test"]
+    model, worst = models[name], worst_of(report, threats, name)
     shown, names = to_pixel_values(test[:SHOWN], case.processor), test.features["label"].names
     images, labels = model.to_images(shown["pixel_values"]), shown["labels"].to(model.device)
-    for perturbation in (each.perturbations[HARDENED] for each in worst if each.knowledge == PUBLIC_ENCODER):
+    for perturbation in (each.perturbations[name] for each in worst if each.knowledge == PUBLIC_ENCODER):
         perturbation.save_pretrained(folder / PERTURBATION)
         draw_overview(report, models, images, labels, names, perturbation, folder / OVERVIEW)
-    on_images = {each.name: partial(on_shown, each, HARDENED, model) for each in worst}
+    on_images = {each.name: partial(on_shown, each, name, model) for each in worst}
     draw_gallery(model, images, labels, names, on_images, folder / GALLERY)
 
 

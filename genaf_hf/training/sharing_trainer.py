@@ -15,7 +15,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.given_attacks import threats_from
-from genaf_hf.evaluation.report import HARDENED, RobustnessReport
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat, at_hand
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
@@ -47,8 +47,8 @@ class SharingTrainer(AttackingTrainer):
         """
         if self.eval_dataset is None:
             raise UserError("There is no eval_dataset to measure robustness on: give the trainer one, or a report.")
-        models = {HARDENED: self.pixel_model(self.model)}
-        with evaluating(models[HARDENED]):
+        models = {self.defence.model_name: self.pixel_model(self.model)}
+        with evaluating(models[self.defence.model_name]):
             on_images = self.defence.attacks() or {"pgd": ATTACKS["pgd"].configure(**REPORTED)}
             threats = self.worst_at_hand(models) + threats_from(on_images, models)
             return evaluate_threats(
@@ -73,10 +73,10 @@ class SharingTrainer(AttackingTrainer):
         if len(threats) <= MEASURED:
             return threats
         some = Subset(self.eval_dataset, self.drawn_rows(self.eval_dataset, TRIED))
-        size = self.args.per_device_eval_batch_size
+        [(name, model)], size = models.items(), self.args.per_device_eval_batch_size
 
         def left(threat: Threat) -> int:
-            return sum(answer(models[HARDENED], some, threat.on(HARDENED), batch_size=size).right)
+            return sum(answer(model, some, threat.on(name), batch_size=size).right)
 
         return sorted(threats, key=left)[:MEASURED]
 

@@ -12,6 +12,7 @@ from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.inputs import checked_setting
 from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.report import HARDENED
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.objectives.objective import Objective
 from genaf_hf.values.numbers import alternatives, number
@@ -33,6 +34,11 @@ class Defence:
     settings: Mapping[str, object]
     adversary: Adversary | None
     objective: Objective | None
+
+    @property
+    def model_name(self) -> str:
+        """What a report calls the model that is trained: by the defence's own name where nothing hardens it."""
+        return self.name if self.objective is None else HARDENED
 
     @property
     def known(self) -> "KnownDefence":
