@@ -23,7 +23,7 @@ from genaf_hf import UniversalPerturbation
 from genaf_hf.audit import audit
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name, named_attacks
-from genaf_hf.pipelines.audit import base_model
+from genaf_hf.pipelines.audit_case import base_model
 
 __all__ = ["arguments", "images", "model"]  # fixtures
 pytestmark = [

@@ -26,7 +26,7 @@ from genaf_hf.evaluation.report import HARDENED, UNDEFENDED
 from genaf_hf.evaluation.threats import CraftedThreat, Threat, UniversalThreat, threats_of
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.pipelines.attack_arguments import separate
-from genaf_hf.pipelines.audit import load_model, matched_images, public_encoder
+from genaf_hf.pipelines.audit_case import load_model, matched_images, public_encoder
 from genaf_hf.pipelines.trained_images import read_record
 from genaf_hf.sharing.layout import PERTURBATION
 from genaf_hf.values.provenance import model_source, public_name

@@ -3,38 +3,32 @@
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import httpx2
 import torch
 from accelerate import PartialState
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import DatasetDict
 
 from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
-from genaf_hf.attacks.inputs import Encoders, checked_setting, several
-from genaf_hf.data import ImageSet, load_images, stratified_subset, to_pixel_values, with_pixel_values
-from genaf_hf.errors import UserError, first_line
+from genaf_hf.attacks.inputs import Encoders, checked_setting
+from genaf_hf.data import stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import save_answers
-from genaf_hf.evaluation.attacker import ATTACKER_IMAGES, Attacker
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
-from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest, tensors
+from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat, attacks_of, on_shown, worst_of
-from genaf_hf.models.head import HEAD, find_head
-from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import attacks_by_name
-from genaf_hf.pipelines.class_matching import match_classes
+from genaf_hf.pipelines.audit_case import Case, checked_model, load_model, open_case, public_encoders
 from genaf_hf.pipelines.perturbation_collection import collected, fitting
-from genaf_hf.pipelines.trained_images import CHOICES, check_not_trained_on, choices_of_training, read_record
+from genaf_hf.pipelines.trained_images import CHOICES
 from genaf_hf.runs.run import Run
-from genaf_hf.sharing.existing_card import card_metadata, read_card
 from genaf_hf.sharing.figures import SHOWN, draw_gallery
 from genaf_hf.sharing.layout import ANSWERS, AUDIT, AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
-from genaf_hf.values.names import told
 from genaf_hf.values.numbers import is_number, is_whole, plain
 from genaf_hf.values.provenance import public_name
 
@@ -42,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 SWEEP = (0.25, 0.5, 2.0, 4.0)
 OF_A_MODEL = (RECORD, "config.json")
-UNNAMED = "model"  # what was loaded elsewhere, and may have been trained since
-UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack reads
 
 
 def audit(
@@ -157,7 +149,7 @@ def audit(
     return report
 
 
-def with_assumption(report: RobustnessReport, case: "Case") -> RobustnessReport:
+def with_assumption(report: RobustnessReport, case: Case) -> RobustnessReport:
     """The report, which tells of its model what was assumed to match the classes of the images."""
     if not case.assumed:
         return report
@@ -179,70 +171,6 @@ def audit_run(folder: Path, asked: Mapping) -> Run:
         reads={"dataset": asked["dataset_name"]},
         replaceable=partial(is_earlier_audit, folder, model),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """What an audit is of.
-
-    Attributes:
-        name: of the model in the report.
-        model: that is audited.
-        attacker: who has the public encoder.
-        images: splits train and test, with the model's class ids.
-        choices: how these were split, as far as that was asked for.
-        assumed: to match the classes of model and images, empty where their names are the same.
-    """
-
-    name: str
-    model: PixelModel
-    attacker: Attacker
-    images: ImageSet
-    choices: dict
-    assumed: str
-
-    @property
-    def content(self) -> dict:
-        """What stands behind the names of models and images, which may have changed when an audit goes on."""
-        encoder = self.attacker.encoder
-        return {
-            "weights of the model": digest(None, tensors(self.model))[:16],
-            "content of the encoder": encoder and " ".join(encoder_digest(each)[:16] for each in several(encoder)),
-            "content of the images": self.images.content,
-        }
-
-
-def open_case(
-    model: PixelModel,
-    path: str,
-    revision: str | None,
-    encoder: Encoders | None,
-    dataset: str | DatasetDict,
-    limit: int | None,
-    options: Mapping,
-) -> Case:
-    """Loads the images, and sees that the model was not trained on those that it is tested on.
-
-    Args:
-        model: that is audited.
-        path: Hub id or local folder, empty where it has none.
-        revision: of the model.
-        encoder: the public one, or several.
-        dataset, limit: as for `audit`.
-        options: for `load_images`.
-
-    Raises:
-        UserError: for images that do not fit the model, or that it was trained on.
-    """
-    trained_on = read_record(path, revision=revision) if path else {}
-    name = public_name(path) if path else UNNAMED
-    data, assumed = matched_images(dataset, model.class_names, trained_on, limit, options)
-    dataset_name = dataset if isinstance(dataset, str) else ""
-    images = ImageSet(dataset_name, data, options.get("config_name"), options.get("revision"))
-    check_not_trained_on(trained_on, images.digests["test"], name, public_name(dataset_name))
-    attacker = Attacker.of(data["train"], dataset_name, model, encoder)
-    choices = {choice: options[choice] for choice in CHOICES if options.get(choice) is not None}
-    return Case(name, model, attacker, images, choices, assumed)
 
 
 def audit_again(
@@ -283,167 +211,6 @@ def is_earlier_audit(folder: Path, path: str) -> bool:
         return [*RobustnessReport.load(folder / REPORT).models] == [public_name(path)]
     except (OSError, ValueError):
         return False
-
-
-def load_model(path: str, revision: str | None = None) -> PixelModel:
-    """The classifier that is audited.
-
-    Raises:
-        UserError: when it is none, or does not tell its features.
-    """
-    classifier, processor = load_classifier(path, revision=revision)
-    return checked_model(PixelModel(classifier, processor), path)
-
-
-def checked_model(model: PixelModel, path: str = "model") -> PixelModel:
-    """A classifier that tells its features.
-
-    Raises:
-        UserError: when it does not.
-    """
-    if not isinstance(model, PixelModel):
-        raise UserError(
-            f"The model is a {type(model).__name__}, expected the name of one, or PixelModel(model, processor)."
-        )
-    if find_head(model.model) is None:
-        raise UserError(
-            f'"{path}" is a {type(model.model).__name__}, expected one with a head by the name "{HEAD}", '
-            "which tells the features."
-        )
-    return model
-
-
-def public_encoders(
-    encoder: str | Encoders | None,
-    model: PixelModel,
-    path: str,
-    model_revision: str | None = None,
-    revision: str | None = None,
-) -> Encoders:
-    """The encoder that the attacker has, or all of them.
-
-    Args:
-        encoder: as for `audit`.
-        model, path, model_revision, revision: as for `public_encoder`.
-
-    Raises:
-        UserError: as `public_encoder`, and for one revision of several.
-    """
-    several_names = isinstance(encoder, str) and "," in encoder and not Path(encoder).exists()
-    names = [name.strip() for name in encoder.split(",")] if several_names else several(encoder)
-    if len(names) > 1 and revision is not None:
-        raise UserError(f"encoder_revision is {revision}, but there are {len(names)} encoders: leave it out.")
-    found = [public_encoder(name, model, path, model_revision, revision) for name in names]
-    return found if len(found) > 1 else found[0]
-
-
-def public_encoder(
-    encoder: str | PixelModel | None,
-    model: PixelModel,
-    path: str,
-    model_revision: str | None = None,
-    revision: str | None = None,
-) -> PixelModel:
-    """The encoder that the attacker has.
-
-    Args:
-        encoder: or its Hub id or local folder; default the base_model of the model's card.
-        model: that is attacked.
-        path: of the model, empty where it has none.
-        model_revision: of the model.
-        revision: of the encoder.
-
-    Raises:
-        UserError: when nobody names one, or it cannot take images of the model's size.
-    """
-    if encoder is None and not path:
-        raise UserError("The model is none by a name, whose card tells its public encoder: name that by encoder=...")
-    name = base_model(path, model_revision) if encoder is None else encoder
-    loaded = encoder
-    if isinstance(name, str):
-        load = partial(load_encoder, name, UNUSED_LABELS, revision=revision)
-        loaded, (height, width) = PixelModel(*load()), model.image_size
-        if loaded.image_size != model.image_size and height == width:
-            loaded = PixelModel(*load(image_size=height))
-    if loaded.image_size != model.image_size:
-        sizes = [" x ".join(map(str, each.image_size)) for each in (loaded, model)]
-        raise UserError(
-            f'The encoder "{name if loaded is not encoder else ""}" takes images of {sizes[0]} pixels, the model '
-            f'"{path}" of {sizes[1]}: a perturbation crafted on the one does not fit the other; name another with '
-            "--encoder."
-        )
-    return loaded.to(model.device).eval()
-
-
-def base_model(model_name_or_path: str, revision: str | None = None) -> str:
-    """The public encoder that a model's card names.
-
-    Raises:
-        UserError: when it names none, or several.
-    """
-    try:
-        named = card_metadata(read_card(model_name_or_path, revision=revision)).get("base_model")
-    except (OSError, ValueError, httpx2.HTTPError) as error:
-        raise UserError(
-            f'The card of "{model_name_or_path}" cannot be read ({first_line(error)}): name the public encoder with '
-            "--encoder."
-        ) from error
-    named = [named] if isinstance(named, str) else [str(each) for each in named or []]
-    if len(named) != 1:
-        raise UserError(
-            f'The card of "{model_name_or_path}" names {", ".join(named) or "no base_model"}: name the public encoder '
-            "with --encoder, or leave out the attacks on it."
-        )
-    return named[0]
-
-
-def matched_images(
-    dataset: str | DatasetDict, class_names: Sequence[str], trained_on: Mapping, limit: int | None, options: Mapping
-) -> tuple[DatasetDict, str]:
-    """Checked splits, labelled with the model's class ids; train is cut to the attacker's, test to the limit.
-
-    With them comes what was assumed to match the classes, empty where their names are the same.
-
-    Args:
-        dataset: as for `audit`.
-        class_names: of the model.
-        trained_on: as `read_record` gives it. What `options` do not say is chosen as it was for training.
-        limit: images of test at most.
-        options: for `load_images`.
-    """
-    if isinstance(dataset, str):
-        choices = choices_of_training(trained_on, dataset, options.get("config_name"))
-        if options.get("train_split") or options.get("test_split"):
-            choices = {name: value for name, value in choices.items() if name == "held_out_share"}
-        if choices:
-            words = ", ".join(f"{name} {value}" for name, value in choices.items())
-            logger.info("The images are split as they were for training the model: %s", words)
-        limits = {"max_train_samples": ATTACKER_IMAGES, "max_eval_samples": limit}
-        dataset = load_images(dataset, **{**options, **limits, **choices})
-    elif not isinstance(dataset, DatasetDict) or not {"train", "test"} <= dataset.keys() or options:
-        raise UserError(
-            f"The dataset is {dataset} with the options {options or 'none'}, expected a name, or a DatasetDict with "
-            "the splits train and test as load_images gives it, and no options."
-        )
-    for split in ("train", "test"):
-        found = dataset[split].features
-        if "image" not in found or not isinstance(found.get("label"), ClassLabel):
-            raise UserError(
-                f"The split {split} has the columns {told(found)}, expected image, and label as a ClassLabel: give the "
-                "dataset by its name, which load_images reads."
-            )
-    limits = {"train": ATTACKER_IMAGES, "test": limit}
-    ids, assumed = match_classes(class_names, dataset["train"].features["label"].names)
-    cut = {split: relabelled(stratified_subset(dataset[split], n, seed=0), ids) for split, n in limits.items()}
-    return DatasetDict(cut), assumed
-
-
-def relabelled(dataset: Dataset, ids: Sequence[int]) -> Dataset:
-    """The dataset with other class ids."""
-    if list(ids) == list(range(len(ids))):
-        return dataset
-    labels = [ids[label] for label in dataset["label"]]
-    return dataset.remove_columns("label").add_column("label", labels)
 
 
 def write_findings(folder: Path, report: RobustnessReport, case: Case, threats: Sequence[Threat]) -> None:

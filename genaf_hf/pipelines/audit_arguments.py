@@ -22,7 +22,8 @@ from genaf_hf.pipelines.attack_arguments import (
     SETTINGS_HELP,
     named_attacks,
 )
-from genaf_hf.pipelines.audit import SWEEP, audit, base_model
+from genaf_hf.pipelines.audit import SWEEP, audit
+from genaf_hf.pipelines.audit_case import base_model
 from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 from genaf_hf.pipelines.perturbation_collection import collected
 from genaf_hf.runs.run import Run
