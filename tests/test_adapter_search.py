@@ -326,6 +326,8 @@ def test_a_pick_has_the_perturbations_that_its_adapter_was_trained_on(arguments,
     ours, trials = (tmp_path / folder / "training_perturbations" for folder in ("picked", "adapters/trial-0"))
     perturbations = [path.relative_to(trials) for path in sorted(trials.rglob("*.safetensors"))]
     assert len(perturbations) == 3  # two live ones and the live patch
+    card = (tmp_path / "picked/README.md").read_text(encoding="utf-8")
+    assert "lie in `training_perturbations/`: live-1, live-2, live-patch." in card
     for name in perturbations:
         assert (ours / name).read_bytes() == (trials / name).read_bytes()
     assert UniversalPerturbation.from_pretrained((ours / perturbations[0]).parent).encoder == "dino"

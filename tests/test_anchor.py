@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import TINY_VIT
 from one_step import ONE_STEP, STEP_SEEDS, clamped, state_of
 from recorder import Recorder
 from torch.utils.data import IterableDataset
 from train_tiny import PROCESSOR, copied_weights, tensors, tiny_model, tiny_trainer
+from transformers import ViTConfig, ViTForImageClassification
 
 from genaf_hf import GenAFConfig, PixelModel
 from genaf_hf.errors import UserError
@@ -132,10 +134,12 @@ def test_without_labels_nor_features_there_is_no_perturbation_of_a_class():
         adversary.begin(PixelModel(tiny_model(), PROCESSOR), lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
 
 
-@pytest.mark.parametrize(("live", "expected"), [(None, 10), (4, 4)])
-def test_there_is_a_live_perturbation_for_each_cluster_however_many_classes_the_head_has(tmp_path, live, expected):
-    trainer = tiny_trainer(tmp_path, images=40, defence="anchor", defence_settings={**BANK, "live": live})
-    assert trainer.model.config.num_labels == 3
+@pytest.mark.parametrize(("classes", "live", "expected"), [(3, None, 10), (40, None, 10), (3, 4, 4)])
+def test_there_is_a_live_perturbation_for_each_cluster_however_many_classes_the_head_has(
+    tmp_path, classes, live, expected
+):
+    model = ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=classes))
+    trainer = tiny_trainer(tmp_path, images=40, model=model, defence="anchor", defence_settings={**BANK, "live": live})
     trainer.begin_adversary()
     assert len(trainer.defence.adversary.state["live"]) == expected
     assert len(trainer.pseudo_labels.centers) == 10

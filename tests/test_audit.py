@@ -475,6 +475,7 @@ def test_classes_without_names_are_taken_in_order(arguments, report, model, tmp_
     assumed = "The model does not name its classes: they are taken in the order of the dataset's."
     assert assumed in caplog.text
     assert RobustnessReport.load(tmp_path / "out/report.json").models["model"]["classes_matched"] == assumed
+    assert "classes_matched" not in report.models["model"]
     assert f"a right answer rests on this: {assumed}" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
 
 

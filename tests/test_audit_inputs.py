@@ -153,9 +153,9 @@ def test_models_that_do_not_fit_are_refused(arguments, odd_models, changed, name
     assert not (tmp_path / "out").exists()
 
 
-def test_an_encoder_that_no_attack_is_crafted_on_is_said_to_be_left_out(arguments, tmp_path, caplog):
+def test_an_encoder_that_no_attack_is_crafted_on_is_said_not_to_be_read(arguments, tmp_path, caplog):
     audit(arguments(tmp_path / "out", "fgsm", encoder="nosuch/encoder", sweep=[]))
-    assert "No attack is crafted on an encoder, so that the one that is given is left out." in caplog.text
+    assert "No attack that is asked for is crafted on an encoder: that is not read." in caplog.text
 
 
 def test_an_encoder_of_larger_images_is_brought_to_the_size_of_the_model(arguments, tmp_path):

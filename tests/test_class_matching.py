@@ -49,6 +49,7 @@ def test_classes_that_are_matched_without_the_same_name_are_named(of_model, of_d
     found, assumed = match_classes(of_model, of_dataset)
     assert found == ids
     assert [record.getMessage() for record in caplog.records] == [assumed] * (said is not None)
+    assert bool(assumed) == (said is not None)
     assert (said or "") in assumed
 
 

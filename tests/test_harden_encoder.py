@@ -199,14 +199,14 @@ def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_
     dataset.save_to_disk(tmp_path / "colours")
     folder, quick = tmp_path / "run", {"steps": 2}
     arguments = EncoderArguments(
-        encoders["dino"], str(tmp_path / "colours"), attacks="l4a,uapgd,pgd", attack_settings=quick
+        encoders["dino"], str(tmp_path / "colours"), attacks="l4a,uapgd,upgd,pgd", attack_settings=quick
     )
     drifts, reports = harden_encoder(arguments, settings(folder))
     [report] = reports.values()
     assert "Labels are not trained on: they are for the report" in caplog.text
-    assert report.attacks == ["clean", "l4a", "l4a-adaptive", "uapgd", "uapgd-adaptive", "pgd"]
+    assert report.attacks == ["clean", "l4a", "l4a-adaptive", "uapgd", "uapgd-adaptive", "upgd", "pgd"]
     assert list(report.models) == ["undefended", "hardened"]
-    assert [each.attack for each in drifts[5:]] == report.attacks[:5]  # pgd is on labels, not on features
+    assert [each.attack for each in drifts[6:]] == report.attacks[:6]  # pgd is on labels, not on features
     assert report.measurement("hardened", "clean").neighbors_correct is not None
     assert RobustnessReport.load(folder / "report.json").sha256 == report.sha256
     assert report.dataset["content"] == ImageSet("", dataset).measured["content"]

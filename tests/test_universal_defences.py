@@ -144,7 +144,7 @@ def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
 
 
 def test_images_of_more_than_32_classes_get_any_of_six_live_perturbations():
-    adversary = Universal(eps=0.1, class_share=1)
+    adversary = Universal(eps=0.1, class_share=None)
     model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=33)), PROCESSOR)
     images, labels = torch.rand(33, 3, SIDE, SIDE), torch.arange(33)
     adversary.begin(model, lambda count: (images, labels), 0)
@@ -155,9 +155,11 @@ def test_images_of_more_than_32_classes_get_any_of_six_live_perturbations():
     torch.testing.assert_close(attacked, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("classes", "asked", "made"), [(32, None, 32), (33, 33, 33), (33, 6, 6)])
-def test_each_class_has_a_live_perturbation_or_shares_those_that_are_asked_for(classes, asked, made):
-    adversary = Universal(eps=0.1, class_share=1, live=asked)
+@pytest.mark.parametrize(
+    ("classes", "asked", "share", "made"), [(32, None, None, 32), (33, 33, None, 33), (33, 6, 1, 6), (33, None, 1, 6)]
+)
+def test_each_class_has_a_live_perturbation_or_shares_one_where_that_is_asked_for(classes, asked, share, made):
+    adversary = Universal(eps=0.1, class_share=share, live=asked)
     model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=classes)), PROCESSOR)
     images, labels = torch.rand(classes, 3, SIDE, SIDE), torch.arange(classes)
     adversary.begin(model, lambda count: (images, labels), 0)

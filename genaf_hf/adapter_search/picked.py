@@ -20,7 +20,7 @@ from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
 from genaf_hf.sharing.existing_card import license_of
-from genaf_hf.sharing.layout import CARD, HARDENED_MODEL, RECORD, REPORT, SAMPLES
+from genaf_hf.sharing.layout import CARD, HARDENED_MODEL, RECORD, REPORT, SAMPLES, TRAINED_ON
 from genaf_hf.sharing.record import OF_ADAPTER, TrainingRecord, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.config import GenAFConfig
@@ -81,7 +81,9 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     asked = {name: value for name, value in arguments.given.items() if name != "storage"}
     trained = laboratory.fitness.training_of(chosen.genome, chosen.slot)
     training = settings_of_training(trained)
-    history = json.loads((laboratory.adapter(chosen.trial) / HISTORY).read_text(encoding="utf-8"))
+    adapter = laboratory.adapter(chosen.trial)
+    history = json.loads((adapter / HISTORY).read_text(encoding="utf-8"))
+    perturbations = sorted(each.name for each in (adapter / TRAINED_ON).glob("*"))
     return TrainingRecord(
         base_model={
             "name": source,
@@ -96,6 +98,6 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
         },
         defaults=training["defaults"],
         history=[{**entry, "stage": OF_ADAPTER} for entry in history],
-        defence=trained.make_defence().record(),
+        defence={**trained.make_defence().record(), "perturbations": perturbations},
         command=search_run(arguments, config).command("evolve", {**asked, **changed_settings(config)}),
     )

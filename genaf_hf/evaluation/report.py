@@ -41,7 +41,7 @@ COLUMNS = (
     *("shuffled_correct", "beyond_noise", "standing", "attacked", "expected_robustness", "expected_up_to_eps"),
 )
 ANY_KNOWLEDGE = "any of these"  # in a table, of the worst case over all attacks
-UNDEFENDED, HARDENED = "undefended", "hardened"  # names of models: that others are held against, and that is trained
+UNDEFENDED, HARDENED = "undefended", "hardened"  # names of models: that others are held against, and that is defended
 ADAPTIVE = "-adaptive"  # ends the name of an attack on the public encoder that is crafted on the model itself
 
 

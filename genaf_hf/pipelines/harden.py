@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
-from genaf_hf.evaluation.report import HARDENED, UNDEFENDED, RobustnessReport
+from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import SWEEP, Experiment, asked_attacks
@@ -158,7 +158,7 @@ def tell_of_gain(report: RobustnessReport, model_name_or_path: str, defence: str
     """Says what a defence gained over the plain fine-tune of an encoder that was hardened before."""
     parts = [
         f"{each.attack} {report.measurement(UNDEFENDED, each.attack).accuracy.value:.1%} to {each.accuracy.value:.1%}"
-        for each in report.verdict(HARDENED)
+        for each in report.verdict(report.subject)
     ]
     said = 'What the defence %s gains over a plain fine-tune of "%s", which was hardened before: %s'
     logger.info(said, defence, model_name_or_path, ", ".join(parts))

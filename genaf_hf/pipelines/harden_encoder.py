@@ -121,7 +121,8 @@ class EncoderExperiment(Experiment):
         )
         labelled = "label" in data["train"].column_names
         asked_attacks(arguments, config, labelled=labelled or bool(tasks))
-        encoder, processor = load_encoder(source, NO_CLASSES, token=config.hub_token, **arguments.encoder_options)
+        classes = data["train"].features["label"].names if labelled else NO_CLASSES
+        encoder, processor = load_encoder(source, classes, token=config.hub_token, **arguments.encoder_options)
         bare = load_bare_encoder(encoder, source, PixelModel(encoder, processor).image_size, **hub)
         pixels = {split: with_pixel_values(images, processor) for split, images in data.items()}
         return cls(arguments, config, data, pixels, encoder, processor, bare, tasks)
@@ -323,11 +324,10 @@ def tell_of_encoder(model_name_or_path: str, **hub) -> None:
 
 def train(case: EncoderExperiment, run: Run) -> tuple[PixelModel, TrainingRecord]:
     """The hardened encoder, and how it was made."""
-    images = case.data["train"].remove_columns("label") if case.labelled else case.data["train"]
     trainer = GenAFTrainer(
         model=copy.deepcopy(case.encoder),
         args=training_config(case.config, run),
-        train_dataset=with_pixel_values(images, case.processor),
+        train_dataset=case.pixels["train"],
         processing_class=case.processor,
     )
     return train_or_go_on(trainer, run)

@@ -38,11 +38,12 @@ class Universal(Adversary):
     Args:
         eps: radius of the ball in pixel units.
         step_size: of the live ones, in pixel units, default eps / 5.
-        live: how many live ones, so that of more classes or pseudo-labels some share one; by default one for each, of
-            more than 32 classes six, which are for images of any class.
-        class_share: share of the images with a live one that get that of their class.
+        live: how many live ones, by default one for each class or pseudo-label, of more than 32 classes six.
+        class_share: share of the images with a live one that get that of their class, where there are fewer live ones
+            one that classes share; None for all of them if each class has one of its own, else none.
         bank: names of universal attacks.
         bank_steps: that each of these is crafted with.
+        of_head: whether labels are classes of the model's head, and not pseudo-labels.
 
     Raises:
         UserError: for a setting outside its range.
@@ -56,21 +57,24 @@ class Universal(Adversary):
         eps: float,
         step_size: float | None = None,
         live: int | None = None,
-        class_share: float = 0.0,
+        class_share: float | None = 0.0,
         bank: Sequence[str] = (),
         bank_steps: int = 300,
+        of_head: bool = True,
     ):
         step_size = eps / 5 if step_size is None else step_size
         check_attack_settings(eps=eps, steps=bank_steps, step_size=step_size)
         if live is not None and (not is_whole(live) or live < 1):
             raise UserError(f"live is {live}, expected a whole number of perturbations, at least 1.")
-        check_share("class_share", class_share)
+        if class_share is not None:
+            check_share("class_share", class_share)
         known = [name for name, attack in ATTACKS.items() if attack.on_encoder and "eps" in attack.settings]
         if not isinstance(bank, Sequence) or isinstance(bank, str) or not all(name in known for name in bank):
             raise UserError(f"bank is {bank}, expected a list of universal attacks out of {', '.join(known)}.")
         super().__init__(
             eps=eps, step_size=step_size, live=live, class_share=class_share, bank=list(bank), bank_steps=bank_steps
         )
+        self.of_head = of_head
 
     def check_update(self, images: int) -> None:
         live = self.settings["live"]
@@ -91,8 +95,9 @@ class Universal(Adversary):
                 "images apart: set it to 0."
             )
         eps, data = self.settings["eps"], {"images": images, "labels": labels}
-        # A sample may lack the last classes, and pseudo-labels are none of the model's.
-        classes = max(model.model.config.num_labels, 0 if labels is None else int(labels.amax()) + 1)
+        classes = model.model.config.num_labels  # of which the sample may lack some
+        if labels is not None and not self.of_head:
+            classes = int(labels.amax()) + 1
         count = self.settings["live"] or (classes if classes <= MOST else FEW)
         live = torch.empty(count, *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
@@ -117,8 +122,10 @@ class Universal(Adversary):
         live, bank = self.state["live"].requires_grad_(), self.state["bank"]
         self.check_size(*images.shape[2:])
         chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
-        of_any = self.settings["live"] is None and model.model.config.num_labels > MOST
-        if (share := self.settings["class_share"]) and not of_any:
+        share = self.settings["class_share"]
+        if share is None:
+            share = float(model.model.config.num_labels <= len(live))
+        if share:
             by_class = sent(torch.from_numpy(below(seeds, share, OF_CLASS)), images.device)
             chosen = torch.where(by_class & (chosen < len(live)), labels % len(live), chosen)
         return attacked(images, eps_share * torch.cat([live, bank]).to(images)[chosen])

@@ -55,6 +55,12 @@ def anchor(
     perturbation for each image.
     """
     perturbations = Universal(
-        eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
+        eps=eps,
+        step_size=step_size,
+        live=live,
+        class_share=class_share,
+        bank=bank,
+        bank_steps=bank_steps,
+        of_head=False,
     )
     return mixed(perturbations, LivePatch(area=patch_area), patch_share), Anchor(clean_share, single_pass)

@@ -28,7 +28,7 @@ def gen_af_universal(
     genetic_weight: float = 200.0,
     genetic_share: float = 0.2,
     live: int | None = None,
-    class_share: float = 1.0,
+    class_share: float | None = None,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     patch_share: float = SHARE,

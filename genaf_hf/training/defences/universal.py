@@ -32,7 +32,7 @@ def universal(
     step_size: float | None = None,
     clean_share: float = 0.5,
     live: int | None = None,
-    class_share: float = 1.0,
+    class_share: float | None = None,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     patch_share: float = SHARE,
@@ -42,7 +42,8 @@ def universal(
 ) -> tuple[Adversary, CrossEntropy]:
     """Cross-entropy on clean images and on images under perturbations that many share, answered alike.
 
-    Live perturbations are each for the images of a class, in part (`class_share`), those of the bank for all images.
+    Live perturbations are each for the images of a class, up to 32 classes or in part (`class_share`), else for images
+    of any class as those of the bank are.
     Perturbations of one image alone, such as PGD's, are not withstood. As large a share of the attacked images as
     `patch_share` says gets a live patch in place of a perturbation.
 

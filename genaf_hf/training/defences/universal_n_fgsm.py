@@ -25,7 +25,7 @@ def universal_n_fgsm(
     step_size: float | None = None,
     clean_share: float = 0.25,
     live: int | None = None,
-    class_share: float = 1.0,
+    class_share: float | None = None,
     bank: Sequence[str] = BANK,
     bank_steps: int = 300,
     single_pass: bool = True,
