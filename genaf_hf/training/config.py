@@ -93,8 +93,8 @@ class GenAFConfig(CheckedArguments):
     defence: str = field(
         default="gen-af",
         metadata={
-            "help": "What stage 1 trains against and on; where harden takes its settings from a file of ours, that "
-            "says universal.",
+            "help": "What stage 1 trains against and on; harden and evolve take universal for an encoder that is named, "
+            "where no file says otherwise.",
             "choices": DEFENCES,
         },
     )
