@@ -20,7 +20,7 @@ from collections.abc import Callable
 # By functions: what runs in one of them, in whatever it calls, is counted to the innermost.
 PARTS = {
     "importing libraries": {"_find_and_load"},
-    "pre-training the public encoder": {"pretrained"},
+    "pre-training the public encoder": {"pretrain_digits_encoder"},
     "training": {"_train_stage"},
     "assessing layers": {"assess_layers"},
     "crafting what is trained on": {"crafted_once"},
@@ -87,7 +87,7 @@ def main() -> None:
         from genaf_hf.cli.main import main as run
         from genaf_hf.evaluation import attacker, subject
 
-        looks.note(attacker, "crafted_once", lambda attack, *others: f"crafting {attack.name}")
+        looks.note(attacker, "crafted_once", lambda attack, *others, **settings: f"crafting {attack.name}")
         looks.note(subject.Subject, "answers", measured)
         looks.note(subject, "self_checks", lambda *given, **settings: "self-checks")
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:
