@@ -93,8 +93,7 @@ class GenAFConfig(CheckedArguments):
     defence: str = field(
         default="gen-af",
         metadata={
-            "help": "What stage 1 trains against and on; harden and evolve take universal for an encoder that is "
-            "named, where no file says otherwise.",
+            "help": "What stage 1 trains against and on; of an encoder that is named harden takes universal.",
             "choices": DEFENCES,
         },
     )
