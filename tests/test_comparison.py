@@ -177,7 +177,7 @@ def test_answers_of_another_report_are_refused(tmp_path):
     replace(report_of(NEW), seed=8).save(folders[1] / "report.json")
     with pytest.raises(UserError, match="is not of the report beside it"):
         compare_files(*folders)
-    with pytest.raises(UserError, match="There is no report .*nowhere: genaf-hf audit makes one"):
+    with pytest.raises(UserError, match=r"There is no report .*nowhere: genaf-hf audit makes one"):
         compare_files(folders[0], tmp_path / "nowhere")
 
 
