@@ -369,8 +369,9 @@ def section(found: list[dict]) -> str:
         table.append([f"{way}, {origin}", str(len(rows)), *accuracies])
     drift, seconds, epochs = (mean(line[name] for line in by_seed.values()) for name in ("drift", "seconds", "epochs"))
     settings = ", ".join(f"{name} {value}" for name, value in told.items() if name not in ("encoder", "dataset"))
+    hardened = f"{told['encoder']}, hardened on {told['dataset']} in {told['steps']} steps"
     return (
-        f"## {told['encoder']}, hardened on {told['dataset']}, used on {first['downstream']}\n\n"
+        f"## {hardened}, used on {first['downstream']}\n\n"
         f"Seed {', '.join(map(str, by_seed))}; {settings}. Drift {drift:.3f}; {epochs:.1f} epochs, {seconds:.0f} s.\n\n"
         f"{markdown(table)}\n"
     )
