@@ -155,7 +155,7 @@ def test_models_that_do_not_fit_are_refused(arguments, odd_models, changed, name
 
 def test_an_encoder_that_no_attack_is_crafted_on_is_said_not_to_be_read(arguments, tmp_path, caplog):
     audit(arguments(tmp_path / "out", "fgsm", encoder="nosuch/encoder", sweep=[]))
-    assert "No attack that is asked for is crafted on an encoder: that is not read." in caplog.text
+    assert "The encoder is not read: none of these attacks is crafted on one." in caplog.text
 
 
 def test_an_encoder_of_larger_images_is_brought_to_the_size_of_the_model(arguments, tmp_path):

@@ -118,7 +118,7 @@ def audit(
     ready = fitting(ready, model.image_size, resized=resize_perturbations)
     on_encoder = any(each.attack.on_encoder for each in configured.values())
     if encoder is not None and not on_encoder:
-        logger.warning("No attack that is asked for is crafted on an encoder: that is not read.")
+        logger.warning("The encoder is not read: none of these attacks is crafted on one.")
     encoder = public_encoders(encoder, model, path, model_revision, encoder_revision) if on_encoder else None
     case = open_case(model, path, model_revision, encoder, dataset, limit, images)
     try_out(configured, case.attacker, model)
