@@ -128,9 +128,10 @@ def test_attacks_of_a_bank_that_read_labels_are_refused_where_there_are_not_even
         adversary.begin(PixelModel(tiny_model(), PROCESSOR), lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
 
 
-def test_without_labels_nor_features_there_is_no_perturbation_of_a_class():
-    adversary = Universal(eps=0.1, class_share=0.5, bank=["l4a"])
-    with pytest.raises(UserError, match=r"class_share is 0\.5, but there are neither labels nor features that tell"):
+@pytest.mark.parametrize(("share", "told"), [(0.5, r"0\.5"), (None, "None")])
+def test_without_labels_nor_features_there_is_no_perturbation_of_a_class(share, told):
+    adversary = Universal(eps=0.1, class_share=share, bank=["l4a"])
+    with pytest.raises(UserError, match=f"class_share is {told}, but there are neither labels nor features that tell"):
         adversary.begin(PixelModel(tiny_model(), PROCESSOR), lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
 
 

@@ -89,7 +89,7 @@ class Universal(Adversary):
         reading = [name for name in self.settings["bank"] if "labels" in ATTACKS[name].needs]
         if labels is None and reading:
             raise UserError(f"bank has {reading[0]}, which needs labels, but none are read: leave it out.")
-        if labels is None and self.settings["class_share"]:
+        if labels is None and self.settings["class_share"] != 0:
             raise UserError(
                 f"class_share is {self.settings['class_share']}, but there are neither labels nor features that tell "
                 "images apart: set it to 0."
