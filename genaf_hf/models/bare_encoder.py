@@ -11,7 +11,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.models.families import family_of
 from genaf_hf.models.head import head_name, in_head
-from genaf_hf.models.loading import load_configuration
+from genaf_hf.models.loading import load_configuration, name_of_encoder
 from genaf_hf.models.position_embeddings import with_image_size
 from genaf_hf.models.weights import read_weights
 
@@ -47,8 +47,7 @@ def load_bare_encoder(
     hub: dict[str, Any] = {"revision": revision, "token": token}
     config, _ = load_configuration(model_name_or_path, **hub)
     if family_of(config).square_weights is not None:
-        ours = isinstance(classifier.config, EncoderClassifierConfig)
-        return copy.deepcopy(classifier.encoder if ours else classifier.vision_model)
+        return copy.deepcopy(getattr(classifier, name_of_encoder(classifier.config)))
     if isinstance(config, EncoderClassifierConfig):  # which is never without a head; the classifier's is a fresh one
         tell_of_head(model_name_or_path, config, classifier)
         bare = copy.deepcopy(classifier)

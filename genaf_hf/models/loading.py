@@ -176,11 +176,16 @@ def load_parts(
     if ours:
         measure_features(encoder, config, size, pooling)
     model = AutoModelForImageClassification.from_config(config, **making).eval()
-    part = "encoder" if ours else "vision_model"
+    part = name_of_encoder(config)
     setattr(model, part, encoder)
     model.config.name_or_path = model_name_or_path
     encoder_part(model.config).name_or_path = ""  # which would be saved, as that of the whole is not
     return model, head_weights(model) | {f"{part}.{name}" for name in new_weights(loading)}
+
+
+def name_of_encoder(config: PreTrainedConfig) -> str:
+    """What a classifier that `load_parts` makes calls its encoder."""
+    return "encoder" if isinstance(config, EncoderClassifierConfig) else "vision_model"
 
 
 def new_weights(loading: dict) -> set[str]:

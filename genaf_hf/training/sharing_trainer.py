@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,10 +46,11 @@ class SharingTrainer(AttackingTrainer):
         """
         if self.eval_dataset is None:
             raise UserError("There is no eval_dataset to measure robustness on: give the trainer one, or a report.")
-        models = {self.defence.model_name: self.pixel_model(self.model)}
-        with evaluating(models[self.defence.model_name]):
+        model = self.pixel_model(self.model)
+        models = {self.defence.model_name: model}
+        with evaluating(model):
             on_images = self.defence.attacks() or {"pgd": ATTACKS["pgd"].configure(**REPORTED)}
-            threats = self.worst_at_hand(models) + threats_from(on_images, models)
+            threats = self.worst_at_hand(model) + threats_from(on_images, models)
             return evaluate_threats(
                 models,
                 self.eval_dataset,
@@ -60,20 +60,21 @@ class SharingTrainer(AttackingTrainer):
                 dataset_info=dataset_source(self.eval_dataset, "validation"),
             )
 
-    def worst_at_hand(self, models: Mapping[str, PixelModel]) -> list[Threat]:
+    def worst_at_hand(self, model: PixelModel) -> list[Threat]:
         """The universal perturbations that the model was trained on, of more than a few the worst, as threats.
 
         There may be one for each class, and a report measures each twice, as it is and shuffled: those are kept that
         leave the fewest of some images right.
 
         Args:
-            models: the model, by its name in a report.
+            model: that was trained.
         """
-        threats: list[Threat] = [*at_hand(self.defence.perturbations(), models)]
+        name = self.defence.model_name
+        threats: list[Threat] = [*at_hand(self.defence.perturbations(), {name: model})]
         if len(threats) <= MEASURED:
             return threats
         some = Subset(self.eval_dataset, self.drawn_rows(self.eval_dataset, TRIED))
-        [(name, model)], size = models.items(), self.args.per_device_eval_batch_size
+        size = self.args.per_device_eval_batch_size
 
         def left(threat: Threat) -> int:
             return sum(answer(model, some, threat.on(name), batch_size=size).right)

@@ -114,10 +114,7 @@ class KnownDefence:
             raise UserError(f'The defence {self.name} has no setting "{unknown[0]}"; it has {known}.')
         hints = get_type_hints(self.function)
         finite = {name: value for name, value in settings.items() if value != math.inf}
-        checked = {
-            name: checked_setting(name, in_numbers(name, value, hints.get(name)), hints.get(name))
-            for name, value in finite.items()
-        }
+        checked = {name: setting(name, value, hints.get(name)) for name, value in finite.items()}
         settings = {**self.defaults, **settings, **checked}
         adversary, objective = self.function(**settings)
         if adversary is not None:  # which knows what a default follows from
@@ -125,18 +122,18 @@ class KnownDefence:
         return Defence(self.name, settings, adversary, objective)
 
 
-def in_numbers(name: str, value: object, hint: object) -> object:
-    """A setting that is a number, from words such as 8/255, too; others as they are.
+def setting(name: str, value: object, hint: object):
+    """A setting as a plain value; a number also from words such as 8/255.
 
     Raises:
-        UserError: for other words; names the setting.
+        UserError: when it is of another kind than the defence takes; names the setting.
     """
-    if not isinstance(value, str) or float not in alternatives(hint):
-        return value
-    try:
-        return number(value)
-    except UserError as error:
-        raise UserError(f"{name} is {error}") from error
+    if isinstance(value, str) and float in alternatives(hint):
+        try:
+            value = number(value)
+        except UserError as error:
+            raise UserError(f"{name} is {error}") from error
+    return checked_setting(name, value, hint)
 
 
 DEFENCES: Registry[KnownDefence] = Registry("defence")
