@@ -394,8 +394,7 @@ def test_what_is_saved_at_another_size_comes_back(name, size, public, tmp_path):
         torch.testing.assert_close(plain(again.to_pixel_values(images)).logits, logits, rtol=0, atol=1e-6)
 
 
-OF_SEVERAL_OUTPUTS = {"dinov2", "dinov2_with_registers", "resnet, cifar stem"}
-DRAWS_PATCHES = {"mae", "mae, mean pooling"}  # which a hardened one's own class does anew at each pass
+OF_NO_OUTPUT = {"resnet, cifar stem"}  # a class of our own, whose output are logits
 
 
 @pytest.mark.parametrize(("name", "size"), [pytest.param(*each, marks=needs(each[0])) for each in SIZES])
@@ -414,12 +413,16 @@ def test_a_hardened_encoder_is_of_the_class_of_the_public_one_with_the_weights_o
     with torch.no_grad():
         expected, pixel_values = seen.features(images), seen.to_pixel_values(images)
         code = name_of_features(bare, pixel_values, expected)
-        assert (code is None) == (name in OF_SEVERAL_OUTPUTS | DRAWS_PATCHES)
-        if code is not None:
-            outputs = getattr(bare, "vision_model", bare)(pixel_values=pixel_values)
-            torch.testing.assert_close(eval(f"outputs.{code}", {"outputs": outputs}), expected, rtol=1e-3, atol=1e-4)
+        assert (code is None) == (name in OF_NO_OUTPUT)
+        assert ("torch.cat" in str(code)) == name.startswith("dinov2")
     bare.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
+    if code is not None:
+        encoder = AutoModel.from_pretrained(tmp_path, **ways_to_load(tmp_path, code)["options"]).eval()
+        with torch.no_grad():
+            outputs = getattr(encoder, "vision_model", encoder)(pixel_values=pixel_values)
+            found = eval(code, {"outputs": outputs, "torch": torch})
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     again = AutoModel.from_pretrained(tmp_path)
     own_class = MODEL_MAPPING[type(AutoConfig.from_pretrained(folder))]
     assert name.startswith("siglip2") or type(again) is own_class  # of which a tower is hardened
@@ -449,27 +452,29 @@ for folder, code in json.loads(sys.argv[1]).items():
     here = {}
     exec(code, here)
     inputs = here["processor"](torch.zeros(3, 32, 32, dtype=torch.uint8), return_tensors="pt")
-    features = [here["encoder"].eval()(**inputs)[0] for _ in range(2)]
-    found[folder] = [type(here["encoder"]).__name__, features[0].ndim, "classifier" in here]
+    outputs = here["encoder"].eval()(**inputs)
+    pooled = outputs.get("pooler_output") is not None
+    found[folder] = [type(here["encoder"]).__name__, outputs[0].ndim, "classifier" in here, pooled]
 print(json.dumps(found))
 """
 
 
 def test_a_clean_process_loads_hardened_encoders_as_their_cards_say(processes, public, tmp_path):
     loads, expected = {}, {}
-    for name, found in {
-        "vit": ["ViTModel", 3, True],
-        "mae": ["ViTMAEModel", 3, False],
-        "dinov3_vit": ["DINOv3ViTModel", 3, False],
-        "resnet, cifar stem": ["ResNetModel", 4, True],
-    }.items():
+    for name, code, found in (
+        ("vit", "outputs.last_hidden_state[:, 0]", ["ViTModel", 3, True, True]),
+        ("mae", "outputs.last_hidden_state[:, 0]", ["ViTMAEModel", 3, False, False]),
+        ("dinov3_vit", "outputs.pooler_output.flatten(1)", ["DINOv3ViTModel", 3, False, True]),
+        ("data2vec", "outputs.pooler_output.flatten(1)", ["Data2VecVisionModel", 3, True, True]),
+        ("resnet, cifar stem", None, ["ResNetModel", 4, True, True]),
+    ):
         folder = tmp_path / name.replace(", ", "-")
         model, processor = loaded(public(name)[1], name)
         bare = load_bare_encoder(model, str(public(name)[1]), PixelModel(model, processor).image_size)
         bare.save_pretrained(folder)
         processor.save_pretrained(folder)
-        [code] = blocks(filled("load_encoder.md", model_name=str(folder), **ways_to_load(folder)), "python")
-        loads[str(folder)], expected[str(folder)] = code, found
+        [lines] = blocks(filled("load_encoder.md", model_name=str(folder), **ways_to_load(folder, code)), "python")
+        loads[str(folder)], expected[str(folder)] = lines, found
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     answer = processes.run([sys.executable, "-c", LOADING, json.dumps(loads)], cwd=tmp_path, env=environment)
     assert answer.returncode == 0, answer.stderr[-2000:]

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
-from genaf_hf.models.families import family_of
+from genaf_hf.models.families import encoder_part, family_of
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.models.loading import load_configuration, name_of_encoder
 from genaf_hf.models.position_embeddings import with_image_size
@@ -101,23 +101,34 @@ def take_weights(bare: PreTrainedModel, classifier: PreTrainedModel) -> None:
 
 
 def name_of_features(bare: PreTrainedModel, pixel_values: Tensor, features: Tensor) -> str | None:
-    """Which of an encoder's outputs its features are, as code that reads them; None for what is of several.
+    """Which of an encoder's `outputs` its features are, as code that reads them; None where they are none of the usual.
+
+    An encoder that hides patches from itself is asked without.
 
     Args:
         bare: in eval mode.
         pixel_values: of some images, (n, 3, h, w).
         features: of the same, (n, d).
     """
+    if hasattr(bare.config, "mask_ratio"):
+        bare = copy.deepcopy(bare)
+        bare.config.mask_ratio = 0.0
     with torch.no_grad():
         outputs = getattr(bare, "vision_model", bare)(pixel_values=pixel_values)
     states = outputs.get("last_hidden_state")
-    found = {"pooler_output.flatten(1)": outputs.get("pooler_output")}
+    found = {"outputs.pooler_output.flatten(1)": outputs.get("pooler_output")}
     if isinstance(states, Tensor) and states.ndim == 3:
-        found["last_hidden_state[:, 0]"] = states[:, 0]
-        found["last_hidden_state.mean(1)"] = states.mean(1)
-        found["last_hidden_state[:, 1:].mean(1)"] = states[:, 1:].mean(1)
+        first = 1 + getattr(encoder_part(bare.config), "num_register_tokens", 0)
+        cls, patches = states[:, 0], states[:, first:].mean(1)
+        cls_name, patches_name = "outputs.last_hidden_state[:, 0]", f"outputs.last_hidden_state[:, {first}:].mean(1)"
+        found |= {
+            cls_name: cls,
+            "outputs.last_hidden_state.mean(1)": states.mean(1),
+            patches_name: patches,
+            f"torch.cat([{cls_name}, {patches_name}], 1)": torch.cat([cls, patches], 1),
+        }
     elif isinstance(states, Tensor):
-        found["last_hidden_state.mean((2, 3))"] = states.mean((2, 3))
+        found["outputs.last_hidden_state.mean((2, 3))"] = states.mean((2, 3))
     same = [
         name
         for name, value in found.items()

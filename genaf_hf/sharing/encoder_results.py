@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from inspect import signature
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING, AutoConfig
 
 from genaf_hf.evaluation.drift import Drift, drift_table
 from genaf_hf.evaluation.measurement import CLEAN
@@ -42,7 +44,7 @@ def write_encoder_results(
         record: how it was trained.
         model_name: Hub id or folder name under which it is loaded.
         encoder_class: of `transformers`.
-        features: code that reads them of the outputs; None where it is not so simple.
+        features: code that reads them of `outputs`; None where there is none.
     """
     folder = Path(folder)
     write_whole(folder / DRIFT, json.dumps([asdict(each) for each in drifts], indent=2) + "\n")
@@ -72,7 +74,7 @@ def write_encoder_results(
         model_name=model_name,
         encoder_class=encoder_class,
         features=features,
-        **ways_to_load(folder),
+        **ways_to_load(folder, features),
         record=record,
         reports=reports,
         drift_table=drift_table(drifts, plain),
@@ -84,15 +86,22 @@ def write_encoder_results(
     card(metadata, content).save(folder / CARD)
 
 
-def ways_to_load(folder: str | Path) -> dict[str, bool]:
+def ways_to_load(folder: str | Path, features: str | None) -> dict[str, Any]:
     """What a card has to know of an encoder to say how it is loaded, as values of `load_encoder.md`.
 
     Args:
         folder: that holds its configuration.
+        features: code that reads them of `outputs`.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config, options = AutoConfig.from_pretrained(folder), {}
+    if hasattr(config, "mask_ratio"):
+        options["mask_ratio"] = 0.0  # else patches are hidden
+    if "pooler_output" in (features or ""):
+        pooling = signature(MODEL_MAPPING[type(config)]).parameters.get("add_pooling_layer")
+        if pooling is not None and not pooling.default:
+            options["add_pooling_layer"] = True
     return {
         "own_class": config.architectures == [OWN_CLASS],
         "has_classifier": type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-        "masks": hasattr(config, "mask_ratio"),
+        "options": options,
     }
