@@ -314,6 +314,12 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
             {"defence": "universal-n-fgsm", "defence_settings": {"per_image_eps": "4/"}},
             'per_image_eps is "4/", expected a number such as 0.03 or 8/255',
         ),
+        (
+            {"defence": "universal-n-fgsm", "defence_settings": {"per_image_eps": 0}},
+            "per_image_eps is 0, expected a positive number",
+        ),
+        ({"defence": "n-fgsm", "defence_settings": {"step": 0}}, "step is 0, expected a positive multiple of eps"),
+        ({"defence": "n-fgsm", "defence_settings": {"noise": -1}}, "noise is -1, expected a positive multiple of eps"),
     ],
 )
 def test_what_no_defence_can_be_is_refused_in_one_sentence(default_config, settings, sentence):

@@ -333,6 +333,7 @@ def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, 
         ({"model_name_or_path": "nobody/nothing"}, '"nobody/nothing" is neither a local folder'),
         ({"probe_datasets": ["digits", "digits"]}, "probe_datasets is digits, digits, of which two have one name"),
         ({"probe_datasets": ["my photos", "my-photos"]}, "my photos, my-photos, of which two have one name"),
+        ({"defence_settings": {"live": 9, "bank": []}}, r"live is 9, but an update is of 8 image\(s\)"),
         ({"pooling": "middle"}, 'pooling is "middle", expected one of cls, mean, pooler'),
         (
             {"probe_datasets": ["digits"], "attacks": "upgd", "attack_settings": {"target": 10}},

@@ -51,10 +51,7 @@ def n_fgsm(
     Raises:
         UserError: for a setting or an image outside its range.
     """
-    check_attack_settings(eps=eps, steps=1, step_size=eps)
-    for name, value, example in (("noise", noise, 2), ("step", step, 1)):
-        if not is_number(value) or value <= 0:
-            raise UserError(f"{name} is {value}, expected a positive multiple of eps, for example {example}.")
+    check_n_fgsm_settings(eps=eps, noise=noise, step=step)
     seeds = range(len(images)) if seeds is None else seeds
     noisy = (images + random_in_ball(images, noise * eps, "linf", seeds)).clamp(0, 1).requires_grad_()
     with evaluating(model):
@@ -63,3 +60,11 @@ def n_fgsm(
     if within_eps:
         adversarial = adversarial.clamp(images - eps, images + eps)
     return adversarial.clamp(0, 1)
+
+
+def check_n_fgsm_settings(*, eps: float, noise: float, step: float) -> None:
+    """Refuses settings that it cannot run with; the `UserError` names the setting, its value and what was expected."""
+    check_attack_settings(eps=eps, steps=1, step_size=eps)
+    for name, value, example in (("noise", noise, 2), ("step", step, 1)):
+        if not is_number(value) or value <= 0:
+            raise UserError(f"{name} is {value}, expected a positive multiple of eps, for example {example}.")

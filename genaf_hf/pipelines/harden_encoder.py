@@ -49,6 +49,7 @@ from genaf_hf.sharing.trackers import track_results
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
 from genaf_hf.training.trainer import GenAFTrainer
+from genaf_hf.training.training_images import images_of_update
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     run = hardening_run(arguments, config, **leaves, reads=tasks)
     run.check()
     case = EncoderExperiment.load(arguments, config)
+    config.make_defence().check(case.encoder, images_of_update(config, case.data["train"]))
     features = tell_features(case.bare, case.public)
     if PartialState().is_main_process:
         tell_of_images(case)

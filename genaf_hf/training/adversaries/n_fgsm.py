@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from genaf_hf.attacks import ATTACKS
-from genaf_hf.attacks.n_fgsm import n_fgsm
-from genaf_hf.attacks.pgd import check_attack_settings
+from genaf_hf.attacks.n_fgsm import check_n_fgsm_settings, n_fgsm
 from genaf_hf.attacks.registry import ConfiguredAttack
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
@@ -24,7 +23,7 @@ class NFGSM(Adversary):
     """
 
     def __init__(self, *, eps: float, noise: float = 2.0, step: float = 1.0):
-        check_attack_settings(eps=eps, steps=1, step_size=step * eps)
+        check_n_fgsm_settings(eps=eps, noise=noise, step=step)
         super().__init__(eps=eps, noise=noise, step=step)
 
     def craft(

@@ -10,6 +10,7 @@ from genaf_hf.training.adversaries.universal import BANK, Universal
 from genaf_hf.training.defences import universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy
+from genaf_hf.values.numbers import check_positive
 
 CITATION = f"{universal.CITATION}\n\n{ATTACKS['n-fgsm'].citation}"
 
@@ -38,6 +39,7 @@ def universal_n_fgsm(
     `per_image_eps`. The more there are, the more PGD is withstood, and the less clean accuracy is left. A step takes
     1 + (1 - clean_share) * per_image_share times as long as one of plain fine-tuning.
     """
+    check_positive("per_image_eps", per_image_eps, 4 / 255)
     shared = Universal(
         eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
     )
