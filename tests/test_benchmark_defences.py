@@ -121,6 +121,31 @@ def test_rows_of_other_settings_stand_apart(defences):
     assert defences.cell([None]) == "-"
 
 
+def test_what_was_not_reached_is_bold(defences):
+    def line(seed, clean, l4a, patch, seconds):
+        attacks = {"public": {"l4a": [l4a, 100], "advencoder-pat": [patch, 100]}}
+        return {
+            "seed": seed,
+            "clean": [clean, 100],
+            "attacks": attacks,
+            "seconds": seconds,
+            "fine_tune": {"seconds": 1.0},
+        }
+
+    told = {"title": "here", "training": {"dataset": "photos"}}
+    rows = {
+        "none": [line(0, 80, 10, 50, 1.0), line(1, 90, 10, 50, 1.0)],
+        "universal": [line(0, 80, 75, 72, 2.0), line(1, 88, 85, 79, 2.5)],
+    }
+    sections = [(told, rows), ({**told, "training": {"dataset": "digits"}}, rows)]
+    heads, *found = defences.goals(sections)
+    assert heads[2:] == [
+        "clean, beside none (-0.5)",
+        *("DAE, mean (-4)", "DAE, worst (-8)", "patch (-8)", "adaptive, worst (-15)", "time of all (2.2)"),
+    ]
+    assert found == [["here", "universal", "**-1.0**", "-4.0", "-4.0", "**-8.5**", "-", "**2.25**"]]
+
+
 def test_the_table_is_of_what_was_measured(defences, tmp_path):
     shutil.copy(BENCHMARKS / "defences.jsonl", tmp_path)
     defences.write(tmp_path / "defences")

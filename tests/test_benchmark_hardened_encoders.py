@@ -88,6 +88,23 @@ def test_the_table_has_the_mean_of_seeds_and_its_interval(benchmark):
     assert cells[:5] == ["linear probe, hardened", "2", "91.0 ± 12.7", "52.0 ± 25.4", "70.0"]
 
 
+def test_what_was_not_reached_is_bold(benchmark):
+    def line(origin, way, clean, public, hardened=None):
+        row = {"clean": clean, "l4a, public": public, "advencoder-pat, public": 1.0}
+        row |= {} if hardened is None else {"l4a, hardened": hardened}
+        return {"setting": told, "downstream": "b", "seed": 0, "epochs": 3.0, "way": [origin, ""], "rows": {way: row}}
+
+    told = {"encoder": "a", "dataset": "b", "steps": 6}
+    found = [line("public", "linear probe", 90.0, 30.0), line("hardened", "linear probe", 88.5, 83.0, 80.0)]
+    elsewhere = [{**each, "downstream": "c"} for each in found]
+    tuned = [*elsewhere, line("hardened", "fine-tune all:3:1e-3", 95.0, 85.0, 84.0)]
+    _, *rows = benchmark.goals([found, tuned])
+    assert rows == [
+        ["a, 6 steps on b", "b", "**-1.5**", "-5.5", "**-8.5**", "-", "-", "3.0"],
+        ["a, 6 steps on b", "c", "-1.5", "-5.5", "**-8.5**", "-10.0", "**-11.0**", "3.0"],
+    ]
+
+
 def test_a_half_of_the_images_is_shown_under_known_perturbations(benchmark, vit):
     torch.manual_seed(0)
     model, eps = PixelModel(*vit), 0.1
