@@ -65,7 +65,7 @@ Accuracy in %, the mean over seeds with its 95 % t interval where they differ. P
 public encoder, or on the hardened one, from images that neither the hardening nor its user has. *drift* is the relative
 squared distance of clean features from the public encoder's. *worst* is the lowest of those that were crafted there,
 patches left out. *probe* is what a user has who leaves the encoder as it is. Of the hardening the time is given, of the
-process, and the passes forward and backward in epochs of its images.
+process, and the passes forward and backward in epochs of its images, those that craft the bank apart.
 """
 SAME, OTHER, LONGEST = -1.0, -2.0, 3.0  # points of clean accuracy, and epochs of passes
 ATTACKED = {"probe": -6.0, "fine-tune": -10.0}  # points of its own clean accuracy

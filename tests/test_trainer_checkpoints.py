@@ -104,12 +104,17 @@ def test_a_regularization_that_drowns_the_cross_entropy_is_said(tmp_path, caplog
     assert "drowns" in caplog.text
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(22, 334), (2664, 4), (2665, 3)])
-def test_few_images_are_seen_often_enough(tmp_path, images, epochs):
+@pytest.mark.parametrize(
+    ("images", "epochs", "without_labels"), [(22, 334, 334), (2664, 4, 4), (2665, 3, 3), (8000, 3, 1)]
+)
+def test_few_images_are_seen_often_enough(tmp_path, images, epochs, without_labels):
     trainer = tiny_trainer(tmp_path, images=images, max_steps=-1)
     with trainer._stage("adversarial_finetune"):
         assert trainer.args.num_train_epochs == epochs
-        assert trainer.args.logging_steps == math.ceil(images / 8)
+        assert trainer.args.logging_steps == min(500, math.ceil(images / 8))
+    unlabelled = tiny_trainer(tmp_path, images=images, max_steps=-1, defence="anchor")
+    with unlabelled._stage("adversarial_finetune"):
+        assert unlabelled.args.num_train_epochs == without_labels
     named = tiny_trainer(tmp_path, images=images, max_steps=-1, num_train_epochs=2)
     with named._stage("adversarial_finetune"):
         assert named.args.num_train_epochs == 2

@@ -62,7 +62,8 @@ class GenAFConfig(CheckedArguments):
         metadata={"help": "Images in a batch of an evaluation, default as in training; fewer where memory is short."},
     )
     num_train_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs of stage 1; default 3, and more where these are less than 1,000 steps."}
+        default=None,
+        metadata={"help": "Epochs of stage 1; default 3, without labels 1, and as many as make 1,000 steps."},
     )
     layer_decay: float = field(
         default=1.0,
