@@ -200,16 +200,22 @@ def told(attack: ConfiguredAttack) -> dict:
 
 def described(args, attacks, public: PixelModel, train: Dataset, test: Dataset, attacker: Attacker) -> dict:
     """Everything that the rows of a section have in common, as JSON gives it back."""
-    names = [public_name(str(each)) for each in (args.encoder, args.dataset)]
-    rates = ("learning_rate", "head_learning_rate")
-    options = ("steps", "batch_size", *rates, "precision", "held_out_share", "random_flip")
-    training = {"encoder": names[0], "content of the encoder": encoder_digest(public)[:16], "dataset": names[1]}
-    training |= {"train_images": len(train), **{each: getattr(args, each) for each in options}}
+    training = described_training(args, public, train)
     per_kind = {kind: {name: told(each) for name, each in these.items()} for kind, these in attacks.items()}
-    known = {"title": args.title or f"{names[0]} on {names[1]}", "training": training, "attacks": per_kind}
+    title = args.title or f"{training['encoder']} on {training['dataset']}"
+    known = {"title": title, "training": training, "attacks": per_kind}
     counts = ("image_attack_images", "autoattack_images")
     known |= {"attacker": attacker.words, "test_images": len(test), **{each: getattr(args, each) for each in counts}}
     return json.loads(json.dumps(known))
+
+
+def described_training(args: argparse.Namespace, public: PixelModel, train: Dataset) -> dict:
+    """Everything that the trainings of a section have in common."""
+    encoder, dataset = (public_name(str(each)) for each in (args.encoder, args.dataset))
+    rates = ("learning_rate", "head_learning_rate")
+    options = ("steps", "batch_size", *rates, "precision", "held_out_share", "random_flip")
+    training = {"encoder": encoder, "content of the encoder": encoder_digest(public)[:16], "dataset": dataset}
+    return {**training, "train_images": len(train), **{each: getattr(args, each) for each in options}}
 
 
 def configured(args: argparse.Namespace, row: str, seed: int) -> GenAFConfig:

@@ -1,11 +1,10 @@
 """README's first picture and table: photographs under perturbations that were crafted on the public encoder alone.
 
-    python benchmarks/defences.py ENCODER DATASET --held_out_share 0.3 --rows none universal ...
-    python benchmarks/photographs.py ENCODER DATASET --held_out_share 0.3 --undefended FOLDER --hardened FOLDER
+    python benchmarks/photographs.py mobilenet-v1-0.25-128 animals22
 
-The second attacks two models that the first leaves in folders of defences-found, with the images that it held out; the
-settings of the first for README are those of the animals in benchmarks/README.md.
-Draws photographs.png, with the perturbation that is worst for the hardened model, and prints a Markdown table.
+trains the undefended and the hardened model as the rows `none` and `universal` of the animals in defences.md, unless
+defences.py has left them in `--models`, and attacks both with the images that it held out. Draws photographs.png, with
+the perturbation that is worst for the hardened model, and prints a Markdown table.
 """
 
 import argparse
@@ -13,6 +12,7 @@ import logging
 from pathlib import Path
 
 import torch
+from defences import NONE, configured, described_training, parsed_arguments, trained_once
 
 from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import ATTACKS
@@ -27,6 +27,9 @@ from genaf_hf.sharing.figures import SHOWN, draw_overview
 PICTURE = Path(__file__).with_suffix(".png")
 EPS, PGD_EPS = 10 / 255, 4 / 255
 PUBLIC, HARDENED = ("l4a", "ssp", "uapgd", "fff", "std"), "hardened"
+ROWS = {"undefended": NONE, HARDENED: "universal"}
+RATES = ("--learning_rate", "3e-4", "--head_learning_rate", "2e-3")
+SETTING = ("--held_out_share", "0.3", "--steps", "1200", "--precision", "fp32", "--random_flip", *RATES)
 
 
 def main() -> None:
@@ -34,16 +37,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoder")
     parser.add_argument("dataset")
-    parser.add_argument("--undefended", required=True)
-    parser.add_argument("--hardened", required=True)
-    parser.add_argument("--held_out_share", type=float, default=0.1)
-    args = parser.parse_args()
+    parser.add_argument("--models", default="defences-found", help="folder of the trained models")
+    given = parser.parse_args()
+    args = parsed_arguments([given.encoder, given.dataset, "--models", given.models, *SETTING])
 
     data = load_images(args.dataset, held_out_share=args.held_out_share)
     names, test = data["train"].features["label"].names, data["test"]
     public = PixelModel(*load_encoder(args.encoder, names)).eval()
-    found = {"undefended": args.undefended, HARDENED: args.hardened}
-    models = {name: PixelModel(*load_classifier(folder)).eval() for name, folder in found.items()}
+    training, models = described_training(args, public, data["train"]), {}
+    for name, row in ROWS.items():
+        config = configured(args, row, 0)
+        trained_once(args, config, row, training, names, data["train"])
+        models[name] = PixelModel(*load_classifier(config.output_dir)).eval()
     attacker = Attacker.of(stratified_subset(data["validation"], 1024, seed=0), args.dataset, public, public)
     threats: list[Threat] = [
         CraftedThreat(name, PUBLIC_ENCODER, attack=ATTACKS[name].configure(eps=EPS)).crafted(attacker, models)
