@@ -406,7 +406,7 @@ def test_a_head_is_dropped_and_small_images_are_enlarged_which_is_said(
     assert "is a classifier, a ResNetForImageClassification: its head is dropped" in found
     assert "smaller than the encoder's, such as 8 x 8 pixels where it takes 16 x 16" in found
     assert "The images are taken without labels, which are only for the report" in found
-    assert "the head of a ResNetForImageClassification reads, pooler_output.flatten(1) of a ResNetModel" in found
+    assert "ResNetForImageClassification reads, outputs.pooler_output.flatten(1) of a ResNetModel" in found
 
 
 def test_a_classifier_of_our_own_class_loses_head_and_labels(encoders, unlabelled, tmp_path, monkeypatch, caplog):
@@ -433,6 +433,18 @@ def test_an_encoder_that_is_hardened_already_is_known(hardened, unlabelled, tmp_
     with pytest.raises(UserError, match="has images but no class folders"):
         harden(HardeningArguments(str(hardened[0]), str(unlabelled), attacks="l4a"), config)
     assert f'"{hardened[0]}" is an encoder that is hardened already' in caplog.text
+
+
+def test_a_classifier_made_from_it_says_so_and_what_was_gained_once_more(hardened, dataset, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    dataset.save_to_disk(tmp_path / "colours")
+    arguments = HardeningArguments(str(hardened[0]), str(tmp_path / "colours"), attacks="l4a", attack_settings=FEW)
+    harden(arguments, settings(tmp_path / "classifier", defence="universal"))
+    record = TrainingRecord.load(tmp_path / "classifier/training.json")
+    assert record.base_model["hardened"] is True
+    assert "It was hardened before, as its card says." in (tmp_path / "classifier/README.md").read_text()
+    [gain] = [words for words in caplog.messages if words.startswith("What the defence universal gains")]
+    assert f'over a plain fine-tune of "{hardened[0]}", which was hardened before: clean ' in gain
 
 
 def test_what_a_hardening_gains_over_a_plain_fine_tune_of_a_hardened_encoder_is_said(caplog):
