@@ -381,6 +381,8 @@ def goals(sections: Iterable[list[dict]]) -> list[list[str]]:
         told, downstream, rows = found[0]["setting"], found[0]["downstream"], used(found)
         tunes = [way for way, origin in rows if origin == HARDENED and way.startswith("fine-tune all:")]
         ways = {"probe": "linear probe", "fine-tune": tunes[0] if tunes else None}
+        if not {(ways["probe"], each) for each in (PUBLIC, HARDENED)} <= rows.keys():
+            continue  # of a command that goes on
         before, after = (mean(row[CLEAN] for row in rows[ways["probe"], each]) for each in (PUBLIC, HARDENED))
         cells = [bold(f"{after - before:+.1f}", after - before < (SAME if downstream == told["dataset"] else OTHER))]
         for way, each in product(ATTACKED, (PUBLIC, HARDENED)):
@@ -388,7 +390,7 @@ def goals(sections: Iterable[list[dict]]) -> list[list[str]]:
             cells.append(bold(f"{mean(lost):+.1f}", mean(lost) < ATTACKED[way]) if lost else "-")
         epochs = mean(line["epochs"] for line in found)
         encoder = f"{told['encoder']}, {told['steps']} steps on {told['dataset']}"
-        table.append([encoder, downstream, *cells, bold(f"{epochs:.1f}", round(epochs, 1) > LONGEST)])
+        table.append([encoder, downstream, *cells, bold(f"{epochs:.1f}", epochs > LONGEST)])
     return table
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/photographs.py mobilenet-v1-0.25-128 animals22
 
+of folders with these names, that hold an encoder of ImageNet and photographs in a folder for each kind of animal. It
 trains the undefended and the hardened model as the rows `none` and `universal` of the animals in defences.md, unless
 defences.py has left them in `--models`, and attacks both with the images that it held out. Draws photographs.png, with
 the perturbation that is worst for the hardened model, and prints a Markdown table.

@@ -116,7 +116,7 @@ def test_rows_of_other_settings_stand_apart(defences):
         {"a": [0]},
     ]
     (_, rows), _ = sections
-    assert defences.ratio(rows["a"], "step_seconds") == "2.33"  # (3 + 4) / (1 + 2)
+    assert defences.ratio(rows["a"], "step_seconds") == 7 / 3  # (3 + 4) / (1 + 2)
     assert defences.cell([75.0, 100.0]) == "87.5 ± 158.8"
     assert defences.cell([50.0]) == "50.0"
     assert defences.cell([None]) == "-"
@@ -138,13 +138,19 @@ def test_what_was_not_reached_is_bold(defences):
         "none": [line(0, 80, 10, 50, 1.0), line(1, 90, 10, 50, 1.0)],
         "universal": [line(0, 80, 75, 72, 2.0), line(1, 88, 85, 79, 2.5)],
     }
-    sections = [(told, rows), ({**told, "training": {"dataset": "digits"}}, rows)]
+    without = {"title": "nothing by the default", "training": {"dataset": "digits"}}
+    digits = {"title": "digits", "training": {"dataset": "digits"}}
+    of_digits = {"none": rows["none"], "universal-n-fgsm": [line(1, 89, 85, 79, 2.0)]}
+    sections = [(told, rows), (without, rows), (digits, of_digits)]
     heads, *found = defences.goals(sections)
     assert heads[2:] == [
         "clean, beside none (-0.5)",
         *("DAE, mean (-4)", "DAE, worst (-8)", "patch (-8)", "adaptive, worst (-15)", "time of all (2.2)"),
     ]
-    assert found == [["here", "universal", "**-1.0**", "-4.0", "-4.0", "**-8.5**", "-", "**2.25**"]]
+    assert found == [
+        ["here", "universal", "**-1.0**", "-4.0", "-4.0", "**-8.5**", "-", "**2.25**"],
+        ["digits", "universal-n-fgsm", "-1.0", "-4.0", "-4.0", "**-10.0**", "-", "2.00"],
+    ]
 
 
 def test_the_table_is_of_what_was_measured(defences, tmp_path):

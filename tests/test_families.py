@@ -418,16 +418,19 @@ def test_a_hardened_encoder_is_of_the_class_of_the_public_one_with_the_weights_o
     bare.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     if code is not None:
-        encoder = AutoModel.from_pretrained(tmp_path, **ways_to_load(tmp_path, code)["options"]).eval()
+        ways = ways_to_load(tmp_path, code)
+        _, reads = blocks(filled("load_encoder.md", model_name="it", **ways), "python")
+        here = {"encoder": AutoModel.from_pretrained(tmp_path, **ways["options"]).eval(), "image": None}
         with torch.no_grad():
-            outputs = getattr(encoder, "vision_model", encoder)(pixel_values=pixel_values)
-            found = eval(code, {"outputs": outputs, "torch": torch})
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+            exec(reads, here | {"processor": lambda *_, **__: {"pixel_values": pixel_values}}, here)
+        torch.testing.assert_close(here["features"], expected, rtol=1e-3, atol=1e-4)
     again = AutoModel.from_pretrained(tmp_path)
     own_class = MODEL_MAPPING[type(AutoConfig.from_pretrained(folder))]
     assert name.startswith("siglip2") or type(again) is own_class  # of which a tower is hardened
     with torch.no_grad():
-        found = PixelModel(*loaded(tmp_path, name)).eval().features(images)
+        used = PixelModel(*loaded(tmp_path, name)).eval()
+        found = used.features(images)
+    assert used.image_size == seen.image_size
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     for each, tensor in again.state_dict().items():
         assert not each.startswith("text_model") or torch.equal(tensor, original.state_dict()[each])
@@ -448,33 +451,41 @@ builtins.__import__ = without
 import torch
 
 found = {}
-for folder, code in json.loads(sys.argv[1]).items():
-    here = {}
-    exec(code, here)
-    inputs = here["processor"](torch.zeros(3, 32, 32, dtype=torch.uint8), return_tensors="pt")
-    outputs = here["encoder"].eval()(**inputs)
-    pooled = outputs.get("pooler_output") is not None
-    found[folder] = [type(here["encoder"]).__name__, outputs[0].ndim, "classifier" in here, pooled]
+for folder, blocks in json.loads(sys.argv[1]).items():
+    here = {"image": torch.zeros(3, 32, 32, dtype=torch.uint8)}
+    for code in blocks:
+        exec(code, here)
+    features = here["features"].shape if "features" in here else []
+    found[folder] = [type(here["encoder"]).__name__, "classifier" in here, [*features]]
 print(json.dumps(found))
 """
 
 
 def test_a_clean_process_loads_hardened_encoders_as_their_cards_say(processes, public, tmp_path):
     loads, expected = {}, {}
-    for name, code, found in (
-        ("vit", "outputs.last_hidden_state[:, 0]", ["ViTModel", 3, True, True]),
-        ("mae", "outputs.last_hidden_state[:, 0]", ["ViTMAEModel", 3, False, False]),
-        ("dinov3_vit", "outputs.pooler_output.flatten(1)", ["DINOv3ViTModel", 3, False, True]),
-        ("data2vec", "outputs.pooler_output.flatten(1)", ["Data2VecVisionModel", 3, True, True]),
-        ("resnet, cifar stem", None, ["ResNetModel", 4, True, True]),
+    for name, class_name, has_classifier in (
+        ("vit", "ViTModel", True),
+        ("mae", "ViTMAEModel", False),
+        ("dinov2", "Dinov2Model", True),
+        ("dinov3_vit", "DINOv3ViTModel", False),
+        ("data2vec", "Data2VecVisionModel", True),
+        ("clip", "CLIPModel", True),
+        ("resnet, cifar stem", "ResNetModel", True),
     ):
         folder = tmp_path / name.replace(", ", "-")
         model, processor = loaded(public(name)[1], name)
-        bare = load_bare_encoder(model, str(public(name)[1]), PixelModel(model, processor).image_size)
+        seen = PixelModel(model, processor).eval()
+        bare = load_bare_encoder(model, str(public(name)[1]), seen.image_size)
         bare.save_pretrained(folder)
         processor.save_pretrained(folder)
-        [lines] = blocks(filled("load_encoder.md", model_name=str(folder), **ways_to_load(folder, code)), "python")
-        loads[str(folder)], expected[str(folder)] = lines, found
+        with torch.no_grad():
+            pixel_values = seen.to_pixel_values(torch.rand(1, 3, *seen.image_size))
+            features = seen.features(seen.to_images(pixel_values))
+            code = name_of_features(bare, pixel_values, features)
+        loads[str(folder)] = blocks(
+            filled("load_encoder.md", model_name=str(folder), **ways_to_load(folder, code)), "python"
+        )
+        expected[str(folder)] = [class_name, has_classifier, [*features.shape] if code else []]
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     answer = processes.run([sys.executable, "-c", LOADING, json.dumps(loads)], cwd=tmp_path, env=environment)
     assert answer.returncode == 0, answer.stderr[-2000:]

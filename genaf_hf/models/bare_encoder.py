@@ -67,6 +67,7 @@ def load_bare_encoder(
         bare.config.num_labels = 2  # the default, which tells nothing of the old classes
     bare = with_image_size(bare.eval(), size, **pooling)
     take_weights(bare, classifier)
+    bare.config.__dict__.pop("pretrained_cfg", None)  # of timm's, which would go before the image processor beside it
     return bare
 
 

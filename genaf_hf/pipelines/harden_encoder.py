@@ -280,7 +280,7 @@ def load_encoder_images(arguments: EncoderArguments, token: str | None) -> Datas
 
 
 def tell_features(bare: PreTrainedModel, public: PixelModel) -> str | None:
-    """Which output of the encoder is hardened, as code that reads it; None where it is none alone. The log says it.
+    """Which of the encoder's outputs are hardened, as `name_of_features` tells it; the log says it.
 
     Raises:
         UserError: when features are no numbers that can be compared.

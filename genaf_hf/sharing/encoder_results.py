@@ -73,7 +73,6 @@ def write_encoder_results(
         "encoder_card.md",
         model_name=model_name,
         encoder_class=encoder_class,
-        features=features,
         **ways_to_load(folder, features),
         record=record,
         reports=reports,
@@ -93,15 +92,19 @@ def ways_to_load(folder: str | Path, features: str | None) -> dict[str, Any]:
         folder: that holds its configuration.
         features: code that reads them of `outputs`.
     """
-    config, options = AutoConfig.from_pretrained(folder), {}
+    config = AutoConfig.from_pretrained(folder)
+    options, why = {}, ""
     if hasattr(config, "mask_ratio"):
-        options["mask_ratio"] = 0.0  # else patches are hidden
+        options, why = {"mask_ratio": 0.0}, "else it hides patches from itself"
     if "pooler_output" in (features or ""):
         pooling = signature(MODEL_MAPPING[type(config)]).parameters.get("add_pooling_layer")
         if pooling is not None and not pooling.default:
-            options["add_pooling_layer"] = True
+            options, why = {"add_pooling_layer": True}, "whose output is hardened"
     return {
         "own_class": config.architectures == [OWN_CLASS],
         "has_classifier": type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
         "options": options,
+        "why": why,
+        "called": "encoder.vision_model" if hasattr(config, "vision_config") else "encoder",
+        "features": features,
     }

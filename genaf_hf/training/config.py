@@ -63,7 +63,7 @@ class GenAFConfig(CheckedArguments):
     )
     num_train_epochs: float | None = field(
         default=None,
-        metadata={"help": "Epochs of stage 1; default 3, without labels 1, and as many as make 1,000 steps."},
+        metadata={"help": "Epochs of stage 1; default 3, of harden-encoder 1, more where that is too few steps."},
     )
     layer_decay: float = field(
         default=1.0,

@@ -58,7 +58,7 @@ from genaf_hf.values.device import sent
 logger = logging.getLogger(__name__)
 
 STAGES = (STANDARD_FINETUNE, ADVERSARIAL_FINETUNE, LINEAR_PROBE, ADAPT)
-LEAST_EPOCHS, UNLABELLED_EPOCHS, LEAST_STEPS = 3, 1, 1000  # of a stage whose length nobody named
+LABELLED, UNLABELLED = (3, 1000), (1, 600)  # epochs and steps, at least, of a training whose length nobody named
 
 
 class GenAFTrainer(SharingTrainer):
@@ -350,7 +350,8 @@ class GenAFTrainer(SharingTrainer):
             self.args.num_train_epochs = whole_run.adapt_epochs
             self.args.max_steps = whole_run.adapt_max_steps
         elif self.args.num_train_epochs is None:
-            self.args.num_train_epochs = float(max(self._epochs, math.ceil(LEAST_STEPS / self._steps_per_epoch())))
+            epochs, steps = self._least
+            self.args.num_train_epochs = float(max(epochs, math.ceil(steps / self._steps_per_epoch())))
         if self.args.logging_strategy == IntervalStrategy.STEPS and self.args.logging_steps > 1:
             self.args.logging_steps = min(self.args.logging_steps, self._steps_per_epoch())
         best_by = (self.args.metric_for_best_model or "").removeprefix("eval_")
@@ -378,9 +379,9 @@ class GenAFTrainer(SharingTrainer):
             return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
     @property
-    def _epochs(self) -> int:
-        """Those of a stage 1 whose length nobody named, where these are steps enough."""
-        return LEAST_EPOCHS if self.labelled else UNLABELLED_EPOCHS
+    def _least(self) -> tuple[int, int]:
+        """Epochs and steps of a stage 1 whose length nobody named, whichever are more."""
+        return LABELLED if self.labelled else UNLABELLED
 
     def _steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch; all of a stage where the images have no length."""
@@ -407,7 +408,7 @@ class GenAFTrainer(SharingTrainer):
         check_training_images(
             args,
             self.train_dataset,
-            epochs=args.adapt_epochs if of_stage_2 else args.num_train_epochs or self._epochs,
+            epochs=args.adapt_epochs if of_stage_2 else args.num_train_epochs or self._least[0],
             max_steps=args.adapt_max_steps if of_stage_2 else args.max_steps,
         )
         check_early_stopping(args, self.callback_handler.callbacks)

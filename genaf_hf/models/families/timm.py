@@ -35,7 +35,6 @@ def resized(model: Any, size: tuple[int, int]) -> Any:
     config = copy.deepcopy(model.config)
     settings = encoder_part(config)
     settings.model_args = {**(settings.model_args or {}), "img_size": list(size)}
-    settings.__dict__.pop("pretrained_cfg", None)  # which tells how to make images of the old size
     try:
         inner(model).set_input_size(img_size=size)
         made = type(model)(config).to(model.dtype)
