@@ -241,7 +241,8 @@ def test_encoders_of_photographs_are_defended_against_universal_perturbations_an
 def test_those_of_the_digits_are_defended_against_attacks_on_each_image_too(name):
     _, config = parse_arguments(TYPES, None, [name, *NAMED])
     assert (config.defence, config.clean_share, config.adapt_epochs) == ("universal-n-fgsm", 0.25, 0)
-    assert config.make_defence().settings["per_image_eps"] == 0.2
+    settings = config.make_defence().settings
+    assert (settings["per_image_eps"], settings["patch_share"]) == (0.2, 0)
 
 
 @pytest.mark.parametrize("of_file", [True, False])

@@ -295,7 +295,7 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
         ),
         (
             {"defence": "universal-n-fgsm", "defence_settings": {"per_image_share": 2}},
-            r"share of an adversary is 2, expected one in \[0, 1\]",
+            r"per_image_share is 2, expected a share in \[0, 1\]",
         ),
         ({"defence": "awp", "eps": 0.0}, "eps is 0.0, expected"),
         ({"defence": "mart", "defence_settings": {"beta": 0}}, "beta is 0, expected a positive number"),
@@ -314,9 +314,12 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
             {"defence": "universal-n-fgsm", "defence_settings": {"per_image_eps": "4/"}},
             'per_image_eps is "4/", expected a number such as 0.03 or 8/255',
         ),
-        (
-            {"defence": "universal-n-fgsm", "defence_settings": {"per_image_eps": 0}},
-            "per_image_eps is 0, expected a positive number",
+        *(
+            (
+                {"defence": "universal-n-fgsm", "defence_settings": {"per_image_eps": eps}},
+                rf"per_image_eps is {eps}, expected a value in \(0, 1\]",
+            )
+            for eps in (0, 10)
         ),
         ({"defence": "n-fgsm", "defence_settings": {"step": 0}}, "step is 0, expected a positive multiple of eps"),
         ({"defence": "n-fgsm", "defence_settings": {"noise": -1}}, "noise is -1, expected a positive multiple of eps"),

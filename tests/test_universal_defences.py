@@ -16,6 +16,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from genaf_hf import PixelModel, UniversalPatch, UniversalPerturbation, evaluate_robustness
 from genaf_hf.attacks import ATTACKS, n_fgsm
+from genaf_hf.attacks.patch import paste
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
 from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
@@ -222,29 +223,35 @@ def test_perturbations_grow_over_the_warm_up_and_stay_within_eps(tmp_path):
     assert state_of(trainer)["live"].abs().max() <= 10 / 255
 
 
-def test_a_mixture_gives_each_image_to_one_of_two_adversaries(tmp_path):
-    settings = {"clean_share": 0, "defence_settings": {**BANK, "per_image_share": 0.5, "per_image_eps": 0.1}}
-    before = state_before(tmp_path / "begun", defence="universal-n-fgsm", **settings)
-    state = {name.removeprefix("first."): each for name, each in before.items()}
+@pytest.mark.parametrize("patch_share", [0, 0.5])
+def test_a_mixture_gives_each_image_to_one_of_its_adversaries(tmp_path, patch_share):
+    mixed = {**BANK, "per_image_share": 0.5, "per_image_eps": 0.1, "patch_share": patch_share, "patch_area": 0.1}
+    settings = {"clean_share": 0, "defence_settings": mixed}
+    state = state_before(tmp_path / "begun", defence="universal-n-fgsm", **settings)
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", defence="universal-n-fgsm", **settings)
 
-    live = state["live"].requires_grad_()
-    shared = clamped(images + torch.cat([live, state["bank"]])[drawn(STEP_SEEDS, 2, 1)])
-    own = n_fgsm(model, images, labels, eps=0.1, seeds=STEP_SEEDS)
-    is_second = torch.from_numpy(mixed_bits(STEP_SEEDS, ADVERSARY) < 2**63).view(-1, 1, 1, 1)
-    assert 6 < is_second.sum() < 18
+    live = state["first.live"].requires_grad_()
+    shared = clamped(images + torch.cat([live, state["first.bank"]])[drawn(STEP_SEEDS, 2, 1)])
+    number = torch.from_numpy(mixed_bits(STEP_SEEDS, ADVERSARY) / 2.0**64).view(-1, 1, 1, 1)
+    patched = patch_share / 2
+    assert (number < patched).sum() == 6 * bool(patch_share)
+    expected = torch.where(number < patched + 0.5, n_fgsm(model, images, labels, eps=0.1, seeds=STEP_SEEDS), shared)
+    if patch_share:
+        patch = state["second.patch"]
+        corners = torch.from_numpy(random_corners(STEP_SEEDS, images.shape[2:], patch.shape[-1]))
+        expected = torch.where(number < patched, paste(images, patch, corners), expected)
     model.zero_grad()
-    check_gradients(gradients, model, F.cross_entropy(model(torch.where(is_second, own, shared)), labels))
+    check_gradients(gradients, model, F.cross_entropy(model(expected), labels))
     moved = (live + 2 / 255 * live.grad.sign()).clamp(-10 / 255, 10 / 255)
     assert torch.equal(trainer.tensors_beside_model()["first.live"].detach(), moved)
     assert [*trainer.defence.attacks()] == ["n-fgsm"]
-    assert [*trainer.defence.perturbations()] == ["live-1", "live-2", "l4a"]
+    assert [*trainer.defence.perturbations()] == ["live-1", "live-2", "l4a"] + ["live-patch"] * bool(patch_share)
 
 
 @pytest.mark.parametrize("share", [0, 1])
 def test_a_mixture_may_be_of_one_adversary_alone(tmp_path, share):
     settings = {"clean_share": 0, "eps": 0.01, "eps_warmup_ratio": 0}
-    mixed = {**BANK, "per_image_share": share, "per_image_eps": 0.01}
+    mixed = {**UNPATCHED, "per_image_share": share, "per_image_eps": 0.01}
     trainer = tiny_trainer(tmp_path / "mixed", defence="universal-n-fgsm", defence_settings=mixed, **settings)
     alone = {"defence": "n-fgsm", "eps": 0.01} if share else {**QUICK, **settings}
     if not share:

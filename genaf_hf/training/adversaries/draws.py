@@ -23,6 +23,11 @@ def mixed_bits(seeds: Sequence[int], draw: int) -> np.ndarray:
     return mixed ^ (mixed >> np.uint64(31))
 
 
+def uniform(seeds: Sequence[int], draw: int) -> np.ndarray:
+    """A number for each seed, drawn evenly from [0, 1)."""
+    return (mixed_bits(seeds, draw) >> np.uint64(11)) * 2.0**-53
+
+
 def below(seeds: Sequence[int], share: float, draw: int) -> np.ndarray:
-    """For which seeds a number drawn evenly from [0, 1) is less than a share."""
-    return (mixed_bits(seeds, draw) >> np.uint64(11)) * 2.0**-53 < share
+    """For which seeds such a number is less than a share."""
+    return uniform(seeds, draw) < share

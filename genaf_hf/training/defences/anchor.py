@@ -63,4 +63,4 @@ def anchor(
         bank_steps=bank_steps,
         of_head=False,
     )
-    return mixed(perturbations, LivePatch(area=patch_area), patch_share), Anchor(clean_share, single_pass)
+    return mixed(perturbations, (LivePatch(area=patch_area), patch_share)), Anchor(clean_share, single_pass)

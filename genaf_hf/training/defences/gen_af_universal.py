@@ -39,5 +39,5 @@ def gen_af_universal(
     perturbations = Universal(
         eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
     )
-    adversary = mixed(perturbations, LivePatch(area=patch_area), patch_share)
+    adversary = mixed(perturbations, (LivePatch(area=patch_area), patch_share))
     return adversary, Genetic(clean_share, genetic_weight, genetic_share, divergence_weight)

@@ -53,5 +53,5 @@ def universal(
     perturbations = Universal(
         eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
     )
-    adversary = mixed(perturbations, LivePatch(area=patch_area), patch_share)
+    adversary = mixed(perturbations, (LivePatch(area=patch_area), patch_share))
     return adversary, CrossEntropy(clean_share, single_pass, divergence_weight)
