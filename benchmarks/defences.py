@@ -51,6 +51,7 @@ from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.runs.journal import Journal, write_whole
 from genaf_hf.sharing.layout import TRAINED_ON
+from genaf_hf.training.adversaries.live_patch import SHARE
 from genaf_hf.training.config import OF_DEFENCE
 from genaf_hf.values.markup import markdown
 from genaf_hf.values.provenance import public_name
@@ -64,6 +65,7 @@ AUTHORS = {"defence": "gen-af", "eps": 0.03, "steps": 10, "step_size": 0.007, "r
 AUTHORS |= {"genetic_weight": 5120, "genetic_share": float("inf"), "clean_share": 0.0, "eps_warmup_ratio": 0.0}
 KNOWN_ROWS = {"gen-af, authors' adversary and loss": AUTHORS}  # 20 in a sum over 256 images is 5120 in a mean over rows
 PANELS = 3  # of the picture, side by side
+LETTER, LINE = 0.3, 1.6  # points of accuracy that a letter is wide, and a label high
 DARK_AND_LIGHT = colormaps["tab20"].colors
 COLORS = [*DARK_AND_LIGHT[::2], *DARK_AND_LIGHT[1::2]]
 INTRODUCTION = """\
@@ -365,6 +367,9 @@ def write(path: Path) -> None:
     compared = {told["title"]: rows for told, rows in sections if told["attacks"][PUBLIC] and len(rows) > 1}
     if compared:
         draw(compared, path.with_suffix(".png"))
+    dials = {told["title"]: rows for told, rows in sections if len(dial_of(rows)) > 2}
+    if dials:
+        draw_dial(*next(iter(dials.items())), path.with_name(f"{path.name}_pgd.png"))
 
 
 def goals(sections: list[tuple[dict, dict[str, list[dict]]]]) -> list[list[str]]:
@@ -497,6 +502,37 @@ def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
         axes.axline((50, 50), slope=1, color="#bbbbbb", linewidth=1, linestyle="--")
         axes.set(xlabel="clean accuracy, %", ylabel="under DAEs, %: mean (dot), worst (triangle)", title=title)
         axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def dial_of(rows: dict[str, list[dict]]) -> list[str]:
+    """The rows that differ in the dial alone, in its order."""
+    shares = {
+        name: found[0]["row"]["settings"]["per_image_share"]
+        for name, found in rows.items()
+        if found[0]["row"]["defence"] == "universal-n-fgsm" and found[0]["row"]["settings"]["patch_share"] == SHARE
+    }
+    return sorted(shares, key=lambda name: shares[name])
+
+
+def draw_dial(title: str, rows: dict[str, list[dict]], path: Path) -> None:
+    """Clean accuracy against that under the section's first attack on each image, the dial's rows joined by a line."""
+    attack = next(iter(next(iter(rows.values()))[0]["attacks"][IMAGEWISE]))
+    of = {CLEAN: SUMMARY[CLEAN], attack: partial(accuracy, kind=IMAGEWISE, attack=attack)}
+    at = {name: [mean(map(each, found)) for each in of.values()] for name, found in rows.items()}
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*(at[name] for name in dial_of(rows)), strict=True), color="#888888", linewidth=1)
+    labels: list[tuple[float, float, float]] = []
+    for name, (x, y) in sorted(at.items(), key=lambda each: -each[1][1]):
+        axes.plot(x, y, "o", color="#1f77b4" if name in dial_of(rows) else "#d62728")
+        line, end = y, x + LETTER * len(name)
+        while any(abs(line - other) < LINE and x < stop and start < end for start, stop, other in labels):
+            line -= LINE / 4
+        labels.append((x, end, line))
+        axes.annotate(f"  {name}", (x, line), va="center", fontsize=8)
+    axes.margins(x=0.35, y=0.1)
+    axes.set(xlabel="clean accuracy, %", ylabel=f"under {attack}, %", title=title)
     figure.savefig(path, dpi=110)
 
 
