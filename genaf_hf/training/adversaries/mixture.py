@@ -32,10 +32,10 @@ class Mixture(Adversary):
 
     def __init__(self, first: Adversary, *others: tuple[Adversary, float]):
         shares = [share for _, share in others]
-        for share in (*shares, sum(shares)):
+        for share in (*shares, round(sum(shares), 9)):
             if not is_number(share) or not 0 <= share <= 1:
                 raise UserError(f"The share of an adversary is {share}, expected one in [0, 1].")
-        self.parts = dict(zip(NAMES, (first, *(each for each, _ in others)), strict=False))
+        self.parts = {NAMES[i]: each for i, each in enumerate((first, *(each for each, _ in others)))}
         self.bounds = np.cumsum(shares)
         super().__init__(**first.settings)
 
