@@ -21,6 +21,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
 from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
+from genaf_hf.training.adversaries.mixture import Mixture
 from genaf_hf.training.adversaries.universal import Universal, drawn, move_by_sign
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
@@ -260,6 +261,13 @@ def test_a_mixture_may_be_of_one_adversary_alone(tmp_path, share):
     for each in (trainer, other):
         each.adversarial_finetune()
     torch.testing.assert_close(copied_weights(trainer.model), copied_weights(other.model), rtol=0, atol=0)
+
+
+def test_shares_of_a_mixture_are_of_one_whole():
+    one = LivePatch(area=0.1)
+    assert {*Mixture(one, (one, 0.9), (one, 1 - 0.9)).parts} == {"first", "second", "third"}  # but for rounding
+    with pytest.raises(UserError, match=r"share of an adversary is 1.2, expected one in \[0, 1\]"):
+        Mixture(one, (one, 0.6), (one, 0.6))
 
 
 def test_what_is_drawn_for_an_image_has_its_share_and_does_not_depend_on_what_else_is_drawn():
