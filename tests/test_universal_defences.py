@@ -236,6 +236,7 @@ def test_a_mixture_gives_each_image_to_one_of_its_adversaries(tmp_path, patch_sh
     number = torch.from_numpy(mixed_bits(STEP_SEEDS, ADVERSARY) / 2.0**64).view(-1, 1, 1, 1)
     patched = patch_share / 2
     assert (number < patched).sum() == 6 * bool(patch_share)
+    assert 6 < (number < patched + 0.5).sum() - (number < patched).sum() < 18
     expected = torch.where(number < patched + 0.5, n_fgsm(model, images, labels, eps=0.1, seeds=STEP_SEEDS), shared)
     if patch_share:
         patch = state["second.patch"]
