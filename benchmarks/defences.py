@@ -359,7 +359,10 @@ def sections_of(found: list[dict]) -> list[tuple[dict, dict[str, list[dict]]]]:
 
 
 def write(path: Path) -> None:
-    """Table and picture of all that was found: a section for each setting, a panel for each that has several rows."""
+    """Table and pictures of all that was found: a section for each setting, a panel for each that has several rows.
+
+    A picture of its own has the dial of `universal-n-fgsm`, in the first setting of which it was turned.
+    """
     sections = sections_of(lines(path.with_suffix(".jsonl")))
     text = ["# What each defence costs and what it buys\n", INTRODUCTION, "## What was to be reached\n", GOALS_TOLD]
     text += [markdown(goals(sections)), *(section(*each) for each in sections)]
@@ -367,9 +370,9 @@ def write(path: Path) -> None:
     compared = {told["title"]: rows for told, rows in sections if told["attacks"][PUBLIC] and len(rows) > 1}
     if compared:
         draw(compared, path.with_suffix(".png"))
-    dials = {told["title"]: rows for told, rows in sections if len(dial_of(rows)) > 2}
+    dials = [(told["title"], rows) for told, rows in sections if len(dial_of(rows)) > 2]
     if dials:
-        draw_dial(*next(iter(dials.items())), path.with_name(f"{path.name}_pgd.png"))
+        draw_dial(*dials[0], path.with_name(f"{path.name}_pgd.png"))
 
 
 def goals(sections: list[tuple[dict, dict[str, list[dict]]]]) -> list[list[str]]:
@@ -379,7 +382,9 @@ def goals(sections: list[tuple[dict, dict[str, list[dict]]]]) -> list[list[str]]
     heads = [f"{head} ({goal:g})" for head, goal in zip(heads, GOALS.values(), strict=True)]
     table = [["setting", "default", *heads, f"time of all ({LONGEST:g})"]]
     for told, rows in sections:
-        default = "universal-n-fgsm" if told["training"]["dataset"] == "digits" else "universal"
+        default, least = "universal", GOALS
+        if told["training"]["dataset"] == "digits":
+            default, least = "universal-n-fgsm", GOALS | OF_DIGITS
         if not {default, NONE} <= rows.keys():
             continue
         found, plain = rows[default], {line["seed"]: line for line in rows[NONE]}
@@ -387,7 +392,6 @@ def goals(sections: list[tuple[dict, dict[str, list[dict]]]]) -> list[list[str]]
         points = [[SUMMARY[clean](line) - SUMMARY[clean](plain[line["seed"]]) for line in common]]
         for of in attacked:
             points.append([at - SUMMARY[clean](line) for line in found if (at := SUMMARY[of](line)) is not None])
-        least = GOALS | (OF_DIGITS if told["training"]["dataset"] == "digits" else {})
         cells = [
             bold(f"{mean(each):+.1f}", mean(each) < goal) if each else "-"
             for each, goal in zip(points, least.values(), strict=True)
@@ -520,12 +524,13 @@ def draw_dial(title: str, rows: dict[str, list[dict]], path: Path) -> None:
     attack = next(iter(next(iter(rows.values()))[0]["attacks"][IMAGEWISE]))
     of = {CLEAN: SUMMARY[CLEAN], attack: partial(accuracy, kind=IMAGEWISE, attack=attack)}
     at = {name: [mean(map(each, found)) for each in of.values()] for name, found in rows.items()}
+    dial = dial_of(rows)
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*zip(*(at[name] for name in dial_of(rows)), strict=True), color="#888888", linewidth=1)
+    axes.plot(*zip(*(at[name] for name in dial), strict=True), color="#888888", linewidth=1)
     labels: list[tuple[float, float, float]] = []
     for name, (x, y) in sorted(at.items(), key=lambda each: -each[1][1]):
-        axes.plot(x, y, "o", color="#1f77b4" if name in dial_of(rows) else "#d62728")
+        axes.plot(x, y, "o", color="#1f77b4" if name in dial else "#d62728")
         line, end = y, x + LETTER * len(name)
         while any(abs(line - other) < LINE and x < stop and start < end for start, stop, other in labels):
             line -= LINE / 4

@@ -261,14 +261,20 @@ def check_attack_settings(*, eps: float, steps: int, step_size: float, norm: str
         raise UserError(f'norm is "{norm}", expected one of {", ".join(NORMS)}.')
     if not isinstance(eps, int | float) or isinstance(eps, bool):
         raise UserError(f'eps is "{eps}", expected a number.')
-    if norm == "linf" and not 0 < eps <= 1:
-        raise UserError(f"eps is {eps}, expected a value in (0, 1]: it is in pixel units, for example 8/255.")
+    if norm == "linf":
+        check_linf("eps", eps)
     if norm == "l2" and not 0 < eps < float("inf"):
         raise UserError(f"eps is {eps}, expected a positive length in pixel units, for example 0.5.")
     if not is_whole(steps) or steps < 1:
         raise UserError(f"steps is {steps}, expected a whole number, at least 1.")
     if not is_number(step_size) or step_size <= 0:
         raise UserError(f"step_size is {step_size}, expected a positive length in pixel units, for example eps / 4.")
+
+
+def check_linf(name: str, eps: float) -> None:
+    """Refuses what is no radius of a ball in L-inf; the `UserError` names the setting."""
+    if not is_number(eps) or not 0 < eps <= 1:
+        raise UserError(f"{name} is {eps}, expected a value in (0, 1]: it is in pixel units, for example 8/255.")
 
 
 def check_restarts(restarts: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.ascent import EPS
-from genaf_hf.errors import UserError
+from genaf_hf.attacks.pgd import check_linf
 from genaf_hf.training.adversaries.adversary import Adversary
 from genaf_hf.training.adversaries.live_patch import AREA, SHARE, LivePatch
 from genaf_hf.training.adversaries.mixture import mixed
@@ -13,7 +13,7 @@ from genaf_hf.training.adversaries.universal import BANK, Universal
 from genaf_hf.training.defences import universal
 from genaf_hf.training.defences.registry import register_defence
 from genaf_hf.training.objectives.cross_entropy import CrossEntropy
-from genaf_hf.values.numbers import check_share, is_number
+from genaf_hf.values.numbers import check_share
 
 CITATION = f"{universal.CITATION}\n\n{ATTACKS['n-fgsm'].citation}"
 
@@ -45,10 +45,7 @@ def universal_n_fgsm(
     as large a share as `patch_share` says gets a live patch. A step takes 1 + (1 - clean_share) * per_image_share times
     as long as one of plain fine-tuning.
     """
-    if not is_number(per_image_eps) or not 0 < per_image_eps <= 1:
-        raise UserError(
-            f"per_image_eps is {per_image_eps}, expected a value in (0, 1]: it is in pixel units, for example 4/255."
-        )
+    check_linf("per_image_eps", per_image_eps)
     for name, share in (("per_image_share", per_image_share), ("patch_share", patch_share)):
         check_share(name, share)
     shared = Universal(
