@@ -29,7 +29,7 @@ from statistics import mean
 
 import torch
 from datasets import Dataset
-from defences import PATCH, bold, cell
+from defence_tables import PATCH, bold, cell
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments, default_data_collator, set_seed

@@ -13,7 +13,8 @@ import logging
 from pathlib import Path
 
 import torch
-from defences import NONE, configured, described_training, parsed_arguments, trained_once
+from defence_tables import NONE
+from defences import configured, described_training, parsed_arguments, trained_once
 
 from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
 from genaf_hf.attacks import ATTACKS

@@ -14,6 +14,11 @@ def defences():
     return benchmark_module("defences")
 
 
+@pytest.fixture(scope="module")
+def tables():
+    return benchmark_module("defence_tables")
+
+
 @pytest.fixture
 def run(defences, encoders, dataset, tmp_path):
     """Runs the benchmark into a folder and gives the lines that it left there."""
@@ -86,7 +91,7 @@ def test_killed_and_started_again_it_finds_the_same(run, defences, monkeypatch, 
     assert (tmp_path / "killed/found.png").stat().st_size > 0
 
 
-def test_rows_of_other_settings_stand_apart(defences):
+def test_rows_of_other_settings_stand_apart(defences, tables):
     def line(row, seed, steps, right):
         setting = {
             "title": "here",
@@ -110,19 +115,19 @@ def test_rows_of_other_settings_stand_apart(defences):
 
     old, new, none = {"name": "a", "settings": 1}, {"name": "a", "settings": 2}, {"name": "none"}
     found = [line(none, 0, 5, 1), line(old, 0, 5, 2), line(new, 1, 5, 3), line(new, 2, 5, 4), line(old, 0, 6, 1)]
-    sections = defences.sections_of(found)
+    sections = tables.sections_of(found)
     assert [{name: [each["seed"] for each in lines] for name, lines in rows.items()} for _, rows in sections] == [
         {"none": [0], "a": [1, 2]},
         {"a": [0]},
     ]
     (_, rows), _ = sections
-    assert defences.ratio(rows["a"], "step_seconds") == 7 / 3  # (3 + 4) / (1 + 2)
-    assert defences.cell([75.0, 100.0]) == "87.5 ± 158.8"
-    assert defences.cell([50.0]) == "50.0"
-    assert defences.cell([None]) == "-"
+    assert tables.ratio(rows["a"], "step_seconds") == 7 / 3  # (3 + 4) / (1 + 2)
+    assert tables.cell([75.0, 100.0]) == "87.5 ± 158.8"
+    assert tables.cell([50.0]) == "50.0"
+    assert tables.cell([None]) == "-"
 
 
-def test_what_was_not_reached_is_bold(defences):
+def test_what_was_not_reached_is_bold(tables):
     def line(seed, clean, l4a, patch, seconds):
         attacks = {"public": {"l4a": [l4a, 100], "advencoder-pat": [patch, 100]}}
         return {
@@ -142,7 +147,7 @@ def test_what_was_not_reached_is_bold(defences):
     digits = {"title": "digits", "training": {"dataset": "digits"}}
     of_digits = {"none": rows["none"], "universal-n-fgsm": [line(1, 89, 85, 79, 2.0)]}
     sections = [(told, rows), (without, rows), (digits, of_digits)]
-    heads, *found = defences.goals(sections)
+    heads, *found = tables.goals(sections)
     assert heads[2:] == [
         "clean, beside none (-0.5)",
         *("DAE, mean (-4)", "DAE, worst (-8)", "patch (-8)", "adaptive, worst (-15)", "time of all (2.2)"),
@@ -153,7 +158,7 @@ def test_what_was_not_reached_is_bold(defences):
     ]
 
 
-def test_the_table_is_of_what_was_measured(defences, tmp_path):
+def test_the_table_is_of_what_was_measured(tables, tmp_path):
     shutil.copy(BENCHMARKS / "defences.jsonl", tmp_path)
-    defences.write(tmp_path / "defences")
+    tables.write(tmp_path / "defences")
     assert (tmp_path / "defences.md").read_text() == (BENCHMARKS / "defences.md").read_text()
