@@ -290,6 +290,10 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
             r"class_share is 2, expected a share",
         ),
         (
+            {"defence": "universal", "defence_settings": {"divergence_temperature": 0}},
+            "divergence_temperature is 0, expected more than 0",
+        ),
+        (
             {"defence": "universal", "defence_settings": {"single_pass": True}},
             "divergence_weight is 0.5, but single_pass is True.* set divergence_weight to 0",
         ),

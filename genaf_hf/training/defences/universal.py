@@ -39,6 +39,7 @@ def universal(
     patch_area: float = AREA,
     single_pass: bool = False,
     divergence_weight: float = 0.5,
+    divergence_temperature: float = 1.0,
 ) -> tuple[Adversary, CrossEntropy]:
     """Cross-entropy on clean images and on images under perturbations that many share, answered alike.
 
@@ -54,4 +55,4 @@ def universal(
         eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
     )
     adversary = mixed(perturbations, (LivePatch(area=patch_area), patch_share))
-    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight)
+    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight, divergence_temperature)
