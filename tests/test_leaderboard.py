@@ -446,9 +446,11 @@ def test_a_leaderboard_is_written_over_an_earlier_one(leaderboard, tmp_path):
 # ---- from a Hub ----
 
 
-def publish(hub: LocalHub, name: str, report: RobustnessReport, index=None, access="public", **files: bytes) -> None:
+def publish(
+    hub: LocalHub, name: str, report: RobustnessReport, index=None, access="public", tags=(), **files: bytes
+) -> None:
     """Puts a model with a card and a report onto a Hub."""
-    head = {"tags": ["genaf"], "base_model": "someone/encoder", "model-index": index or model_index(report)}
+    head = {"tags": ["genaf", *tags], "base_model": "someone/encoder", "model-index": index or model_index(report)}
     card = f"---\n{yaml.safe_dump(head)}---\n# Model\n".encode()
     hub.add("models", name, access).add_commit("main", {"README.md": card, "report.json": report.to_json().encode()})
     hub.repositories["models", name].files().update(files)
@@ -461,7 +463,8 @@ def hub():
         publish(hub, "someone/secret", make_report(), access="private")
         publish(hub, "other/gated", make_report(pgd=51), access="gated")
         publish(hub, "other/forged", make_report(pgd=52), index=model_index(make_report(pgd=99)))
-        publish(hub, "other/empty", make_report(), index=[{"name": "x", "results": []}])
+        nothing = [{"name": "x", "results": []}]
+        publish(hub, "other/empty", make_report(), index=nothing, tags=["hardened-encoder"])
         hub.add("models", "other/untagged")
         yield hub
 
@@ -487,6 +490,7 @@ def test_models_with_the_tag_are_collected_as_anybody_sees_them(board, hub):
     assert board["endpoint"] == hub.endpoint
     assert {each["model"] for each in board["entries"]} == {"someone/hardened", "other/gated", "other/forged"}
     assert board["left_out"] == [{"model": "other/empty", "reason": "its card has no results"}]
+    assert board["hardened_encoders"] == ["other/empty"]
 
 
 def test_what_the_report_confirms_is_said_to_be_checked(board, hub):

@@ -69,11 +69,13 @@ MODELS = [
 def folder(tmp_path_factory):
     """A function that writes a leaderboard and returns the address of its page."""
 
-    def make(entries, left_out=()) -> str:
+    def make(entries, left_out=(), hardened=()) -> str:
         place = tmp_path_factory.mktemp("board")
         checked = check(entries, None)
         models = len({each.model for each in checked})
-        write(Leaderboard("the tag genaf", HUB, "2026-01-02T00:00:00", models, checked, list(left_out)), place)
+        write(
+            Leaderboard("the tag genaf", HUB, "2026-01-02T00:00:00", models, checked, [*left_out], [*hardened]), place
+        )
         return (place / "index.html").as_uri()
 
     return make
@@ -84,13 +86,13 @@ def page(browser, folder):
     """A function that opens a page, which must not ask for anything nor report any error."""
     opened = []
 
-    def show(entries=MODELS, left_out=(), width=1300):
+    def show(entries=MODELS, left_out=(), hardened=(), width=1300):
         page = browser.new_page(viewport={"width": width, "height": 800})
         trouble = []
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("console", lambda message: trouble.append(message.text))
         page.on("dialog", lambda dialog: trouble.append(dialog.message))
-        address = folder(entries, left_out)
+        address = folder(entries, left_out, hardened)
         page.on("request", lambda request: request.url == address or trouble.append(request.url))
         page.goto(address)
         opened.append((page, trouble))
@@ -131,11 +133,16 @@ def front(page) -> list[str]:
 
 def test_encoders_and_classifiers_stand_apart_and_a_classifier_names_the_hardened_encoder_it_came_from(page):
     encoder = [replace(each, kind="encoder") for each in results("lab/encoder", 99, pgd=(99, 0.03137))]
-    made_of_it = [replace(each, base_model="lab/encoder") for each in results("lab/z", 60, pgd=(20, 0.03137))]
-    shown = page([*MODELS, *encoder, *made_of_it])
+    encoders = {"lab/y": "lab/unlabelled", "lab/z": "lab/encoder"}  # the first is without a result
+    made_of_them = [
+        replace(each, base_model=base)
+        for name, base in encoders.items()
+        for each in results(name, 60, pgd=(20, 0.03137))
+    ]
+    shown = page([*MODELS, *encoder, *made_of_them], hardened=encoders.values())
     assert "lab/encoder" not in column(shown, "Model")
     assert front(shown) == ["lab/a", "lab/b", "lab/c"]
-    assert shown.get_by_text("ViT, hardened").count() == 1
+    assert shown.get_by_text("ViT, hardened").count() == 2
     shown.select_option("#kind", label="encoder, by a linear probe")
     assert column(shown, "Model") == ["lab/encoder"]
 

@@ -175,6 +175,7 @@ class Leaderboard:
         models: how many were found.
         entries: one per result.
         left_out: results and models without one.
+        hardened_encoders: ids of the models that are encoders hardened without labels, with results or without.
     """
 
     source: str
@@ -183,6 +184,12 @@ class Leaderboard:
     models: int
     entries: list[Entry]
     left_out: list[LeftOut] = field(default_factory=list)
+    hardened_encoders: list[str] = field(default_factory=list)
+
+
+def is_hardened_encoder(info: ModelInfo) -> bool:
+    """Whether a model's tags say that it is an encoder that was hardened without labels."""
+    return HARDENED_ENCODER_TAG in (info.tags or ())
 
 
 def read_card(info: ModelInfo) -> tuple[list[Entry], list[LeftOut]]:
@@ -240,7 +247,7 @@ def to_entry(info: ModelInfo, result: EvalResult) -> Entry:
         commit=text(info.sha),
         last_modified=info.last_modified.isoformat() if info.last_modified else "",
         base_model=base_model(info),
-        kind="encoder" if HARDENED_ENCODER_TAG in (info.tags or ()) else "classifier",
+        kind="encoder" if is_hardened_encoder(info) else "classifier",
         dataset=text(result.dataset_name),
         config=text(result.dataset_config),
         split=text(result.dataset_split),

@@ -31,7 +31,7 @@ const images = (entry) => [entry.dataset, entry.config, entry.split].filter(Bool
 const keyOf = (entry) => JSON.stringify([entry.model, images(entry), entry.revision]);
 const cleanOf = new Map(entries.filter((each) => each.attack === "clean").map((each) => [keyOf(each), each]));
 const attacked = new Set(entries.filter((each) => each.attack !== "clean").map(keyOf));
-const hardened = new Set(entries.filter((each) => each.kind === "encoder").map((each) => each.model));
+const hardened = new Set(data.hardened_encoders);
 const allModels = new Set(entries.map((each) => each.model)).size;
 const WORST = "worst attack";
 const EVERY = "every attack";
