@@ -48,6 +48,9 @@ def universal(
     Perturbations of one image alone, such as PGD's, are not withstood. As large a share of the attacked images as
     `patch_share` says gets a live patch in place of a perturbation.
 
+    A `divergence_temperature` above 1, and labels that are smoothed, withstand longer attacks on the model itself, for
+    clean accuracy.
+
     A step takes about twice as long as one of plain fine-tuning; with `single_pass`, where a share of each batch stays
     clean and the rest is attacked, as long. It takes a `divergence_weight` of 0, since no image is answered twice.
     """

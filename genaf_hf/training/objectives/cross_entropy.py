@@ -73,8 +73,7 @@ class CrossEntropy(Objective):
             terms["clean_loss"] = clean_loss
         if self.divergence_weight > 0:
             t = self.divergence_temperature
-            terms["divergence_loss"] = (
-                self.divergence_weight * t**2 * divergence(own.clean.detach() / t, own.attacked / t)
-            )
+            apart = t**2 * divergence(own.clean.detach() / t, own.attacked / t)
+            terms["divergence_loss"] = self.divergence_weight * apart
             loss = loss + terms["divergence_loss"]
         return Loss(loss, terms=terms)
