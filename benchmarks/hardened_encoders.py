@@ -389,9 +389,16 @@ def goals(sections: Iterable[list[dict]]) -> list[list[str]]:
             lost = [row[f"worst, {each}"] - row[CLEAN] for row in rows.get((ways[way], HARDENED), ())]
             cells.append(bold(f"{mean(lost):+.1f}", mean(lost) < ATTACKED[way]) if lost else "-")
         epochs = mean(line["epochs"] for line in found)
-        encoder = f"{told['encoder']}, {told['steps']} steps on {told['dataset']}"
+        encoder = f"{told['encoder']}, {told['steps']} steps on {told['dataset']}{alone(told)}"
         table.append([encoder, downstream, *cells, bold(f"{epochs:.1f}", epochs > LONGEST)])
     return table
+
+
+def alone(told: dict) -> str:
+    """What tells apart a section of a single attack, which is made longer there."""
+    settings = json.loads(told["attack_settings"] or "{}")
+    several = "," in told["attacks"] or "steps" not in settings
+    return "" if several else f", attacked by {settings['steps']:,} steps of {told['attacks']}"
 
 
 def section(found: list[dict]) -> str:
@@ -404,7 +411,7 @@ def section(found: list[dict]) -> str:
         table.append([f"{way}, {origin}", str(len(each)), *accuracies])
     drift, seconds, epochs = (mean(line[name] for line in by_seed.values()) for name in ("drift", "seconds", "epochs"))
     settings = ", ".join(f"{name} {value}" for name, value in told.items() if name not in ("encoder", "dataset"))
-    hardened = f"{told['encoder']}, hardened on {told['dataset']} in {told['steps']} steps"
+    hardened = f"{told['encoder']}, hardened on {told['dataset']} in {told['steps']} steps{alone(told)}"
     return (
         f"## {hardened}, used on {first['downstream']}\n\n"
         f"Seed {', '.join(map(str, by_seed))}; {settings}. Drift {drift:.3f}; {epochs:.1f} epochs, {seconds:.0f} s.\n\n"
