@@ -13,7 +13,8 @@ from tqdm.contrib.concurrent import thread_map
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.leaderboard.check import Report, check, is_path
-from genaf_hf.leaderboard.entries import Leaderboard, is_hardened_encoder, read_card, text
+from genaf_hf.leaderboard.entries import Leaderboard, read_card, text
+from genaf_hf.sharing.existing_card import names_hardened_encoder
 
 EXPAND = ["lastModified", "model-index", "sha", "tags"]
 LARGEST_REPORT = 2 * 2**20
@@ -51,7 +52,7 @@ def collect(tag: str = "genaf", models: Sequence[str] = (), *, verify_reports: b
         models=len(found),
         entries=check(entries, fetch_reports(list(cited)) if verify_reports else None),
         left_out=[each for _, left_out in cards for each in left_out],
-        hardened_encoders=[info.id for info in found if is_hardened_encoder(info)],
+        hardened_encoders=[info.id for info in found if names_hardened_encoder(info.tags)],
     )
 
 

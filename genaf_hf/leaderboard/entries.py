@@ -11,7 +11,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK
 from genaf_hf.sharing.eval_results import CLEAN_METRIC, ROBUST_METRIC
-from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
+from genaf_hf.sharing.existing_card import names_hardened_encoder
 from genaf_hf.values.markup import one_line
 
 MOST_RESULTS = 200  # of one card; a report has one for each attack
@@ -187,11 +187,6 @@ class Leaderboard:
     hardened_encoders: list[str] = field(default_factory=list)
 
 
-def is_hardened_encoder(info: ModelInfo) -> bool:
-    """Whether a model's tags say that it is an encoder that was hardened without labels."""
-    return HARDENED_ENCODER_TAG in (info.tags or ())
-
-
 def read_card(info: ModelInfo) -> tuple[list[Entry], list[LeftOut]]:
     """The entries of a model by its `model-index`, each result for itself."""
     entries, left_out = [], []
@@ -247,7 +242,7 @@ def to_entry(info: ModelInfo, result: EvalResult) -> Entry:
         commit=text(info.sha),
         last_modified=info.last_modified.isoformat() if info.last_modified else "",
         base_model=base_model(info),
-        kind="encoder" if is_hardened_encoder(info) else "classifier",
+        kind="encoder" if names_hardened_encoder(info.tags) else "classifier",
         dataset=text(result.dataset_name),
         config=text(result.dataset_config),
         split=text(result.dataset_split),

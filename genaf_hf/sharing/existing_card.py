@@ -59,7 +59,11 @@ def is_hardened_encoder(
     model_name_or_path: str, *, revision: str | None = None, token: str | bool | None = None
 ) -> bool:
     """Whether a model's card says that it is an encoder that was hardened here."""
-    tags = told_by_card(model_name_or_path, "tags", revision=revision, token=token)
+    return names_hardened_encoder(told_by_card(model_name_or_path, "tags", revision=revision, token=token))
+
+
+def names_hardened_encoder(tags: object) -> bool:
+    """Whether the tags of a model, None where it has none, say that it is an encoder that was hardened here."""
     return isinstance(tags, list) and HARDENED_ENCODER_TAG in tags
 
 
