@@ -74,7 +74,7 @@ DEFENCES = {
     "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, **HALF}},
     "universal-n-fgsm": {"defence": "universal-n-fgsm", "defence_settings": {**BANK, "per_image_eps": 0.01}},
     "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": {**BANK, "live": None, "class_share": 0.5}},
-    "anchor": {"defence": "anchor", "defence_settings": UNLABELLED},
+    "anchor": {"defence": "anchor", "defence_settings": UNLABELLED, "adapt_max_steps": -1},
 }
 
 

@@ -45,7 +45,8 @@ def moved(model: PixelModel) -> PixelModel:
 
 
 def test_features_are_not_held_to_another_encoder_when_a_training_goes_on(tmp_path):
-    settings = {"defence": "anchor", "defence_settings": BANK, "save_strategy": "steps", "save_steps": 2}
+    settings = {"defence": "anchor", "defence_settings": BANK, "adapt_max_steps": -1}
+    settings |= {"save_strategy": "steps", "save_steps": 2}
     whole = tiny_trainer(tmp_path, **settings)
     whole.train()
     checkpoint = tmp_path / "adversarial_finetune/checkpoint-2"
@@ -96,6 +97,15 @@ def test_features_of_clean_and_attacked_images_are_pulled_to_the_public_encoders
     assert [log["attacked_drift"], log["clean_drift"]] == pytest.approx([each.item() for each in terms])
     assert not {"clean_accuracy", "robust_accuracy"} & log.keys()
     assert torch.equal(trainer.model.classifier.weight, model.model.classifier.weight)
+
+
+@pytest.mark.parametrize("method", ["train", "standard_finetune", "adapt"])
+def test_a_stage_that_trains_on_labels_is_refused_before_any_step(tmp_path, method):
+    trainer = tiny_trainer(tmp_path, defence="anchor", adapt_max_steps=2)
+    trainer.redundant_layers = [next(name for name, _ in trainer.model.named_parameters())]
+    with pytest.raises(UserError, match=r"^The stage \w+ trains on labels, but the defence anchor reads none"):
+        getattr(trainer, method)()
+    assert trainer.state.global_step == 0
 
 
 def test_labels_that_are_there_are_not_read(tmp_path):

@@ -22,8 +22,11 @@ from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
+from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
 from genaf_hf.training.adversaries.weight_pgd import WeightPGD
+from genaf_hf.training.defences.registry import KnownDefence
+from genaf_hf.training.objectives.cross_entropy import CrossEntropy
 from genaf_hf.training.objectives.mart import log_of_all_but_the_largest_wrong
 
 pytestmark = [pytest.mark.slow(reason="trains by every defence"), pytest.mark.usefixtures("quick_checks")]
@@ -214,7 +217,8 @@ def test_resumed_is_uninterrupted_with_the_state_to_the_bit(tmp_path, name):
     settings = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 2, "images": 24, **DEFENCES[name]}
     whole = tiny_trainer(tmp_path, **settings)
     whole.train()
-    for checkpoint in ("adversarial_finetune/checkpoint-2", "adversarial_finetune/checkpoint-5", "adapt/checkpoint-4"):
+    checkpoints = ["adversarial_finetune/checkpoint-2", "adversarial_finetune/checkpoint-5"]
+    for checkpoint in (*checkpoints, *(["adapt/checkpoint-4"] if whole.defence.reads_labels else [])):
         again = tiny_trainer(tmp_path, **settings)
         again.train(resume_from_checkpoint=tmp_path / checkpoint)
         torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
@@ -367,6 +371,22 @@ def test_a_run_of_another_defence_is_not_gone_on_with(tmp_path):
         tiny_trainer(tmp_path, **settings, defence="trades").train(resume_from_checkpoint=True)
     with pytest.raises(UserError, match=r"checkpoint-5 is of the defence pgd-at .*'eps': 0.0156.* expected pgd-at"):
         tiny_trainer(tmp_path, **settings, defence="pgd-at", eps=0.1).train(resume_from_checkpoint=True)
+
+
+def test_a_baseline_is_not_gone_on_with_under_another_defence_either(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2}
+    tiny_trainer(tmp_path, **settings, defence="pgd-at").standard_finetune()
+    with pytest.raises(UserError, match=r"checkpoint-5 is of the defence pgd-at with .*, expected none with"):
+        tiny_trainer(tmp_path, **settings, defence="none").train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "alone"), [((None, CrossEntropy(1.0)), "objective"), ((PGD(eps=0.1, steps=1), None), "adversary")]
+)
+def test_an_adversary_without_an_objective_or_the_other_way_round_is_refused(found, alone):
+    half = KnownDefence("half", lambda: found, "Half", None, adapts=False, head_alone=False)
+    with pytest.raises(UserError, match=f"^The defence half has an {alone} alone, expected an adversary and an obj"):
+        half.configure()
 
 
 def test_a_defence_is_registered_once_and_takes_its_settings_by_name():

@@ -172,6 +172,20 @@ def test_each_class_has_a_live_perturbation_or_shares_one_where_that_is_asked_fo
     torch.testing.assert_close(attacked, (images + live[labels % made]).clamp(0, 1), rtol=0, atol=0)
 
 
+def test_live_perturbations_that_no_class_would_be_given_are_refused():
+    model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=2)), PROCESSOR)
+    for share in (None, 1.0):
+        with pytest.raises(
+            UserError, match=r"^live is 3, but there are 2 classes, each of which is given its own, .* to 2"
+        ):
+            Universal(eps=0.1, class_share=share, live=3).begin(
+                model, lambda count: (torch.rand(2, 3, SIDE, SIDE), torch.arange(2)), 0
+            )
+    any_of_three = Universal(eps=0.1, class_share=0, live=3)
+    any_of_three.begin(model, lambda count: (torch.rand(2, 3, SIDE, SIDE), torch.arange(2)), 0)
+    assert len(any_of_three.state["live"]) == 3
+
+
 def test_a_class_that_a_sample_lacks_has_a_live_perturbation_of_its_own():
     adversary = Universal(eps=0.1, class_share=1)
     model = PixelModel(ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=5)), PROCESSOR)
@@ -382,7 +396,7 @@ def test_perturbations_that_a_model_was_trained_on_lie_beside_it_and_are_told(tm
 
 
 def test_more_live_perturbations_than_images_in_an_update_are_refused_before_training(tmp_path):
-    settings = {**QUICK, "defence_settings": {"bank": [], "live": 9}}
+    settings = {**QUICK, "defence_settings": {"bank": [], "live": 9, "class_share": 0}}
     with pytest.raises(UserError, match=r"live is 9, but an update is of 8 image\(s\)"):
         tiny_trainer(tmp_path, **settings).train()
     twice = tiny_trainer(tmp_path, gradient_accumulation_steps=2, max_steps=1, **settings)

@@ -223,8 +223,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
 def check_training(config: GenAFConfig) -> None:
     """Refuses a training of an encoder alone that needs labels or a head; the `UserError` names the setting."""
     refuse_resume_flag(config)
-    objective = config.make_defence().objective
-    if objective is None or objective.reads_labels:
+    if config.make_defence().reads_labels:
         raise UserError(
             f"defence is {config.defence}, which reads labels, but an encoder is hardened without: choose anchor, or "
             "harden a classifier by genaf-hf harden."

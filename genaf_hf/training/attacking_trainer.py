@@ -60,11 +60,6 @@ class AttackingTrainer(ResumableTrainer):
         self._right: dict[str, list[Tensor]] = {}
         self._answers: list[Tensor] = []
 
-    @property
-    def labelled(self) -> bool:
-        """Whether labels are read in training, which have to be there then."""
-        return self.defence.objective is None or self.defence.objective.reads_labels
-
     # ---- crafting ----
 
     def pixel_model(self, model: nn.Module) -> PixelModel:
@@ -121,13 +116,13 @@ class AttackingTrainer(ResumableTrainer):
                 f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
                 "length or no rows by number: use one that has them."
             )
-        clustered = not self.labelled and self.defence.objective.reads_features
+        clustered = not self.defence.reads_labels and self.defence.objective.reads_features
         finds = clustered and self.pseudo_labels.centers is None
         rows = max(count, CLUSTERED) if finds else count
         model, batches = self.pixel_model(self.model), [*self.samples(rows, "Reading images to craft on")]
         images = torch.cat([model.to_images(batch["pixel_values"]) for batch in batches])
         if not clustered:
-            return images, torch.cat([batch["labels"] for batch in batches]) if self.labelled else None
+            return images, torch.cat([batch["labels"] for batch in batches]) if self.defence.reads_labels else None
         features = torch.cat([self.public_features(batch["pixel_values"]) for batch in batches])
         if finds:
             self.pseudo_labels.fit(features, self.args.seed)

@@ -115,7 +115,7 @@ class GenAFTrainer(SharingTrainer):
         self.redundant_layers: list[str] | None = None
         self._waiting: list[MicroBatch] = []
         self._accumulated: list[Logits] = []
-        if not self.labelled:  # nothing trains the head then, which several processes would wait for
+        if not self.defence.reads_labels:  # nothing trains the head then, which several processes would wait for
             head_of(self.model).requires_grad_(False)
 
     # ---- the method ----
@@ -126,6 +126,8 @@ class GenAFTrainer(SharingTrainer):
         warn_of_raw_images(self.train_dataset, self.data_collator, pixel_statistics(self.processing_class)[0])
         checkpoint = self._find_checkpoint(resume_from_checkpoint, self.stage_1, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
+        if adapts:
+            self._check_training(ADAPT)
         if adapts and not has_rows(self.train_dataset):
             raise UserError(
                 "train_dataset has no length or no rows by number, but layers are assessed on a sample of it: use one "
@@ -231,7 +233,7 @@ class GenAFTrainer(SharingTrainer):
 
         attacked, objective = micro_batch.attacked, self.defence.objective
         stays_clean = self._stays_clean(inputs, micro_batch)
-        labels = inputs["labels"] if self.labelled else None
+        labels = inputs["labels"] if self.defence.reads_labels else None
         public = self.public_features(inputs["pixel_values"]) if objective.reads_features else None
         inputs = {**inputs, "labels": self.labels_to_attack(inputs, public)}
         if attacked is None:
@@ -381,7 +383,7 @@ class GenAFTrainer(SharingTrainer):
     @property
     def _least(self) -> tuple[int, int]:
         """Epochs and steps of a stage 1 whose length nobody named, whichever are more."""
-        return LABELLED if self.labelled else UNLABELLED
+        return LABELLED if self.defence.reads_labels else UNLABELLED
 
     def _steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch; all of a stage where the images have no length."""
@@ -405,6 +407,11 @@ class GenAFTrainer(SharingTrainer):
     def _check_training(self, stage: str) -> None:
         """Refuses a stage that cannot be trained; the `UserError` says why."""
         args, of_stage_2 = self.args, stage == ADAPT
+        if not self.defence.reads_labels and stage != self.stage_1:
+            raise UserError(
+                f"The stage {stage} trains on labels, but the defence {args.defence} reads none and leaves the head as "
+                "it is: choose a defence for classifiers, such as universal, or none."
+            )
         check_training_images(
             args,
             self.train_dataset,
@@ -418,7 +425,7 @@ class GenAFTrainer(SharingTrainer):
         with self.accelerator.autocast():
             for name in ("train_dataset", "eval_dataset"):
                 if (dataset := getattr(self, name)) is not None:
-                    check_rows(args, name, dataset, self.data_collator, self.model, labelled=self.labelled)
+                    check_rows(args, name, dataset, self.data_collator, self.model, labelled=self.defence.reads_labels)
 
     def _history_of_stage_1(self) -> list[dict]:
         """What stage 1 logged, where only stage 2 is gone on with; refuses one of another length (`UserError`)."""
@@ -446,8 +453,7 @@ class GenAFTrainer(SharingTrainer):
                 f"{checkpoint} is of the stage {checkpoint.parent.name}, expected one of {' or '.join(stages)}: "
                 "weights, optimizer and step of another stage are not gone on with."
             )
-        if checkpoint.parent.name != STANDARD_FINETUNE:
-            self.check_defence_of(checkpoint)
+        self.check_defence_of(checkpoint)
         return checkpoint
 
     @property

@@ -99,6 +99,11 @@ class Universal(Adversary):
         if labels is not None and not self.of_head:
             classes = int(labels.amax()) + 1
         count = self.settings["live"] or (classes if classes <= MOST else FEW)
+        if count > classes and self.settings["class_share"] in (None, 1):
+            raise UserError(
+                f"live is {count}, but there are {classes} classes, each of which is given its own, so that others "
+                f"would never move: lower it to {classes}, or set class_share to 0, so that any image gets any."
+            )
         live = torch.empty(count, *images.shape[1:], dtype=images.dtype)
         live.uniform_(-eps, eps, generator=torch.Generator().manual_seed(seed))
         bank = live.new_empty(0, *images.shape[1:])

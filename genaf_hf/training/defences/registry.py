@@ -41,6 +41,11 @@ class Defence:
         return self.name if self.objective is None else HARDENED
 
     @property
+    def reads_labels(self) -> bool:
+        """Whether labels are read in training, which have to be there then."""
+        return self.objective is None or self.objective.reads_labels
+
+    @property
     def known(self) -> "KnownDefence":
         """What is known of the defence whatever its settings."""
         return DEFENCES[self.name]
@@ -107,7 +112,8 @@ class KnownDefence:
         """The defence with its defaults, changed by `settings`; with a state of its own.
 
         Raises:
-            UserError: for a setting that it does not have, listing those it has, or a value out of its range.
+            UserError: for a setting that it does not have, listing those it has, a value out of its range, or an
+                adversary without an objective or the other way round.
         """
         if unknown := [name for name in settings if name not in self.defaults]:
             known = ", ".join(self.defaults) or "none"
@@ -117,6 +123,11 @@ class KnownDefence:
         checked = {name: setting(name, value, hints.get(name)) for name, value in finite.items()}
         settings = {**self.defaults, **settings, **checked}
         adversary, objective = self.function(**settings)
+        if (adversary is None) != (objective is None):
+            raise UserError(
+                f"The defence {self.name} has an {'objective' if adversary is None else 'adversary'} alone, expected "
+                "an adversary and an objective, or None for both to train on clean images by the model's own loss."
+            )
         if adversary is not None:  # which knows what a default follows from
             settings |= {name: adversary.settings[name] for name in settings.keys() & adversary.settings.keys()}
         return Defence(self.name, settings, adversary, objective)
