@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from genaf_hf import GenAFConfig
 from genaf_hf.adapter_search.arguments import AdapterSearchArguments
 from genaf_hf.cli.command_line import parse_arguments
-from genaf_hf.cli.main import run
+from genaf_hf.cli.main import check_processes, run
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.demo.arguments import DemoArguments
 from genaf_hf.errors import UserError
@@ -541,3 +542,14 @@ def test_what_an_output_cannot_show_is_escaped(monkeypatch):
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, "ascii", write_through=True))
     run(lambda: print("\u732b"))
     assert shown.getvalue() == b"\\u732b\n"
+
+
+@pytest.mark.parametrize("words", [["--hub_token", "hf_secret"], ["--storage", "postgresql://me:secret@host/db"]])
+def test_a_command_that_is_told_back_has_no_secret_in_it(monkeypatch, words):
+    monkeypatch.setattr("genaf_hf.cli.main.lost_processes", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["genaf-hf", "harden", "--seed", "1"])
+    with pytest.raises(UserError, match=r"torchrun --nproc_per_node 2 -m genaf_hf.cli harden --seed 1 --use_cpu$"):
+        check_processes()
+    monkeypatch.setattr(sys, "argv", ["genaf-hf", "harden", *words])
+    with pytest.raises(UserError, match=r"torchrun --nproc_per_node 2 -m genaf_hf.cli \.\.\. --use_cpu$"):
+        check_processes()

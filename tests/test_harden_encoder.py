@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 import shutil
 from collections import Counter
@@ -11,21 +12,25 @@ from pathlib import Path
 import pytest
 import torch
 from cards import blocks, make_report
-from conftest import CLASSES, SIDE, colored_images
+from conftest import CLASSES, SIDE, TINY_VIT, colored_images
 from datasets import ClassLabel
 from huggingface_hub import ModelCard, ModelInfo
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from PIL import Image
+from public_encoders import PROCESSOR
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
     ViTImageProcessor,
     pipeline,
 )
 
 from genaf_hf import GenAFConfig, PixelModel, RobustnessReport, UniversalPerturbation, load_encoder, with_pixel_values
+from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.cli.harden_encoder import TYPES, main
@@ -409,6 +414,14 @@ def test_a_head_is_dropped_and_small_images_are_enlarged_which_is_said(
     assert "ResNetForImageClassification reads, outputs.pooler_output.flatten(1) of a ResNetModel" in found
 
 
+def test_two_heads_are_dropped_which_is_said(unlabelled, tmp_path, monkeypatch, caplog):
+    DeiTForImageClassificationWithTeacher(DeiTConfig(**TINY_VIT, num_labels=3)).save_pretrained(tmp_path / "deit")
+    PROCESSOR.save_pretrained(tmp_path / "deit")
+    arguments = EncoderArguments(str(tmp_path / "deit"), str(unlabelled), attacks="l4a", attack_settings=FEW)
+    found = said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))
+    assert "is a classifier, a DeiTForImageClassificationWithTeacher: its head is dropped" in found
+
+
 def test_a_classifier_of_our_own_class_loses_head_and_labels(encoders, unlabelled, tmp_path, monkeypatch, caplog):
     model, processor = load_encoder(encoders["dino"], ["blue", "green", "red"], head="mlp", pooling="mean")
     for each in (model, processor):
@@ -433,6 +446,30 @@ def test_an_encoder_that_is_hardened_already_is_known(hardened, unlabelled, tmp_
     with pytest.raises(UserError, match="has images but no class folders"):
         harden(HardeningArguments(str(hardened[0]), str(unlabelled), attacks="l4a"), config)
     assert f'"{hardened[0]}" is an encoder that is hardened already' in caplog.text
+
+
+def test_an_encoder_made_from_it_says_so_and_what_of_its_features_is_hardened(hardened, unlabelled, tmp_path):
+    arguments = EncoderArguments(str(hardened[0]), str(unlabelled), attacks="l4a", attack_settings=FEW, pooling="mean")
+    harden_encoder(arguments, settings(tmp_path / "twice", max_steps=1))
+    assert TrainingRecord.load(tmp_path / "twice/training.json").base_model["hardened"] is True
+    card = (tmp_path / "twice/README.md").read_text()
+    assert "It was hardened before, as its card says." in card
+    assert "twice --pooling mean --defence none" in card
+    assert 'load_encoder("twice", ["cat", "dog"], pooling="mean")' in card
+    assert "AutoModelForImageClassification" not in card
+    assert ATTACKS["l4a"].citation in card
+
+
+def test_images_of_a_task_that_the_encoder_is_hardened_on_are_said(encoders, dataset, tmp_path, monkeypatch, caplog):
+    dataset.save_to_disk(tmp_path / "task")
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate([*dataset["test"]["image"], *colored_images(30, 0)["image"]]):
+        image.save(tmp_path / f"images/{number:02}.png")
+    task, few = str(tmp_path / "task"), {"attacks": "l4a", "attack_settings": FEW}
+    arguments = EncoderArguments(encoders["dino"], str(tmp_path / "images"), probe_datasets=[task], **few)
+    found = said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))
+    [told] = re.findall(rf'(\d+) of 18 test images of "{task}" are among the images to train on too', found)
+    assert int(told) > 9  # the others were held out
 
 
 def test_a_classifier_made_from_it_says_so_and_what_was_gained_once_more(hardened, dataset, tmp_path, caplog):

@@ -63,10 +63,10 @@ def test_images_that_were_trained_on_are_counted_and_refused(digests, data):
 
 def test_duplicates_within_the_dataset_are_said_and_not_refused_later(digests, caplog):
     doubled = {"train": digests["train"], "test": [*digests["test"], digests["train"][3]]}
-    warn_of_duplicates(digests)
+    warn_of_duplicates(digests, "photos")
     assert not caplog.messages
-    warn_of_duplicates(doubled)
-    assert caplog.messages == ["1 of 7 test images are among the images to train on too"]
+    warn_of_duplicates(doubled, "photos")
+    assert caplog.messages == ['1 of 7 test images of "photos" are among the images to train on too']
     check_not_trained_on(images_of_record(doubled, CHOICES), doubled["test"], "model", "photos")
 
 

@@ -111,7 +111,8 @@ def check_processes() -> None:
     """Refuses to work alone where several processes were asked for; the `UserError` says how to get them."""
     if lost_processes():
         cpu = [] if any(word.startswith(("--use_cpu", "--use-cpu")) for word in sys.argv) else ["--use_cpu"]
-        command = shlex.join(["torchrun", "--nproc_per_node", "2", *program(), *sys.argv[1:], *cpu])
+        words = ["..."] if SECRET.search(shlex.join(sys.argv)) else sys.argv[1:]
+        command = shlex.join(["torchrun", "--nproc_per_node", "2", *program(), *words, *cpu])
         raise UserError(
             "accelerate launch was asked for several processes but started one, as it finds no second GPU: leave out "
             f"--num_processes, or have two on the CPU by {command}"

@@ -75,13 +75,15 @@ def tell_of_head(model_name_or_path: str, config: PreTrainedConfig, bare: PreTra
     """Says that a classifier's head is dropped."""
     logger.warning(
         '"%s" is a classifier, a %s: its head is dropped, and its encoder alone is hardened, a %s.',
-        *(model_name_or_path, config.architectures[0], type(bare).__name__),
+        *(model_name_or_path, (config.architectures or [config.architecture])[0], type(bare).__name__),
     )
 
 
 def is_classifier(config: PreTrainedConfig) -> bool:
-    """Whether the configuration of a checkpoint says that it holds the head of a classifier."""
-    return any(name.endswith("ForImageClassification") for name in config.architectures or ())
+    """Whether the configuration of a checkpoint says that it holds the head of a classifier, or of several."""
+    if config.architectures is None:  # as timm writes its own
+        return hasattr(config, "architecture") and config.num_labels > 0
+    return any("ForImageClassification" in name for name in config.architectures)
 
 
 def take_weights(bare: PreTrainedModel, classifier: PreTrainedModel) -> None:

@@ -19,8 +19,8 @@ SPECIAL_DISTANCES = 3  # of a relative position bias: class token to patch, patc
 def with_image_size(model: PreTrainedModel, size: tuple[int, int], **options) -> PreTrainedModel:
     """The model for images of another size, by position embeddings interpolated as the encoder itself does it.
 
-    A model without position embeddings is given back as it is. Weights other than the position embeddings stay as they
-    are.
+    A model that takes such images as it is, because it has no position embeddings or interpolates them in each pass, as
+    DINOv2 does, is given back as it is. Weights other than the position embeddings stay as they are.
 
     Args:
         model: any image classifier or encoder of `transformers`.
@@ -38,9 +38,12 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int], **options) ->
         return model
     if resized is not None:
         return resized(model, size)
-    if weight_shapes(model, 2 * before[0], options) == weight_shapes(model, before[0], options):
+    try:
         outputs_on_black(model, size)
         return model
+    except UserError:
+        if weight_shapes(model, 2 * before[0], options) == weight_shapes(model, before[0], options):
+            raise
     patch = as_pair(encoder_part(model.config).patch_size)[0]
     if size[0] != size[1] or size[0] < patch:
         raise UserError(
@@ -74,7 +77,7 @@ def outputs_on_black(model: PreTrainedModel, size: tuple[int, int]):
     try:
         with torch.no_grad():
             return model(torch.zeros(1, 3, *size))
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f'The "{encoder_part(model.config).model_type}" encoder does not take an image of {size[0]} x {size[1]} '
             f"pixels ({first_line(error)}): choose another image size or encoder."

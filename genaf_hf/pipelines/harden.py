@@ -104,7 +104,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     of_images = case.record_of_images  # which all processes digest at once
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(of_images))
-        warn_of_duplicates(case.images.digests)
+        warn_of_duplicates(case.images.digests, case.images.name)
     attacker = case.attacker
     try_out(case.attacks, attacker, case.public)
     case.public.cpu()  # while others are trained

@@ -39,6 +39,7 @@ from genaf_hf.pipelines.hardening import (
     write_attacked,
 )
 from genaf_hf.pipelines.probed_tasks import attack_probes, attack_tasks, contents, load_tasks, try_out_on_tasks
+from genaf_hf.pipelines.trained_images import warn_of_duplicates
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
 from genaf_hf.sharing.existing_card import is_hardened_encoder
@@ -180,9 +181,11 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     case = EncoderExperiment.load(arguments, config)
     config.make_defence().check(case.encoder, images_of_update(config, case.data["train"]))
     features = tell_features(case.bare, case.public)
+    hub = {"revision": arguments.model_revision, "token": config.hub_token}
+    hardened_before = tell_of_encoder(arguments.model_name_or_path, **hub)
     if PartialState().is_main_process:
         tell_of_images(case)
-        tell_of_encoder(arguments.model_name_or_path, revision=arguments.model_revision, token=config.hub_token)
+        tell_of_duplicates(case)
     attacker = case.attacker
     try_out(case.attacks_on_images, attacker, case.public)
     try_out_on_tasks(case.tasks, case.attacks, case.public)
@@ -204,6 +207,8 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
                 write_attacked(run.folder, case, models, reports[REPORT], threats)
             command = run.command("harden-encoder", repeated(case, record))
             record = replace(record, data=case.record_of_images, command=command)
+            if hardened_before:
+                record = replace(record, base_model={**record.base_model, "hardened": True})
             write_encoder_results(
                 run.folder,
                 drifts,
@@ -212,6 +217,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
                 model_name=model_name,
                 encoder_class=type(case.bare).__name__,
                 features=features,
+                pooling=arguments.pooling,
             )
             if case.labelled:
                 track_results(reports[REPORT], record, config)
@@ -313,14 +319,23 @@ def tell_of_images(case: EncoderExperiment) -> None:
         )
 
 
-def tell_of_encoder(model_name_or_path: str, **hub) -> None:
-    """Says so where an encoder is hardened already."""
-    if is_hardened_encoder(model_name_or_path, **hub):
+def tell_of_duplicates(case: EncoderExperiment) -> None:
+    """Says so where images that are reported, or a task's, are among those that the encoder is hardened on."""
+    trained_on = case.images.digests["train"]
+    for each in (case.images, *case.tasks):
+        warn_of_duplicates({"train": trained_on, "test": each.digests["test"]}, each.name)
+
+
+def tell_of_encoder(model_name_or_path: str, **hub) -> bool:
+    """Whether an encoder is hardened already, which the log then says."""
+    found = PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub)
+    if found:
         logger.warning(
             '"%s" is hardened already, as its card says: the features that are kept are those of the hardened one, and '
             "move once more away from those of the encoder that it was made from.",
             model_name_or_path,
         )
+    return found
 
 
 def train(case: EncoderExperiment, run: Run) -> tuple[PixelModel, TrainingRecord]:

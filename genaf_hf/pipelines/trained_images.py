@@ -30,15 +30,17 @@ def recalled(word: str) -> list[str]:
     return [word[start : start + DIGEST_CHARACTERS] for start in range(0, len(word), DIGEST_CHARACTERS)]
 
 
-def warn_of_duplicates(digests: Mapping[str, Sequence[str]]) -> None:
+def warn_of_duplicates(digests: Mapping[str, Sequence[str]], name: str) -> None:
     """Says when images stand in the split to train on and in the one to report: an accuracy on these says nothing.
 
     Args:
         digests: as `split_digests` gives them.
+        name: of the latter's images.
     """
     trained = set(digests["train"])
     if found := sum(each in trained for each in digests["test"]):
-        logger.warning("%d of %d test images are among the images to train on too", found, len(digests["test"]))
+        said = '%d of %d test images of "%s" are among the images to train on too'
+        logger.warning(said, found, len(digests["test"]), name)
 
 
 def images_of_record(digests: Mapping[str, Sequence[str]], choices: Mapping) -> dict:

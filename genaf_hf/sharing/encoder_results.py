@@ -19,7 +19,7 @@ from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG
 from genaf_hf.sharing.figures import draw_drift
 from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import CARD, DRIFT, DRIFT_DRAWN, PICTURES, REPORT
-from genaf_hf.sharing.model_card import OWN_CLASS, TAGS, bibliography, citations, filled, pictures_in
+from genaf_hf.sharing.model_card import OWN_CLASS, TAGS, citations, filled, pictures_in
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.sharing.result_folder import write_record, write_report
 from genaf_hf.values.markup import plain
@@ -34,6 +34,7 @@ def write_encoder_results(
     model_name: str,
     encoder_class: str,
     features: str | None,
+    pooling: str | None = None,
 ) -> None:
     """Drift, reports and record with their pictures, and the card.
 
@@ -45,6 +46,7 @@ def write_encoder_results(
         model_name: Hub id or folder name under which it is loaded.
         encoder_class: of `transformers`.
         features: code that reads them of `outputs`; None where there is none.
+        pooling: that was asked for; None where the features are those that a head of `transformers` reads.
     """
     folder = Path(folder)
     write_whole(folder / DRIFT, json.dumps([asdict(each) for each in drifts], indent=2) + "\n")
@@ -68,29 +70,29 @@ def write_encoder_results(
         model_name=model_name,
         eval_results=[*chain.from_iterable(told)] or None,
     )
-    cited = (citations(each, record) for each in reports.values())
     content = filled(
         "encoder_card.md",
         model_name=model_name,
         encoder_class=encoder_class,
-        **ways_to_load(folder, features),
+        **ways_to_load(folder, features, pooling),
         record=record,
         reports=reports,
         drift_table=drift_table(drifts, plain),
         clean_drift=next(each for each in drifts if (each.model, each.attack) == (subject, CLEAN)),
         drift_count=drifts[0].count,
         pictures={name: words for name, words in PICTURES.items() if name in pictures_in(folder)},
-        citations=bibliography([record.defence["citation"], *chain.from_iterable(cited)]),
+        citations=citations([*drifts, *chain.from_iterable(each.measurements for each in reports.values())], record),
     )
     card(metadata, content).save(folder / CARD)
 
 
-def ways_to_load(folder: str | Path, features: str | None) -> dict[str, Any]:
+def ways_to_load(folder: str | Path, features: str | None, pooling: str | None = None) -> dict[str, Any]:
     """What a card has to know of an encoder to say how it is loaded, as values of `load_encoder.md`.
 
     Args:
         folder: that holds its configuration.
         features: code that reads them of `outputs`.
+        pooling: as for `write_encoder_results`.
     """
     config = AutoConfig.from_pretrained(folder)
     options, why = {}, ""
@@ -102,7 +104,8 @@ def ways_to_load(folder: str | Path, features: str | None) -> dict[str, Any]:
             options, why = {"add_pooling_layer": True}, "whose output is hardened"
     return {
         "own_class": config.architectures == [OWN_CLASS],
-        "has_classifier": type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        "has_classifier": pooling is None and type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        "pooling": pooling,
         "options": options,
         "why": why,
         "called": "encoder.vision_model" if hasattr(config, "vision_config") else "encoder",

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from genaf_hf.attacks import ATTACKS
+from genaf_hf.evaluation.drift import Drift
 from genaf_hf.evaluation.measurement import (
     ANSWERS,
     CLEAN,
@@ -128,7 +129,7 @@ def render(
         folder=folder,
         shown_classes=SHOWN_CLASSES,
         evidence=evidence(report, subject, hardened=is_hardened(record)),
-        citations=citations(report, record),
+        citations=citations(report.measurements, record),
     )
 
 
@@ -170,9 +171,9 @@ def is_crafted_on_encoder(measurement: Measurement) -> bool:
     return measurement.knowledge == PUBLIC_ENCODER and bool(measurement.settings.get("encoder"))
 
 
-def citations(report: RobustnessReport, record: TrainingRecord | None) -> list[str]:
+def citations(measured: Iterable[Measurement | Drift], record: TrainingRecord | None) -> list[str]:
     """BibTeX of the defence, for a model that was hardened, and of each attack that is known by its name."""
-    attacks = [each.settings.get("attack", each.attack).removesuffix(ADAPTIVE) for each in report.measurements]
+    attacks = [each.settings.get("attack", each.attack).removesuffix(ADAPTIVE) for each in measured]
     found = [ATTACKS[name].citation for name in attacks if name in ATTACKS]
     if is_hardened(record):
         found = [record.defence["citation"], *found]
