@@ -99,8 +99,8 @@ def ways_to_load(folder: str | Path, features: str | None, pooling: str | None =
     if hasattr(config, "mask_ratio"):
         options, why = {"mask_ratio": 0.0}, "else it hides patches from itself"
     if "pooler_output" in (features or ""):
-        pooling = signature(MODEL_MAPPING[type(config)]).parameters.get("add_pooling_layer")
-        if pooling is not None and not pooling.default:
+        layer = signature(MODEL_MAPPING[type(config)]).parameters.get("add_pooling_layer")
+        if layer is not None and not layer.default:
             options, why = {"add_pooling_layer": True}, "whose output is hardened"
     return {
         "own_class": config.architectures == [OWN_CLASS],
