@@ -4,9 +4,10 @@ from functools import wraps
 
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.pipelines.audit import audit as audit_of_values
+from genaf_hf.pipelines.audit import audit_again
 from genaf_hf.pipelines.audit_arguments import AuditArguments, audit_as_asked
 
-__all__ = ["audit"]
+__all__ = ["audit", "audit_again"]
 
 
 @wraps(audit_of_values)

@@ -61,7 +61,7 @@ GROUPS = {
     "audit": {
         "Model": f"{MODEL} encoder encoder_revision",
         "Images": f"{IMAGES} test_split limit skip_broken_images",
-        "Attacks": "attacks attack_settings dae_eps eps sweep seed batch_size",
+        "Attacks": "attacks attack_settings perturbations dae_eps eps sweep seed batch_size",
         "Output and Hub": "output_dir answers fail_under under update_card create_pr",
     },
     "evolve": {

@@ -36,7 +36,7 @@ class ExperimentArguments(DatasetArguments):
     attack_settings: dict | str | None = field(
         default=None,
         metadata={
-            "help": f"{SETTINGS_HELP} Eps is 10/255 on the public encoder, and that of training on the model itself."
+            "help": f"{SETTINGS_HELP} Eps is 10/255 of one perturbation for all images, and that of training for single ones."
         },
     )
 

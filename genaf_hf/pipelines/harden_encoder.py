@@ -73,7 +73,9 @@ class EncoderArguments(ExperimentArguments):
     )
     attack_settings: dict | str | None = field(
         default=None,
-        metadata={"help": f"{SETTINGS_HELP} Eps is 10/255 on the public encoder, and 4/255 on the model itself."},
+        metadata={
+            "help": f"{SETTINGS_HELP} Eps is 10/255 of one perturbation for all images, and 4/255 for single ones."
+        },
     )
     probe_datasets: list[str] | None = field(
         default=None,

@@ -15,7 +15,7 @@ from genaf_hf.values.numbers import check_kind, check_share, eps_text, make_plai
 from genaf_hf.values.settings import settings_by_name
 
 ADAPT_EPOCHS = 2.0
-EXAMPLE = '{"beta": 3}'
+EXAMPLE = '{"bank_steps": 150}'
 # Fields that a defence may read, with defaults of its own.
 OF_DEFENCE = ("eps", "steps", "step_size", "norm", "random_start", "genetic_weight", "genetic_share", "clean_share")
 
