@@ -36,8 +36,8 @@ class ExperimentArguments(DatasetArguments):
     attack_settings: dict | str | None = field(
         default=None,
         metadata={
-            "help": f"{SETTINGS_HELP} Eps is 10/255 of one perturbation for all images, and that of training for single "
-            "ones."
+            "help": f"{SETTINGS_HELP} Eps is 10/255 of one perturbation for all images, and that of training for "
+            "single ones."
         },
     )
 
