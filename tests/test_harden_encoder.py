@@ -1,5 +1,6 @@
 """Encoders hardened without labels: what comes out, what is measured, and what is refused or said."""
 
+import copy
 import json
 import logging
 import re
@@ -36,6 +37,7 @@ from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.cli.harden_encoder import TYPES, main
 from genaf_hf.data import ImageSet
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation import drift
 from genaf_hf.evaluation.probing import probed
 from genaf_hf.leaderboard import check
 from genaf_hf.leaderboard.check import Report
@@ -43,6 +45,7 @@ from genaf_hf.leaderboard.entries import read_card
 from genaf_hf.models.bare_encoder import load_bare_encoder
 from genaf_hf.pipelines.harden import HardeningArguments, harden, tell_of_gain
 from genaf_hf.pipelines.harden_encoder import EncoderArguments, harden_encoder, load_encoder_images
+from genaf_hf.runs.journal import Journal
 from genaf_hf.sharing.publishing import why_unreliable
 from genaf_hf.sharing.record import TrainingRecord
 
@@ -299,6 +302,26 @@ def test_an_interrupted_run_goes_on_to_the_same_encoder(encoders, unlabelled, tm
     for name in ("model.safetensors", "drift.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert not (tmp_path / "run/unfinished_run").exists()
+
+
+def test_what_was_measured_of_a_drift_is_measured_once(encoders, dataset, tmp_path, monkeypatch):
+    public, processor = load_encoder(encoders["dino"], CLASSES)
+    other = PixelModel(copy.deepcopy(public), processor).eval()
+    with torch.no_grad():
+        next(other.model.parameters()).add_(0.1)
+    models, journal = {"one": PixelModel(public, processor).eval(), "other": other}, Journal(tmp_path)
+    pixels, calls, measure = with_pixel_values(dataset["test"], processor), [], drift.one_drift
+    monkeypatch.setattr(
+        drift, "one_drift", lambda name, *given, **more: calls.append(name) or measure(name, *given, **more)
+    )
+    found = drift.measure_drift(models, models["one"], pixels, [], journal=journal)
+    assert drift.measure_drift(models, models["one"], pixels, [], journal=journal) == found
+    assert calls == ["one", "other"]
+    assert (found[0].distance == 0) != (found[1].distance == 0)
+    with torch.no_grad():
+        next(other.model.parameters()).add_(0.1)
+    assert drift.measure_drift(models, models["one"], pixels, [], journal=journal)[1] != found[1]
+    assert calls == ["one", "other", "other"]
 
 
 def test_in_bfloat16_the_weights_and_what_is_measured_stay_in_float32(hardened, encoders, unlabelled, tmp_path):

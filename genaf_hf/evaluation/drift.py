@@ -1,7 +1,8 @@
 """How far a hardening, and attacks, move the features of an encoder: what can be told without any label."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object
@@ -11,8 +12,10 @@ from torch.nn import functional as F
 
 from genaf_hf.evaluation.answers import my_batches
 from genaf_hf.evaluation.measurement import CLEAN, norm_and_eps
+from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest
 from genaf_hf.evaluation.threats import Threat
 from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.runs.journal import Journal
 from genaf_hf.values.markup import markdown
 
 TINY = 1e-12
@@ -50,6 +53,7 @@ def measure_drift(
     batch_size: int = 64,
     workers: int = 0,
     seed: int = 0,
+    journal: Journal | None = None,
 ) -> list[Drift]:
     """The drift of each model, clean and under each threat. Works under `accelerate launch`, as an evaluation does.
 
@@ -61,12 +65,21 @@ def measure_drift(
         batch_size: images at a time.
         workers: processes that read them meanwhile, on each process.
         seed: image i of the dataset starts from seed + i.
+        journal: remembers what was measured, so that a killed measurement goes on where it was.
     """
-    return [
-        one_drift(name, model, public, dataset, threat, batch_size=batch_size, workers=workers, seed=seed)
-        for name, model in models.items()
-        for threat in (None, *threats)
-    ]
+    journal, goal = journal or Journal(), encoder_digest(public)
+    reading = {"batch_size": batch_size, "workers": workers, "seed": seed}
+    drifts = []
+    for name, model in models.items():
+        identity = [encoder_digest(model), goal, len(dataset), seed]
+        for threat in (None, *threats):
+            step, of = CLEAN, digest(identity, {})
+            if threat is not None:
+                step, of = threat.name, digest([*identity, threat.settings(name)], threat.tensors(name))
+            measure = partial(one_drift, name, model, public, dataset, threat, **reading)
+            found = journal.once(f"drift.{name}.{step}", lambda measure=measure: asdict(measure()), of=of)
+            drifts.append(Drift(**found))
+    return drifts
 
 
 def one_drift(

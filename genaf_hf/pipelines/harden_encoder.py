@@ -198,7 +198,8 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
         encoders = {UNDEFENDED: case.public.to(config.device), HARDENED: hardened}
         models, reports, threats = attack_features(case, encoders, attacker, run)
         on_features = [each for each in threats if each.universal or "labels" not in each.attack.needs]
-        drifts = measure_drift(models, case.public, case.pixels["test"], on_features, **case.measuring)
+        measuring = {**case.measuring, "journal": run.journal("drift")}
+        drifts = measure_drift(models, case.public, case.pixels["test"], on_features, **measuring)
         reports |= attack_tasks(case.tasks, encoders, case.public, case.attacks, run, **case.measuring)
         if PartialState().is_main_process:
             take_weights(case.bare, hardened.model)
