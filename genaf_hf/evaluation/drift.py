@@ -77,8 +77,7 @@ def measure_drift(
             if threat is not None:
                 step, of = threat.name, digest([*identity, threat.settings(name)], threat.tensors(name))
             measure = partial(one_drift, name, model, public, dataset, threat, **reading)
-            found = journal.once(f"drift.{name}.{step}", lambda measure=measure: asdict(measure()), of=of)
-            drifts.append(Drift(**found))
+            drifts.append(Drift(**journal.once(f"drift.{name}.{step}", measure, of=of)))
     return drifts
 
 
@@ -92,8 +91,8 @@ def one_drift(
     batch_size: int,
     workers: int,
     seed: int,
-) -> Drift:
-    """The drift of one model under one threat; None is clean."""
+) -> dict:
+    """The `Drift` of one model under one threat, as JSON takes it; None is clean."""
     label = CLEAN if threat is None else threat.name
     rows: list[tuple[int, float, float]] = []
     with evaluating(model), evaluating(public):
@@ -109,7 +108,7 @@ def one_drift(
     rows = sorted(gather_object(rows))  # of any number of processes in one order, so that the sums are the same
     knowledge, settings = ("nothing", {}) if threat is None else (threat.knowledge, threat.settings(name))
     distance, cosine = (sum(row[column] for row in rows) / len(rows) for column in (1, 2))
-    return Drift(name, label, knowledge, settings, distance, cosine, len(rows))
+    return asdict(Drift(name, label, knowledge, settings, distance, cosine, len(rows)))
 
 
 def relative_distance(features: Tensor, goal: Tensor) -> Tensor:
