@@ -145,6 +145,11 @@ def test_encoders_and_classifiers_stand_apart_and_a_classifier_names_the_hardene
     assert shown.get_by_text("ViT, hardened").count() == 2
     shown.select_option("#kind", label="encoder, by a linear probe")
     assert column(shown, "Model") == ["lab/encoder"]
+    assert "encoder, by a linear probe" in shown.locator("tbody tr").first.inner_text()
+    shown.select_option("#kind", label="All")
+    told = shown.inner_text("#legend").splitlines()
+    assert len(told) == len(set(told))
+    assert [each for each in told if each.endswith("encoder, by a linear probe")]
 
 
 # ---- table ----

@@ -196,7 +196,8 @@ function modelCell(row) {
   const links = make("span", { class: "quiet links" });
   links.append(link("Card", address(model, "blob", commit, "README.md"), `Card of ${model}`));
   links.append(link("Report", address(model, "blob", commit, report), `Report of ${model}`));
-  return make("td", { class: "text" }, link(model, address(model)), links);
+  const kind = ofEncoder(row).map((text) => make("span", { class: "quiet" }, text));
+  return make("td", { class: "text" }, link(model, address(model)), ...kind, links);
 }
 
 function textCell(text, more = "") {
@@ -354,12 +355,16 @@ function hint(points, conditions) {
 
 function conditionText(row) {
   if (row.attack === EVERY) return suiteText(row).replace("worst of", "each image under the worst of");
-  return [row.attack, reach(row), ...(row.steps === null ? [] : [`${row.steps} steps`]), row.dataset].join(", ");
+  return [row.attack, reach(row), ...(row.steps === null ? [] : [`${row.steps} steps`]), row.dataset, ...ofEncoder(row)].join(", ");
+}
+
+function ofEncoder(row) {
+  return row.entry.kind === "encoder" ? [row.kind] : [];
 }
 
 function suiteText(row) {
   const number = (suites.get(suiteOf(row.entry)) ?? []).length;
-  return `worst of ${number} attack${number === 1 ? "" : "s"}, knows ${row.knowledge}, ${row.dataset}`;
+  return [`worst of ${number} attack${number === 1 ? "" : "s"}`, `knows ${row.knowledge}`, row.dataset, ...ofEncoder(row)].join(", ");
 }
 
 function legend(labels, points) {
@@ -440,7 +445,7 @@ function point(row, onFront, color, x, y, small) {
 }
 
 function describe(row) {
-  const lines = [row.model, `clean ${percent(row.cleanAccuracy)}, robust ${percent(row.robustAccuracy)}`, row.attack === EVERY ? EVERY : `${row.attack}, ${reach(row)}`];
+  const lines = [row.model, `clean ${percent(row.cleanAccuracy)}, robust ${percent(row.robustAccuracy)}`, row.attack === EVERY ? EVERY : `${row.attack}, ${reach(row)}`, ...ofEncoder(row)];
   return row.trusted ? lines : [...lines, row.problems.length ? "has problems" : "unreliable", ...row.entry.failed_checks];
 }
 
