@@ -12,12 +12,16 @@ import pdoc
 
 MODULES = (  # a package stands for all in it, or for the names in its __all__
     "genaf_hf",
+    "genaf_hf.adapter_search",
     "genaf_hf.attacks",
+    "genaf_hf.audit",
     "genaf_hf.data",
     "genaf_hf.errors",
     "genaf_hf.evaluation",
+    "genaf_hf.leaderboard",
     "genaf_hf.models",
     "genaf_hf.pipelines",
+    "genaf_hf.pretraining",
     "genaf_hf.sharing",
     "genaf_hf.training",
 )
