@@ -14,7 +14,7 @@ from genaf_hf.cli.main import check_processes, run
 from genaf_hf.cli.settings_file import CONFIGS
 from genaf_hf.demo.arguments import DemoArguments
 from genaf_hf.errors import UserError
-from genaf_hf.pipelines.attack_arguments import named_attacks
+from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, named_attacks
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.pipelines.harden_encoder import EncoderArguments
@@ -506,6 +506,13 @@ def test_files_of_the_recipes_have_no_words_that_read_two_ways(file):
 @pytest.mark.parametrize("family", ["vit", "dino", "mae"])
 def test_the_defaults_of_the_recipes_are_read(family):
     assert parse_arguments(TYPES, CONFIGS / f"digits_{family}.yaml", ["--use_cpu"])[1].max_steps >= 400
+
+
+def test_the_default_of_an_encoder_hardened_without_labels_is_read():
+    arguments, config = parse_arguments((EncoderArguments, GenAFConfig), CONFIGS / "digits_encoder.yaml", ["--use_cpu"])
+    assert (arguments.model_name_or_path, arguments.dataset_name) == ("digits-simclr", "digits")
+    assert (config.defence, config.max_steps, config.adapt_epochs) == ("anchor", 400, 0)
+    named_attacks(DEFAULT_ATTACKS, arguments.attack_settings)
 
 
 @pytest.mark.parametrize("place", ["taken", "taken/below", "taken/far/below"])
