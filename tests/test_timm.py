@@ -6,8 +6,10 @@ import pytest
 import torch
 from conftest import CLASSES
 from timm_models import of_timm, publish
+from transformers import AutoConfig
 
 from genaf_hf import PixelModel, load_encoder
+from genaf_hf.models.bare_encoder import is_classifier
 from genaf_hf.models.head import head_name
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
@@ -40,6 +42,16 @@ def test_layers_are_those_that_run_from_the_stem_up(published):
     assert names == [f"timm_model.blocks.{stage}.0" for stage in range(4)]
     assert len(pixel_model.hidden_states(images)) == 4
     assert [len(pixel_model.hidden_states(images, up_to=i)) for i in range(4)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("classes", [5, 0])
+def test_what_timm_writes_is_a_classifier_where_it_has_classes(tmp_path, classes):
+    model = of_timm("resnet18", 32)
+    model.reset_classifier(classes)
+    publish(model, tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.architectures is None
+    assert is_classifier(config) == (classes > 0)
 
 
 def test_two_heads_are_replaced_by_one(published):
