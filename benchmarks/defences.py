@@ -58,6 +58,7 @@ from genaf_hf.evaluation.report import ADAPTIVE
 from genaf_hf.evaluation.threats import CraftedThreat, ImageThreat, UniversalThreat
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.attack_arguments import named_attacks
+from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import Journal
 from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.training.config import OF_DEFENCE
@@ -87,7 +88,9 @@ WANTED = {
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    measure(parsed_arguments())
+    args = parsed_arguments()
+    pretrain_where_named(args.encoder, use_cpu=True)
+    measure(args)
 
 
 def parsed_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
