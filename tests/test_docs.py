@@ -23,6 +23,7 @@ from genaf_hf.evaluation.gate import check_gate
 from genaf_hf.evaluation.threats import threats_of
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pipelines.audit_arguments import AuditArguments
+from genaf_hf.sharing.layout import AUDITED
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -138,6 +139,10 @@ def test_the_commands_of_the_workflow_can_be_run():
     check_gate(arguments.fail_under, arguments.under, {each.name: each.knowledge for each in threats})
     assert compared[:2] == ["released", arguments.output_dir]
     assert arguments.answers
+
+
+def test_what_an_audit_leaves_is_told():
+    assert set(AUDITED) <= {name.rstrip("/") for name in re.findall(r"`([a-z_A-Z/.]+)`", PAGES["docs/gate.md"])}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page == "README.md" or page.startswith("docs/")])
