@@ -19,8 +19,8 @@ SPECIAL_DISTANCES = 3  # of a relative position bias: class token to patch, patc
 def with_image_size(model: PreTrainedModel, size: tuple[int, int], **options) -> PreTrainedModel:
     """The model for images of another size, by position embeddings interpolated as the encoder itself does it.
 
-    A model that takes such images as it is, because it has no position embeddings or interpolates them in each pass, as
-    DINOv2 does, is given back as it is. Weights other than the position embeddings stay as they are.
+    A model without position embeddings, or one that interpolates them by itself, as DINOv2 does, is given back as it
+    is. Weights other than the position embeddings stay as they are.
 
     Args:
         model: any image classifier or encoder of `transformers`.
@@ -38,13 +38,12 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int], **options) ->
         return model
     if resized is not None:
         return resized(model, size)
-    try:
+    if weight_shapes(model, 2 * before[0], options) == weight_shapes(model, before[0], options):
         outputs_on_black(model, size)
         return model
-    except UserError:
-        if weight_shapes(model, 2 * before[0], options) == weight_shapes(model, before[0], options):
-            raise
     patch = as_pair(encoder_part(model.config).patch_size)[0]
+    if takes(model, size) and takes(model, (size[0] + patch, size[1] + 2 * patch)):
+        return model
     if size[0] != size[1] or size[0] < patch:
         raise UserError(
             f"The image processor makes images of {size[0]} x {size[1]} pixels, expected squares of at least one patch "
@@ -82,6 +81,15 @@ def outputs_on_black(model: PreTrainedModel, size: tuple[int, int]):
             f'The "{encoder_part(model.config).model_type}" encoder does not take an image of {size[0]} x {size[1]} '
             f"pixels ({first_line(error)}): choose another image size or encoder."
         ) from error
+
+
+def takes(model: PreTrainedModel, size: tuple[int, int]) -> bool:
+    """Whether a model in eval mode takes images of this size."""
+    try:
+        outputs_on_black(model, size)
+    except UserError:
+        return False
+    return True
 
 
 def config_at(model: PreTrainedModel, side: int) -> PreTrainedConfig:

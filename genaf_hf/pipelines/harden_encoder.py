@@ -44,6 +44,7 @@ from genaf_hf.runs.run import Run
 from genaf_hf.sharing.encoder_results import write_encoder_results
 from genaf_hf.sharing.existing_card import is_hardened_encoder
 from genaf_hf.sharing.layout import CARD, DRIFT, HARDENED_ENCODER, RECORD, REPORT
+from genaf_hf.sharing.model_card import OWN_CLASS
 from genaf_hf.sharing.publishing import open_result, push_result
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 from genaf_hf.sharing.trackers import track_results
@@ -183,11 +184,11 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     case = EncoderExperiment.load(arguments, config)
     config.make_defence().check(case.encoder, images_of_update(config, case.data["train"]))
     features = tell_features(case.bare, case.public)
+    tell_of_duplicates(case)
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
     hardened_before = tell_of_encoder(arguments.model_name_or_path, **hub)
     if PartialState().is_main_process:
         tell_of_images(case)
-        tell_of_duplicates(case)
     attacker = case.attacker
     try_out(case.attacks_on_images, attacker, case.public)
     try_out_on_tasks(case.tasks, case.attacks, case.public)
@@ -220,7 +221,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
                 model_name=model_name,
                 encoder_class=type(case.bare).__name__,
                 features=features,
-                pooling=arguments.pooling,
+                pooling=arguments.pooling if type(case.encoder).__name__ == OWN_CLASS else None,
             )
             if case.labelled:
                 track_results(reports[REPORT], record, config)
@@ -324,9 +325,10 @@ def tell_of_images(case: EncoderExperiment) -> None:
 
 def tell_of_duplicates(case: EncoderExperiment) -> None:
     """Says so where images that are reported, or a task's, are among those that the encoder is hardened on."""
-    trained_on = case.images.digests["train"]
-    for each in (case.images, *case.tasks):
-        warn_of_duplicates({"train": trained_on, "test": each.digests["test"]}, each.name)
+    digests = {each.name: each.digests for each in (case.images, *case.tasks)}  # that all processes make at once
+    if PartialState().is_main_process:
+        for name, found in digests.items():
+            warn_of_duplicates({"train": case.images.digests["train"], "test": found["test"]}, name)
 
 
 def tell_of_encoder(model_name_or_path: str, **hub) -> bool:

@@ -46,7 +46,7 @@ def write_encoder_results(
         model_name: Hub id or folder name under which it is loaded.
         encoder_class: of `transformers`.
         features: code that reads them of `outputs`; None where there is none.
-        pooling: that was asked for; None where the features are those that a head of `transformers` reads.
+        pooling: that was asked for, of features that no head of `transformers` reads; else None.
     """
     folder = Path(folder)
     write_whole(folder / DRIFT, json.dumps([asdict(each) for each in drifts], indent=2) + "\n")

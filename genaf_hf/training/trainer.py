@@ -126,8 +126,6 @@ class GenAFTrainer(SharingTrainer):
         warn_of_raw_images(self.train_dataset, self.data_collator, pixel_statistics(self.processing_class)[0])
         checkpoint = self._find_checkpoint(resume_from_checkpoint, self.stage_1, ADAPT)
         adapts = self.args.adapt_epochs > 0 or self.args.adapt_max_steps > 0
-        if adapts:
-            self._check_training(ADAPT)
         if adapts and not has_rows(self.train_dataset):
             raise UserError(
                 "train_dataset has no length or no rows by number, but layers are assessed on a sample of it: use one "
@@ -135,6 +133,8 @@ class GenAFTrainer(SharingTrainer):
             )
         if adapts and not layer_weights(self.model):
             raise UserError("The model has no trainable linear or convolutional layer to adapt: set adapt_epochs=0.")
+        if adapts:
+            self._check_training(ADAPT)
         history, steps, metrics = [], 0, {}
         if checkpoint is None or checkpoint.parent.name != ADAPT:
             output = self._train_stage(self.stage_1, checkpoint, **kwargs)

@@ -100,8 +100,9 @@ class Universal(Adversary):
             classes = int(labels.amax()) + 1
         count = self.settings["live"] or (classes if classes <= MOST else FEW)
         if count > classes and self.settings["class_share"] in (None, 1):
+            kind = "classes" if self.of_head else "clusters"
             raise UserError(
-                f"live is {count}, but there are {classes} classes, each of which is given its own, so that others "
+                f"live is {count}, but there are {classes} {kind}, each of which is given its own, so that others "
                 f"would never move: lower it to {classes}, or set class_share to 0, so that any image gets any."
             )
         live = torch.empty(count, *images.shape[1:], dtype=images.dtype)
