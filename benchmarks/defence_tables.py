@@ -193,7 +193,7 @@ def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
     names = [*dict.fromkeys(name for rows in shown.values() for name in rows)]  # a color each, in all panels
     columns = min(len(shown), PANELS)
     lines = ceil(len(shown) / columns)
-    figure = Figure(figsize=(6.4 * columns, 5.2 * lines), layout="constrained")
+    figure = Figure(figsize=(8.6 * columns, 5.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
@@ -207,7 +207,7 @@ def draw(shown: dict[str, dict[str, list[dict]]], path: Path) -> None:
             axes.plot(x, high, "o", color=color, label=f"{name}, {spent:.2f} x time")
         axes.axline((50, 50), slope=1, color="#bbbbbb", linewidth=1, linestyle="--")
         axes.set(xlabel="clean accuracy, %", ylabel="under DAEs, %: mean (dot), worst (triangle)", title=title)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.savefig(path, dpi=110)
 
 
