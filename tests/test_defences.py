@@ -131,6 +131,24 @@ def test_awp_attacks_every_matrix_and_gives_all_weights_back():
     assert changed(before, copied_weights(model.model)) == set()
 
 
+def test_awp_attacks_weights_under_the_statistics_of_the_batch_and_leaves_the_running_ones():
+    model, adversary = PixelModel(batch_norm_model(), PROCESSOR), WeightPGD(gamma=0.05, random_start=False, **ADVERSARY)
+    images = torch.rand(6, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels, before = torch.arange(6) % 3, copy.deepcopy(model.model.state_dict())
+    copied = copy.deepcopy(model).train()
+    F.cross_entropy(copied(pgd(model, images, labels, **ADVERSARY, random_start=False)), labels).backward()
+    model.train()
+    with adversary.training(model.model):
+        adversary.craft(model, images, labels, seeds=range(6))
+        attacked = copy.deepcopy(model.model.state_dict())
+    for name, weight in copied.model.named_parameters():
+        if weight.ndim > 1:
+            moved = before[name] + 0.05 * weight.norm() * weight.grad / weight.grad.norm()
+            torch.testing.assert_close(attacked[name], moved.detach(), rtol=1e-9, atol=1e-12)
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
 def test_twins_sends_half_of_a_batch_through_the_public_statistics(tmp_path):
     settings = {"defence": "twins", "defence_settings": {"frozen_weight": 0.4}, "random_start": False, **ADVERSARY}
     trainer, gradients, model, images, labels = one_step(tmp_path, model=batch_norm_model(), **settings)

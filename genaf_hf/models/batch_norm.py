@@ -1,7 +1,7 @@
 """Batch normalization: what it needs of a batch, and the running statistics that are evaluated with."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -47,6 +47,21 @@ def passing_by(norm: _BatchNorm, forward: Callable[[Tensor], Tensor]) -> Iterato
         del norm.forward
         if former is not None:
             norm.forward = former  # type: ignore[method-assign]
+
+
+@contextmanager
+def normalizing_by_batch(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Has layers normalise by the images that pass, as in training mode, and leaves their running statistics."""
+    own = [(norm, dict(norm._buffers), norm.training) for norm in norms]
+    for norm, buffers, _ in own:
+        norm._buffers.update({name: each if each is None else each.clone() for name, each in buffers.items()})
+        norm.training = True
+    try:
+        yield
+    finally:
+        for norm, buffers, training in own:
+            norm._buffers.update(buffers)
+            norm.training = training
 
 
 @contextmanager

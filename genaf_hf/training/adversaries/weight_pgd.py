@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_hf.errors import UserError
+from genaf_hf.models.batch_norm import batch_norms, normalizing_by_batch
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.values.numbers import is_number
@@ -19,8 +20,9 @@ class WeightPGD(PGD):
 
     v = gamma * ||W|| * g / ||g||, where g is the gradient of the attacked images' cross-entropy (equations 8 and 9 of
     the paper with one step), for every weight of two or more axes. The gradient that the step leaves is that at W + v;
-    the update is of W. As all that is attacked here it is in eval mode, where the authors' copy is in training mode.
-    Under gradient accumulation each micro-batch has its own v.
+    the update is of W. BatchNorm that is trained normalises by the attacked images meanwhile, as in the authors' copy:
+    v would else shift its features, which an update does not feel and its running statistics do. Under gradient
+    accumulation each micro-batch has its own v.
 
     Args:
         gamma: length of v, in units of the weight's.
@@ -65,7 +67,8 @@ class WeightPGD(PGD):
         """Adds v to each weight."""
         for weight in weights:
             weight.requires_grad_()  # which a compiled model's have not while its images are attacked
-        with evaluating(model), torch.enable_grad():
+        trained = [norm for norm in batch_norms(model).values() if norm.training]
+        with evaluating(model), normalizing_by_batch(trained), torch.enable_grad():
             loss = F.cross_entropy(model(attacked), labels)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         with torch.no_grad():
