@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -52,24 +52,27 @@ def passing_by(norm: _BatchNorm, forward: Callable[[Tensor], Tensor]) -> Iterato
 @contextmanager
 def normalizing_by_batch(norms: Iterable[_BatchNorm]) -> Iterator[None]:
     """Has layers normalise by the images that pass, as in training mode, and leaves their running statistics."""
-    own = [(norm, dict(norm._buffers), norm.training) for norm in norms]
-    for norm, buffers, _ in own:
-        norm._buffers.update({name: each if each is None else each.clone() for name, each in buffers.items()})
-        norm.training = True
-    try:
+    with ExitStack() as stack:
+        for norm in norms:
+            stack.enter_context(left_as_it_was(norm))
+            norm._buffers.update({name: each if each is None else each.clone() for name, each in norm._buffers.items()})
+            norm.training = True
         yield
-    finally:
-        for norm, buffers, training in own:
-            norm._buffers.update(buffers)
-            norm.training = training
 
 
 @contextmanager
 def normalizing_by(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> Iterator[None]:
     """Has a layer normalise by these, as in eval mode."""
+    with left_as_it_was(norm):
+        norm._buffers.update(running_mean=mean, running_var=variance)
+        norm.training = False
+        yield
+
+
+@contextmanager
+def left_as_it_was(norm: _BatchNorm) -> Iterator[None]:
+    """Gives a layer its statistics and its mode back."""
     own, training = dict(norm._buffers), norm.training
-    norm._buffers.update(running_mean=mean, running_var=variance)
-    norm.training = False
     try:
         yield
     finally:

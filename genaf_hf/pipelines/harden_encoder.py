@@ -325,10 +325,10 @@ def tell_of_images(case: EncoderExperiment) -> None:
 
 def tell_of_duplicates(case: EncoderExperiment) -> None:
     """Says so where images that are reported, or a task's, are among those that the encoder is hardened on."""
-    digests = {each.name: each.digests for each in (case.images, *case.tasks)}  # that all processes make at once
+    digests = [(each.name, each.digests["test"]) for each in (case.images, *case.tasks)]  # all processes make them
     if PartialState().is_main_process:
-        for name, found in digests.items():
-            warn_of_duplicates({"train": case.images.digests["train"], "test": found["test"]}, name)
+        for name, test in digests:
+            warn_of_duplicates({"train": case.images.digests["train"], "test": test}, name)
 
 
 def tell_of_encoder(model_name_or_path: str, **hub) -> bool:
