@@ -346,13 +346,17 @@ def test_nothing_of_others_is_overwritten(arguments, tmp_path, files, sentence):
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == dict.fromkeys(files, "mine")
 
 
-def test_the_audit_of_another_model_is_not_overwritten(arguments, model, whole, tmp_path):
+def test_the_audit_of_another_model_is_not_overwritten(arguments, model, whole, tmp_path, caplog):
     shutil.copytree(whole, tmp_path / "whole")
     shutil.copytree(model, tmp_path / "another")
     before = (tmp_path / "whole/report.json").read_bytes()
     with pytest.raises(UserError, match=r"holds a finished run \(README.md, report.json, .* or delete that one"):
         audit(arguments(tmp_path / "whole", "fgsm", model_name_or_path=str(tmp_path / "another")))
     assert (tmp_path / "whole/report.json").read_bytes() == before
+    assert "will be replaced" not in caplog.text
+    audit(arguments(tmp_path / "whole", "fgsm", sweep=[]))
+    assert f'{tmp_path / "whole"} of an audit of a model named "model" will be replaced; elsewhere' in caplog.text
+    assert RobustnessReport.load(tmp_path / "whole/report.json").attacks == ["clean", "fgsm"]
 
 
 # ---- what it is given ----

@@ -242,6 +242,15 @@ def described(folder: Path, *names: str) -> str:
     return str(folder)
 
 
+def test_a_metadata_table_that_is_separated_otherwise_is_refused_in_words(tmp_path):
+    folder = described(tmp_path, *(f"{i}.png" for i in range(6)))
+    table = tmp_path / "metadata.csv"
+    table.write_text(table.read_text().replace(",", ";"))
+    said = "its metadata has no column file_name, .* separate the columns of a metadata.csv by commas"
+    with pytest.raises(UserError, match=said):
+        load_images(folder)
+
+
 @pytest.mark.parametrize("odd", ["blood test 1.png", "train-1.png", "more/validation.png"])
 def test_words_in_names_say_nothing_where_metadata_does(tmp_path, odd):
     splits = load_images(described(tmp_path, odd, *(f"{i}.png" for i in range(1, 40))))

@@ -118,6 +118,11 @@ def test_what_is_in_doubt_stands_above_the_verdict():
     assert above(checks=[replace(FAILED, model="undefended")])[0].endswith("can be trusted was not checked.**")
     many = [replace(each, count=100, correct=10 * each.correct) for each in make_report().measurements]
     assert above(measurements=many) == []
+    record = make_record()
+    record = replace(record, data={**record.data, "tested_and_trained_on": 4})
+    assert above(measurements=many, record=record) == [
+        "**4 of 10 test images are among those that it was trained on, too: accuracies on these say nothing.**",
+    ]
 
 
 def test_an_accuracy_like_that_of_guessing_is_said_first_and_attack_success_is_marked():
@@ -231,7 +236,7 @@ def test_what_is_not_known_of_the_training_is_not_claimed():
     assert "fine-tuned on clean images, without any defence" in text_of(record=adapted)
     assert card_of(record=adapted).data.tags == card_of(record=make_record(history=[])).data.tags == card.data.tags
     audited = text_of()
-    assert "How it was trained is not known to it." in audited
+    assert "How it was trained is no part of an audit." in audited
     assert "## How it was trained" not in audited
 
 

@@ -67,7 +67,12 @@ def test_duplicates_within_the_dataset_are_said_and_not_refused_later(digests, c
     assert not caplog.messages
     warn_of_duplicates(doubled, "photos")
     assert caplog.messages == ['1 of 7 test images of "photos" are among the images to train on too']
-    check_not_trained_on(images_of_record(doubled, CHOICES), doubled["test"], "model", "photos")
+    caplog.clear()
+    record = images_of_record(doubled, CHOICES)
+    assert record["tested_and_trained_on"] == 1
+    assert "tested_and_trained_on" not in images_of_record(digests, CHOICES)
+    check_not_trained_on(record, doubled["test"], "model", "photos")
+    assert caplog.messages == ['1 of 7 test images are among those that "model" was trained on, as in its own report']
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from genaf_hf.values.names import folder_like, some_of, told
 
 logger = logging.getLogger(__name__)
 
+NO_FILE_NAMES = "must be present as dictionary key in metadata files"  # of what `datasets` says then
 ALIKE = 0.75  # names of folders, from which on one may be meant by the other
 # What `datasets` raises for strangers' files, also for the code in them, which it does not run.
 FOREIGN = (
@@ -221,8 +222,14 @@ def in_one_sentence(name_or_path: str, revision: str | None, token: str | bool |
     except UserError:
         raise
     except FOREIGN as error:
-        reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        reason = told(first_line(cause))
+        if NO_FILE_NAMES in reason:
+            reason = (
+                "its metadata has no column file_name, which says what each row is about: add it, and separate the "
+                "columns of a metadata.csv by commas"
+            )
         raise UserError(
             why_not_loaded(error, "dataset", name_or_path, revision=revision, token=token)
-            or f'The dataset "{name_or_path}" cannot be loaded: {told(first_line(reason))}.'
+            or f'The dataset "{name_or_path}" cannot be loaded: {reason}.'
         ) from error

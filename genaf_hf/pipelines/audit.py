@@ -163,6 +163,9 @@ def audit_run(folder: Path, asked: Mapping) -> Run:
         raise UserError(
             f"output_dir {folder} is the folder of the model: choose another one, for example {folder / AUDIT}."
         )
+    if PartialState().is_main_process and is_earlier_audit(folder, model):  # names of folders may be those of others
+        said = 'What is in %s of an audit of a model named "%s" will be replaced; elsewhere, by --output_dir, it stays'
+        logger.warning(said, folder, public_name(model))
     return Run(
         folder,
         asked,

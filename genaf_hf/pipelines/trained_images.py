@@ -30,15 +30,24 @@ def recalled(word: str) -> list[str]:
     return [word[start : start + DIGEST_CHARACTERS] for start in range(0, len(word), DIGEST_CHARACTERS)]
 
 
-def warn_of_duplicates(digests: Mapping[str, Sequence[str]], name: str) -> None:
-    """Says when images stand in the split to train on and in the one to report: an accuracy on these says nothing.
+def duplicates(digests: Mapping[str, Sequence[str]]) -> int:
+    """How many test images are among those to train on too: an accuracy on these says nothing.
 
     Args:
         digests: as `split_digests` gives them.
-        name: of the latter's images.
     """
     trained = set(digests["train"])
-    if found := sum(each in trained for each in digests["test"]):
+    return sum(each in trained for each in digests["test"])
+
+
+def warn_of_duplicates(digests: Mapping[str, Sequence[str]], name: str) -> None:
+    """Says when there are such images.
+
+    Args:
+        digests: as `split_digests` gives them.
+        name: of the images.
+    """
+    if found := duplicates(digests):
         said = '%d of %d test images of "%s" are among the images to train on too'
         logger.warning(said, found, len(digests["test"]), name)
 
@@ -50,9 +59,11 @@ def images_of_record(digests: Mapping[str, Sequence[str]], choices: Mapping) -> 
         digests: as `split_digests` gives them.
         choices: what `load_images` was told, of which those are kept by which it splits.
     """
+    found = duplicates(digests)
     return {
         "images": {split: remembered(digests[split]) for split in ("train", "test")},
         "chosen_by": {name: choices[name] for name in (*CHOICES, *(OF_STREAM if choices.get("streaming") else ()))},
+        **({"tested_and_trained_on": found} if found else {}),
     }
 
 
@@ -92,7 +103,7 @@ def choices_of_training(data: Mapping, dataset_name: str, config_name: str | Non
 
 
 def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str, dataset_name: str) -> None:
-    """Refuses test images that a model was trained on. Duplicates of images that its own report is of are passed over.
+    """Refuses test images that a model was trained on. Those that its own report is of as well are said only.
 
     Args:
         data: as `read_record` gives it.
@@ -106,8 +117,8 @@ def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str, da
     words = data.get("images")
     if not isinstance(words, dict) or not all(isinstance(words.get(split), str) for split in ("train", "test")):
         return
-    trained, reported = (recalled(words[split]) for split in ("train", "test"))
-    seen = set(trained) - set(reported)
+    trained, reported = (set(recalled(words[split])) for split in ("train", "test"))
+    seen = trained - reported
     if found := sum(each in seen for each in test):
         advice = "give the dataset by that name, so that it is split as it was for training, or name"
         if data.get("name") == dataset_name:
@@ -117,3 +128,6 @@ def check_not_trained_on(data: Mapping, test: Sequence[str], model_name: str, da
             f'"{model_name}" was trained on, of "{data.get("name")}": {advice} a --test_split or a dataset that the '
             "model has not seen."
         )
+    if found := sum(each in trained for each in test):
+        said = '%d of %d test images are among those that "%s" was trained on, as in its own report'
+        logger.warning(said, found, len(test), model_name)

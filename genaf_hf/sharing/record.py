@@ -30,7 +30,8 @@ class TrainingRecord:
             that says that it was hardened before. What has a revision is on the Hub.
         data: `name`, `config` and `revision` of the images, `splits` (images by split), `class_names`, and where they
             were counted, `class_counts` (by split, the images of each class id); where they were hashed, what
-            `genaf_hf.pipelines.trained_images` reads.
+            `genaf_hf.pipelines.trained_images` reads, and how many test images were trained on as well
+            (`tested_and_trained_on`).
         hyperparameters: those that differ from the defaults.
         defaults: the others that have a value.
         history: what the Trainer logged, each entry with its `stage` if it is of one.

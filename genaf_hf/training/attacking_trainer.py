@@ -36,6 +36,7 @@ DEFENCE, HELD_TO = "Defence", "HeldTo"  # in the Trainer's state
 CENTERS = "pseudo_labels.centers"  # beside the tensors of the adversary
 CLUSTERED = 1024  # images whose features clusters are found from
 ONE_ANSWER, RIGHT = 0.95, 0.9  # so many images with one answer and so few right ones are a collapse
+FIRST_STEPS = 10  # after which a new head may answer so, too
 
 
 class AttackingTrainer(ResumableTrainer):
@@ -266,7 +267,7 @@ class AttackingTrainer(ResumableTrainer):
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         accuracies = {name: torch.cat(parts).cpu().double().mean().item() for name, parts in self._right.items()}
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in accuracies.items()})
-        if self._answers and self.state.global_step > 0 and self.eps_share() == 1:
+        if self._answers and self.state.global_step >= FIRST_STEPS and self.eps_share() == 1:
             self._warn_of_collapse(torch.cat(self._answers), accuracies[CLEAN_ACCURACY])
         return output
 
@@ -277,7 +278,7 @@ class AttackingTrainer(ResumableTrainer):
         if share >= ONE_ANSWER and accuracy < RIGHT:
             logger.warning(
                 'The model has collapsed: it answers "%s" to %.0f%% of the images, and %.0f%% are right. Lower '
-                "learning_rate, eps or genetic_weight.",
+                "learning_rate or, where it is attacked in training, eps.",
                 *(self.model.config.id2label[answer], 100 * share, 100 * accuracy),
             )
 
