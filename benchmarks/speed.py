@@ -57,6 +57,7 @@ DEFENCES = {
         "defence_settings": {"single_pass": True, "divergence_weight": 0},
     },
     "universal": {"defence": "universal"},
+    "universal, by a pass of its own": {"defence": "universal", "defence_settings": {"ascent_share": 0.5}},
     "gen-af-universal": {"defence": "gen-af-universal"},
     "n-fgsm": {"defence": "n-fgsm"},
     "gen-af": {"defence": "gen-af"},

@@ -19,7 +19,16 @@ from genaf_hf.attacks import ATTACKS, n_fgsm
 from genaf_hf.attacks.patch import paste
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
-from genaf_hf.training.adversaries.draws import ADVERSARY, CORNER, MIRROR, OF_CLASS, PERTURBATION, below, mixed_bits
+from genaf_hf.training.adversaries.draws import (
+    ADVERSARY,
+    ASCENT,
+    CORNER,
+    MIRROR,
+    OF_CLASS,
+    PERTURBATION,
+    below,
+    mixed_bits,
+)
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
 from genaf_hf.training.adversaries.mixture import Mixture
 from genaf_hf.training.adversaries.universal import Universal, drawn, move_by_sign
@@ -32,10 +41,9 @@ UNPATCHED = {**BANK, "patch_share": 0}
 QUICK = {"defence": "universal", "defence_settings": UNPATCHED, "adapt_max_steps": -1}
 
 
-@pytest.mark.parametrize(("class_share", "temperature"), [(0, 1), (0.5, 4), (1, 1)])
-def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share, temperature):
-    given = {"live": None, "class_share": class_share, "divergence_temperature": temperature}
-    settings = {**QUICK, "defence_settings": {**UNPATCHED, **given}}
+@pytest.mark.parametrize("class_share", [0, 0.5, 1])
+def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share):
+    settings = {**QUICK, "defence_settings": {**UNPATCHED, "live": None, "class_share": class_share}}
     before = state_before(tmp_path / "begun", **settings)
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
     eps, step = trainer.args.eps, trainer.args.step_size
@@ -51,13 +59,42 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_
     attacked = clamped(images + torch.cat([live, before["bank"]])[chosen])
     clean_logits, attacked_logits = model(images), model(attacked)
     loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
-    p, q = ((logits / temperature).softmax(1) for logits in (clean_logits.detach(), attacked_logits))
-    check_gradients(gradients, model, loss + 0.5 * temperature**2 * (p * (p / q).log()).sum(1).mean())
+    p, q = clean_logits.softmax(1).detach(), attacked_logits.softmax(1)
+    check_gradients(gradients, model, loss + 0.5 * (p * (p / q).log()).sum(1).mean())
     after = state_of(trainer)
     moved = (before["live"] + step * live.grad.sign()).clamp(-eps, eps).detach()
     torch.testing.assert_close(after["live"], moved, rtol=0, atol=1e-15)
     assert (after["live"] != before["live"]).double().mean() > 0.5
     assert torch.equal(after["bank"], before["bank"])
+
+
+@pytest.mark.parametrize("class_share", [0, 1])
+def test_live_perturbations_move_against_the_labels_logit_by_a_pass_of_their_own(tmp_path, class_share):
+    given = {"live": None, "class_share": class_share, "ascent_share": 0.5}
+    settings = {**QUICK, "defence_settings": {**UNPATCHED, **given}}
+    before = state_before(tmp_path / "begun", model=batch_norm_model(), **settings)
+    trainer, gradients, model, images, labels = one_step(tmp_path / "run", model=batch_norm_model(), **settings)
+
+    live = before["live"].requires_grad_()
+    chosen = torch.from_numpy(drawn(STEP_SEEDS, len(live), 1))
+    has_live = chosen < len(live)
+    if class_share:
+        chosen[has_live] = labels[has_live]
+    attacked = clamped(images + torch.cat([live, before["bank"]])[chosen])
+    moving = has_live & torch.from_numpy(below(STEP_SEEDS, 0.5, ASCENT))
+    assert 0 < moving.sum() < has_live.sum()
+    logits = model.eval()(attacked)[moving]
+    label_logits = logits[range(len(logits)), labels[moving]]
+    (gradient,) = torch.autograd.grad((logits.mean(1) - label_logits).sum(), live)
+    moved = (before["live"] + trainer.args.step_size * gradient.sign()).clamp(-trainer.args.eps, trainer.args.eps)
+    torch.testing.assert_close(state_of(trainer)["live"], moved.detach(), rtol=0, atol=1e-15)
+    assert (moved != before["live"]).double().mean() > 0.2
+
+    clean_logits, attacked_logits = model.train()(torch.cat([images, attacked.detach()])).chunk(2)
+    loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
+    p, q = clean_logits.softmax(1).detach(), attacked_logits.softmax(1)
+    check_gradients(gradients, model, loss + 0.5 * (p * (p / q).log()).sum(1).mean())
+    torch.testing.assert_close(dict(trainer.model.named_buffers()), dict(model.model.named_buffers()))
 
 
 def test_a_step_stays_within_bounds_passes_over_nan_and_forgets_its_gradient():
@@ -287,11 +324,11 @@ def test_shares_of_a_mixture_are_of_one_whole():
 
 
 def test_what_is_drawn_for_an_image_has_its_share_and_does_not_depend_on_what_else_is_drawn():
-    draws = PERTURBATION, ADVERSARY, CORNER, MIRROR, OF_CLASS
-    assert len({*draws}) == 5
+    draws = PERTURBATION, ADVERSARY, CORNER, MIRROR, OF_CLASS, ASCENT
+    assert len({*draws}) == 6
     drawn_bits = np.stack([mixed_bits(range(40_000), draw) / 2.0**64 for draw in draws])
     assert below(range(40_000), 0.25, ADVERSARY).mean() == pytest.approx(0.25, abs=0.01)
-    torch.testing.assert_close(torch.from_numpy(np.corrcoef(drawn_bits)), torch.eye(5).double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(torch.from_numpy(np.corrcoef(drawn_bits)), torch.eye(6).double(), rtol=0, atol=0.02)
 
 
 ALL_AT_ONCE = {"bf16": True, CHECKPOINTING: True, "gradient_accumulation_steps": 2, **DEFENCES["gen-af-universal"]}
@@ -313,10 +350,12 @@ def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp
     assert trainer.evaluate().keys() >= {"eval_clean_accuracy", "eval_robust_accuracy"}
 
 
-@pytest.mark.parametrize("name", ["universal", "universal-n-fgsm", "anchor"])
+@pytest.mark.parametrize(
+    ("name", "own"), [("universal", {}), ("universal", {"ascent_share": 0.5}), ("universal-n-fgsm", {}), ("anchor", {})]
+)
 @pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}])
-def test_what_goes_on_in_bf16_with_checkpointing_or_adapters_is_uninterrupted_to_the_bit(tmp_path, name, changes):
-    own = {"bank": ["l4a"], "bank_steps": 2}
+def test_what_goes_on_in_bf16_with_checkpointing_or_adapters_is_uninterrupted_to_the_bit(tmp_path, name, own, changes):
+    own = {"bank": ["l4a"], "bank_steps": 2, **own}
     settings = {**QUICK, "defence": name, "defence_settings": own, "save_strategy": "steps", "save_steps": 2, **changes}
     lora = settings.pop("lora", False)
 

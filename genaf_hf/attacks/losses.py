@@ -18,6 +18,14 @@ def margin_of(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.gather(1, labels) - logits.scatter(1, labels, -torch.inf).amax(1, keepdim=True)).squeeze(1)
 
 
+def below_mean(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much the logit of the label is below the mean of all, (n,).
+
+    Its gradient is one of all classes, also where the cross-entropy's is one of the likeliest wrong class alone.
+    """
+    return logits.mean(1) - logits.gather(1, labels[:, None]).squeeze(1)
+
+
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio (Croce & Hein, ICML 2020, equation 6): no scale of the logits makes it vanish.
 

@@ -186,9 +186,12 @@ class AttackingTrainer(ResumableTrainer):
 
     def _craft(self, model, pixel_values: Tensor, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
         pixel_model = self.pixel_model(model)
+        settings = {"seeds": seeds, "eps_share": self.eps_share()}
         with trusted():
             images = pixel_model.to_images(pixel_values)
-            attacked = self._attacked_images(pixel_model, images, labels, seeds=seeds, eps_share=self.eps_share())
+            with only_trainable(pixel_model.model, ()):
+                self.defence.adversary.ascend(pixel_model, images, labels, **settings)
+            attacked = self._attacked_images(pixel_model, images, labels, **settings)
         return pixel_model.to_pixel_values(attacked)
 
     def _attacked_images(self, model: PixelModel, *needed: Tensor, **settings) -> Tensor:

@@ -53,6 +53,14 @@ class Adversary:
             seed: of the training.
         """
 
+    def ascend(
+        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
+    ) -> None:
+        """Adds to the gradients of its state what a pass of its own finds, before images of a training are crafted.
+
+        Takes what `craft` takes.
+        """
+
     def craft(
         self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
@@ -78,7 +86,7 @@ class Adversary:
         yield
 
     def learn(self) -> None:
-        """Goes on after the backward pass of an update, which has left gradients in the state that took part in it."""
+        """Goes on after the backward pass of an update by the gradients that its state has then."""
 
     def attacks(self) -> Mapping[str, ConfiguredAttack]:
         """Attacks by name, at full eps, that a report on the trained model measures beside its perturbations."""

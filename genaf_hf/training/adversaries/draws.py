@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 ODD = 0x9E3779B97F4A7C15  # between the draws of a seed
-PERTURBATION, ADVERSARY, CORNER, MIRROR, OF_CLASS = range(5)  # what each draw decides
+PERTURBATION, ADVERSARY, CORNER, MIRROR, OF_CLASS, ASCENT = range(6)  # what each draw decides
 
 
 def mixed_bits(seeds: Sequence[int], draw: int) -> np.ndarray:

@@ -69,21 +69,34 @@ class Mixture(Adversary):
         for one in reversed(self.parts.values()):  # the first may take long, and others refuse the images
             one.begin(model, samples, seed)
 
+    def ascend(
+        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
+    ) -> None:
+        for one, _, own_images, own_labels, own_seeds in self._dealt(images, labels, seeds):
+            one.ascend(model, own_images, own_labels, seeds=own_seeds, eps_share=eps_share)
+
     def craft(
         self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
-        first, *others = self.parts.values()
-        whose = np.searchsorted(self.bounds, uniform(seeds, ADVERSARY), side="right")
-        rows = [np.flatnonzero(whose == i) for i in (len(others), *range(len(others)))]
-        crafted = []
-        for one, own in zip((first, *others), rows, strict=True):
-            if len(own):
-                index = sent(torch.from_numpy(own), images.device)
-                chosen = [seeds[row] for row in own.tolist()]
-                own_labels = None if labels is None else labels[index]
-                crafted.append(one.craft(model, images[index], own_labels, seeds=chosen, eps_share=eps_share))
+        rows, crafted = [], []
+        for one, own, own_images, own_labels, own_seeds in self._dealt(images, labels, seeds):
+            rows.append(own)
+            crafted.append(one.craft(model, own_images, own_labels, seeds=own_seeds, eps_share=eps_share))
         places = sent(torch.from_numpy(np.argsort(np.concatenate(rows))), images.device)
         return torch.cat(crafted)[places]
+
+    def _dealt(
+        self, images: Tensor, labels: Tensor | None, seeds: Sequence[int]
+    ) -> Iterator[tuple[Adversary, np.ndarray, Tensor, Tensor | None, list[int]]]:
+        """Each adversary that has some of the images, with their rows, themselves, their labels and their seeds."""
+        first, *others = self.parts.values()
+        whose = np.searchsorted(self.bounds, uniform(seeds, ADVERSARY), side="right")
+        for one, number in zip((first, *others), (len(others), *range(len(others))), strict=True):
+            own = np.flatnonzero(whose == number)
+            if len(own):
+                index = sent(torch.from_numpy(own), images.device)
+                own_labels = None if labels is None else labels[index]
+                yield one, own, images[index], own_labels, [seeds[row] for row in own.tolist()]
 
     @contextmanager
     def training(self, model: nn.Module) -> Iterator[None]:

@@ -8,13 +8,14 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from genaf_hf.attacks import ATTACKS, UniversalPerturbation
+from genaf_hf.attacks.losses import below_mean
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.universal import attacked
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
-from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.training.adversaries.adversary import Adversary
-from genaf_hf.training.adversaries.draws import OF_CLASS, PERTURBATION, below, mixed_bits
+from genaf_hf.training.adversaries.draws import ASCENT, OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.values.device import sent
 from genaf_hf.values.numbers import check_share, is_whole
 
@@ -27,8 +28,9 @@ class Universal(Adversary):
     """L-inf perturbations that many images share, of two kinds.
 
     *Live* ones begin at random and take part in the training pass, whose one backward pass gives weights and
-    perturbations their gradients: after each update every live one moves by a step times the sign of its own, within
-    eps (algorithm 3 of the paper, which has a single one). The *bank* is crafted once, on the public encoder from
+    perturbations their gradients, or with an `ascent_share` are given theirs by a pass of their own: after each update
+    every live one moves by a step times the sign of its own, within eps (algorithm 3 of the paper, which has a single
+    one and the former). The *bank* is crafted once, on the public encoder from
     training images. An image is given a live one with a probability of one half, that of its class or pseudo-label
     (Benz et al., ICME 2021, https://ieeexplore.ieee.org/document/9428419) or any, else one of the bank, scaled by the
     share of eps.
@@ -43,6 +45,8 @@ class Universal(Adversary):
             one that classes share; None for all of them if each class has one of its own, else none.
         bank: names of universal attacks.
         bank_steps: that each of these is crafted with.
+        ascent_share: share of the images with a live one that are passed once more, in eval mode, for it to move
+            against the logit of their label less the mean of all; at 0 it moves along the training's loss.
         of_head: whether labels are classes of the model's head, and not pseudo-labels.
 
     Raises:
@@ -60,6 +64,7 @@ class Universal(Adversary):
         class_share: float | None = 0.0,
         bank: Sequence[str] = (),
         bank_steps: int = 300,
+        ascent_share: float = 0.0,
         of_head: bool = True,
     ):
         step_size = eps / 5 if step_size is None else step_size
@@ -68,11 +73,18 @@ class Universal(Adversary):
             raise UserError(f"live is {live}, expected a whole number of perturbations, at least 1.")
         if class_share is not None:
             check_share("class_share", class_share)
+        check_share("ascent_share", ascent_share)
         known = [name for name, attack in ATTACKS.items() if attack.on_encoder and "eps" in attack.settings]
         if not isinstance(bank, Sequence) or isinstance(bank, str) or not all(name in known for name in bank):
             raise UserError(f"bank is {bank}, expected a list of universal attacks out of {', '.join(known)}.")
         super().__init__(
-            eps=eps, step_size=step_size, live=live, class_share=class_share, bank=list(bank), bank_steps=bank_steps
+            eps=eps,
+            step_size=step_size,
+            live=live,
+            class_share=class_share,
+            bank=list(bank),
+            bank_steps=bank_steps,
+            ascent_share=ascent_share,
         )
         self.of_head = of_head
 
@@ -125,16 +137,35 @@ class Universal(Adversary):
     def craft(
         self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
-        live, bank = self.state["live"].requires_grad_(), self.state["bank"]
+        live, bank = self.state["live"].requires_grad_(not self.settings["ascent_share"]), self.state["bank"]
         self.check_size(*images.shape[2:])
         chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
-        share = self.settings["class_share"]
-        if share is None:
-            share = float(model.model.config.num_labels <= len(live))
-        if share:
-            by_class = sent(torch.from_numpy(below(seeds, share, OF_CLASS)), images.device)
-            chosen = torch.where(by_class & (chosen < len(live)), labels % len(live), chosen)
+        chosen = self._of_class(chosen, model, labels, seeds)
         return attacked(images, eps_share * torch.cat([live, bank]).to(images)[chosen])
+
+    def ascend(
+        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
+    ) -> None:
+        live, bank = self.state["live"], self.state["bank"]
+        chosen = drawn(seeds, len(live), len(bank))
+        rows = np.flatnonzero((chosen < len(live)) & below(seeds, self.settings["ascent_share"], ASCENT))
+        if len(rows) == 0:
+            return
+        index, given = (sent(torch.from_numpy(each), images.device) for each in (rows, chosen))
+        given = self._of_class(given, model, labels, seeds)[index]
+        with evaluating(model):
+            logits = model(attacked(images[index], eps_share * live.requires_grad_().to(images)[given]))
+        below_mean(logits, labels[index]).sum().backward(inputs=[live])
+
+    def _of_class(self, chosen: Tensor, model: PixelModel, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
+        """Which perturbation each image gets, (n,): the drawn one, or in place of a live one that of its class."""
+        live, share = len(self.state["live"]), self.settings["class_share"]
+        if share is None:
+            share = float(model.model.config.num_labels <= live)
+        if not share:
+            return chosen
+        by_class = sent(torch.from_numpy(below(seeds, share, OF_CLASS)), chosen.device)
+        return torch.where(by_class & (chosen < live), labels % live, chosen)
 
     def learn(self) -> None:
         if self.state:

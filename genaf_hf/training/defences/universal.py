@@ -39,7 +39,7 @@ def universal(
     patch_area: float = AREA,
     single_pass: bool = False,
     divergence_weight: float = 0.5,
-    divergence_temperature: float = 1.0,
+    ascent_share: float = 0.0,
 ) -> tuple[Adversary, CrossEntropy]:
     """Cross-entropy on clean images and on images under perturbations that many share, answered alike.
 
@@ -48,14 +48,21 @@ def universal(
     Perturbations of one image alone, such as PGD's, are not withstood. As large a share of the attacked images as
     `patch_share` says gets a live patch in place of a perturbation.
 
-    A `divergence_temperature` above 1, and labels that are smoothed, withstand longer attacks on the model itself, for
-    clean accuracy.
+    With an `ascent_share` live perturbations do not climb the loss that weights are trained on: as large a share of the
+    images that have one is passed once more, and moves it against the logit of their label less the mean of all. The
+    model withstands longer attacks on itself then.
 
     A step takes about twice as long as one of plain fine-tuning; with `single_pass`, where a share of each batch stays
     clean and the rest is attacked, as long. It takes a `divergence_weight` of 0, since no image is answered twice.
     """
     perturbations = Universal(
-        eps=eps, step_size=step_size, live=live, class_share=class_share, bank=bank, bank_steps=bank_steps
+        eps=eps,
+        step_size=step_size,
+        live=live,
+        class_share=class_share,
+        bank=bank,
+        bank_steps=bank_steps,
+        ascent_share=ascent_share,
     )
     adversary = mixed(perturbations, (LivePatch(area=patch_area), patch_share))
-    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight, divergence_temperature)
+    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight)
