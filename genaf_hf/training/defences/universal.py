@@ -49,8 +49,8 @@ def universal(
     `patch_share` says gets a live patch in place of a perturbation.
 
     With an `ascent_share` live perturbations do not climb the loss that weights are trained on: as large a share of the
-    images that have one is passed once more, and moves it against the logit of their label less the mean of all. The
-    model withstands longer attacks on itself then.
+    images that have one is passed once more, and moves it against the logit of their label less the mean of all. Where
+    there are few images, longer attacks on the model itself are withstood then.
 
     A step takes about twice as long as one of plain fine-tuning; with `single_pass`, where a share of each batch stays
     clean and the rest is attacked, as long. It takes a `divergence_weight` of 0, since no image is answered twice.
