@@ -312,6 +312,10 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
             r"class_share is 2, expected a share",
         ),
         (
+            {"defence": "universal", "defence_settings": {"divergence_temperature": 0}},
+            "divergence_temperature is 0, expected more than 0",
+        ),
+        (
             {"defence": "universal", "defence_settings": {"ascent_share": -1}},
             r"ascent_share is -1, expected a share in \[0, 1\]",
         ),

@@ -41,9 +41,10 @@ UNPATCHED = {**BANK, "patch_share": 0}
 QUICK = {"defence": "universal", "defence_settings": UNPATCHED, "adapt_max_steps": -1}
 
 
-@pytest.mark.parametrize("class_share", [0, 0.5, 1])
-def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share):
-    settings = {**QUICK, "defence_settings": {**UNPATCHED, "live": None, "class_share": class_share}}
+@pytest.mark.parametrize(("class_share", "temperature"), [(0, 1), (0.5, 4), (1, 1)])
+def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share, temperature):
+    given = {"live": None, "class_share": class_share, "divergence_temperature": temperature}
+    settings = {**QUICK, "defence_settings": {**UNPATCHED, **given}}
     before = state_before(tmp_path / "begun", **settings)
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
     eps, step = trainer.args.eps, trainer.args.step_size
@@ -59,8 +60,8 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_
     attacked = clamped(images + torch.cat([live, before["bank"]])[chosen])
     clean_logits, attacked_logits = model(images), model(attacked)
     loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
-    p, q = clean_logits.softmax(1).detach(), attacked_logits.softmax(1)
-    check_gradients(gradients, model, loss + 0.5 * (p * (p / q).log()).sum(1).mean())
+    p, q = ((logits / temperature).softmax(1) for logits in (clean_logits.detach(), attacked_logits))
+    check_gradients(gradients, model, loss + 0.5 * temperature**2 * (p * (p / q).log()).sum(1).mean())
     after = state_of(trainer)
     moved = (before["live"] + step * live.grad.sign()).clamp(-eps, eps).detach()
     torch.testing.assert_close(after["live"], moved, rtol=0, atol=1e-15)

@@ -39,6 +39,7 @@ def universal(
     patch_area: float = AREA,
     single_pass: bool = False,
     divergence_weight: float = 0.5,
+    divergence_temperature: float = 1.0,
     ascent_share: float = 0.0,
 ) -> tuple[Adversary, CrossEntropy]:
     """Cross-entropy on clean images and on images under perturbations that many share, answered alike.
@@ -50,7 +51,8 @@ def universal(
 
     With an `ascent_share` live perturbations do not climb the loss that weights are trained on: as large a share of the
     images that have one is passed once more, and moves it against the logit of their label less the mean of all. Where
-    there are few images, longer attacks on the model itself are withstood then.
+    there are few images, longer attacks on the model itself are withstood then. A `divergence_temperature` above 1,
+    with labels that are smoothed, withstands the longest better, for clean accuracy.
 
     A step takes about twice as long as one of plain fine-tuning; with `single_pass`, where a share of each batch stays
     clean and the rest is attacked, as long. It takes a `divergence_weight` of 0, since no image is answered twice.
@@ -65,4 +67,4 @@ def universal(
         ascent_share=ascent_share,
     )
     adversary = mixed(perturbations, (LivePatch(area=patch_area), patch_share))
-    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight)
+    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight, divergence_temperature)

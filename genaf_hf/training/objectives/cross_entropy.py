@@ -14,33 +14,44 @@ from genaf_hf.values.numbers import check_share, is_number
 
 
 class CrossEntropy(Objective):
-    """(1 - clean_share) * CE(attacked) + clean_share * CE(clean) + divergence_weight * KL(clean || attacked).
+    """(1 - clean_share) * CE(attacked) + clean_share * CE(clean) + divergence_weight * T^2 KL(clean || attacked).
 
     With a share of 0 it is that of Madry et al. (ICLR 2018, https://arxiv.org/abs/1706.06083, equation 2.1), and the
     clean images are not passed through the model. The divergence pulls attacked answers to the clean ones and leaves
-    these alone, where TRADES moves both.
+    these alone, where TRADES moves both. It is that of logits over a temperature T, times its square (Hinton et al.,
+    2015, https://arxiv.org/abs/1503.02531): at a high one it tends to the squared distance of logits (Kannan et al.,
+    2018, https://arxiv.org/abs/1803.06373), which does not vanish where the model is sure.
 
     Args:
         clean_share: in [0, 1].
         single_pass: pass each image through the model once: as many of them as `clean_share` says clean, the others
             attacked. The loss is the same in expectation, at about the time of a step on clean images alone.
         divergence_weight: 0 or more; with a single pass no image has two answers that could be compared.
+        divergence_temperature: T, above 0.
 
     Raises:
         UserError: for a value out of its range.
     """
 
-    def __init__(self, clean_share: float, single_pass: bool = False, divergence_weight: float = 0.0):
+    def __init__(
+        self,
+        clean_share: float,
+        single_pass: bool = False,
+        divergence_weight: float = 0.0,
+        divergence_temperature: float = 1.0,
+    ):
         check_share("clean_share", clean_share)
         if not is_number(divergence_weight) or not 0 <= divergence_weight < math.inf:
             raise UserError(f"divergence_weight is {divergence_weight}, expected 0 or more.")
+        if not is_number(divergence_temperature) or not 0 < divergence_temperature < math.inf:
+            raise UserError(f"divergence_temperature is {divergence_temperature}, expected more than 0, for example 4.")
         if single_pass and divergence_weight > 0:
             raise UserError(
                 f"divergence_weight is {divergence_weight}, but single_pass is True, so that no image is answered both "
                 "clean and attacked: set divergence_weight to 0, too."
             )
         self.clean_share = clean_share
-        self.divergence_weight = divergence_weight
+        self.divergence_weight, self.divergence_temperature = divergence_weight, divergence_temperature
         self.reads_clean = (clean_share > 0 or divergence_weight > 0) and not single_pass
         self.stay_clean = clean_share if single_pass else 0.0
         self.losses = (
@@ -61,6 +72,8 @@ class CrossEntropy(Objective):
             loss = torch.lerp(adversarial_loss, clean_loss, self.clean_share)
             terms["clean_loss"] = clean_loss
         if self.divergence_weight > 0:
-            terms["divergence_loss"] = self.divergence_weight * divergence(own.clean.detach(), own.attacked)
+            t = self.divergence_temperature
+            apart = t**2 * divergence(own.clean.detach() / t, own.attacked / t)
+            terms["divergence_loss"] = self.divergence_weight * apart
             loss = loss + terms["divergence_loss"]
         return Loss(loss, terms=terms)
