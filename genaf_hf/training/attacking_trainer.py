@@ -189,18 +189,20 @@ class AttackingTrainer(ResumableTrainer):
         settings = {"seeds": seeds, "eps_share": self.eps_share()}
         with trusted():
             images = pixel_model.to_images(pixel_values)
-            with only_trainable(pixel_model.model, ()):
-                self.defence.adversary.ascend(pixel_model, images, labels, **settings)
-            attacked = self._attacked_images(pixel_model, images, labels, **settings)
+            attacked = self._attacked_images(
+                pixel_model, images, labels, ascends=self.defence.adversary.ascends, **settings
+            )
         return pixel_model.to_pixel_values(attacked)
 
-    def _attacked_images(self, model: PixelModel, *needed: Tensor, **settings) -> Tensor:
-        """What the adversary makes of images.
+    def _attacked_images(self, model: PixelModel, *needed: Tensor, ascends: bool = False, **settings) -> Tensor:
+        """What the adversary makes of images, in a training after its own pass where it `ascends`.
 
         It asks for gradients of its images alone: weights have none meanwhile, for which nothing has to be kept in the
         forward pass, and which a compiled backward pass would compute all the same.
         """
         with only_trainable(model.model, ()):
+            if ascends:
+                self.defence.adversary.ascend(model, *needed, **settings)
             return self.defence.adversary.craft(model, *needed, **settings)
 
     def flipped(self, inputs: dict, micro_batch: MicroBatch) -> dict:

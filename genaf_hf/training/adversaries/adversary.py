@@ -25,10 +25,12 @@ class Adversary:
             which have to be there as they are trained then, and not merged from adapters.
         moves: whether it attacks with what changes as the training goes on, so that robust accuracies of two steps are
             not under the same attack.
+        ascends: whether its state moves along what a pass of its own finds.
     """
 
     changes_model = False
     moves = False
+    ascends = False
 
     def __init__(self, **settings):
         self.settings = settings
@@ -58,7 +60,7 @@ class Adversary:
     ) -> None:
         """Adds to the gradients of its state what a pass of its own finds, before images of a training are crafted.
 
-        Takes what `craft` takes.
+        Takes what `craft` takes; is called where it `ascends`.
         """
 
     def craft(

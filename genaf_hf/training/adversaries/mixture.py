@@ -44,6 +44,10 @@ class Mixture(Adversary):
         return any(one.moves for one in self.parts.values())
 
     @property
+    def ascends(self) -> bool:  # type: ignore[override]
+        return any(one.ascends for one in self.parts.values())
+
+    @property
     def state(self) -> dict[str, Tensor]:  # type: ignore[override]
         return {f"{who}.{name}": each for who, one in self.parts.items() for name, each in one.state.items()}
 

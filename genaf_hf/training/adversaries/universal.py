@@ -86,6 +86,7 @@ class Universal(Adversary):
             bank_steps=bank_steps,
             ascent_share=ascent_share,
         )
+        self.ascends = ascent_share > 0
         self.of_head = of_head
 
     def check_update(self, images: int) -> None:
@@ -137,7 +138,7 @@ class Universal(Adversary):
     def craft(
         self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
     ) -> Tensor:
-        live, bank = self.state["live"].requires_grad_(not self.settings["ascent_share"]), self.state["bank"]
+        live, bank = self.state["live"].requires_grad_(not self.ascends), self.state["bank"]
         self.check_size(*images.shape[2:])
         chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
         chosen = self._of_class(chosen, model, labels, seeds)
