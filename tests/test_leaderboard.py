@@ -447,10 +447,17 @@ def test_a_leaderboard_is_written_over_an_earlier_one(leaderboard, tmp_path):
 
 
 def publish(
-    hub: LocalHub, name: str, report: RobustnessReport, index=None, access="public", tags=(), **files: bytes
+    hub: LocalHub,
+    name: str,
+    report: RobustnessReport,
+    index=None,
+    access="public",
+    tags=("genaf",),
+    base_model="someone/encoder",
+    **files: bytes,
 ) -> None:
     """Puts a model with a card and a report onto a Hub."""
-    head = {"tags": ["genaf", *tags], "base_model": "someone/encoder", "model-index": index or model_index(report)}
+    head = {"tags": [*tags], "base_model": base_model, "model-index": index or model_index(report)}
     card = f"---\n{yaml.safe_dump(head)}---\n# Model\n".encode()
     hub.add("models", name, access).add_commit("main", {"README.md": card, "report.json": report.to_json().encode()})
     hub.repositories["models", name].files().update(files)
@@ -462,10 +469,13 @@ def hub():
         publish(hub, "someone/hardened", make_report())
         publish(hub, "someone/secret", make_report(), access="private")
         publish(hub, "other/gated", make_report(pgd=51), access="gated")
-        publish(hub, "other/forged", make_report(pgd=52), index=model_index(make_report(pgd=99)))
+        forged = model_index(make_report(pgd=99))
+        publish(hub, "other/forged", make_report(pgd=52), index=forged, base_model="other/encoder")
         nothing = [{"name": "x", "results": []}]
-        publish(hub, "other/empty", make_report(), index=nothing, tags=["hardened-encoder"])
+        publish(hub, "other/empty", make_report(), index=nothing, tags=["genaf", "hardened-encoder"])
         hub.add("models", "other/untagged")
+        for encoder in ("other/encoder", "other/nobodys-encoder"):
+            publish(hub, encoder, make_report(), index=nothing, tags=["hardened-encoder"])
         yield hub
 
 
@@ -490,7 +500,10 @@ def test_models_with_the_tag_are_collected_as_anybody_sees_them(board, hub):
     assert board["endpoint"] == hub.endpoint
     assert {each["model"] for each in board["entries"]} == {"someone/hardened", "other/gated", "other/forged"}
     assert board["left_out"] == [{"model": "other/empty", "reason": "its card has no results"}]
-    assert board["hardened_encoders"] == ["other/empty"]
+
+
+def test_hardened_encoders_are_told_that_are_models_here_or_that_these_come_from(board):
+    assert board["hardened_encoders"] == ["other/empty", "other/encoder"]
 
 
 def test_what_the_report_confirms_is_said_to_be_checked(board, hub):
@@ -517,7 +530,8 @@ def test_ids_and_reports_cost_one_request_each_and_a_report_only_once(hub, place
     assert [{each["model"] for each in board["entries"]} for board in boards] == [set(ids[1].split(", "))] * 2
     assert all("report not checked" in each["notes"] for each in boards[0]["entries"])
     models = [hub.repositories["models", name] for name in ids[1].split(", ")]
-    assert requests(hub, "GET /api/models") == [f"GET /api/models/{each.id}" for each in models] * 3
+    one_each = [*(f"GET /api/models/{each.id}" for each in models), "GET /api/models"]  # and one of hardened encoders
+    assert requests(hub, "GET /api/models") == one_each * 3
     fetched = {f"GET /{each.id}/resolve/{each.commit()}/report.json" for each in models}
     assert sorted(requests(hub, "GET /[so]")) == sorted(fetched)
 
@@ -533,7 +547,7 @@ def test_thousands_of_models_cost_one_listing(place):
                 hub.add("models", f"many/{number}").add_commit("main", same)
         board = build(hub, place, "--no_verify_reports")
         assert len(board["entries"]) == 3 * count
-        assert requests(hub, "GET /(api/models|many)") == ["GET /api/models"] * 3
+        assert requests(hub, "GET /(api/models|many)") == ["GET /api/models"] * 4  # the last of encoders
 
 
 def test_what_cannot_be_done_is_said_in_one_sentence(hub, place):

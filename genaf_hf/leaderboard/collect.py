@@ -13,8 +13,8 @@ from tqdm.contrib.concurrent import thread_map
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.leaderboard.check import Report, check, is_path
-from genaf_hf.leaderboard.entries import Leaderboard, read_card, text
-from genaf_hf.sharing.existing_card import names_hardened_encoder
+from genaf_hf.leaderboard.entries import Leaderboard, base_model, read_card, text
+from genaf_hf.sharing.existing_card import HARDENED_ENCODER_TAG, names_hardened_encoder
 
 EXPAND = ["lastModified", "model-index", "sha", "tags"]
 LARGEST_REPORT = 2 * 2**20
@@ -24,8 +24,9 @@ THREADS = 8
 def collect(tag: str = "genaf", models: Sequence[str] = (), *, verify_reports: bool = True) -> Leaderboard:
     """What the cards of models on the Hub say of their robustness, checked.
 
-    Models are found by one listing of what everybody can see, which holds the metadata of their cards. Reports are
-    fetched once for each commit, and kept in the cache of `huggingface_hub`.
+    Models are found by one listing of what everybody can see, which holds the metadata of their cards, and another one
+    tells which of the encoders that they come from were hardened. Reports are fetched once for each commit, and kept in
+    the cache of `huggingface_hub`.
 
     Args:
         tag: that the models have.
@@ -38,12 +39,15 @@ def collect(tag: str = "genaf", models: Sequence[str] = (), *, verify_reports: b
     api = HfApi()
     try:
         found = by_ids(api, models) if models else by_tag(api, tag)
+        hardened = {info.id for info in api.list_models(filter=HARDENED_ENCODER_TAG, expand=["tags"], token=False)}
     except (OSError, httpx2.HTTPError) as error:
         raise UserError(f"The Hub at {api.endpoint} cannot be read: {first_line(error)}.") from error
     if not found:
         raise UserError(f'No public model on {api.endpoint} has the tag "{tag}"; name another tag, or ids by --models.')
     cards = [read_card(info) for info in found]
     entries = [entry for entries, _ in cards for entry in entries]
+    hardened |= {info.id for info in found if names_hardened_encoder(info.tags)}  # also the user's private ones
+    shown = {name for info in found for name in (info.id, base_model(info))}
     cited = {(each.model, each.commit, each.report): None for each in entries if is_path(each.report)}
     return Leaderboard(
         source=", ".join(models) if models else f"the tag {tag}",
@@ -52,7 +56,7 @@ def collect(tag: str = "genaf", models: Sequence[str] = (), *, verify_reports: b
         models=len(found),
         entries=check(entries, fetch_reports(list(cited)) if verify_reports else None),
         left_out=[each for _, left_out in cards for each in left_out],
-        hardened_encoders=[info.id for info in found if names_hardened_encoder(info.tags)],
+        hardened_encoders=sorted(hardened & shown),
     )
 
 

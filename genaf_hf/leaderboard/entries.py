@@ -175,7 +175,7 @@ class Leaderboard:
         models: how many were found.
         entries: one per result.
         left_out: results and models without one.
-        hardened_encoders: ids of the models that are encoders hardened without labels, with results or without.
+        hardened_encoders: ids of the encoders hardened without labels among these models and what they come from.
     """
 
     source: str
