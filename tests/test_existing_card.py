@@ -7,11 +7,12 @@ import pytest
 import yaml
 from cards import make_record, make_report
 from huggingface_hub import ModelCard
+from transformers import PretrainedConfig
 
 from genaf_hf.evaluation.measurement import Check
 from genaf_hf.sharing.audited_card import check_card, share_findings
 from genaf_hf.sharing.card_update import BEGIN, END, END_OF_TOP, TOP, update_card
-from genaf_hf.sharing.existing_card import card_metadata, license_of, read_card
+from genaf_hf.sharing.existing_card import base_model_of, card_metadata, read_card
 from genaf_hf.sharing.model_card import findings, metadata, model_card
 
 OURS = ["adversarial-robustness"]
@@ -341,20 +342,26 @@ def test_findings_are_shared_in_a_local_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("card", "license_name"),
+    ("card", "told"),
     [
-        (b"---\nlicense: apache-2.0\n---\n", "apache-2.0"),
-        (b"---\nlicense: [mit]\n---\n", None),
-        (b"# none", None),
-        (b"---\nlicense: [mit\n---\n", None),
-        (b"\xff", None),
-        (None, None),
+        (b"---\nlicense: apache-2.0\n---\n", {"license": "apache-2.0"}),
+        (b"---\nlicense: mit\ntags: [genaf, hardened-encoder]\n---\n", {"license": "mit", "hardened": True}),
+        (b"---\nlicense: [mit]\ntags: hardened-encoder\n---\n", {"license": None}),
+        (b"# none", {"license": None}),
+        (b"---\nlicense: [mit\n---\n", {"license": None}),
+        (b"\xff", {"license": None}),
+        (None, {"license": None}),
     ],
 )
-def test_the_license_of_a_model(tmp_path, card, license_name):
+def test_what_the_card_of_a_base_model_tells(tmp_path, card, told):
     if card is not None:
         (tmp_path / "README.md").write_bytes(card)
-    assert license_of(str(tmp_path)) == license_name
+    config = PretrainedConfig(name_or_path=str(tmp_path))
+    assert base_model_of(config) == {"name": tmp_path.name, "revision": None, **told}
+
+
+def test_a_model_that_was_loaded_from_nowhere_has_no_base_model():
+    assert base_model_of(PretrainedConfig()) == {"name": None, "revision": None, "license": None}
 
 
 def test_a_card_that_cannot_be_asked_for_is_not_taken_for_none():

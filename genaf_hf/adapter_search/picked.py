@@ -19,12 +19,11 @@ from genaf_hf.pipelines.hardening import copy_perturbations
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
-from genaf_hf.sharing.existing_card import license_of
+from genaf_hf.sharing.existing_card import base_model_of
 from genaf_hf.sharing.layout import CARD, HARDENED_MODEL, RECORD, REPORT, SAMPLES, TRAINED_ON
 from genaf_hf.sharing.record import OF_ADAPTER, TrainingRecord, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.config import GenAFConfig
-from genaf_hf.values.provenance import model_source
 
 
 def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[Member]) -> RobustnessReport:
@@ -77,7 +76,6 @@ def pick_run(arguments: AdapterSearchArguments, config: GenAFConfig) -> Run:
 def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     """How the picked model was made."""
     arguments, config = laboratory.arguments, laboratory.config
-    source, revision = model_source(laboratory.encoder.config)
     asked = {name: value for name, value in arguments.given.items() if name != "storage"}
     trained = laboratory.fitness.training_of(chosen.genome, chosen.slot)
     training = settings_of_training(trained)
@@ -85,11 +83,7 @@ def record(laboratory: Laboratory, chosen: Member) -> TrainingRecord:
     history = json.loads((adapter / HISTORY).read_text(encoding="utf-8"))
     perturbations = sorted(each.name for each in (adapter / TRAINED_ON).glob("*"))
     return TrainingRecord(
-        base_model={
-            "name": source,
-            "revision": revision,
-            "license": source and license_of(source, revision=revision, token=config.hub_token),
-        },
+        base_model=base_model_of(laboratory.encoder.config, config.hub_token),
         data=laboratory.record_of_images,
         hyperparameters={
             **training["hyperparameters"],

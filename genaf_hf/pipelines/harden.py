@@ -98,7 +98,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     run.check()
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
     load_configuration(arguments.model_name_or_path, **hub)
-    hardened_before = tell_of_hardened_encoder(arguments.model_name_or_path, **hub)
+    tell_of_hardened_encoder(arguments.model_name_or_path, **hub)
     case = Experiment.load(arguments, config)
     config.make_defence().check(case.encoder, images_of_update(config, case.data["train"]))
     of_images = case.record_of_images  # which all processes digest at once
@@ -133,25 +133,21 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
                 example=leave_example(models[report.subject], case.data["test"], run.folder),
                 command=run.command("harden", {**of_family, **repeated(case, record)}),
             )
-            if hardened_before:
-                record = replace(record, base_model={**record.base_model, "hardened": True})
             TrainingRecord(record.base_model, case.record_of_images).save(run.folder / UNDEFENDED / RECORD)
             write_results(run.folder, report, record, model_name=model_name)
             track_results(report, record, config)
-            if hardened_before and is_hardened(record):
+            if record.base_model.get("hardened") and is_hardened(record):
                 tell_of_gain(report, arguments.model_name_or_path, config.defence)
     push_result(run.folder, config, model_name, push_anyway=arguments.push_anyway)
     PartialState().wait_for_everyone()
     return report
 
 
-def tell_of_hardened_encoder(model_name_or_path: str, **hub) -> bool:
-    """Whether an encoder has a hardening behind it, of which the log then says what it leaves to gain."""
-    found = PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub)
-    if found:
+def tell_of_hardened_encoder(model_name_or_path: str, **hub) -> None:
+    """Says of an encoder that has a hardening behind it what it leaves to gain."""
+    if PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub):
         said = '"%s" is an encoder that is hardened already, as its card says: a plain fine-tune keeps a part of that'
         logger.info(said, model_name_or_path)
-    return found
 
 
 def tell_of_gain(report: RobustnessReport, model_name_or_path: str, defence: str) -> None:

@@ -186,7 +186,7 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
     features = tell_features(case.bare, case.public)
     tell_of_duplicates(case)
     hub = {"revision": arguments.model_revision, "token": config.hub_token}
-    hardened_before = tell_of_encoder(arguments.model_name_or_path, **hub)
+    tell_of_encoder(arguments.model_name_or_path, **hub)
     if PartialState().is_main_process:
         tell_of_images(case)
     attacker = case.attacker
@@ -211,8 +211,6 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
                 write_attacked(run.folder, case, models, reports[REPORT], threats)
             command = run.command("harden-encoder", repeated(case, record))
             record = replace(record, data=case.record_of_images, command=command)
-            if hardened_before:
-                record = replace(record, base_model={**record.base_model, "hardened": True})
             write_encoder_results(
                 run.folder,
                 drifts,
@@ -331,16 +329,14 @@ def tell_of_duplicates(case: EncoderExperiment) -> None:
             warn_of_duplicates({"train": case.images.digests["train"], "test": test}, name)
 
 
-def tell_of_encoder(model_name_or_path: str, **hub) -> bool:
-    """Whether an encoder is hardened already, which the log then says."""
-    found = PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub)
-    if found:
+def tell_of_encoder(model_name_or_path: str, **hub) -> None:
+    """Says so where an encoder is hardened already."""
+    if PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub):
         logger.warning(
             '"%s" is hardened already, as its card says: the features that are kept are those of the hardened one, and '
             "move once more away from those of the encoder that it was made from.",
             model_name_or_path,
         )
-    return found
 
 
 def train(case: EncoderExperiment, run: Run) -> tuple[PixelModel, TrainingRecord]:

@@ -9,7 +9,7 @@ import yaml
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.hub import file_of_model
 from genaf_hf.sharing.layout import CARD
-from genaf_hf.values.provenance import public_name
+from genaf_hf.values.provenance import model_source, public_name
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +49,29 @@ def card_metadata(card: str) -> dict:
     return values or {}
 
 
-def license_of(model_name_or_path: str, *, revision: str | None = None, token: str | bool | None = None) -> str | None:
-    """The license that a model's card names; None where it names none or cannot be read."""
-    found = told_by_card(model_name_or_path, "license", revision=revision, token=token)
-    return found if isinstance(found, str) else None
+def base_model_of(config, token: str | bool | None = None) -> dict:
+    """What a training record holds of the public encoder that a configuration was loaded from.
+
+    Args:
+        config: of a `transformers` model.
+        token: for private and gated repositories.
+    """
+    name, revision = model_source(config)
+    told = metadata_of(config.name_or_path, revision=revision, token=token) if name else {}
+    license_name = told.get("license")
+    return {
+        "name": name,
+        "revision": revision,
+        "license": license_name if isinstance(license_name, str) else None,
+        **({"hardened": True} if names_hardened_encoder(told.get("tags")) else {}),
+    }
 
 
 def is_hardened_encoder(
     model_name_or_path: str, *, revision: str | None = None, token: str | bool | None = None
 ) -> bool:
     """Whether a model's card says that it is an encoder that was hardened here."""
-    return names_hardened_encoder(told_by_card(model_name_or_path, "tags", revision=revision, token=token))
+    return names_hardened_encoder(metadata_of(model_name_or_path, revision=revision, token=token).get("tags"))
 
 
 def names_hardened_encoder(tags: object) -> bool:
@@ -67,10 +79,10 @@ def names_hardened_encoder(tags: object) -> bool:
     return isinstance(tags, list) and HARDENED_ENCODER_TAG in tags
 
 
-def told_by_card(model_name_or_path: str, name: str, **hub):
-    """What the metadata of a model's card say by a name; None where they say nothing or cannot be read."""
+def metadata_of(model_name_or_path: str, **hub) -> dict:
+    """The metadata of a model's card; empty where there are none, or the card cannot be read, which the log says."""
     try:
-        return card_metadata(read_card(model_name_or_path, **hub)).get(name)
+        return card_metadata(read_card(model_name_or_path, **hub))
     except (OSError, ValueError, httpx2.HTTPError) as error:
-        logger.warning("The %s of %s is not known: %s.", name, public_name(model_name_or_path), first_line(error))
-        return None
+        logger.warning("The card of %s cannot be read: %s.", public_name(model_name_or_path), first_line(error))
+        return {}

@@ -18,7 +18,7 @@ from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat, at_hand
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
-from genaf_hf.sharing.existing_card import license_of
+from genaf_hf.sharing.existing_card import base_model_of
 from genaf_hf.sharing.layout import TRAINED_ON
 from genaf_hf.sharing.publishing import publish
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord, settings_of_training
@@ -83,17 +83,11 @@ class SharingTrainer(AttackingTrainer):
 
     def training_record(self) -> TrainingRecord:
         """How the model was trained, so far as the trainer knows."""
-        config = self.model.config
-        name, revision = model_source(config)
         splits = {"train": self.train_dataset, "validation": self.eval_dataset}
-        classes = config.id2label
+        classes = self.model.config.id2label
         source = dataset_source(self.train_dataset, "train")
         return TrainingRecord(
-            base_model={
-                "name": name,
-                "revision": revision,
-                "license": name and license_of(config.name_or_path, revision=revision, token=self.args.hub_token),
-            },
+            base_model=base_model_of(self.model.config, self.args.hub_token),
             data={
                 **{key: source[key] for key in ("name", "config", "revision")},
                 "splits": {split: len(data) for split, data in splits.items() if data is not None and has_length(data)},
