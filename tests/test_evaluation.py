@@ -323,8 +323,17 @@ def test_what_is_for_standing_images_attacks_those_that_others_in_its_ball_leave
     for other in ({"eps": 0.2}, {"norm": "l2"}):
         apart = under(other=partial(pgd, **{**PGD, **other}), last=ATTACKS["finisher"].configure())
         assert apart.measurement("model", "last").settings["after"] == ["pgd"]
-    alone = evaluate_robustness({"model": model}, pixels["test"], {"last": ATTACKS["finisher"].configure()})
-    assert alone.measurement("model", "last").settings.keys() == {"attack", "norm", "eps", "max_images"}
+
+
+def test_what_is_for_standing_images_attacks_without_others_those_that_are_right(model, pixels, finisher):
+    alone = {"last": ATTACKS["finisher"].configure(max_images=2)}
+    report = evaluate_robustness({"model": model}, pixels["test"], alone, batch_size=3)
+    [clean] = (each.correct for each in report.measurements if each.attack == "clean")
+    last = report.measurement("model", "last")
+    assert 2 < clean < len(pixels["test"])
+    assert (last.correct, len(finisher.seeds)) == (clean - 2, 2)
+    assert last.partly == f"2 of {clean} images left were attacked"
+    assert "after" not in last.settings
 
 
 @pytest.mark.parametrize("on_standing", [True, False])

@@ -120,7 +120,7 @@ def test_a_perturbation_at_hand_is_told_by_its_content(encoder, pixels):
 
 
 def test_the_sweep_has_one_universal_attack_and_one_on_single_images():
-    names = ("advencoder-pat", "l4a", "ssp", "pgd", "square")
+    names = ("advencoder-pat", "l4a", "ssp", "autoattack", "pgd", "square")
     attacks = {name: ATTACKS[name].configure(**({} if name == "advencoder-pat" else {"eps": 0.4})) for name in names}
     for factor, eps in ((0.5, 0.2), (4.0, 1.0)):
         found = swept(attacks, factor)

@@ -268,7 +268,7 @@ def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[
     noise: dict = {}
     for threat in in_turn(threats):
         label, known = threat.name, threat.settings(name)
-        if isinstance(threat, ImageThreat) and threat.after:
+        if isinstance(threat, ImageThreat) and threat.on_standing:
             attacked, counts = subject.under_after(threat, found)
         else:
             attacked, counts = subject.under(threat, label), {}

@@ -113,7 +113,7 @@ class Subject:
         it attacks lie evenly among them: of a test set in the order of its classes they are of all classes.
 
         Args:
-            threat: after others.
+            threat: after others, or after none, which leave what is right without an attack.
             found: answers under these, and clean.
         """
         answers = found[CLEAN]

@@ -269,8 +269,11 @@ def at_hand(
 
 
 def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, ConfiguredAttack]:
-    """The attacks at `factor` times their eps: the first universal one that has an eps, and the first on images."""
-    with_eps = {name: attack for name, attack in attacks.items() if "eps" in attack.settings}
+    """The attacks at `factor` times their eps: the first universal one that has an eps, and the first on images.
+
+    Those on what others leave right are left out, which are slow, and have no others beside them here.
+    """
+    with_eps = {name: each for name, each in attacks.items() if "eps" in each.settings and not each.on_standing}
     kinds = ([name for name, attack in with_eps.items() if attack.universal is kind] for kind in (True, False))
     left_out = [name for names in kinds for name in names[1:]]
     return {
