@@ -302,12 +302,15 @@ def test_prediction_without_labels_gives_logits(tmp_path):
 # ---- accumulation, precision, memory, adapters ----
 
 
+LOGGED = ("loss", "train_loss", "adversarial_loss", "genetic_loss", "clean_accuracy", "robust_accuracy")
+
+
 @pytest.mark.parametrize(
     ("stage", "genetic_weight"),
     [("standard_finetune", 20.0), ("adversarial_finetune", 20.0), ("adversarial_finetune", 0.0), ("adapt", 20.0)],
 )
 def test_accumulated_micro_batches_are_one_batch(tmp_path, stage, genetic_weight):
-    final = []
+    final, logs = [], []
     for micro_batches in (1, 2, 4):
         trainer = tiny_trainer(
             tmp_path,
@@ -326,8 +329,11 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path, stage, genetic_weight
         getattr(trainer, stage)(**arguments)
         assert changed(start, copied_weights(trainer.model))
         final.append(copied_weights(trainer.model))
-    torch.testing.assert_close(final[1], final[0], rtol=0, atol=1e-9)
-    torch.testing.assert_close(final[2], final[0], rtol=0, atol=1e-9)
+        logs.append([value for log in trainer.state.log_history for name, value in log.items() if name in LOGGED])
+    assert logs[0]
+    for weights, log in zip(final[1:], logs[1:], strict=True):
+        torch.testing.assert_close(weights, final[0], rtol=0, atol=1e-9)
+        assert log == pytest.approx(logs[0], abs=1e-4)
 
 
 def test_activation_checkpointing_gives_the_same_weights(tmp_path):

@@ -250,6 +250,22 @@ def test_a_single_pass_attacks_a_share_of_the_images_and_leaves_the_others_clean
         assert log["clean_loss" if kind == "clean" else "adversarial_loss"] == pytest.approx(loss, abs=1e-4)
 
 
+def test_what_a_single_pass_logs_does_not_depend_on_how_few_rows_are_passed_at_once(tmp_path):
+    logs = []
+    for rows in (8, 2, 1):  # of two, or of one, there may be no clean ones
+        settings = {**QUICK, "clean_share": 0.25, "defence_settings": {**UNPATCHED, **HALF}, "max_steps": 2}
+        few = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 8 // rows, "logging_steps": 2}
+        trainer = tiny_trainer(tmp_path / str(rows), dtype=torch.float64, **settings, **few)
+        trainer.train()
+        [log] = (each for each in trainer.state.log_history if "loss" in each)
+        logs.append(
+            {name: log[name] for name in ("adversarial_loss", "clean_loss", "clean_accuracy", "robust_accuracy")}
+        )
+    assert logs[0]["clean_loss"] > 0
+    for log in logs[1:]:
+        assert log == pytest.approx(logs[0], abs=1e-9)
+
+
 def test_gen_af_universal_is_gen_afs_objective_on_universal_perturbations(tmp_path):
     bank = {**UNPATCHED, "divergence_weight": 0}
     settings = {"genetic_weight": 0.5, "genetic_share": math.inf, "defence_settings": bank}

@@ -93,23 +93,21 @@ class Logits:
     features: Features | None = None
 
     def accuracies(self) -> dict[str, Tensor]:
-        """Shares of right answers to clean and to attacked images; none without labels."""
+        """Whether answers to clean and to attacked images are right, 1 or 0 of each row; nothing without labels."""
         if self.labels is None:
             return {}
         right = (self.attacked.argmax(1) == self.labels).float()
         if self.stays_clean is not None:
-            of_clean, of_attacked = means_by(self.stays_clean, right)
+            of_clean, of_attacked = by_kind(self.stays_clean, right)
             return {"clean_accuracy": of_clean, "robust_accuracy": of_attacked}
         if self.clean is None:
-            return {"robust_accuracy": right.mean()}
-        of_clean = (self.clean.argmax(1) == self.labels).float().mean()
-        return {"clean_accuracy": of_clean, "robust_accuracy": right.mean()}
+            return {"robust_accuracy": right}
+        return {"clean_accuracy": (self.clean.argmax(1) == self.labels).float(), "robust_accuracy": right}
 
 
-def means_by(chosen: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of the chosen values, for which the first argument is 1, and of the others; 0 where there are none."""
-    first, second = ((weights * values).sum() / weights.sum().clamp(min=1) for weights in (chosen, 1 - chosen))
-    return first, second
+def by_kind(chosen: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen values, for which the first argument is 1, and the others, each (n,) with NaN for what it lacks."""
+    return values.where(chosen > 0, torch.nan), values.where(chosen == 0, torch.nan)
 
 
 def spread(first: int, count: int, share: float) -> list[bool]:

@@ -58,8 +58,7 @@ class ResumableTrainer(Trainer):
         self.accelerator.dataloader_config.non_blocking = True  # batches come while a device still computes
         if self.args.data_seed is None:  # else from each process's own seed, and the processes draw overlapping batches
             self.accelerator.dataloader_config.data_seed = self.args.seed
-        self._log_sums: dict[str, Any] = defaultdict(float)
-        self._log_count = 0
+        self._log_sums: dict[str, Any] = defaultdict(float)  # of a term, and how many numbers it is of
         self._diverged: Tensor | None = None  # the first step whose loss was not finite, or inf
         self._look_at_weights: Callable[[], None] = lambda: None
         self._sums_of_checkpoint: dict | None = None
@@ -92,15 +91,19 @@ class ResumableTrainer(Trainer):
         return f"Lower the learning rate and begin anew in another output_dir{other}."
 
     def add_to_log(self, **terms: Tensor) -> None:
-        """Sums up terms of the loss, once a batch, whose means since the last log are logged with the next one."""
-        self._log_count += 1
+        """Sums up terms of the loss, whose means since the last log are logged with the next one.
+
+        Args:
+            terms: each a number of a batch, or one of each of its rows, NaN of those that it is not of.
+        """
         for name, value in terms.items():
-            self._log_sums[name] = self._log_sums[name] + value.detach()
+            is_told = ~value.isnan()
+            found = torch.stack([value.detach().where(is_told, 0).sum(), is_told.sum().to(value)])
+            self._log_sums[name] = self._log_sums[name] + found
 
     def forget_log(self) -> None:
         """Begins the sums of the log anew."""
         self._log_sums.clear()
-        self._log_count = 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model as the Trainer does and, where that is no checkpoint, what belongs beside it."""
@@ -219,7 +222,6 @@ class ResumableTrainer(Trainer):
             self._tr_loss = self._tr_loss.new_tensor(sums["loss"])
             self._total_loss_scalar, self._globalstep_last_logged = sums["logged_loss"], sums["logged_step"]
             self._log_sums.update({name: self._tr_loss.new_tensor(value) for name, value in sums["terms"].items()})
-            self._log_count = sums["count"]
         super()._run_epoch(**kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -227,9 +229,10 @@ class ResumableTrainer(Trainer):
         self._check_losses()
         if "train_runtime" in logs:  # of the whole training, where the Trainer's is of what came after a checkpoint
             logs["train_loss"] = self._total_loss_scalar / self.state.global_step
-        if "loss" in logs and self._log_count:
-            for name, value in self._log_sums.items():
-                logs[name] = gather(value / self._log_count).mean().item()
+        if "loss" in logs:
+            for name, sums in self._log_sums.items():
+                total, count = gather(sums).view(-1, 2).sum(0).tolist()
+                logs |= {name: total / count} if count else {}
             self.forget_log()
         super().log(logs, start_time)
 
@@ -277,15 +280,14 @@ class ResumableTrainer(Trainer):
     def _sums(self) -> dict:
         """What was summed up since the last log, for a run that goes on from here; the mean over processes."""
 
-        def mean(value: Tensor | float) -> float:
-            return gather(torch.as_tensor(value)).cpu().double().mean().item()
+        def mean(value: Tensor) -> list[float]:
+            return gather(value).cpu().double().view(-1, value.numel()).mean(0).tolist()
 
         return {
-            "loss": mean(self._tr_loss),
+            "loss": mean(self._tr_loss)[0],
             "logged_loss": self._total_loss_scalar,
             "logged_step": self._globalstep_last_logged,
             "terms": {name: mean(value) for name, value in self._log_sums.items()},
-            "count": self._log_count,
         }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:

@@ -251,8 +251,10 @@ class GenAFTrainer(SharingTrainer):
             label_smoothing=self.args.label_smoothing_factor,
         )
         self.add_to_log(**loss.terms, **own.accuracies())
-        # The Trainer divides by the number of micro-batches; what is of all of them already is the same in each.
-        total = loss.of_rows * micro_batch.share + loss.of_update * self.current_gradient_accumulation_steps
+        # The Trainer divides by the number of micro-batches. What is of all of them already is the same in each: its
+        # gradients count as often, its value, which is logged, but once.
+        of_update, others = torch.as_tensor(loss.of_update), self.current_gradient_accumulation_steps - 1
+        total = loss.of_rows * micro_batch.share + of_update + others * (of_update - of_update.detach())
         return (total, outputs) if return_outputs else total
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from genaf_hf.evaluation.drift import relative_distance
-from genaf_hf.training.global_batch import Logits, means_by
+from genaf_hf.training.global_batch import Logits, by_kind
 from genaf_hf.training.objectives.objective import Loss, Objective
 from genaf_hf.values.numbers import check_share
 
@@ -37,7 +37,7 @@ class Anchor(Objective):
         features = own.features
         each = relative_distance(features.attacked, features.public)
         if own.stays_clean is not None:
-            clean, attacked = means_by(own.stays_clean, each)
+            clean, attacked = by_kind(own.stays_clean, each)
             return Loss(each.mean(), terms={"attacked_drift": attacked, "clean_drift": clean})
         attacked = each.mean()
         if not self.clean_share:

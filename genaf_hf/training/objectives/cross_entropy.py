@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from genaf_hf.errors import UserError
-from genaf_hf.training.global_batch import Logits, means_by
+from genaf_hf.training.global_batch import Logits, by_kind
 from genaf_hf.training.objectives.objective import Loss, Objective
 from genaf_hf.training.objectives.trades import divergence
 from genaf_hf.values.numbers import check_share, is_number
@@ -63,7 +63,7 @@ class CrossEntropy(Objective):
     def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:
         if own.stays_clean is not None:
             each = F.cross_entropy(own.attacked, own.labels, reduction="none", label_smoothing=label_smoothing)
-            clean_loss, adversarial_loss = means_by(own.stays_clean, each)
+            clean_loss, adversarial_loss = by_kind(own.stays_clean, each)
             return Loss(each.mean(), terms={"adversarial_loss": adversarial_loss, "clean_loss": clean_loss})
         loss = adversarial_loss = F.cross_entropy(own.attacked, own.labels, label_smoothing=label_smoothing)
         terms = {"adversarial_loss": adversarial_loss}

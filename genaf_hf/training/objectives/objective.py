@@ -15,7 +15,7 @@ class Loss:
     Attributes:
         of_rows: mean over the rows of a micro-batch.
         of_update: of all rows of an update at once, the same number for each of its micro-batches.
-        terms: that the training logs by their names.
+        terms: that the training logs by their names, each a mean, or a number of each row, NaN where it is of none.
     """
 
     of_rows: Tensor
