@@ -228,6 +228,13 @@ def test_terms_that_stage_1_did_not_log_are_not_logged_by_stage_2(tmp_path):
     assert "adversarial_loss" not in log
 
 
+def test_a_metric_of_the_users_own_is_left_as_it_is(tmp_path):
+    trainer = tiny_trainer(tmp_path, compute_metrics=lambda prediction: {"robust_accuracy": 2.0})
+    metrics = trainer.evaluate()
+    assert metrics["eval_robust_accuracy"] == 2.0
+    assert 0 <= metrics["eval_clean_accuracy"] <= 1
+
+
 def test_evaluation_counts_are_those_by_hand(tmp_path):
     seen = []
 
@@ -426,3 +433,36 @@ def test_stage_2_reads_the_layers_that_another_process_assessed(tmp_path):
     trainer.adapt()
     chosen = sorted(contributions, key=contributions.get)[: len(contributions) // 5]
     assert changed(before, copied_weights(trainer.model)) == set(chosen)
+
+
+class Weighted(GenAFTrainer):
+    """As many write it who weigh classes."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        return F.cross_entropy(model(inputs["pixel_values"]).logits, inputs["labels"])
+
+
+class Heavier(GenAFTrainer):
+    def compute_loss(self, model, *args, **kwargs):
+        loss = super().compute_loss(model, *args, **kwargs)
+        return 2 * loss if model.training else loss
+
+
+def test_a_loss_that_goes_past_the_defence_is_refused_and_one_that_adds_to_it_is_not(tmp_path):
+    trainer = tiny_trainer(tmp_path, trainer_class=Weighted)
+    with pytest.raises(UserError, match="compute_loss of Weighted does not call that of GenAFTrainer"):
+        trainer.train()
+    trainer = tiny_trainer(tmp_path, trainer_class=Heavier, logging_steps=1)
+    trainer.adversarial_finetune()
+    log = trainer.state.log_history[0]
+    once = (log["adversarial_loss"] + log["clean_loss"]) / 2 + log["genetic_loss"]
+    assert log["loss"] == pytest.approx(2 * once, abs=1e-3)
+
+
+def test_a_trainer_goes_on_after_its_record_was_made(tmp_path):
+    trainer = tiny_trainer(tmp_path, max_steps=2)
+    trainer.adversarial_finetune()
+    before = trainer.evaluate()
+    trainer.training_record()
+    assert trainer.evaluate()["eval_clean_accuracy"] == before["eval_clean_accuracy"]
+    trainer.adversarial_finetune()

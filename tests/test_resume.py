@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from train_tiny import copied_weights, tiny_model, tiny_trainer
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from genaf_hf.errors import UserError
 from genaf_hf.sharing.record import ADAPT, LINEAR_PROBE
@@ -116,6 +116,37 @@ class Interrupts(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 3:
             raise KeyboardInterrupt
+
+
+class Minds(TrainerCallback):
+    """Has a training saved and stopped after its third step, as where the time that it was given is over."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = control.should_training_stop = state.global_step == 3
+
+
+def test_a_run_that_a_callback_stopped_goes_on(uninterrupted, tmp_path, caplog):
+    trainer = tiny_trainer(tmp_path, callbacks=[Minds()], **PLAIN)
+    trainer.adversarial_finetune()
+    assert "stage adversarial_finetune was stopped at step 3 of 5" in caplog.text
+    resumed = tiny_trainer(tmp_path, model=zeroed_model(), **PLAIN)
+    resumed.train(resume_from_checkpoint=True)
+    torch.testing.assert_close(copied_weights(resumed.model), uninterrupted["plain"][0], rtol=0, atol=0)
+
+
+def test_a_run_that_goes_on_has_the_patience_that_was_left(tmp_path):
+    settings = {**PLAIN, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 8}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "clean_accuracy"}
+    settings |= {"learning_rate": 1e-9, "head_learning_rate": 1e-9}  # of the same accuracy all the time
+    whole = tiny_trainer(tmp_path / "whole", callbacks=[EarlyStoppingCallback(4)], **settings)
+    whole.standard_finetune()
+    assert whole.state.global_step == 5
+    begun = tiny_trainer(tmp_path / "begun", callbacks=[Interrupts(), EarlyStoppingCallback(4)], **settings)
+    with pytest.raises(KeyboardInterrupt):
+        begun.standard_finetune()
+    resumed = tiny_trainer(tmp_path / "begun", callbacks=[EarlyStoppingCallback(4)], **settings)
+    resumed.standard_finetune(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 5
 
 
 def test_a_run_whose_folder_was_moved_goes_on_with_its_best_weights(tmp_path):

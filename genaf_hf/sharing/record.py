@@ -131,7 +131,9 @@ def all_settings(args: TrainingArguments) -> dict:
 
 def changed_settings(args: TrainingArguments) -> dict:
     """The settings of a training that differ from their defaults, as JSON holds them."""
-    defaults, found = (all_settings(each) for each in (type(args)(output_dir=".", use_cpu=args.use_cpu), args))
+    kept = {"use_configured_state": True}  # else new arguments reset the state of the accelerator that a trainer has
+    default = type(args)(output_dir=".", use_cpu=args.use_cpu, accelerator_config=kept)
+    defaults, found = (all_settings(each) for each in (default, args))
     changed = {name: value for name, value in found.items() if value not in (defaults[name], None)}
     if changed.keys() & {"eps", "steps"}:  # from which the default step size follows
         changed["step_size"] = found["step_size"]

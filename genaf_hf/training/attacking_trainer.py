@@ -271,7 +271,8 @@ class AttackingTrainer(ResumableTrainer):
         self._right, self._answers = {}, []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         accuracies = {name: torch.cat(parts).cpu().double().mean().item() for name, parts in self._right.items()}
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in accuracies.items()})
+        for name, value in accuracies.items():
+            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)  # which compute_metrics may have given
         if self._answers and self.state.global_step >= FIRST_STEPS and self.eps_share() == 1:
             self._warn_of_collapse(torch.cat(self._answers), accuracies[CLEAN_ACCURACY])
         return output

@@ -1,5 +1,6 @@
 """A Trainer whose killed runs go on where they were, and end with the weights and logs of one that was not killed."""
 
+import logging
 import math
 import shutil
 from collections import defaultdict
@@ -12,7 +13,7 @@ import torch
 from accelerate.utils import gather
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import _is_peft_model
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput
 
@@ -34,6 +35,8 @@ from genaf_hf.training.checkpoint import (
 from genaf_hf.training.options import without_token
 from genaf_hf.training.trained_weights import check_finite_weights, must_train
 from genaf_hf.training.training_images import leave_out_batch_of_one
+
+logger = logging.getLogger(__name__)
 
 BEST_WEIGHTS = "best"
 LOG_SUMS = "LogSums"
@@ -152,6 +155,9 @@ class ResumableTrainer(Trainer):
         if finished is None and state.global_step < max_steps:
             self._sums_of_checkpoint = state.stateful_callbacks.get(LOG_SUMS)
             self.args.eval_on_start = False  # it was evaluated at its start
+            for callback in self._patience:
+                told = state.stateful_callbacks.get(type(callback).__name__, {}).get("attributes", {})
+                vars(callback).update(told)
             return self._train_to_the_end(resume_from_checkpoint=str(checkpoint), **kwargs)
         if finished is not None:
             check_length(checkpoint, max_steps)
@@ -185,11 +191,26 @@ class ResumableTrainer(Trainer):
         self._end_training()
         return output._replace(training_loss=output.metrics["train_loss"])
 
+    @property
+    def _patience(self) -> list[EarlyStoppingCallback]:
+        """The callbacks that end a training early."""
+        return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+
     def _end_training(self) -> None:
-        """Evaluates where training did not, and writes down that it is finished, with what it logged."""
+        """Evaluates where training did not, and writes down that it is finished, with what it logged.
+
+        One that was stopped, but not for want of patience, as by a callback that minds the time, is not finished.
+        """
         check_finite_weights(self.model, self.state.global_step, self.advice)
         if self.eval_dataset is not None and self.args.eval_strategy == IntervalStrategy.NO:
             self.evaluate()
+        if self.state.global_step < self.state.max_steps and not any(
+            each.early_stopping_patience_counter >= each.early_stopping_patience for each in self._patience
+        ):
+            logger.warning(
+                "The %s was stopped at step %d of %d.", self.words, self.state.global_step, self.state.max_steps
+            )
+            return
         newest = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
         if newest is not None and self.args.should_save and self.args.save_strategy != SaveStrategy.NO:
             write_finished_stage(newest, self.state.log_history)

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, has_length
 
 from genaf_hf.errors import UserError
@@ -215,10 +214,23 @@ class GenAFTrainer(SharingTrainer):
     # ---- losses ----
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        """As the Trainer's, over all processes' images, in what the adversary changes of the model meanwhile."""
-        changed = self.defence.adversary.training(self.model) if self._defends else nullcontext()
+        """As the Trainer's, over all processes' images, in what the adversary changes of the model meanwhile.
+
+        Raises:
+            UserError: when the `compute_loss` of a subclass goes past that of this class.
+        """
+        changed, waiting = (
+            self.defence.adversary.training(self.model) if self._defends else nullcontext(),
+            len(self._waiting),
+        )
         with normalizing_globally(self.model), changed:
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if len(self._waiting) == waiting:
+            raise UserError(
+                f"compute_loss of {type(self).__name__} does not call that of GenAFTrainer, by which the defence "
+                f"{self.defence.name} trains: add to what super().compute_loss gives, or register a defence of yours."
+            )
+        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """That of the defence in stage 1; in other stages and in evaluations the model's own, on clean images."""
@@ -365,9 +377,8 @@ class GenAFTrainer(SharingTrainer):
             self.args.save_total_limit = 2  # else the Trainer keeps the best alone, and a killed run lacks the last
         self.optimizer, self.lr_scheduler = (None, None) if stage == ADAPT else self._given_optimizer_and_scheduler
         self._created_lr_scheduler = False
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, EarlyStoppingCallback):
-                callback.early_stopping_patience_counter = 0  # else a stage ends because of the one before it
+        for callback in self._patience:
+            callback.early_stopping_patience_counter = 0  # else a stage ends because of the one before it
         self.forget_log()
         self.model_wrapped = self.model
         set_seed(whole_run.seed, device_specific=True)
