@@ -412,10 +412,20 @@ def test_by_values_it_finds_what_flags_find_and_writes_nothing(report, model, da
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_it_can_be_run_again_from_its_report_alone(report, model, images):
-    again = audit_again(RobustnessReport.from_json(report.to_json()), model=Path(model), dataset=Path(images))
+def test_it_can_be_run_again_from_its_report_alone(report, model, images, tmp_path):
+    report.save(tmp_path / "report.json")
+    again = audit_again(tmp_path, model=Path(model), dataset=Path(images))
     assert again.measurements == report.measurements
     assert again.dataset == report.dataset
+
+
+def test_images_without_a_name_have_none_in_the_report(model, encoders, dataset):
+    encoder = PixelModel(*load_encoder(encoders["dino"], CLASSES))
+    attack = ATTACKS["l4a"].configure(eps=0.3, **QUICK["l4a"])
+    found = audit_of_values(PixelModel(*load_classifier(model)), dataset, [attack], encoder=encoder)
+    assert found.measurement("model", "l4a").settings["data"] == "48 images, split train, without labels"
+    again = audit_again(found, model=PixelModel(*load_classifier(model)), dataset=dataset, encoder=encoder)
+    assert again.measurements == found.measurements
 
 
 @pytest.mark.parametrize(

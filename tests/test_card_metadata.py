@@ -70,7 +70,8 @@ def test_metadata_names_only_what_is_on_the_hub_and_only_a_known_license():
     assert card_of().data.tags == ["adversarial-robustness"]
     unnamed = card_of(dataset={"count": 10})
     assert {each.dataset_name for each in unnamed.data.eval_results} == {"images without a name"}
-    assert "No commit of images without a name on the Hub is known" in unnamed.text
+    assert "--dataset_name photos " in unnamed.text
+    assert "photos stands for a folder of them" in unnamed.text
     nothing = [Measurement("hardened", "clean", "nothing", {}, 0, 0, 0)]
     assert card_of("hardened", measurements=nothing).data.eval_results == []
 

@@ -108,7 +108,7 @@ def test_else_by_intervals_alone_and_it_says_so(tmp_path, missing):
     found = compare_files(*folders)
     assert not found.paired
     assert [each.verdict for each in found.changes] == ["-"] * 4
-    assert "by intervals alone, as there is no answers.parquet of both" in str(found)
+    assert "by intervals alone, as there is no answers.parquet beside both" in str(found)
     assert "No difference that chance does not explain" in str(found)
 
 
@@ -150,6 +150,8 @@ def test_another_seed_or_encoder_is_the_same_attack():
 def test_models_of_one_name_are_compared_else_the_last_ones():
     both = make_report()
     assert compare(both, both).models == ("hardened", "hardened")
+    assert compare(both, both).left_out == ["undefended (a model of both, too: name the folder of its own report)"]
+    assert compare(both, make_report("undefended")).left_out == []
     assert compare(both, make_report("undefended")).models == ("undefended", "undefended")
     assert compare(report_of(OLD, "a"), report_of(NEW, "b")).models == ("a", "b")
 

@@ -1,7 +1,7 @@
 import copy
 import shutil
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from genaf_hf import PixelModel, load_encoder
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation, advencoder_pat, register_attack
 from genaf_hf.attacks.registry import configured
+from genaf_hf.attacks.universal import attacked, universal_attack
 from genaf_hf.evaluation.perturbation_cache import CACHE, crafted_once, digest
 
 
@@ -156,6 +157,27 @@ def test_another_attack_with_the_same_settings_has_another_perturbation(encoder,
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_an_attack_that_was_changed_under_its_name_crafts_anew(own_registries, encoder, images, tmp_path):
+    def crafted(loss) -> torch.Tensor:
+        ATTACKS.pop("mine", None)
+        universal_attack("images", words="mine", eps=0.1)(loss)
+        attack = ATTACKS["mine"].configure(steps=2, max_images=None)
+        return crafted_once(attack, encoder, images, cache=tmp_path / "cache").delta
+
+    def mine(encoder, images):
+        return lambda delta, batch: encoder(attacked(batch, delta)).square().mean()
+
+    before, original = crafted(mine), mine
+
+    def mine(encoder, images):
+        return lambda delta, batch: -encoder(attacked(batch, delta)).square().mean()
+
+    after = crafted(mine)
+    assert not torch.equal(after, before)
+    assert torch.equal(crafted(original), before)
+    assert len([*(tmp_path / "cache").iterdir()]) == 2
+
+
 def test_a_perturbation_comes_back_as_it_was_crafted(encoder, images, tmp_path):
     attack = partial(advencoder_pat, area=0.1, place="fixed", steps=1, width=8, data="five images")
     crafted = attack(encoder, images)
@@ -246,6 +268,7 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(counting_attack, enco
 
 
 def test_two_audits_may_craft_the_same_at_the_same_time(counting_attack, encoder, images, tmp_path):
+    @wraps(counting_attack)
     def craft(encoder, images, labels, **settings):
         crafted_once(attack, encoder, images, labels, cache=tmp_path)  # saved before this one is
         return counting_attack(encoder, images, labels, **settings)

@@ -9,10 +9,12 @@ from hub_user import TOKEN, USER, run_as_user
 from huggingface_hub import ModelCard
 from local_hub import LocalHub
 from test_hub import PUSH_PUBLIC_THINGS
+from train_tiny import PROCESSOR
 
-from genaf_hf import GenAFTrainer
+from genaf_hf import GenAFTrainer, load_images, with_pixel_values
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.record import TrainingRecord
+from genaf_hf.training.sharing_trainer import dataset_source
 
 pytestmark = [pytest.mark.slow(reason="trains"), pytest.mark.usefixtures("quick_checks")]
 
@@ -99,6 +101,15 @@ def files_in(folder: str | Path) -> set[str]:
 
 
 # ---- what it writes ----
+
+
+def test_images_keep_their_name_where_they_are_decoded(dataset, tmp_path):
+    for row, image in enumerate(dataset["train"]["image"]):
+        (tmp_path / f"photos/{row % 2}").mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / f"photos/{row % 2}/{row}.png")
+    images = load_images(str(tmp_path / "photos"))["train"]
+    assert dataset_source(with_pixel_values(images, PROCESSOR), "train") == dataset_source(images, "train")
+    assert dataset_source(images, "train")["name"] == "photos"
 
 
 def test_a_card_tells_what_the_trainer_measures_itself(trainer):

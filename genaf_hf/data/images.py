@@ -25,6 +25,7 @@ from genaf_hf.data.streaming import draw, images_to_draw, warn_of_absent_classes
 from genaf_hf.data.whole_images import check_not_empty, with_whole_images
 from genaf_hf.errors import UserError
 from genaf_hf.values.names import told
+from genaf_hf.values.provenance import public_name
 
 FEWEST = 4  # images without labels: two to train on and one to report, at least
 OF_EVALUATION = "max_eval_samples, limit in an audit"
@@ -113,6 +114,7 @@ def load_images(
     for role, dataset in divided.items():
         words = f"subset of {len(dataset)} ({LIMITS[role]}) from the " if limits[role] is not None else ""
         check_labels(dataset, words + chosen_from[role][1])
+        dataset.info.dataset_name = dataset.info.dataset_name or public_name(name_or_path)
     if cache is None:
         warn_of_untrained_classes(divided)
     return DatasetDict(divided)

@@ -120,14 +120,14 @@ def with_pixel_values(dataset: Dataset, processor) -> torch.utils.data.Dataset:
         rows = slice(start, start + DECODED_AT_ONCE)
         for name, values in decoded[rows].items():
             tensors[name][rows] = values
-    return InMemoryDataset(tensors)
+    return InMemoryDataset(tensors, dataset)
 
 
 class InMemoryDataset(torch.utils.data.Dataset):
-    """Tensors by name, all with one row per image."""
+    """Tensors by name, all with one row per image, and the dataset that they were made of."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor]):
-        self.tensors = tensors
+    def __init__(self, tensors: dict[str, torch.Tensor], images: Dataset):
+        self.tensors, self.images = tensors, images
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))

@@ -49,11 +49,12 @@ class Attacker:
         draw = stratified_subset if "label" in train.column_names else random_subset
         some = draw(train, ATTACKER_IMAGES, seed=0)
         known = with_pixel_values(some, model.processor)[:]
+        source = f" of {public_name(dataset_name)}" if dataset_name else ""
         return cls(
             encoder,
             images=model.to_images(known["pixel_values"]),
             labels=known["labels"].to(model.device) if "labels" in known else None,
-            words=f"{len(some)} images of {public_name(dataset_name)}, split {train.split or 'train'}",
+            words=f"{len(some)} images{source}, split {train.split or 'train'}",
         )
 
     def craft(self, attack: ConfiguredAttack, model: PixelModel | None = None) -> UniversalPerturbation:

@@ -84,7 +84,7 @@ class Comparison:
     Attributes:
         models: the model before, and now.
         changes: by attack that was run alike, then the worst of those of each knowledge where all were.
-        left_out: attacks that cannot be compared, in words.
+        left_out: attacks that cannot be compared, and other models of both, in words.
         paired: whether it is known which images are right, in both.
     """
 
@@ -111,8 +111,8 @@ class Comparison:
         how = (
             "image by image: lost were right before alone, won are right now alone, p is of McNemar's exact test"
             if self.paired
-            else f"by intervals alone, as there is no {ANSWERS} of both (genaf-hf audit --answers): a difference "
-            "within its interval may still be one"
+            else f"by intervals alone, as there is no {ANSWERS} beside both (genaf-hf audit --answers leaves one for "
+            "each model, of several in its own folder): a difference within its interval may still be one"
         )
         sure = {word: [each.attack for each in self.changes if each.verdict == word] for word in ("worse", "better")}
         told = "; ".join(f"{word} under {', '.join(attacks)}" for word, attacks in sure.items() if attacks)
@@ -209,7 +209,8 @@ def compare(old: RobustnessReport, new: RobustnessReport, right: tuple[Right, Ri
         if len(of_kind[1]) > 1 and {*of_kind[0]} == {*of_kind[1]} <= {*alike} and one and other:
             names = dict.fromkeys((one.attack, other.attack))
             changes.append(change(f"worst ({', then '.join(names)})", one, other))
-    return Comparison(models, changes, [*left_out(before, now, alike)], right is not None)
+    others = [f"{name} (a model of both, too: name the folder of its own report)" for name in common[:-1]]
+    return Comparison(models, changes, [*left_out(before, now, alike), *others], right is not None)
 
 
 def left_out(before: Mapping[str, Measurement], now: Mapping[str, Measurement], alike: list[str]) -> list[str]:

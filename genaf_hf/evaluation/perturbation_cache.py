@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from inspect import getsource, unwrap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -107,7 +108,7 @@ def content(attack: ConfiguredAttack, encoder: Encoders, data_digests: Sequence[
     encoders, init = several(encoder), attack.settings.get("init")
     known = encoder_tensors if attack.on_encoder else tensors
     words = (
-        *(version("genaf_hf"), CRAFTING, version("transformers"), attack.name, attack.settings),
+        *(version("genaf_hf"), CRAFTING, version("transformers"), attack.name, written(attack), attack.settings),
         *((model_source(each.model.config), architecture(each), each.image_size) for each in encoders),
         *(each.autocast for each in encoders if each.autocast),
         *data_digests,
@@ -116,6 +117,14 @@ def content(attack: ConfiguredAttack, encoder: Encoders, data_digests: Sequence[
     if init is not None:
         named["init"] = UniversalPerturbation.from_pretrained(init).delta
     return digest(words, named)
+
+
+def written(attack: ConfiguredAttack) -> str:
+    """The text of an attack's function, which users may change under its name; nothing where it cannot be read."""
+    try:
+        return getsource(unwrap(attack.attack.function))
+    except (OSError, TypeError):
+        return ""
 
 
 def architecture(model: PixelModel) -> dict:

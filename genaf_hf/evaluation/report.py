@@ -321,13 +321,14 @@ class RobustnessReport:
 
     @classmethod
     def load(cls, path: str | Path) -> "RobustnessReport":
-        """Reads the file that `save` wrote.
+        """Reads the file that `save` wrote, or the one of a folder.
 
         Raises:
             UserError: as `from_json`, or when the file cannot be read.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            path = Path(path, REPORT) if Path(path).is_dir() else Path(path)
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise UserError(f"There is no report {path}: genaf-hf audit makes one of any classifier.") from error
         except (OSError, UnicodeDecodeError) as error:

@@ -177,23 +177,29 @@ def audit_run(folder: Path, asked: Mapping) -> Run:
 
 
 def audit_again(
-    report: RobustnessReport, *, model: str | Path | PixelModel, dataset: str | Path | DatasetDict, **settings
+    report: RobustnessReport | str | Path,
+    *,
+    model: str | Path | PixelModel,
+    dataset: str | Path | DatasetDict,
+    **settings,
 ) -> RobustnessReport:
     """Runs the attacks of a report again, on its last model and as many images, at all the settings that it tells.
 
     Args:
-        report: of an audit, or of a hardening.
+        report: of an audit, or of a hardening; or its file, or the folder that it lies in.
         model, dataset: as for `audit`; a report tells local folders by their last names only.
         settings: others of `audit`, as the `encoder`.
 
     Raises:
         UserError: as `audit`, and where the report does not hold all settings.
     """
+    if not isinstance(report, RobustnessReport):
+        report = RobustnessReport.load(report)
     told = report.dataset
     of_names = not isinstance(dataset, DatasetDict)
-    named = {"config_name": told.get("config"), "revision": told.get("revision")} if of_names else {}
+    named = {"config_name": told.get("config"), "revision": told.get("revision")}
     chosen = {name: told[name] for name in CHOICES if name in told}
-    given = {"limit": told["count"], "seed": report.seed, **named, **chosen, **settings}
+    given = {"limit": told["count"], "seed": report.seed, **({**named, **chosen} if of_names else {}), **settings}
     return audit(model, dataset, attacks_of(report), **given)
 
 

@@ -18,7 +18,7 @@ from genaf_hf.models.head import HEAD, find_head
 from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.class_matching import match_classes
-from genaf_hf.pipelines.trained_images import CHOICES, check_not_trained_on, choices_of_training, read_record
+from genaf_hf.pipelines.trained_images import CHOICES, OF_STREAM, check_not_trained_on, choices_of_training, read_record
 from genaf_hf.sharing.existing_card import card_metadata, read_card
 from genaf_hf.values.names import told
 from genaf_hf.values.provenance import public_name
@@ -200,7 +200,7 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
     if len(named) != 1:
         raise UserError(
             f'The card of "{model_name_or_path}" names {", ".join(named) or "no base_model"}: name the public encoder '
-            "with --encoder, or leave out the attacks on it."
+            "with --encoder (in Python encoder=...), or leave out the attacks on it."
         )
     return named[0]
 
@@ -223,6 +223,9 @@ def matched_images(
         choices = choices_of_training(trained_on, dataset, options.get("config_name"))
         if options.get("train_split") or options.get("test_split"):
             choices = {name: value for name, value in choices.items() if name == "held_out_share"}
+        if options.get("streaming") is False:
+            choices = {name: value for name, value in choices.items() if name not in OF_STREAM}
+        choices = {name: value for name, value in choices.items() if options.get(name) is None}
         if choices:
             words = ", ".join(f"{name} {value}" for name, value in choices.items())
             logger.info("The images are split as they were for training the model: %s", words)

@@ -24,7 +24,7 @@ from genaf_hf.evaluation.measurement import (
     reach,
 )
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
-from genaf_hf.sharing.eval_results import dataset_name, eval_results
+from genaf_hf.sharing.eval_results import UNNAMED, dataset_name, eval_results
 from genaf_hf.sharing.evidence import evidence
 from genaf_hf.sharing.hub_metadata import CardData, card, known_license, on_hub
 from genaf_hf.sharing.layout import PICTURES, REPORT, RESULT_PICTURES
@@ -148,7 +148,7 @@ def template_environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"PERTURBATION": PERTURBATION, "ANSWERS": ANSWERS, "MODEL": MODEL}
+    environment.globals |= {"PERTURBATION": PERTURBATION, "ANSWERS": ANSWERS, "MODEL": MODEL, "UNNAMED": UNNAMED}
     environment.tests |= {"patch": is_patch}
     environment.filters |= {
         "plain": plain,

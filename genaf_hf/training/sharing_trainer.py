@@ -10,6 +10,7 @@ from transformers.trainer_utils import has_length
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.data import commit
+from genaf_hf.data.pixel_values import InMemoryDataset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.evaluate import evaluate_threats
@@ -185,6 +186,8 @@ class SharingTrainer(AttackingTrainer):
 
 def dataset_source(dataset, split: str) -> dict[str, str | None]:
     """Where a trainer's images come from, so far as they tell."""
+    if isinstance(dataset, InMemoryDataset):
+        dataset = dataset.images
     info = getattr(dataset, "info", None)
     cached = [HUB_CACHE.search(Path(file["filename"]).as_posix()) for file in getattr(dataset, "cache_files", [])]
     hub_id = next(("/".join(found.groups()) for found in cached if found), None)
