@@ -1,11 +1,14 @@
 """What a run would take, told without doing it."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from genaf_hf.attacks import UniversalPerturbation, register_attack
 from genaf_hf.cli.main import main
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.dry_run import DryRun, Stage, dry_run
@@ -61,10 +64,15 @@ def test_what_is_told_adds_up():
     assert "Training takes about 2.5 minutes and 3.0 GiB." in told
 
 
-def test_what_perturbations_to_train_on_take_is_counted(asked_for):
-    bank = {"bank": ["l4a"], "bank_steps": 3}
+def test_what_perturbations_to_train_on_take_is_counted(asked_for, own_registries):
+    @register_attack("encoder", "images", eps=0.1, universal=True)
+    def slow(encoder, images, *, eps, steps=1, seed=0):
+        time.sleep(0.3)
+        return UniversalPerturbation(torch.zeros(images.shape[1:]), attack="slow", eps=eps, steps=steps, seed=seed)
+
+    bank = {"bank": ["slow"]}
     told = dry_run(*asked_for(defence="universal", defence_settings=bank, steps=None, max_steps=7, adapt_epochs=0))
-    assert told.crafting > 0
+    assert told.crafting >= 0.3
     assert "perturbations are kept for the run" in str(told)
 
 

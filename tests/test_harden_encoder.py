@@ -460,6 +460,16 @@ def test_a_classifier_of_our_own_class_loses_head_and_labels(encoders, unlabelle
     assert [shape[0] for shape in shapes.values()][-1] == 2
 
 
+def test_settings_of_the_attacks_that_images_without_labels_have_are_taken(
+    encoders, unlabelled, tmp_path, monkeypatch, caplog
+):
+    arguments = EncoderArguments(encoders["dino"], str(unlabelled), attack_settings={"feature-pgd": {"steps": 7}})
+    assert "The images are taken without labels" in said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))
+    arguments = replace(arguments, attack_settings={"upgd": {"steps": 7}})
+    with pytest.raises(UserError, match="upgd"):
+        harden_encoder(arguments, settings(tmp_path / "run"))
+
+
 def test_an_encoder_that_is_hardened_already_is_known(hardened, unlabelled, tmp_path, monkeypatch, caplog):
     arguments = EncoderArguments(str(hardened[0]), str(unlabelled), attacks="l4a", attack_settings=FEW)
     found = said(monkeypatch, caplog, arguments, settings(tmp_path / "run"))

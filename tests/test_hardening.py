@@ -10,7 +10,7 @@ from conftest import colored_images
 from datasets import ClassLabel, DatasetDict
 from safetensors.torch import load_file, save_file
 
-from genaf_hf import GenAFConfig, UniversalPerturbation
+from genaf_hf import GenAFConfig, GenAFTrainer, UniversalPerturbation
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
@@ -189,6 +189,31 @@ def test_what_no_defence_hardens_is_not_called_hardened(encoders, dataset, tmp_p
     card = (tmp_path / "run/README.md").read_text(encoding="utf-8")
     assert f"The defence is `{defence}`." in card
     assert "hardened, passed" not in card
+
+
+def test_a_run_without_a_defence_keeps_its_two_fine_tunes_apart(encoders, dataset, tmp_path, monkeypatch):
+    dataset.save_to_disk(tmp_path / "colours")
+    few = {"attacks": "pgd", "attack_settings": {"steps": 2}, "standard_max_steps": 2}
+    arguments = HardeningArguments(encoders["dino"], str(tmp_path / "colours"), **few)
+
+    def settings(name: str) -> GenAFConfig:
+        saved = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "report_to": "none", "disable_tqdm": True}
+        return GenAFConfig(output_dir=str(tmp_path / name), defence="none", use_cpu=True, **saved)
+
+    def interrupted(trainer, *given, **named):
+        if trainer.state.global_step == 4:
+            raise KeyboardInterrupt
+        return step(trainer, *given, **named)
+
+    harden(arguments, settings("whole"))
+    step = GenAFTrainer.training_step
+    monkeypatch.setattr(GenAFTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        harden(arguments, settings("cut"))
+    monkeypatch.setattr(GenAFTrainer, "training_step", step)
+    harden(arguments, settings("cut"))
+    for place in ("undefended/model.safetensors", "model.safetensors", "report.json"):
+        assert (tmp_path / "cut" / place).read_bytes() == (tmp_path / "whole" / place).read_bytes()
 
 
 def test_class_names_are_no_markup(encoders, tmp_path):

@@ -130,13 +130,13 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
             return made
 
         clean, attacked, whole = StepTimes(), StepTimes(), trainer()
-        trainer(clean, **FEW_STEPS).standard_finetune()
         attacking = trainer(attacked, **FEW_STEPS)
         began = time.perf_counter()
         attacking.begin_adversary()
         adversary = attacking.defence.adversary
         crafting = time.perf_counter() - began if adversary is not None and adversary.state else 0.0
         attacking.train()
+        trainer(clean, **FEW_STEPS).standard_finetune()
         stages = {
             UNDEFENDED: Stage(arguments.standard_max_steps or whole.steps_of(STANDARD_FINETUNE), clean.seconds),
             whole.stage_1: Stage(whole.steps_of(whole.stage_1), attacked.seconds),

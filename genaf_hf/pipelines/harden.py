@@ -171,21 +171,24 @@ def fine_tune(
     """The undefended model and that of the defence, from the same encoder and head, and how the latter was made."""
     config = training_config(config, run)
 
-    def trainer() -> GenAFTrainer:
+    def trainer(folder: Path, max_steps: int) -> GenAFTrainer:
+        args = copy.copy(config)
+        args.output_dir, args.max_steps = str(folder), max_steps
         return GenAFTrainer(
             model=copy.deepcopy(encoder),
-            args=copy.copy(config),
+            args=args,
             train_dataset=pixels["train"],
             eval_dataset=pixels["validation"],
             processing_class=processor,
         )
 
-    before = newest_complete_checkpoint(Path(config.output_dir, STANDARD_FINETUNE), world_size=config.world_size)
-    undefended, defended = trainer(), trainer()
-    undefended.args.max_steps = standard_max_steps or config.max_steps
+    folder = Path(config.output_dir)
+    undefended = trainer(folder / UNDEFENDED, standard_max_steps or config.max_steps)
+    before = newest_complete_checkpoint(folder / UNDEFENDED / STANDARD_FINETUNE, world_size=config.world_size)
     undefended.standard_finetune(before if run.resumed else None)
     models = {UNDEFENDED: trained_model(undefended)}
     del undefended  # whose optimizer holds twice as much as the encoder
+    defended = trainer(folder, config.max_steps)
     models[defended.defence.model_name], record = train_or_go_on(defended, run)
     return models, record
 

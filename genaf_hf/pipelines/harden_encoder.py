@@ -176,7 +176,8 @@ def harden_encoder(arguments: EncoderArguments, config: GenAFConfig) -> tuple[li
         UserError: for input that cannot be worked with, before any training.
     """
     check_training(config)
-    asked_attacks(arguments, config, labelled=True)
+    if arguments.attacks:  # else they follow from whether there are labels
+        asked_attacks(arguments, config, labelled=True)
     tasks = {f"dataset {i} to probe on": name for i, name in enumerate(arguments.probe_datasets or (), start=1)}
     leaves = {"leaves": (CARD, DRIFT, RECORD), "overwrites": HARDENED_ENCODER}
     run = hardening_run(arguments, config, **leaves, reads=tasks)

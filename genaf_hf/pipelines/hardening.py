@@ -28,7 +28,7 @@ from genaf_hf.sharing.layout import (
     REPORT,
     TRAINED_ON,
 )
-from genaf_hf.sharing.record import STANDARD_FINETUNE, TrainingRecord, changed_settings
+from genaf_hf.sharing.record import TrainingRecord, changed_settings
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.trainer import STAGES, GenAFTrainer
@@ -68,8 +68,10 @@ def training_config(config: GenAFConfig, run: Run) -> GenAFConfig:
 def train_or_go_on(trainer: GenAFTrainer, run: Run) -> tuple[PixelModel, TrainingRecord]:
     """The model after a training in the run's own folder, which begins anew or goes on, and how it was made."""
     folder = Path(trainer.args.output_dir)
-    stages = (folder / stage for stage in STAGES if stage != STANDARD_FINETUNE)
-    began = newest_complete_checkpoint(*stages, world_size=trainer.args.world_size) is not None
+    began = (
+        newest_complete_checkpoint(*(folder / stage for stage in STAGES), world_size=trainer.args.world_size)
+        is not None
+    )
     trainer.train(resume_from_checkpoint=run.resumed and began)
     if trainer.is_world_process_zero():
         trainer.save_perturbations(folder)
