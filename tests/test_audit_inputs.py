@@ -136,7 +136,11 @@ def odd_models(tmp_path, model, encoders) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("changed", "name", "sentence"),
     [
-        ("model_name_or_path", "other labels", 'not exactly one class for "blue" of the dataset; it has red, green, v'),
+        (
+            "model_name_or_path",
+            "other labels",
+            'not exactly one class for "blue" of the dataset; it has "red", "green", "v',
+        ),
         ("model_name_or_path", "no card", 'no card" names no base_model: name the public encoder with --encoder'),
         ("model_name_or_path", "no head", "lacks 2 weights of a ViTForImageClassification"),
         (

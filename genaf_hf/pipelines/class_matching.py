@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from genaf_hf.errors import UserError
+from genaf_hf.values.names import some_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +99,8 @@ def why_not(ours: Sequence[str], theirs: Sequence[str]) -> str:
         (label for label, one, other in zip(theirs, mine, same, strict=True) if (len(one), len(other)) != (1, 1)),
         theirs[0],
     )
-    known = ", ".join(ours[:10]) + (", ..." if len(ours) > 10 else "")
     return (
-        f'The model has not exactly one class for "{odd}" of the dataset; it has {known}. Name another '
+        f'The model has not exactly one class for "{odd}" of the dataset; it has {some_of(ours)}. Name another '
         "--label_column, or a dataset with the model's classes."
     )
 
