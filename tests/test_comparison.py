@@ -150,7 +150,7 @@ def test_another_seed_or_encoder_is_the_same_attack():
 def test_models_of_one_name_are_compared_else_the_last_ones():
     both = make_report()
     assert compare(both, both).models == ("hardened", "hardened")
-    assert compare(both, both).left_out == ["undefended (a model of both, too: name the folder of its own report)"]
+    assert compare(both, both).left_out == ["undefended (a model of both, too)"]
     assert compare(both, make_report("undefended")).left_out == []
     assert compare(both, make_report("undefended")).models == ("undefended", "undefended")
     assert compare(report_of(OLD, "a"), report_of(NEW, "b")).models == ("a", "b")

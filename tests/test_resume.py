@@ -126,9 +126,9 @@ class Minds(TrainerCallback):
 
 
 def test_a_run_that_a_callback_stopped_goes_on(uninterrupted, tmp_path, caplog):
-    trainer = tiny_trainer(tmp_path, callbacks=[Minds()], **PLAIN)
-    trainer.adversarial_finetune()
+    tiny_trainer(tmp_path, callbacks=[Minds()], **PLAIN).train()
     assert "stage adversarial_finetune was stopped at step 3 of 5" in caplog.text
+    assert not (tmp_path / ADAPT).exists()
     resumed = tiny_trainer(tmp_path, model=zeroed_model(), **PLAIN)
     resumed.train(resume_from_checkpoint=True)
     torch.testing.assert_close(copied_weights(resumed.model), uninterrupted["plain"][0], rtol=0, atol=0)

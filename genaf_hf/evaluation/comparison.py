@@ -209,7 +209,7 @@ def compare(old: RobustnessReport, new: RobustnessReport, right: tuple[Right, Ri
         if len(of_kind[1]) > 1 and {*of_kind[0]} == {*of_kind[1]} <= {*alike} and one and other:
             names = dict.fromkeys((one.attack, other.attack))
             changes.append(change(f"worst ({', then '.join(names)})", one, other))
-    others = [f"{name} (a model of both, too: name the folder of its own report)" for name in common[:-1]]
+    others = [f"{name} (a model of both, too)" for name in common[:-1]]
     return Comparison(models, changes, [*left_out(before, now, alike), *others], right is not None)
 
 

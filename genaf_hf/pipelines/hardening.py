@@ -28,10 +28,10 @@ from genaf_hf.sharing.layout import (
     REPORT,
     TRAINED_ON,
 )
-from genaf_hf.sharing.record import TrainingRecord, changed_settings
+from genaf_hf.sharing.record import ADAPT, TrainingRecord, changed_settings
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.config import GenAFConfig
-from genaf_hf.training.trainer import STAGES, GenAFTrainer
+from genaf_hf.training.trainer import GenAFTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,8 @@ def training_config(config: GenAFConfig, run: Run) -> GenAFConfig:
 def train_or_go_on(trainer: GenAFTrainer, run: Run) -> tuple[PixelModel, TrainingRecord]:
     """The model after a training in the run's own folder, which begins anew or goes on, and how it was made."""
     folder = Path(trainer.args.output_dir)
-    began = (
-        newest_complete_checkpoint(*(folder / stage for stage in STAGES), world_size=trainer.args.world_size)
-        is not None
-    )
+    stages = (folder / stage for stage in (trainer.stage_1, ADAPT))
+    began = newest_complete_checkpoint(*stages, world_size=trainer.args.world_size) is not None
     trainer.train(resume_from_checkpoint=run.resumed and began)
     if trainer.is_world_process_zero():
         trainer.save_perturbations(folder)
@@ -88,8 +86,9 @@ def copy_results(run: Run) -> None:
     """Copies what the training wrote that is a result, beside the model."""
     if (record := run.unfinished / LAYERS).exists():
         shutil.copy(record, run.folder)
-    if (tracked := run.unfinished / "runs").exists():  # TensorBoard's
-        shutil.copytree(tracked, run.folder / "runs", dirs_exist_ok=True)
+    for tracked in [*run.unfinished.rglob("runs")]:  # TensorBoard's, of each stage
+        stage = tracked.parent.relative_to(run.unfinished)
+        shutil.copytree(tracked, run.folder / "runs" / stage, dirs_exist_ok=True)
     copy_perturbations(run.unfinished, run.folder)
 
 

@@ -28,8 +28,8 @@ UNSUPPORTED = {
     "auto_find_batch_size": "a second try would go on with weights that the first one changed; name a "
     "per_device_train_batch_size that fits",
     "deepspeed": "attacks need the whole model on each process",
-    "enable_jit_checkpoint": "it ends a training early as if it was complete; save_steps leaves checkpoints to go on "
-    "from",
+    "enable_jit_checkpoint": "it ends a training early, of which a report would be made; save_steps leaves checkpoints "
+    "to go on from",
     "fsdp": "attacks need the whole model on each process",
     "ignore_data_skip": "what is resumed goes on with the images that it has not seen",
     "neftune_noise_alpha": "its noise is for embeddings of words",

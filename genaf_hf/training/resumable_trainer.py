@@ -93,15 +93,17 @@ class ResumableTrainer(Trainer):
         other = f", or have the trainer resume from {checkpoint}" if checkpoint else ""
         return f"Lower the learning rate and begin anew in another output_dir{other}."
 
-    def add_to_log(self, **terms: Tensor) -> None:
-        """Sums up terms of the loss, whose means since the last log are logged with the next one.
+    def add_to_log(self, rows: int, **terms: Tensor) -> None:
+        """Sums up terms of the loss, whose means over rows since the last log are logged with the next one.
 
         Args:
-            terms: each a number of a batch, or one of each of its rows, NaN of those that it is not of.
+            rows: of the batch.
+            terms: each the mean of a batch, or a number of each of its rows, NaN of those that it is not of.
         """
         for name, value in terms.items():
-            is_told = ~value.isnan()
-            found = torch.stack([value.detach().where(is_told, 0).sum(), is_told.sum().to(value)])
+            of_rows = value.detach().expand(rows)
+            is_told = ~of_rows.isnan()
+            found = torch.stack([of_rows.where(is_told, 0).sum(), is_told.sum().to(value)])
             self._log_sums[name] = self._log_sums[name] + found
 
     def forget_log(self) -> None:
@@ -135,7 +137,7 @@ class ResumableTrainer(Trainer):
         if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
             check_disk_space(Path(self.args.output_dir).parent, self.model)
         leave_out_batch_of_one(self.args, self.model, self.train_dataset)
-        self._diverged = None
+        self._diverged, self._was_stopped = None, False
         if checkpoint is None:
             trains = self.args.learning_rate > 0
             with (
@@ -152,12 +154,12 @@ class ResumableTrainer(Trainer):
             self.take_tensors_beside_model(load_file(checkpoint / BESIDE_MODEL))
         finished = finished_stage(checkpoint)
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        if finished is None and state.global_step < max_steps:
+        for callback in self._patience:
+            told = state.stateful_callbacks.get(type(callback).__name__)
+            vars(callback).update(told["attributes"] if isinstance(told, dict) else {})  # of several it is a list
+        if finished is None and state.global_step < max_steps and not self._out_of_patience:
             self._sums_of_checkpoint = state.stateful_callbacks.get(LOG_SUMS)
             self.args.eval_on_start = False  # it was evaluated at its start
-            for callback in self._patience:
-                told = state.stateful_callbacks.get(type(callback).__name__, {}).get("attributes", {})
-                vars(callback).update(told)
             return self._train_to_the_end(resume_from_checkpoint=str(checkpoint), **kwargs)
         if finished is not None:
             check_length(checkpoint, max_steps)
@@ -196,6 +198,11 @@ class ResumableTrainer(Trainer):
         """The callbacks that end a training early."""
         return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
 
+    @property
+    def _out_of_patience(self) -> bool:
+        """Whether one of them did."""
+        return any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in self._patience)
+
     def _end_training(self) -> None:
         """Evaluates where training did not, and writes down that it is finished, with what it logged.
 
@@ -204,11 +211,11 @@ class ResumableTrainer(Trainer):
         check_finite_weights(self.model, self.state.global_step, self.advice)
         if self.eval_dataset is not None and self.args.eval_strategy == IntervalStrategy.NO:
             self.evaluate()
-        if self.state.global_step < self.state.max_steps and not any(
-            each.early_stopping_patience_counter >= each.early_stopping_patience for each in self._patience
-        ):
+        step, steps = self.state.global_step, self.state.max_steps
+        self._was_stopped = step < steps and not self._out_of_patience
+        if self._was_stopped:
             logger.warning(
-                "The %s was stopped at step %d of %d.", self.words, self.state.global_step, self.state.max_steps
+                "The %s was stopped at step %d of %d, from where a resumed one goes on", self.words, step, steps
             )
             return
         newest = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
@@ -242,7 +249,7 @@ class ResumableTrainer(Trainer):
             sums, self._sums_of_checkpoint = self._sums_of_checkpoint, None
             self._tr_loss = self._tr_loss.new_tensor(sums["loss"])
             self._total_loss_scalar, self._globalstep_last_logged = sums["logged_loss"], sums["logged_step"]
-            self._log_sums.update({name: self._tr_loss.new_tensor(value) for name, value in sums["terms"].items()})
+            self._log_sums.update({name: self._tr_loss.new_tensor(value) for name, value in sums["of_terms"].items()})
         super()._run_epoch(**kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -308,7 +315,7 @@ class ResumableTrainer(Trainer):
             "loss": mean(self._tr_loss)[0],
             "logged_loss": self._total_loss_scalar,
             "logged_step": self._globalstep_last_logged,
-            "terms": {name: mean(value) for name, value in self._log_sums.items()},
+            "of_terms": {name: mean(value) for name, value in self._log_sums.items()},
         }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:

@@ -120,7 +120,12 @@ class GenAFTrainer(SharingTrainer):
     # ---- the method ----
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
-        """Both stages. `resume_from_checkpoint` is a checkpoint of either, or True for the newest complete one."""
+        """Both stages, or the first alone where a callback stopped it.
+
+        Args:
+            resume_from_checkpoint: a checkpoint of either, or True for the newest complete one.
+            kwargs: as for `Trainer.train`.
+        """
         self._check_training(self.stage_1)
         warn_of_raw_images(self.train_dataset, self.data_collator, pixel_statistics(self.processing_class)[0])
         checkpoint = self._find_checkpoint(resume_from_checkpoint, self.stage_1, ADAPT)
@@ -139,7 +144,7 @@ class GenAFTrainer(SharingTrainer):
             output = self._train_stage(self.stage_1, checkpoint, **kwargs)
             history, steps, checkpoint = self.state.log_history, output.global_step, None
             metrics = {f"{self.stage_1}_{name}": value for name, value in output.metrics.items()}
-            if not adapts:
+            if not adapts or self._was_stopped:
                 return output
             self.assess_layers()
         else:
@@ -225,7 +230,7 @@ class GenAFTrainer(SharingTrainer):
         )
         with normalizing_globally(self.model), changed:
             loss = super().training_step(model, inputs, num_items_in_batch)
-        if len(self._waiting) == waiting:
+        if self._defends and len(self._waiting) == waiting:
             raise UserError(
                 f"compute_loss of {type(self).__name__} does not call that of GenAFTrainer, by which the defence "
                 f"{self.defence.name} trains: add to what super().compute_loss gives, or register a defence of yours."
@@ -262,7 +267,7 @@ class GenAFTrainer(SharingTrainer):
             eps_share=self.eps_share(),
             label_smoothing=self.args.label_smoothing_factor,
         )
-        self.add_to_log(**loss.terms, **own.accuracies())
+        self.add_to_log(len(own.attacked), **loss.terms, **own.accuracies())
         # The Trainer divides by the number of micro-batches. What is of all of them already is the same in each: its
         # gradients count as often, its value, which is logged, but once.
         of_update, others = torch.as_tensor(loss.of_update), self.current_gradient_accumulation_steps - 1
