@@ -44,6 +44,7 @@ def test_an_unknown_command_is_refused_with_the_nearest_one(monkeypatch):
 
 def test_all_flags_that_do_something_are_in_the_long_help(monkeypatch, capsys):
     page = said(monkeypatch, capsys, "harden", "--help-all")
+    assert page.startswith("usage: genaf-hf harden [-h]")
     assert "--genetic_share" in page
     assert "--ddp_timeout" in page
     assert [name for name in HIDDEN if f"--{name} " in page] == []

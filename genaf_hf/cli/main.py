@@ -46,7 +46,9 @@ def dispatch(command: str | None, words: list[str], settings: dict) -> None:
     elif HELP & {*words} and not (command == "harden" and names_a_model(words)):
         say(read_page(command))
     elif HELP_ALL & {*words}:
-        module_of(command).parser().print_help()
+        parser = module_of(command).parser()
+        parser.prog = f"genaf-hf {command}"
+        parser.print_help()
     else:
         module_of(command).main(words, **settings)
 
