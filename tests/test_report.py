@@ -414,5 +414,8 @@ def test_a_model_that_fails_a_check_is_unreliable_but_for_its_clean_accuracy(rep
 def test_a_report_that_is_not_there_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"There is no report .*none\.json: genaf-hf audit makes one of any"):
         RobustnessReport.load(tmp_path / "none.json")
+    with pytest.raises(UserError, match=r"There is no report .*report\.json: genaf-hf audit makes one of any"):
+        RobustnessReport.load(tmp_path)
+    (tmp_path / "report.json").mkdir()
     with pytest.raises(UserError, match=r"The report .* cannot be read: "):
         RobustnessReport.load(tmp_path)
