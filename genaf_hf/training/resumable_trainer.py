@@ -249,7 +249,8 @@ class ResumableTrainer(Trainer):
             sums, self._sums_of_checkpoint = self._sums_of_checkpoint, None
             self._tr_loss = self._tr_loss.new_tensor(sums["loss"])
             self._total_loss_scalar, self._globalstep_last_logged = sums["logged_loss"], sums["logged_step"]
-            self._log_sums.update({name: self._tr_loss.new_tensor(value) for name, value in sums["of_terms"].items()})
+            of_terms = sums.get("of_terms", {})  # which a checkpoint of an older version lacks
+            self._log_sums.update({name: self._tr_loss.new_tensor(value) for name, value in of_terms.items()})
         super()._run_epoch(**kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -224,10 +224,8 @@ class GenAFTrainer(SharingTrainer):
         Raises:
             UserError: when the `compute_loss` of a subclass goes past that of this class.
         """
-        changed, waiting = (
-            self.defence.adversary.training(self.model) if self._defends else nullcontext(),
-            len(self._waiting),
-        )
+        changed = self.defence.adversary.training(self.model) if self._defends else nullcontext()
+        waiting = len(self._waiting)
         with normalizing_globally(self.model), changed:
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self._defends and len(self._waiting) == waiting:
