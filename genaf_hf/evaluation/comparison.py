@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import right_answers
 from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Measurement, Rate
-from genaf_hf.evaluation.report import ANSWERS, REPORT, RobustnessReport
+from genaf_hf.evaluation.report import ANSWERS, RobustnessReport, report_file
 from genaf_hf.evaluation.self_checks import beside_undefended
 from genaf_hf.values.markup import markdown
 
@@ -132,7 +132,7 @@ def compare_files(old: str | Path, new: str | Path) -> Comparison:
     Raises:
         UserError: when one cannot be read, they are of other images, or have no attack in common.
     """
-    files = [Path(each, REPORT) if Path(each).is_dir() else Path(each) for each in (old, new)]
+    files = [report_file(each) for each in (old, new)]
     reports = before, now = RobustnessReport.load(files[0]), RobustnessReport.load(files[1])
     check_same_images(before, now)
     answers = [file.with_name(ANSWERS) for file in files]

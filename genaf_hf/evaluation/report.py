@@ -327,13 +327,18 @@ class RobustnessReport:
             UserError: as `from_json`, or when the file cannot be read.
         """
         try:
-            path = Path(path, REPORT) if Path(path).is_dir() else Path(path)
+            path = report_file(path)
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise UserError(f"There is no report {path}: genaf-hf audit makes one of any classifier.") from error
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"The report {path} cannot be read: {first_line(error)}.") from error
         return cls.from_json(text)
+
+
+def report_file(path: str | Path) -> Path:
+    """The file of a report that is named by itself or by the folder that it lies in."""
+    return Path(path, REPORT) if Path(path).is_dir() else Path(path)
 
 
 def contradictions(report: RobustnessReport) -> Iterator[str]:

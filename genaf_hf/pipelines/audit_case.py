@@ -221,11 +221,12 @@ def matched_images(
     """
     if isinstance(dataset, str):
         choices = choices_of_training(trained_on, dataset, options.get("config_name"))
+        overruled = {name for name in choices if options.get(name) is not None}
         if options.get("train_split") or options.get("test_split"):
-            choices = {name: value for name, value in choices.items() if name == "held_out_share"}
+            overruled |= choices.keys() - {"held_out_share"}
         if options.get("streaming") is False:
-            choices = {name: value for name, value in choices.items() if name not in OF_STREAM}
-        choices = {name: value for name, value in choices.items() if options.get(name) is None}
+            overruled |= OF_STREAM.keys()
+        choices = {name: value for name, value in choices.items() if name not in overruled}
         if choices:
             words = ", ".join(f"{name} {value}" for name, value in choices.items())
             logger.info("The images are split as they were for training the model: %s", words)

@@ -86,7 +86,7 @@ def copy_results(run: Run) -> None:
     """Copies what the training wrote that is a result, beside the model."""
     if (record := run.unfinished / LAYERS).exists():
         shutil.copy(record, run.folder)
-    for tracked in [*run.unfinished.rglob("runs")]:  # TensorBoard's, of each stage
+    for tracked in run.unfinished.rglob("runs"):  # TensorBoard's, of each stage
         stage = tracked.parent.relative_to(run.unfinished)
         shutil.copytree(tracked, run.folder / "runs" / stage, dirs_exist_ok=True)
     copy_perturbations(run.unfinished, run.folder)

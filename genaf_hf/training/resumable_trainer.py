@@ -261,7 +261,8 @@ class ResumableTrainer(Trainer):
         if "loss" in logs:
             for name, sums in self._log_sums.items():
                 total, count = gather(sums).view(-1, 2).sum(0).tolist()
-                logs |= {name: total / count} if count else {}
+                if count:
+                    logs[name] = total / count
             self.forget_log()
         super().log(logs, start_time)
 
