@@ -46,7 +46,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback
 
 from genaf_hf import GenAFConfig, GenAFTrainer, PixelModel, load_encoder, load_images, with_pixel_values
-from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import Attack, UniversalPerturbation
 from genaf_hf.data import stratified_rows, stratified_subset
 from genaf_hf.evaluation import perturbation_cache
 from genaf_hf.evaluation.answers import answer
@@ -166,7 +166,7 @@ def measure(args: argparse.Namespace) -> None:
     write(args.found)
 
 
-def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, ConfiguredAttack]:
+def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, Attack]:
     """The attacks of a kind by their names in the table."""
     found = {}
     for text in getattr(args, kind.replace(" ", "_")):
@@ -175,7 +175,7 @@ def wanted_attacks(args: argparse.Namespace, kind: str) -> dict[str, ConfiguredA
     return found
 
 
-def told(attack: ConfiguredAttack) -> dict:
+def told(attack: Attack) -> dict:
     """What an attack is; what is None does nothing."""
     return {
         "attack": attack.name,

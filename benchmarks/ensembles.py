@@ -26,7 +26,7 @@ from torch import Tensor
 from transfer import AtSize
 
 from genaf_hf import PixelModel, load_encoder, load_images, with_pixel_values
-from genaf_hf.attacks import ATTACKS, ConfiguredAttack
+from genaf_hf.attacks import ATTACKS, Attack
 from genaf_hf.attacks.linear_probe import LinearProbe
 from genaf_hf.data import stratified_subset
 from genaf_hf.evaluation.threats import noise
@@ -71,7 +71,7 @@ def main() -> None:
         attack, numbers = ATTACKS[name].configure(eps=args.eps, steps=args.steps), range(len(encoders))
         alone = {each: transfer.left(attack, (each,)) for each in numbers}
         for count in range(2, args.largest + 1):
-            longer = {each: transfer.left(attack.changed(steps=count * args.steps), (each,)) for each in numbers}
+            longer = {each: transfer.left(attack.configure(steps=count * args.steps), (each,)) for each in numbers}
             sets = {members: transfer.left(attack, members) for members in combinations(numbers, count)}
             found = [
                 differences(sets, alone, among=True),
@@ -107,10 +107,12 @@ class Transfer:
         with torch.no_grad():
             return [int((each.classes[each(images).argmax(1)] == self.expected).sum()) for each in self.victims]
 
-    def left(self, attack: ConfiguredAttack, members: Members) -> list[float]:
+    def left(self, attack: Attack, members: Members) -> list[float]:
         """The same under a perturbation from some encoders at once, the mean over the seeds."""
         needed = [self.known[each] for each in attack.needs[1:]]
-        crafted = [attack.changed(seed=seed)([self.encoders[each] for each in members], *needed) for seed in self.seeds]
+        crafted = [
+            attack.configure(seed=seed)([self.encoders[each] for each in members], *needed) for seed in self.seeds
+        ]
         found = [self.right(each(self.test)) for each in crafted]
         logging.info("%s on %s in %d steps: %s", attack.name, members, attack.settings["steps"], found)
         return [mean(of_one) for of_one in zip(*found, strict=True)]

@@ -70,7 +70,7 @@ def attacks(device: str) -> str:
     furthest = 0.0
     for name in ATTACKS.keys() - ON_CPUS:
         attack, found = ATTACKS[name], []
-        settings = {name: value for name, value in {"steps": 3, "width": 16}.items() if name in attack.settings}
+        settings = {name: value for name, value in {"steps": 3, "width": 16}.items() if name in attack.setting_names}
         for place in ("cpu", device):
             model = PixelModel(make_model().to(place), PROCESSOR)
             needed = [{"images": images, "labels": labels}[need].to(place) for need in attack.needs[1:]]

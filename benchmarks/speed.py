@@ -196,7 +196,7 @@ def attacks(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     for name, (forwards, gradients) in PER_IMAGE.items():
         attack = ATTACKS[name]
         settings = {"steps": gradients, "keep_best": False}
-        settings = {name: value for name, value in settings.items() if name in attack.settings}
+        settings = {name: value for name, value in settings.items() if name in attack.setting_names}
         attack = attack.configure(eps=EPS, **settings)
         needed = (images, labels)[: len(attack.needs) - 1]
         sides = {
@@ -214,7 +214,7 @@ def crafting(arguments, images: Tensor, labels: Tensor) -> list[list[str]]:
     table = [["attack", "seconds", "floor", "beyond it"]]
     for name, (forwards, gradients, blocks) in UNIVERSAL.items():
         settings = {"batch_size": len(images), "width": 64, "restarts": 1}
-        settings = {each: value for each, value in settings.items() if each in ATTACKS[name].settings}
+        settings = {each: value for each, value in settings.items() if each in ATTACKS[name].setting_names}
         needed = (images, labels)[: len(ATTACKS[name].needs) - 1]
         seen = images if needed else images[:1]  # fff passes the mean image alone
 

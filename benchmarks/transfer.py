@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_hf import PixelModel, load_images, with_pixel_values
-from genaf_hf.attacks import ATTACKS, ConfiguredAttack
+from genaf_hf.attacks import ATTACKS, Attack
 from genaf_hf.data import stratified_subset
 from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import evaluate_threats
@@ -143,41 +143,41 @@ def loaded(folder: Path, size: Sequence[int] | None = None) -> PixelModel:
     return (PixelModel(*parts) if size is None else AtSize(*parts, size)).eval()
 
 
-def wanted(size: Sequence[int]) -> dict[str, ConfiguredAttack]:
+def wanted(size: Sequence[int]) -> dict[str, Attack]:
     """Attacks for all images, by their names in the table."""
     length = {"norm": "l2", "eps": EPS * (3 * size[0] * size[1]) ** 0.5 / 2}
-    on_encoder = [name for name, attack in ATTACKS.items() if attack.on_encoder and "norm" in attack.settings]
-    found = {name: of_budget(name).changed(eps=EPS) for name in on_encoder}
+    on_encoder = [name for name, attack in ATTACKS.items() if attack.on_encoder and "norm" in attack.setting_names]
+    found = {name: of_budget(name).configure(eps=EPS) for name in on_encoder}
     for name in ("l4a", "ssp", "fff", "uapgd", "advencoder-per"):
-        found[f"{name} in L2"] = found[name].changed(**length)
+        found[f"{name} in L2"] = found[name].configure(**length)
     for name in ("uap", "uapgd"):
-        found[f"{name} to a class"] = found[name].changed(target=TARGET)
+        found[f"{name} to a class"] = found[name].configure(target=TARGET)
     for name in ("l4a", "std", "advencoder-per"):  # of what each of these reads: the first stage, the second, features
-        found[f"{name} to an image"] = found[name].changed(image=IMAGE)
-    on_model = of_budget("upgd").changed(eps=EPS)
+        found[f"{name} to an image"] = found[name].configure(image=IMAGE)
+    on_model = of_budget("upgd").configure(eps=EPS)
     patch = of_budget("adversarial-patch")
     return {
         **found,
         "advencoder-pat": of_budget("advencoder-pat"),
         "upgd": on_model,
-        "upgd in L2": on_model.changed(**length),
-        "upgd to a class": on_model.changed(target=TARGET),
+        "upgd in L2": on_model.configure(**length),
+        "upgd to a class": on_model.configure(target=TARGET),
         "adversarial-patch": patch,
-        "adversarial-patch, round": patch.changed(shape="round"),
-        "adversarial-patch in a corner": patch.changed(place="fixed"),
-        "adversarial-patch, turned by 45 degrees": patch.changed(degrees=45.0, smallest=0.7),
-        "adversarial-patch to a class": patch.changed(target=TARGET),
+        "adversarial-patch, round": patch.configure(shape="round"),
+        "adversarial-patch in a corner": patch.configure(place="fixed"),
+        "adversarial-patch, turned by 45 degrees": patch.configure(degrees=45.0, smallest=0.7),
+        "adversarial-patch to a class": patch.configure(target=TARGET),
     }
 
 
-def of_budget(name: str) -> ConfiguredAttack:
+def of_budget(name: str) -> Attack:
     """An attack that a CPU crafts in some minutes."""
     budget = {"steps": STEPS, "restarts": 1, "batch_size": BATCH_SIZE}
     if name.startswith("advencoder"):  # whose batch holds the negatives of an image
         budget = {}
     if name == "uap":
         budget = {"steps": VISITS}
-    known = {setting: value for setting, value in budget.items() if setting in ATTACKS[name].settings}
+    known = {setting: value for setting, value in budget.items() if setting in ATTACKS[name].setting_names}
     return ATTACKS[name].configure(**known)
 
 
@@ -204,7 +204,7 @@ def percent(part: int, count: int) -> str:
     return f"{part / count:.1%}"
 
 
-def target_of(attack: ConfiguredAttack, model: PixelModel, attacker: Attacker) -> int | None:
+def target_of(attack: Attack, model: PixelModel, attacker: Attacker) -> int | None:
     """The class that an attack wants all images to be taken for, if any: one, or that of an image."""
     if (image := attack.settings.get("image")) is None:
         return attack.settings.get("target")
@@ -223,7 +223,7 @@ def each_surrogate(
         sets[" and ".join(others)] = [*others.values()]
     sets["all of these"] = [attacker.encoder, *others.values()]
     name, model = next(iter(models.items()))
-    attacks = {each: of_budget(each).changed(eps=EPS) for each in ("uapgd", "ssp")}
+    attacks = {each: of_budget(each).configure(eps=EPS) for each in ("uapgd", "ssp")}
     threats = {
         (attack, title): CraftedThreat(f"{attack} on {title}", PUBLIC_ENCODER, attack=configured).crafted(
             replace(attacker, encoder=encoder), {name: model}

@@ -23,7 +23,7 @@ def test_what_leads_to_an_image_says_how_many_are_taken_for_its_class(benchmark,
     names = [name for name in attacks if name.endswith("to an image")]
     assert len(names) == 3
     threats = [
-        CraftedThreat(name, "public encoder", attack=attacks[name].changed(steps=2, eps=0.5)).crafted(
+        CraftedThreat(name, "public encoder", attack=attacks[name].configure(steps=2, eps=0.5)).crafted(
             attacker, {"m": model}
         )
         for name in names

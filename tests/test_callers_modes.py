@@ -47,7 +47,7 @@ def attacked(name: str, model: PixelModel, images: torch.Tensor) -> torch.Tensor
         pytest.importorskip("pyautoattack")
         settings = {"eps": 0.5}  # its first attack succeeds, so that the others have nothing to do
     given = {"model": model, "encoder": model, "images": images, "labels": LABELS.clone()}
-    settings = {key: value for key, value in settings.items() if key in attack.settings}
+    settings = {key: value for key, value in settings.items() if key in attack.setting_names}
     found = attack.configure(**settings)(*(given[need] for need in attack.needs))
     return found.delta if attack.universal else found
 

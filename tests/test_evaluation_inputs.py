@@ -9,7 +9,6 @@ from evaluated import attacks, model, perturbation
 from torch.utils.data import Subset
 
 from genaf_hf import PixelModel, UniversalPerturbation, pgd
-from genaf_hf.attacks import ATTACKS
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import evaluate_robustness
 
@@ -83,7 +82,6 @@ def gives(found):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"attacks": {"pgd": ATTACKS["pgd"]}}, 'The attack "pgd" is Attack'),
         ({"attacks": {"pgd": "pgd"}}, "The attack \"pgd\" is 'pgd', expected a UniversalPerturbation or functools"),
         ({"attacks": ["pgd"]}, "attacks are not by name"),
         ({"attacks": {"clean": partial(pgd, eps=0.1, steps=1)}}, 'An attack is called "clean", which means no attack'),

@@ -95,13 +95,13 @@ def test_no_step_of_an_attack_waits(name):
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(6, 3, SIDE, SIDE, generator=generator), torch.arange(6) % 3
     attack = ATTACKS[name]
-    if "steps" not in attack.settings:
+    if "steps" not in attack.setting_names:
         pytest.skip("has one step")
     given = [{"images": images, "labels": labels}[need] for need in attack.needs[1:]]
 
     # Random places of a patch are drawn on the CPU, and PGD asks in a report, not in a training, which images stand.
     settings = {"place": "fixed", "keep_best": False}
-    settings = {name: value for name, value in settings.items() if name in attack.settings}
+    settings = {name: value for name, value in settings.items() if name in attack.setting_names}
 
     def run(steps: int) -> Callable[[], object]:
         return lambda: attack.configure(steps=steps, **settings)(model, *given)

@@ -274,7 +274,7 @@ def test_two_audits_may_craft_the_same_at_the_same_time(counting_attack, encoder
         return counting_attack(encoder, images, labels, **settings)
 
     attack = configured(partial(counting_attack, eps=0.1))
-    overtaken = replace(attack, attack=replace(attack.attack, function=craft))  # on the encoder alone, as the other
+    overtaken = replace(attack, function=craft)  # on the encoder alone, as the other
     found = crafted_once(overtaken, encoder, images, LABELS, cache=tmp_path)
     assert counting_attack.calls == 2
     assert torch.equal(found.delta, crafted_once(attack, encoder, images, LABELS, cache=tmp_path).delta)

@@ -53,7 +53,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 def test_defaults_can_be_changed_and_no_others_given():
     attack = ATTACKS["pgd"].configure(steps=3)
-    assert attack.attack.function is pgd
+    assert attack.function is pgd
     assert attack.settings == {
         "eps": 8 / 255,
         "steps": 3,
@@ -64,12 +64,19 @@ def test_defaults_can_be_changed_and_no_others_given():
         "keep_best": True,
         "loss": "cross-entropy",
     }
-    assert attack.changed(eps=0.3, norm="l2").settings["step_size"] == 2.5 * 0.3 / 3
-    assert attack.changed(step_size=0.01, eps=0.3).settings["step_size"] == 0.01
+    assert ATTACKS["pgd"].configure() == ATTACKS["pgd"]
+    assert attack.configure(eps=0.3, norm="l2").settings["step_size"] == 2.5 * 0.3 / 3
+    assert attack.configure(step_size=0.01, eps=0.3).settings["step_size"] == 0.01
     with pytest.raises(ValueError, match='pgd has no setting "step"; it has eps, steps, step_size'):
         ATTACKS["pgd"].configure(step=3)
     with pytest.raises(UserError, match='steps is "3", expected a whole number'):
         ATTACKS["pgd"].configure(steps="3")
+
+
+def test_one_that_is_not_configured_is_at_its_defaults(linear):
+    given = ATTACKS["pgd"](linear, IMAGES, LABELS, seeds=range(4))
+    assert torch.equal(given, ATTACKS["pgd"].configure()(linear, IMAGES, LABELS, seeds=range(4)))
+    assert torch.equal(given, pgd(linear, IMAGES, LABELS, **ATTACKS["pgd"].settings, seeds=range(4)))
 
 
 @pytest.mark.usefixtures("own_registries")
@@ -96,7 +103,7 @@ def test_what_an_attacker_must_know_is_said_in_words():
 def test_its_settings_are_all_that_it_takes_to_configure_it_again(name):
     attack = ATTACKS[name]
     settings = json.loads(json.dumps(attack.configure().settings))
-    assert settings.keys() == {*attack.settings}
+    assert settings.keys() == {*attack.setting_names}
     assert attack.configure(**settings).settings == settings
     assert attack.norms == get_args(get_type_hints(attack.function).get("norm", Literal["linf"]))
 
@@ -114,7 +121,7 @@ def test_a_partial_is_an_attack_at_the_defaults_of_its_function():
     assert attack.settings == {"eps": 0.5, "noise": 2.0, "step": 1.0, "within_eps": False, "loss": "cross-entropy"}
     assert configured(attack) is attack
     own = configured(partial(lambda model, images, labels, *, eps: images, eps=0.1))
-    assert (own.attack.name, own.attack.needs, own.settings) == ("<lambda>", MODEL, {"eps": 0.1})
+    assert (own.name, own.needs, own.settings) == ("<lambda>", MODEL, {"eps": 0.1})
     with pytest.raises(UserError, match="pgd has no default for steps"):
         configured(partial(pgd, eps=0.1))
 

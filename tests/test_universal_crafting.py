@@ -54,7 +54,7 @@ def test_without_images_there_are_no_settings_of_images(vit, own_registries):
         return lambda delta: delta.sum()
 
     settings = ["eps", "norm", "steps", "step_size", "restarts", "init", "seed"]
-    assert ATTACKS["summing"].settings == settings
+    assert ATTACKS["summing"].setting_names == settings
     assert summing(PixelModel(*vit), eps=0.25, step_size=1.0, steps=1).delta.unique().tolist() == [0.25]
 
 

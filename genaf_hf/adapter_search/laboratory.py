@@ -38,7 +38,7 @@ class Laboratory(Experiment):
     @cached_property
     def fitness(self) -> Fitness:
         """By which genomes are compared: on the validation images."""
-        threat = ImageThreat(PGD, self.attacks[PGD].changed(steps=self.arguments.search_steps))
+        threat = ImageThreat(PGD, self.attacks[PGD].configure(steps=self.arguments.search_steps))
         images = self.pixels["train"], self.pixels["validation"]
         return Fitness(self.encoder, self.processor, *images, self.config, threat)
 

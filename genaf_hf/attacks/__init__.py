@@ -21,7 +21,7 @@ from genaf_hf.attacks.n_fgsm import n_fgsm
 from genaf_hf.attacks.patch import UniversalPatch
 from genaf_hf.attacks.perturbation import UniversalPerturbation
 from genaf_hf.attacks.pgd import pgd
-from genaf_hf.attacks.registry import ATTACKS, Attack, ConfiguredAttack, register_attack
+from genaf_hf.attacks.registry import ATTACKS, Attack, register_attack
 from genaf_hf.attacks.square import square
 from genaf_hf.attacks.ssp import ssp
 from genaf_hf.attacks.std import std
@@ -36,7 +36,6 @@ for module in iter_modules(__path__):
 __all__ = [
     "ATTACKS",
     "Attack",
-    "ConfiguredAttack",
     "UniversalPatch",
     "UniversalPerturbation",
     "activation_attack",

@@ -20,7 +20,7 @@ PLAIN = (bool, int, float, str, list, tuple, type(None))
 
 @dataclass(frozen=True)
 class Attack:
-    """What an attack is.
+    """What an attack is, at all its settings. Calling it with what it needs attacks.
 
     Attributes:
         name: e.g. `"l4a-fuse"`.
@@ -37,6 +37,7 @@ class Attack:
         universal: whether it returns one perturbation for all images.
         on_standing: whether it is for those images alone that other attacks on single images leave right, see
             `evaluate_robustness`; what withstands it, too, it may give back as it was.
+        given: the settings that are not left at their defaults, see `configure`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Attack:
     citation: str | None = None
     universal: bool = False
     on_standing: bool = False
+    given: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def on_encoder(self) -> bool:
@@ -56,10 +58,22 @@ class Attack:
         return self.needs[0] == "encoder"
 
     @property
-    def settings(self) -> list[str]:
-        """The names of its settings: of all it is called with by name but the seeds of the images."""
+    def setting_names(self) -> list[str]:
+        """Of all it is called with by name but the seeds of the images."""
         parameters = [each for each in signature(self.function).parameters.values() if each.kind not in OF_ALL]
         return [each.name for each in parameters[len(self.needs) :] if each.name != "seeds"]
+
+    @property
+    def settings(self) -> dict:
+        """Every setting by name, also where it was left at its default."""
+        found = {**self.defaults, **self.given}
+        follows = {name: rule for name, rule in self.derived.items() if found.get(name) is None}
+        return {**found, **{name: rule(**found) for name, rule in follows.items()}}
+
+    @property
+    def norm(self) -> str:
+        """That its `eps` is meant in."""
+        return self.settings.get("norm", self.norms[0])
 
     @property
     def any_setting(self) -> bool:
@@ -71,79 +85,21 @@ class Attack:
         """Whether it takes seeds, one per image; one in which nothing is random may do without."""
         return self.any_setting or "seeds" in signature(self.function).parameters
 
-    def configure(self, **settings) -> "ConfiguredAttack":
-        """The attack with its defaults, changed by `settings`, to be called with what it needs.
+    def configure(self, **settings) -> "Attack":
+        """The same at other settings; what follows from them follows.
 
         Raises:
             UserError: for a setting that is missing, of another kind, or none of the attack's; lists those it has.
         """
-        if unknown := [name for name in settings if name not in self.settings and not self.any_setting]:
-            raise UserError(f'{self.name} has no setting "{unknown[0]}"; it has {", ".join(self.settings)}.')
+        if unknown := [name for name in settings if name not in self.setting_names and not self.any_setting]:
+            raise UserError(f'{self.name} has no setting "{unknown[0]}"; it has {", ".join(self.setting_names)}.')
         parameters, hints = signature(self.function).parameters, known_hints(self.function)
-        without = [name for name in self.settings if parameters[name].default is Parameter.empty]
-        if missing := [name for name in without if name not in settings and name not in self.defaults]:
+        checked = {name: checked_setting(name, value, hints.get(name)) for name, value in settings.items()}
+        known = {**self.defaults, **self.given, **checked}
+        without = [name for name in self.setting_names if parameters[name].default is Parameter.empty]
+        if missing := [name for name in without if name not in known]:
             raise UserError(f"{self.name} has no default for {missing[0]}: give it a value.")
-        return ConfiguredAttack(
-            self, {name: checked_setting(name, value, hints.get(name)) for name, value in settings.items()}
-        )
-
-
-@dataclass(frozen=True)
-class ConfiguredAttack:
-    """An attack at all its settings. Calling it with what it needs attacks.
-
-    Attributes:
-        attack: what it is.
-        given: the settings that are not left at their defaults, see `Attack.configure`.
-    """
-
-    attack: Attack
-    given: Mapping[str, object]
-
-    @property
-    def name(self) -> str:
-        """This and what follows as in `Attack`."""
-        return self.attack.name
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.attack.needs
-
-    @property
-    def universal(self) -> bool:
-        return self.attack.universal
-
-    @property
-    def knowledge(self) -> str:
-        return self.attack.knowledge
-
-    @property
-    def on_encoder(self) -> bool:
-        return self.attack.on_encoder
-
-    @property
-    def on_standing(self) -> bool:
-        return self.attack.on_standing
-
-    @property
-    def settings(self) -> dict:
-        """Every setting by name, also where it was left at its default."""
-        found = {**self.attack.defaults, **self.given}
-        follows = {name: rule for name, rule in self.attack.derived.items() if found.get(name) is None}
-        return {**found, **{name: rule(**found) for name, rule in follows.items()}}
-
-    @property
-    def norm(self) -> str:
-        """That its `eps` is meant in."""
-        return self.settings.get("norm", self.attack.norms[0])
-
-    def changed(self, **settings) -> "ConfiguredAttack":
-        """The same with other settings; what follows from them follows.
-
-        Raises:
-            UserError: as `Attack.configure`.
-        """
-        return self.attack.configure(**{**self.given, **settings})
+        return replace(self, given={**self.given, **checked})
 
     def __call__(self, *needed, seeds: Sequence[int] | None = None):
         """What the attack's function makes of what it needs.
@@ -152,11 +108,11 @@ class ConfiguredAttack:
             needed: in the order of the attack's `needs`.
             seeds: one per image, which an attack that takes none does without.
         """
-        drawn = {"seeds": seeds} if seeds is not None and self.attack.seeded else {}
-        return self.attack.function(*needed, **self.settings, **drawn)
+        drawn = {"seeds": seeds} if seeds is not None and self.seeded else {}
+        return self.function(*needed, **self.settings, **drawn)
 
 
-def configured(attack: "ConfiguredAttack | partial") -> ConfiguredAttack:
+def configured(attack: Attack | partial) -> Attack:
     """An attack at all its settings, from `functools.partial(function, **settings)` too.
 
     What the partial leaves out is at the function's own defaults. A function that is not in `ATTACKS` is called with
@@ -165,7 +121,7 @@ def configured(attack: "ConfiguredAttack | partial") -> ConfiguredAttack:
     Raises:
         UserError: as `Attack.configure`.
     """
-    if isinstance(attack, ConfiguredAttack):
+    if isinstance(attack, Attack):
         return attack
     name, function = attack_name(attack), attack.func
     registered = ATTACKS.get(name)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, Attack, UniversalPerturbation
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import (
     ATTACKS_HELP,
@@ -43,7 +43,7 @@ def check_arguments(arguments: DemoArguments) -> None:
     common, own = separate_settings(arguments.attack_settings, attacks)
     if given := [name for name, settings in {"all attacks": common, **own}.items() if "eps" in settings]:
         raise UserError(f"attack_settings give {given[0]} an eps, which is chosen on the page; name it with --eps.")
-    if without := [attack.name for attack in attacks if "eps" not in attack.settings]:
+    if without := [attack.name for attack in attacks if "eps" not in attack.setting_names]:
         raise UserError(f"{without[0]} has no eps to choose, as the other attacks have; leave it out.")
     if on_models := [each.name for each in attacks if each.universal and not each.on_encoder]:
         raise UserError(
@@ -55,7 +55,7 @@ def check_arguments(arguments: DemoArguments) -> None:
 
 def configured(
     arguments: DemoArguments, eps: float, published: UniversalPerturbation | None = None
-) -> dict[str, ConfiguredAttack]:
+) -> dict[str, Attack]:
     """The attacks at one eps; with the seed of a published perturbation, and its own attack with its steps too.
 
     Raises:
@@ -64,5 +64,5 @@ def configured(
     seed = published.seed if published and published.seed is not None else 0
     found = named_attacks(arguments.attacks, arguments.attack_settings, dae_eps=eps, eps=eps, seed=seed)
     if published and published.steps is not None and "steps" not in found[published.attack].given:
-        found[published.attack] = found[published.attack].changed(steps=published.steps)
+        found[published.attack] = found[published.attack].configure(steps=published.steps)
     return found

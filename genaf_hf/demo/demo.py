@@ -15,7 +15,7 @@ from datasets import Dataset
 from PIL import Image as PILImage
 from torch import Tensor
 
-from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, Attack, UniversalPerturbation
 from genaf_hf.attacks.norms import lengths
 from genaf_hf.data import stratified_subset, to_rgb
 from genaf_hf.demo.arguments import DemoArguments, check_arguments, configured
@@ -232,7 +232,7 @@ class Demo:
         )
         return sentence if crafted else f"{sentence} It is the one published with the hardened model."
 
-    def attackers_data(self, attack: ConfiguredAttack) -> str:
+    def attackers_data(self, attack: Attack) -> str:
         """What the attacker has to craft a perturbation from, in words, as an audit says it."""
         return self.attacker.said(attack) if attack.needs[1:] else "none"
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from datasets import Dataset
 from torch import Tensor
 
-from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import Attack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders
 from genaf_hf.attacks.linear_probe import check_target
 from genaf_hf.attacks.universal import check_image
@@ -57,7 +57,7 @@ class Attacker:
             words=f"{len(some)} images{source}, split {train.split or 'train'}",
         )
 
-    def craft(self, attack: ConfiguredAttack, model: PixelModel | None = None) -> UniversalPerturbation:
+    def craft(self, attack: Attack, model: PixelModel | None = None) -> UniversalPerturbation:
         """The perturbation that an attack crafts on the public encoder, from the cache where it was crafted before.
 
         Args:
@@ -69,7 +69,7 @@ class Attacker:
         """
         needed = attack.needs[1:]
         if needed and "data" in attack.settings:
-            attack = attack.changed(data=self.said(attack))
+            attack = attack.configure(data=self.said(attack))
         data = [getattr(self, need) for need in needed]
         target = self.encoder if model is None else model
         return crafted_once(attack, target, *data, data_digests=[self.digests[need] for need in needed])
@@ -80,7 +80,7 @@ class Attacker:
         data = {"images": self.images, "labels": self.labels}
         return {name: tensor_digest(each) for name, each in data.items() if each is not None}
 
-    def check(self, attack: ConfiguredAttack) -> None:
+    def check(self, attack: Attack) -> None:
         """Refuses a class or an image that an attack is to lead to and this attacker has not; `UserError` names it."""
         if not attack.on_encoder:  # those on the model are led to a class of its own
             return
@@ -90,6 +90,6 @@ class Attacker:
         if is_whole(target) and self.labels is not None:
             check_target(target, self.labels)
 
-    def said(self, attack: ConfiguredAttack) -> str:
+    def said(self, attack: Attack) -> str:
         """What an attack is crafted from, in words."""
         return f"{self.words}, {'with' if 'labels' in attack.needs else 'without'} labels"

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import Attack, UniversalPerturbation
 from genaf_hf.attacks.inputs import callers_modes_left, checked_setting
 from genaf_hf.data import stratified_rows
 from genaf_hf.errors import UserError
@@ -101,7 +101,7 @@ def evaluate_robustness(
     )
 
 
-def try_out(attacks: Mapping[str, ConfiguredAttack], attacker: Attacker, model: PixelModel) -> None:
+def try_out(attacks: Mapping[str, Attack], attacker: Attacker, model: PixelModel) -> None:
     """Tries attacks before any long work, and last, as it takes the longest, crafts what the public encoder is for.
 
     Raises:
@@ -116,7 +116,7 @@ def try_out(attacks: Mapping[str, ConfiguredAttack], attacker: Attacker, model: 
 def craft_and_evaluate(
     models: Mapping[str, PixelModel],
     dataset: Dataset,
-    attacks: Mapping[str, ConfiguredAttack],
+    attacks: Mapping[str, Attack],
     attacker: Attacker,
     *,
     ready: Mapping[str, UniversalPerturbation] = MappingProxyType({}),

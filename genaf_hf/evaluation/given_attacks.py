@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
-from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import Attack, UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import configured
 from genaf_hf.errors import UserError
@@ -11,7 +11,7 @@ from genaf_hf.evaluation.measurement import CLEAN, MODEL, PUBLIC_ENCODER
 from genaf_hf.evaluation.threats import ImageThreat, Threat, UniversalThreat
 from genaf_hf.models.pixel_model import PixelModel
 
-GivenAttack = UniversalPerturbation | ConfiguredAttack | partial | Mapping[str, UniversalPerturbation]
+GivenAttack = UniversalPerturbation | Attack | partial | Mapping[str, UniversalPerturbation]
 
 
 def threats_from(attacks: Mapping[str, GivenAttack], models: Mapping[str, PixelModel]) -> list[Threat]:
@@ -33,9 +33,9 @@ def threat_from(name: str, attack: GivenAttack, models: Mapping[str, PixelModel]
         return UniversalThreat(name, PUBLIC_ENCODER, checked(dict.fromkeys(models, attack), models))
     if isinstance(attack, Mapping):
         return UniversalThreat(name, MODEL, checked(attack, models))
-    attack = configured(attack) if isinstance(attack, ConfiguredAttack | partial) else attack
-    given = attack.settings if isinstance(attack, ConfiguredAttack) else {}
-    if isinstance(attack, ConfiguredAttack) and attack.universal:
+    attack = configured(attack) if isinstance(attack, Attack | partial) else attack
+    given = attack.settings if isinstance(attack, Attack) else {}
+    if isinstance(attack, Attack) and attack.universal:
         raise UserError(
             f'The attack "{name}" is {attack.name}, which crafts one perturbation for all images and has no '
             "images to craft it from here: craft it, and give the UniversalPerturbation, or ask genaf_hf.audit.audit."

@@ -20,7 +20,7 @@ from torch import Tensor
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.attacks.perturbation import FILE_NAME
-from genaf_hf.attacks.registry import ConfiguredAttack, configured
+from genaf_hf.attacks.registry import Attack, configured
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.models.pixel_model import PixelModel
@@ -34,7 +34,7 @@ SEAL = "seal"  # in the header of a file
 
 
 def crafted_once(
-    attack: ConfiguredAttack,
+    attack: Attack,
     encoder: Encoders,
     *data: Tensor,
     data_digests: Sequence[str] | None = None,
@@ -103,7 +103,7 @@ def seal(found: UniversalPerturbation, key: str) -> str:
     return digest((key, type(found).__name__, found.provenance), {"delta": found.delta})
 
 
-def content(attack: ConfiguredAttack, encoder: Encoders, data_digests: Sequence[str]) -> str:
+def content(attack: Attack, encoder: Encoders, data_digests: Sequence[str]) -> str:
     """SHA-256 of everything that a perturbation depends on; of public encoders the heads are nothing of it."""
     encoders, init = several(encoder), attack.settings.get("init")
     known = encoder_tensors if attack.on_encoder else tensors
@@ -119,10 +119,10 @@ def content(attack: ConfiguredAttack, encoder: Encoders, data_digests: Sequence[
     return digest(words, named)
 
 
-def written(attack: ConfiguredAttack) -> str:
+def written(attack: Attack) -> str:
     """The text of an attack's function, which users may change under its name; nothing where it cannot be read."""
     try:
-        return getsource(unwrap(attack.attack.function))
+        return getsource(unwrap(attack.function))
     except (OSError, TypeError):
         return ""
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genaf_hf.attacks import ATTACKS, ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, Attack, UniversalPerturbation
 from genaf_hf.attacks.norms import per_image_l2, random_in_ball
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.attacker import Attacker
@@ -102,7 +102,7 @@ class ImageThreat(Threat):
         after: names of other threats; of the images only those are attacked that all of them leave right.
     """
 
-    attack: ConfiguredAttack
+    attack: Attack
     after: tuple[str, ...] = ()
     universal: ClassVar[bool] = False
 
@@ -194,13 +194,13 @@ class CraftedThreat(UniversalThreat):
     """
 
     perturbations: Mapping[str, UniversalPerturbation] = field(default_factory=dict)
-    attack: ConfiguredAttack = field(kw_only=True)
+    attack: Attack = field(kw_only=True)
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         if self.knowledge == PUBLIC_ENCODER:
             attacker.craft(self.attack)
         elif not self.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
-            brief = self.attack.changed(steps=min(1, self.attack.settings["steps"]))
+            brief = self.attack.configure(steps=min(1, self.attack.settings["steps"]))
             brief(model, *(getattr(attacker, need) for need in self.attack.needs[1:]))
 
     def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "CraftedThreat":
@@ -214,7 +214,7 @@ class CraftedThreat(UniversalThreat):
         return settings_of(self.attack) | super().settings(model)
 
 
-def settings_of(attack: ConfiguredAttack) -> dict:
+def settings_of(attack: Attack) -> dict:
     """Everything that an attack is run with, as JSON holds it."""
     given = attack.settings
     known = {name: list(value) if type(value) is tuple else value for name, value in given.items()}
@@ -232,7 +232,7 @@ def noise(
     return (images + eps * drawn).clamp(0, 1)
 
 
-def threats_of(attacks: Mapping[str, ConfiguredAttack]) -> list[Threat]:
+def threats_of(attacks: Mapping[str, Attack]) -> list[Threat]:
     """The threats that attacks by name are: one on the public encoder also adaptively, on each model."""
     found: list[Threat] = []
     for name, attack in attacks.items():
@@ -268,7 +268,7 @@ def at_hand(
     ]
 
 
-def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, ConfiguredAttack]:
+def swept(attacks: Mapping[str, Attack], factor: float) -> dict[str, Attack]:
     """The attacks at `factor` times their eps: the first universal one that has an eps, and the first on images.
 
     Those on what others leave right are left out, which are slow, and have no others beside them here.
@@ -277,7 +277,7 @@ def swept(attacks: Mapping[str, ConfiguredAttack], factor: float) -> dict[str, C
     kinds = ([name for name, attack in with_eps.items() if attack.universal is kind] for kind in (True, False))
     left_out = [name for names in kinds for name in names[1:]]
     return {
-        name: attack.changed(eps=min(factor * attack.settings["eps"], LARGEST_EPS[attack.norm]))
+        name: attack.configure(eps=min(factor * attack.settings["eps"], LARGEST_EPS[attack.norm]))
         for name, attack in with_eps.items()
         if name not in left_out
     }
@@ -301,7 +301,7 @@ def on_shown(threat: Threat, name: str, model: PixelModel, images: Tensor, label
     return threat.on(name)(model, images, labels, seeds=range(len(images)))
 
 
-def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
+def attacks_of(report: RobustnessReport) -> dict[str, Attack]:
     """The attacks of a report by name, at all settings that they were run with.
 
     Raises:
@@ -323,6 +323,6 @@ def attacks_of(report: RobustnessReport) -> dict[str, ConfiguredAttack]:
                 f'The report does not tell the {lacking[0]} of "{each.attack}", so that it cannot be run again from '
                 "the report alone: measure the model anew."
             )
-        known = {setting: value for setting, value in each.settings.items() if setting in attack.settings}
+        known = {setting: value for setting, value in each.settings.items() if setting in attack.setting_names}
         found[name] = attack.configure(**known)
     return found

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 
-from genaf_hf.attacks import ATTACKS, Attack, ConfiguredAttack
+from genaf_hf.attacks import ATTACKS, Attack
 from genaf_hf.attacks.autoattack import is_installed
 from genaf_hf.attacks.pgd import check_attack_settings, check_max_images, check_restarts
 from genaf_hf.errors import UserError
@@ -29,7 +29,7 @@ def named_attacks(
     eps: float | None = None,
     norm: str = "linf",
     seed: int = 0,
-) -> dict[str, ConfiguredAttack]:
+) -> dict[str, Attack]:
     """The attacks that are asked for, with all their settings.
 
     Args:
@@ -47,7 +47,7 @@ def named_attacks(
     common, own = separate_settings(settings, chosen)
     found = {}
     for attack in chosen:
-        shared = {name: value for name, value in common.items() if name in attack.settings}
+        shared = {name: value for name, value in common.items() if name in attack.setting_names}
         given = {**shared, **own.get(attack.name, {})}
         budget = {"max_images": LAST_IMAGES} if names is None and attack.name == LAST else {}
         known = {**defaults(attack, dae_eps, eps, norm, seed), **budget, **given}
@@ -71,14 +71,14 @@ def settings_for(names: str, settings: str | Mapping) -> dict:
         UserError: for an unknown attack, and when the settings are none.
     """
     groups = [ATTACKS[name] for name in separate(names)], [*ATTACKS.values()]
-    own, known = ({name for each in group for name in (each.name, *each.settings)} for group in groups)
+    own, known = ({name for each in group for name in (each.name, *each.setting_names)} for group in groups)
     given = settings_by_name("attack_settings", settings, EXAMPLE)
     return {name: value for name, value in given.items() if name in own or name not in known}
 
 
 def attacks_by_name(
-    attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] | None, *, seed: int = 0
-) -> dict[str, ConfiguredAttack]:
+    attacks: str | Sequence[str | Attack] | Mapping[str, Attack] | None, *, seed: int = 0
+) -> dict[str, Attack]:
     """The attacks that a caller gives: by name at the defaults, or with their settings, or the latter by other names.
 
     Args:
@@ -92,10 +92,10 @@ def attacks_by_name(
         return named_attacks(None, seed=seed)
     given = separate(attacks) if isinstance(attacks, str) else attacks
     values = [*given.values()] if isinstance(given, Mapping) else [*given]
-    if not values or not all(isinstance(each, str | ConfiguredAttack) for each in values):
+    if not values or not all(isinstance(each, str | Attack) for each in values):
         raise UserError(f'attacks are {attacks}, expected such as ["l4a", ATTACKS["pgd"].configure(eps=4 / 255)].')
     attacks = [named_attacks([each], seed=seed)[each] if isinstance(each, str) else checked(each) for each in values]
-    names = [*given] if isinstance(given, Mapping) else [each.attack.name for each in attacks]
+    names = [*given] if isinstance(given, Mapping) else [each.name for each in attacks]
     if len(set(names)) < len(names):
         raise UserError(f"attacks are {', '.join(names)}, expected different ones: give those of one by other names.")
     return dict(zip(names, attacks, strict=True))
@@ -141,7 +141,7 @@ def separate_settings(
     names = [attack.name for attack in attacks]
     if unknown := [name for name in own if name not in names]:
         raise UserError(f'attack_settings are for "{unknown[0]}", which is not among the attacks {", ".join(names)}.')
-    settable = {name for attack in attacks for name in attack.settings}
+    settable = {name for attack in attacks for name in attack.setting_names}
     if unknown := [name for name in common if name not in settable]:
         raise UserError(
             f'attack_settings have "{unknown[0]}", a setting of none of the attacks {", ".join(names)}; they have '
@@ -178,10 +178,10 @@ def defaults(attack: Attack, dae_eps: float | None, eps: float | None, norm: str
         known = {"eps": dae_eps, "seed": seed}
     else:
         known = {"eps": eps, "norm": norm} if norm in attack.norms else {}
-    return {name: value for name, value in known.items() if name in attack.settings and value is not None}
+    return {name: value for name, value in known.items() if name in attack.setting_names and value is not None}
 
 
-def checked(attack: ConfiguredAttack) -> ConfiguredAttack:
+def checked(attack: Attack) -> Attack:
     """An attack with its settings.
 
     Raises:

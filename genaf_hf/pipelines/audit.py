@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from datasets import DatasetDict
 
-from genaf_hf.attacks import ConfiguredAttack, UniversalPerturbation
+from genaf_hf.attacks import Attack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders, checked_setting
 from genaf_hf.data import stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.errors import UserError
@@ -41,7 +41,7 @@ OF_A_MODEL = (RECORD, "config.json")
 def audit(
     model: str | Path | PixelModel,
     dataset: str | Path | DatasetDict,
-    attacks: str | Sequence[str | ConfiguredAttack] | Mapping[str, ConfiguredAttack] | None = None,
+    attacks: str | Sequence[str | Attack] | Mapping[str, Attack] | None = None,
     *,
     encoder: str | Path | Encoders | None = None,
     perturbations: str | Path | Mapping[str, UniversalPerturbation] | None = None,
@@ -116,7 +116,7 @@ def audit(
     model = model.to(PartialState().device)
     ready = collected(perturbations) if isinstance(perturbations, str) else dict(perturbations or {})
     ready = fitting(ready, model.image_size, resized=resize_perturbations)
-    on_encoder = any(each.attack.on_encoder for each in configured.values())
+    on_encoder = any(each.on_encoder for each in configured.values())
     if encoder is not None and not on_encoder:
         logger.warning("The encoder is not read: none of these attacks is crafted on one.")
     encoder = public_encoders(encoder, model, path, model_revision, encoder_revision) if on_encoder else None

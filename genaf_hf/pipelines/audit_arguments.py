@@ -130,7 +130,7 @@ def audit_as_asked(arguments: AuditArguments) -> RobustnessReport:
     )
     names = models_named(arguments.model_name_or_path)
     if len(names) > 1:
-        return audit_each(arguments, names, on_encoder=any(each.attack.on_encoder for each in attacks.values()))
+        return audit_each(arguments, names, on_encoder=any(each.on_encoder for each in attacks.values()))
     if arguments.fail_under is not None:
         ready = collected(arguments.perturbations) if arguments.perturbations else {}
         known = {each.name: each.knowledge for each in (*at_hand(ready, {}), *threats_of(attacks))}

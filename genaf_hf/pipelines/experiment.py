@@ -7,7 +7,7 @@ import torch
 from datasets import DatasetDict
 from transformers import PreTrainedModel
 
-from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.attacks import Attack
 from genaf_hf.data import ImageSet, check_enough_to_train, counted_classes, load_images, with_pixel_values
 from genaf_hf.data.known_datasets import known_dataset
 from genaf_hf.errors import UserError
@@ -25,7 +25,7 @@ from genaf_hf.training.options import refuse_resume_flag
 SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 
 
-def asked_attacks(arguments: ExperimentArguments, config: GenAFConfig) -> dict[str, ConfiguredAttack]:
+def asked_attacks(arguments: ExperimentArguments, config: GenAFConfig) -> dict[str, Attack]:
     """The attacks of the final evaluation, with their settings.
 
     Raises:
@@ -95,7 +95,7 @@ class Experiment:
         return cls(arguments, config, data, pixels, encoder, processor)
 
     @property
-    def attacks(self) -> dict[str, ConfiguredAttack]:
+    def attacks(self) -> dict[str, Attack]:
         """Those of the final evaluation."""
         return asked_attacks(self.arguments, self.config)
 

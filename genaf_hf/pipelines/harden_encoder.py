@@ -10,7 +10,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
-from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.attacks import Attack
 from genaf_hf.data import (
     ImageSet,
     LabelsError,
@@ -143,13 +143,13 @@ class EncoderExperiment(Experiment):
         return {}
 
     @property
-    def attacks(self) -> dict[str, ConfiguredAttack]:
+    def attacks(self) -> dict[str, Attack]:
         return asked_attacks(self.arguments, self.config, labelled=self.labelled or bool(self.tasks))
 
     @property
-    def attacks_on_images(self) -> dict[str, ConfiguredAttack]:
+    def attacks_on_images(self) -> dict[str, Attack]:
         """Those that need no more than these images have, where tasks have labels."""
-        return {name: each for name, each in self.attacks.items() if self.labelled or "labels" not in each.attack.needs}
+        return {name: each for name, each in self.attacks.items() if self.labelled or "labels" not in each.needs}
 
     @property
     def content(self) -> dict[str, str]:
@@ -247,7 +247,7 @@ def check_training(config: GenAFConfig) -> None:
                         "leave it out.")  # fmt: skip
 
 
-def asked_attacks(arguments: EncoderArguments, config: GenAFConfig, *, labelled: bool) -> dict[str, ConfiguredAttack]:
+def asked_attacks(arguments: EncoderArguments, config: GenAFConfig, *, labelled: bool) -> dict[str, Attack]:
     """The attacks of the final evaluation, with their settings.
 
     Raises:
@@ -255,7 +255,7 @@ def asked_attacks(arguments: EncoderArguments, config: GenAFConfig, *, labelled:
     """
     names = arguments.attacks or (DEFAULT_ATTACKS if labelled else UNLABELLED_ATTACKS)
     found = named_attacks(names, arguments.attack_settings, eps=TRAINING_EPS, norm=config.norm, seed=config.seed)
-    needing = [name for name, each in found.items() if "labels" in each.attack.needs]
+    needing = [name for name, each in found.items() if "labels" in each.needs]
     if needing and not labelled:
         raise UserError(
             f"attacks has {needing[0]}, which needs labels, but the images have none: choose for example "

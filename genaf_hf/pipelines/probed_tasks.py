@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Dataset
 
-from genaf_hf.attacks import ConfiguredAttack
+from genaf_hf.attacks import Attack
 from genaf_hf.data import ImageSet, load_images, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.attacker import Attacker
@@ -37,7 +37,7 @@ def contents(tasks: Sequence[ImageSet]) -> dict[str, str]:
     return {f"content of {public_name(each.name)}": each.content for each in tasks}
 
 
-def try_out_on_tasks(tasks: Sequence[ImageSet], attacks: Mapping[str, ConfiguredAttack], public: PixelModel) -> None:
+def try_out_on_tasks(tasks: Sequence[ImageSet], attacks: Mapping[str, Attack], public: PixelModel) -> None:
     """Tries attacks with the images and classes of each task before any long work.
 
     Raises:
@@ -53,7 +53,7 @@ def attack_tasks(
     tasks: Sequence[ImageSet],
     models: Mapping[str, PixelModel],
     public: PixelModel,
-    attacks: Mapping[str, ConfiguredAttack],
+    attacks: Mapping[str, Attack],
     run: Run,
     **settings,
 ) -> dict[str, RobustnessReport]:
@@ -87,7 +87,7 @@ def attack_probes(
     models: Mapping[str, PixelModel],
     pixels: Mapping[str, Dataset],
     classes: int,
-    attacks: Mapping[str, ConfiguredAttack],
+    attacks: Mapping[str, Attack],
     attacker: Attacker,
     *,
     dataset_info: Mapping,

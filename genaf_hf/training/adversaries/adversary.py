@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.attacks.registry import ConfiguredAttack
+from genaf_hf.attacks.registry import Attack
 from genaf_hf.models.pixel_model import PixelModel
 
 ADVERSARY_SEED = 2**20  # added to a run's: an attack of that seed would begin, and end, near what was trained on
@@ -90,7 +90,7 @@ class Adversary:
     def learn(self) -> None:
         """Goes on after the backward pass of an update by the gradients that its state has then."""
 
-    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+    def attacks(self) -> Mapping[str, Attack]:
         """Attacks by name, at full eps, that a report on the trained model measures beside its perturbations."""
         return {}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_hf.attacks import UniversalPerturbation
-from genaf_hf.attacks.registry import ConfiguredAttack
+from genaf_hf.attacks.registry import Attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
@@ -113,7 +113,7 @@ class Mixture(Adversary):
         for one in self.parts.values():
             one.learn()
 
-    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+    def attacks(self) -> Mapping[str, Attack]:
         return {name: each for one in self.parts.values() for name, each in one.attacks().items()}
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.n_fgsm import check_n_fgsm_settings, n_fgsm
-from genaf_hf.attacks.registry import ConfiguredAttack
+from genaf_hf.attacks.registry import Attack
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
 
@@ -31,5 +31,5 @@ class NFGSM(Adversary):
     ) -> Tensor:
         return n_fgsm(model, images, labels, **{**self.settings, "eps": self.settings["eps"] * eps_share}, seeds=seeds)
 
-    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+    def attacks(self) -> Mapping[str, Attack]:
         return {"n-fgsm": ATTACKS["n-fgsm"].configure(**self.settings, within_eps=True)}

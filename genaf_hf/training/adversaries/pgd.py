@@ -7,7 +7,7 @@ from torch import Tensor
 from genaf_hf.attacks import ATTACKS
 from genaf_hf.attacks.norms import Norm
 from genaf_hf.attacks.pgd import check_attack_settings, default_step_size, pgd
-from genaf_hf.attacks.registry import ConfiguredAttack
+from genaf_hf.attacks.registry import Attack
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
 
@@ -44,5 +44,5 @@ class PGD(Adversary):
     ) -> Tensor:
         return pgd(model, images, labels, **self.at(eps_share), seeds=seeds)
 
-    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+    def attacks(self) -> Mapping[str, Attack]:
         return {"pgd": ATTACKS["pgd"].configure(**self.settings)}

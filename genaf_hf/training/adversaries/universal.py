@@ -74,7 +74,7 @@ class Universal(Adversary):
         if class_share is not None:
             check_share("class_share", class_share)
         check_share("ascent_share", ascent_share)
-        known = [name for name, attack in ATTACKS.items() if attack.on_encoder and "eps" in attack.settings]
+        known = [name for name, attack in ATTACKS.items() if attack.on_encoder and "eps" in attack.setting_names]
         if not isinstance(bank, Sequence) or isinstance(bank, str) or not all(name in known for name in bank):
             raise UserError(f"bank is {bank}, expected a list of universal attacks out of {', '.join(known)}.")
         super().__init__(

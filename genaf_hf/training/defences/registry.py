@@ -10,7 +10,7 @@ from torch import nn
 
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.inputs import checked_setting
-from genaf_hf.attacks.registry import ConfiguredAttack
+from genaf_hf.attacks.registry import Attack
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import HARDENED
 from genaf_hf.training.adversaries.adversary import Adversary
@@ -56,7 +56,7 @@ class Defence:
             self.adversary.check_model(model)
             self.adversary.check_update(images)
 
-    def attacks(self) -> Mapping[str, ConfiguredAttack]:
+    def attacks(self) -> Mapping[str, Attack]:
         """Attacks by name that a report on the trained model measures; none without an adversary, see `Adversary`."""
         return {} if self.adversary is None else self.adversary.attacks()
 
