@@ -25,8 +25,8 @@ class Drift(Adversary):
         images, _ = samples(4)
         self.state = {"delta": torch.zeros_like(images[0]), "steps": torch.zeros(())}
 
-    def craft(self, model, images, labels, *, seeds, eps_share=1.0):
-        return (images + eps_share * self.state["delta"].requires_grad_()).clamp(0, 1)
+    def craft(self, model, batch):
+        return (batch.images + batch.eps_share * self.state["delta"].requires_grad_()).clamp(0, 1)
 
     def learn(self):
         delta = self.state["delta"]

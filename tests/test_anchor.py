@@ -162,9 +162,9 @@ def test_an_evaluation_attacks_by_clusters_and_counts_by_labels(tmp_path, monkey
     trainer.begin_adversary()
     model, craft, found = trainer.pixel_model(trainer.model), trainer.defence.adversary.craft, []
 
-    def keep(model, images, labels, **settings):
-        found.append((images, labels))
-        return craft(model, images, labels, **settings)
+    def keep(model, batch):
+        found.append((batch.images, batch.labels))
+        return craft(model, batch)
 
     monkeypatch.setattr(trainer.defence.adversary, "craft", keep)
     metrics = trainer.evaluate()
@@ -177,8 +177,8 @@ def test_an_evaluation_attacks_by_clusters_and_counts_by_labels(tmp_path, monkey
 class Noise(Adversary):
     """Asks for no images, and keeps nothing from step to step."""
 
-    def craft(self, model, images, labels, *, seeds, eps_share=1.0):
-        return (images + 0.1).clamp(0, 1)
+    def craft(self, model, batch):
+        return (batch.images + 0.1).clamp(0, 1)
 
 
 class Stream(IterableDataset):

@@ -21,6 +21,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.pipelines.harden import HardeningArguments, harden
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training import defences
+from genaf_hf.training.adversaries.batch import Batch
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.training.adversaries.twin_pgd import TwinPGD
@@ -125,7 +126,7 @@ def test_awp_attacks_every_matrix_and_gives_all_weights_back():
     images = torch.rand(6, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = copied_weights(model.model)
     with adversary.training(model.model):
-        adversary.craft(model, images, torch.arange(6) % 3, seeds=range(6))
+        adversary.craft(model, Batch(images, torch.arange(6) % 3, range(6)))
         attacked = changed(before, copied_weights(model.model))
     assert attacked == {name for name, weight in model.model.named_parameters() if weight.ndim > 1}
     assert changed(before, copied_weights(model.model)) == set()
@@ -139,7 +140,7 @@ def test_awp_attacks_weights_under_the_statistics_of_the_batch_and_leaves_the_ru
     F.cross_entropy(copied(pgd(model, images, labels, **ADVERSARY, random_start=False)), labels).backward()
     model.train()
     with adversary.training(model.model):
-        adversary.craft(model, images, labels, seeds=range(6))
+        adversary.craft(model, Batch(images, labels, range(6)))
         attacked = copy.deepcopy(model.model.state_dict())
     for name, weight in copied.model.named_parameters():
         if weight.ndim > 1:
@@ -181,7 +182,7 @@ def test_the_frozen_branch_is_attacked_on_its_own_statistics():
             module.running_mean += 1
     images, labels = torch.rand(8, 3, 32, 32, dtype=torch.float64), torch.arange(8) % 3
     with adversary.training(model.model):
-        found = adversary.craft(model, images, labels, seeds=range(8))
+        found = adversary.craft(model, Batch(images, labels, range(8)))
     halves = [(public, slice(4)), (model, slice(4, 8))]
     expected = [pgd(one, images[rows], labels[rows], **ADVERSARY, random_start=False) for one, rows in halves]
     torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=0)

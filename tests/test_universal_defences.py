@@ -19,6 +19,7 @@ from genaf_hf.attacks import ATTACKS, n_fgsm
 from genaf_hf.attacks.patch import paste
 from genaf_hf.errors import UserError
 from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED
+from genaf_hf.training.adversaries.batch import Batch
 from genaf_hf.training.adversaries.draws import (
     ADVERSARY,
     ASCENT,
@@ -157,7 +158,7 @@ def test_a_live_patch_lies_anywhere_in_the_image_by_its_seed_and_is_mixed_in_whi
     adversary = LivePatch(area=0.25)
     adversary.begin(None, lambda count: (torch.zeros(count, 3, 8, 8), None), seed=0)
     images = torch.zeros(6, 3, 8, 8)
-    whole, half = (adversary.craft(None, images, None, seeds=range(6), eps_share=share) for share in (1.0, 0.5))
+    whole, half = (adversary.craft(None, Batch(images, None, range(6), share)) for share in (1.0, 0.5))
     assert torch.equal(half, whole / 2)
     assert (whole > 0).sum((1, 2, 3)).tolist() == [3 * 4 * 4] * 6
     assert whole.sum((1, 2, 3)).tolist() == pytest.approx([adversary.state["patch"].sum().item()] * 6, abs=1e-4)
@@ -173,7 +174,7 @@ def test_a_live_patch_that_does_not_fit_is_refused_before_the_bank_is_crafted(tm
     adversary.state = {"patch": torch.zeros(3, 4, 4)}
     adversary.check_size(8, 8)
     with pytest.raises(UserError, match="Images are of 10 x 10 pixels, for a patch of 5 pixels a side, and this one"):
-        adversary.craft(None, torch.zeros(1, 3, 10, 10), None, seeds=[0])
+        adversary.craft(None, Batch(torch.zeros(1, 3, 10, 10), None, [0]))
 
 
 def test_half_of_the_images_get_a_live_perturbation_and_all_kinds_their_share():
@@ -191,7 +192,7 @@ def test_images_of_more_than_32_classes_get_any_of_six_live_perturbations():
     adversary.begin(model, lambda count: (images, labels), 0)
     live = adversary.state["live"]
     assert len(live) == 6
-    attacked = adversary.craft(model, images, labels, seeds=range(33))
+    attacked = adversary.craft(model, Batch(images, labels, range(33)))
     expected = (images + live[drawn(range(33), 6, 0)]).clamp(0, 1)
     torch.testing.assert_close(attacked, expected, rtol=0, atol=0)
 
@@ -206,7 +207,7 @@ def test_each_class_has_a_live_perturbation_or_shares_one_where_that_is_asked_fo
     adversary.begin(model, lambda count: (images, labels), 0)
     live = adversary.state["live"]
     assert len(live) == made
-    attacked = adversary.craft(model, images, labels, seeds=range(classes))
+    attacked = adversary.craft(model, Batch(images, labels, range(classes)))
     torch.testing.assert_close(attacked, (images + live[labels % made]).clamp(0, 1), rtol=0, atol=0)
 
 
@@ -479,7 +480,7 @@ def test_perturbations_and_images_of_other_sizes_are_refused_before_training(tmp
     adversary = Universal(eps=0.1)
     adversary.state = {"live": torch.zeros(2, 3, 8, 8), "bank": torch.zeros(0, 3, 8, 8)}
     with pytest.raises(UserError, match="Images are of 9 x 9 pixels"):
-        adversary.craft(None, torch.zeros(1, 3, 9, 9), torch.zeros(1), seeds=[0])
+        adversary.craft(None, Batch(torch.zeros(1, 3, 9, 9), torch.zeros(1), [0]))
 
 
 def test_a_checkpoint_without_its_perturbations_is_passed_over(tmp_path):

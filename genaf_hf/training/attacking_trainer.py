@@ -20,6 +20,7 @@ from genaf_hf.models.partial_forward import input_of
 from genaf_hf.models.pixel_model import PixelModel, at_least_float32, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
 from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED, Adversary
+from genaf_hf.training.adversaries.batch import Batch
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
 from genaf_hf.training.checked_batches import CheckedBatches
 from genaf_hf.training.checkpoint import read_state
@@ -172,29 +173,19 @@ class AttackingTrainer(ResumableTrainer):
             micro_batch: where it stands in its update.
             stays_clean: which images are left as they are; none where it is empty.
         """
-        pixel_values, labels = inputs["pixel_values"], inputs.get("labels")
-        seeds = self.seeds_of(inputs, micro_batch)
-        if not any(stays_clean):
-            return self._craft(model, pixel_values, labels, seeds)
+        pixel_model, pixel_values = self.pixel_model(model), inputs["pixel_values"]
         rows = [row for row, is_clean in enumerate(stays_clean) if not is_clean]
-        if not rows:
+        if stays_clean and not rows:
             return pixel_values
-        index = sent(torch.tensor(rows), pixel_values.device)
-        chosen = None if labels is None else labels[index]
-        attacked = self._craft(model, pixel_values[index], chosen, [seeds[row] for row in rows])
-        return pixel_values.index_copy(0, index, attacked)
-
-    def _craft(self, model, pixel_values: Tensor, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
-        pixel_model = self.pixel_model(model)
-        settings = {"seeds": seeds, "eps_share": self.eps_share()}
         with trusted():
             images = pixel_model.to_images(pixel_values)
-            attacked = self._attacked_images(
-                pixel_model, images, labels, ascends=self.defence.adversary.ascends, **settings
-            )
-        return pixel_model.to_pixel_values(attacked)
+            batch = Batch(images, inputs.get("labels"), self.seeds_of(inputs, micro_batch), self.eps_share())
+            some = batch.rows(rows) if rows else batch
+            attacked = self._attacked_images(pixel_model, some, ascends=self.defence.adversary.ascends)
+        attacked = pixel_model.to_pixel_values(attacked)
+        return pixel_values.index_copy(0, sent(torch.tensor(rows), attacked.device), attacked) if rows else attacked
 
-    def _attacked_images(self, model: PixelModel, *needed: Tensor, ascends: bool = False, **settings) -> Tensor:
+    def _attacked_images(self, model: PixelModel, batch: Batch, *, ascends: bool = False) -> Tensor:
         """What the adversary makes of images, in a training after its own pass where it `ascends`.
 
         It asks for gradients of its images alone: weights have none meanwhile, for which nothing has to be kept in the
@@ -202,8 +193,8 @@ class AttackingTrainer(ResumableTrainer):
         """
         with only_trainable(model.model, ()):
             if ascends:
-                self.defence.adversary.ascend(model, *needed, **settings)
-            return self.defence.adversary.craft(model, *needed, **settings)
+                self.defence.adversary.ascend(model, batch)
+            return self.defence.adversary.craft(model, batch)
 
     def flipped(self, inputs: dict, micro_batch: MicroBatch) -> dict:
         """A micro-batch with each image mirrored left to right or not, as its seed has it."""
@@ -248,8 +239,8 @@ class AttackingTrainer(ResumableTrainer):
         """What the model answers to images of an evaluation under the adversary at its full eps."""
         pixel_model = self.pixel_model(model)
         first = (len(self._answers) * self.args.world_size + self.args.process_index) * self.args.eval_batch_size
-        images, seeds = pixel_model.to_images(pixel_values), range(first, first + len(pixel_values))
-        attacked = self._attacked_images(pixel_model, images, labels, seeds=seeds)
+        seeds = range(first, first + len(pixel_values))
+        attacked = self._attacked_images(pixel_model, Batch(pixel_model.to_images(pixel_values), labels, seeds))
         with torch.no_grad():
             return pixel_model(attacked)
 

@@ -1,6 +1,6 @@
 """What an adversary is."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from genaf_hf.attacks import UniversalPerturbation
 from genaf_hf.attacks.registry import Attack
 from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.training.adversaries.batch import Batch
 
 ADVERSARY_SEED = 2**20  # added to a run's: an attack of that seed would begin, and end, near what was trained on
 
@@ -55,26 +56,18 @@ class Adversary:
             seed: of the training.
         """
 
-    def ascend(
-        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> None:
+    def ascend(self, model: PixelModel, batch: Batch) -> None:
         """Adds to the gradients of its state what a pass of its own finds, before images of a training are crafted.
 
         Takes what `craft` takes; is called where it `ascends`.
         """
 
-    def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> Tensor:
+    def craft(self, model: PixelModel, batch: Batch) -> Tensor:
         """Attacked images (n, 3, h, w) in [0, 1].
 
         Args:
             model: that is trained.
-            images: (n, 3, h, w) in [0, 1].
-            labels: (n,) class ids, as those of `begin`.
-            seeds: one per image. They depend on seed and step of the training and on the image's place in the update
-                over all processes, so that what is random is so without regard to their number.
-            eps_share: what eps is multiplied by; it grows to 1 over the first part of a training.
+            batch: its images, with labels as those of `begin`.
         """
         raise NotImplementedError
 

@@ -11,6 +11,7 @@ from genaf_hf.attacks.patch import paste, pasting
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.batch import Batch
 from genaf_hf.training.adversaries.draws import CORNER, mixed_bits
 from genaf_hf.training.adversaries.universal import move_by_sign
 from genaf_hf.values.numbers import is_number
@@ -60,13 +61,11 @@ class LivePatch(Adversary):
         area = self.settings["area"]
         return pasting((height, width), area=area, place="random", shape="square", degrees=0, smallest=1)[1]
 
-    def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> Tensor:
+    def craft(self, model: PixelModel, batch: Batch) -> Tensor:
         patch = self.state["patch"].requires_grad_()
-        self.check_size(*images.shape[2:])
-        corners = torch.from_numpy(random_corners(seeds, images.shape[2:], patch.shape[-1]))
-        return torch.lerp(images, paste(images, patch, corners), eps_share)
+        self.check_size(*batch.images.shape[2:])
+        corners = torch.from_numpy(random_corners(batch.seeds, batch.images.shape[2:], patch.shape[-1]))
+        return torch.lerp(batch.images, paste(batch.images, patch, corners), batch.eps_share)
 
     def learn(self) -> None:
         if self.state:

@@ -12,6 +12,7 @@ from genaf_hf.attacks.registry import Attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.batch import Batch
 from genaf_hf.training.adversaries.draws import ADVERSARY, uniform
 from genaf_hf.values.device import sent
 from genaf_hf.values.numbers import is_number
@@ -73,34 +74,25 @@ class Mixture(Adversary):
         for one in reversed(self.parts.values()):  # the first may take long, and others refuse the images
             one.begin(model, samples, seed)
 
-    def ascend(
-        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> None:
-        for one, _, own_images, own_labels, own_seeds in self._dealt(images, labels, seeds):
-            one.ascend(model, own_images, own_labels, seeds=own_seeds, eps_share=eps_share)
+    def ascend(self, model: PixelModel, batch: Batch) -> None:
+        for one, own in self._dealt(batch.seeds):
+            one.ascend(model, batch.rows(own))
 
-    def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> Tensor:
+    def craft(self, model: PixelModel, batch: Batch) -> Tensor:
         rows, crafted = [], []
-        for one, own, own_images, own_labels, own_seeds in self._dealt(images, labels, seeds):
-            rows.append(own)
-            crafted.append(one.craft(model, own_images, own_labels, seeds=own_seeds, eps_share=eps_share))
-        places = sent(torch.from_numpy(np.argsort(np.concatenate(rows))), images.device)
+        for one, own in self._dealt(batch.seeds):
+            rows += own
+            crafted.append(one.craft(model, batch.rows(own)))
+        places = sent(torch.from_numpy(np.argsort(rows)), batch.images.device)
         return torch.cat(crafted)[places]
 
-    def _dealt(
-        self, images: Tensor, labels: Tensor | None, seeds: Sequence[int]
-    ) -> Iterator[tuple[Adversary, np.ndarray, Tensor, Tensor | None, list[int]]]:
-        """Each adversary that has some of the images, with their rows, themselves, their labels and their seeds."""
+    def _dealt(self, seeds: Sequence[int]) -> Iterator[tuple[Adversary, list[int]]]:
+        """Each adversary that has some of the images, with their rows."""
         first, *others = self.parts.values()
         whose = np.searchsorted(self.bounds, uniform(seeds, ADVERSARY), side="right")
         for one, number in zip((first, *others), (len(others), *range(len(others))), strict=True):
-            own = np.flatnonzero(whose == number)
-            if len(own):
-                index = sent(torch.from_numpy(own), images.device)
-                own_labels = None if labels is None else labels[index]
-                yield one, own, images[index], own_labels, [seeds[row] for row in own.tolist()]
+            if own := np.flatnonzero(whose == number).tolist():
+                yield one, own
 
     @contextmanager
     def training(self, model: nn.Module) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """One step from large noise (de Jorge et al., NeurIPS 2022, https://arxiv.org/abs/2202.01181)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from genaf_hf.attacks.n_fgsm import check_n_fgsm_settings, n_fgsm
 from genaf_hf.attacks.registry import Attack
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.batch import Batch
 
 
 class NFGSM(Adversary):
@@ -26,10 +27,9 @@ class NFGSM(Adversary):
         check_n_fgsm_settings(eps=eps, noise=noise, step=step)
         super().__init__(eps=eps, noise=noise, step=step)
 
-    def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> Tensor:
-        return n_fgsm(model, images, labels, **{**self.settings, "eps": self.settings["eps"] * eps_share}, seeds=seeds)
+    def craft(self, model: PixelModel, batch: Batch) -> Tensor:
+        settings = {**self.settings, "eps": self.settings["eps"] * batch.eps_share}
+        return n_fgsm(model, batch.images, batch.labels, **settings, seeds=batch.seeds)
 
     def attacks(self) -> Mapping[str, Attack]:
         return {"n-fgsm": ATTACKS["n-fgsm"].configure(**self.settings, within_eps=True)}

@@ -1,6 +1,6 @@
 """Projected gradient descent on the labels (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from genaf_hf.attacks.pgd import check_attack_settings, default_step_size, pgd
 from genaf_hf.attacks.registry import Attack
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.batch import Batch
 
 
 class PGD(Adversary):
@@ -39,10 +40,8 @@ class PGD(Adversary):
         """Settings of the attack at a share of eps."""
         return {**self.settings, **{name: self.settings[name] * eps_share for name in ("eps", "step_size")}}
 
-    def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> Tensor:
-        return pgd(model, images, labels, **self.at(eps_share), seeds=seeds)
+    def craft(self, model: PixelModel, batch: Batch) -> Tensor:
+        return pgd(model, batch.images, batch.labels, **self.at(batch.eps_share), seeds=batch.seeds)
 
     def attacks(self) -> Mapping[str, Attack]:
         return {"pgd": ATTACKS["pgd"].configure(**self.settings)}

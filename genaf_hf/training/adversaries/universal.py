@@ -15,6 +15,7 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.perturbation_cache import crafted_once
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.training.adversaries.adversary import Adversary
+from genaf_hf.training.adversaries.batch import Batch
 from genaf_hf.training.adversaries.draws import ASCENT, OF_CLASS, PERTURBATION, below, mixed_bits
 from genaf_hf.values.device import sent
 from genaf_hf.values.numbers import check_share, is_whole
@@ -135,38 +136,34 @@ class Universal(Adversary):
                 "train and evaluate on images of one size, and go on with that of the checkpoint."
             )
 
-    def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> Tensor:
+    def craft(self, model: PixelModel, batch: Batch) -> Tensor:
         live, bank = self.state["live"].requires_grad_(not self.ascends), self.state["bank"]
-        self.check_size(*images.shape[2:])
-        chosen = sent(torch.from_numpy(drawn(seeds, len(live), len(bank))), images.device)
-        chosen = self._of_class(chosen, model, labels, seeds)
-        return attacked(images, eps_share * torch.cat([live, bank]).to(images)[chosen])
+        self.check_size(*batch.images.shape[2:])
+        given = torch.cat([live, bank]).to(batch.images)[self._given(model, batch)]
+        return attacked(batch.images, batch.eps_share * given)
 
-    def ascend(
-        self, model: PixelModel, images: Tensor, labels: Tensor | None, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> None:
-        live, bank = self.state["live"], self.state["bank"]
-        chosen = drawn(seeds, len(live), len(bank))
-        rows = np.flatnonzero((chosen < len(live)) & below(seeds, self.settings["ascent_share"], ASCENT))
-        if len(rows) == 0:
+    def ascend(self, model: PixelModel, batch: Batch) -> None:
+        live = self.state["live"]
+        chosen = drawn(batch.seeds, len(live), len(self.state["bank"]))
+        passes = (chosen < len(live)) & below(batch.seeds, self.settings["ascent_share"], ASCENT)
+        if not passes.any():
             return
-        index, given = (sent(torch.from_numpy(each), images.device) for each in (rows, chosen))
-        given = self._of_class(given, model, labels, seeds)[index]
+        passed = batch.rows(np.flatnonzero(passes).tolist())
         with evaluating(model):
-            logits = model(attacked(images[index], eps_share * live.requires_grad_().to(images)[given]))
-        below_mean(logits, labels[index]).sum().backward(inputs=[live])
+            given = live.requires_grad_().to(passed.images)[self._given(model, passed)]
+            logits = model(attacked(passed.images, passed.eps_share * given))
+        below_mean(logits, passed.labels).sum().backward(inputs=[live])
 
-    def _of_class(self, chosen: Tensor, model: PixelModel, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
+    def _given(self, model: PixelModel, batch: Batch) -> Tensor:
         """Which perturbation each image gets, (n,): the drawn one, or in place of a live one that of its class."""
         live, share = len(self.state["live"]), self.settings["class_share"]
+        chosen = sent(torch.from_numpy(drawn(batch.seeds, live, len(self.state["bank"]))), batch.images.device)
         if share is None:
             share = float(model.model.config.num_labels <= live)
         if not share:
             return chosen
-        by_class = sent(torch.from_numpy(below(seeds, share, OF_CLASS)), chosen.device)
-        return torch.where(by_class & (chosen < live), labels % live, chosen)
+        by_class = sent(torch.from_numpy(below(batch.seeds, share, OF_CLASS)), chosen.device)
+        return torch.where(by_class & (chosen < live), batch.labels % live, chosen)
 
     def learn(self) -> None:
         if self.state:

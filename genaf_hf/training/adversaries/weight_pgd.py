@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from genaf_hf.errors import UserError
 from genaf_hf.models.batch_norm import batch_norms, normalizing_by_batch
 from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.training.adversaries.batch import Batch
 from genaf_hf.training.adversaries.pgd import PGD
 from genaf_hf.values.numbers import is_number
 
@@ -53,12 +54,10 @@ class WeightPGD(PGD):
                 for weight, value in before.items():
                     weight.copy_(value)
 
-    def craft(
-        self, model: PixelModel, images: Tensor, labels: Tensor, *, seeds: Sequence[int], eps_share: float = 1.0
-    ) -> Tensor:
-        attacked = super().craft(model, images, labels, seeds=seeds, eps_share=eps_share)
+    def craft(self, model: PixelModel, batch: Batch) -> Tensor:
+        attacked = super().craft(model, batch)
         if self._before is not None:
-            self._attack_weights(model, attacked, labels, [*self._before])
+            self._attack_weights(model, attacked, batch.labels, [*self._before])
         return attacked
 
     def _attack_weights(
