@@ -79,7 +79,9 @@ def test_best_is_the_most_robust_one_and_of_the_undefended_baseline_the_most_acc
     trainer = tiny_trainer(tmp_path, **settings)
     for stage, metric in (("standard_finetune", "clean"), ("adversarial_finetune", "robust")):
         getattr(trainer, stage)()
-        measured = [log[f"eval_{metric}_accuracy"] for log in trainer.state.log_history if "eval_loss" in log]
+        evaluations = [log for log in trainer.state.log_history if "eval_loss" in log]
+        measured = [log[f"eval_{metric}_accuracy"] for log in evaluations]
+        assert {"eval_robust_accuracy" in log for log in evaluations} == {metric == "robust"}  # which is of the defence
         assert trainer.state.best_metric == max(measured)
     with pytest.raises(UserError, match='load_best_model_at_end is True but eval_strategy is "no"'):
         tiny_trainer(tmp_path, load_best_model_at_end=True)

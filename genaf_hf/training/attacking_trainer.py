@@ -19,6 +19,7 @@ from genaf_hf.models.head import head_of
 from genaf_hf.models.partial_forward import input_of
 from genaf_hf.models.pixel_model import PixelModel, at_least_float32, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
+from genaf_hf.sharing.record import STANDARD_FINETUNE
 from genaf_hf.training.adversaries.adversary import ADVERSARY_SEED, Adversary
 from genaf_hf.training.adversaries.batch import Batch
 from genaf_hf.training.adversaries.draws import MIRROR, mixed_bits
@@ -43,12 +44,13 @@ FIRST_STEPS = 10  # after which a new head may answer so, too
 class AttackingTrainer(ResumableTrainer):
     """The part of `GenAFTrainer` that its defence's adversary takes part in, beside the loss.
 
-    Evaluation reports `eval_clean_accuracy` and, unless the defence has no adversary, `eval_robust_accuracy`, the
-    latter under that adversary at its full eps, as it is at this step.
+    Evaluation reports `eval_clean_accuracy` and, unless the defence has no adversary or the undefended baseline is
+    trained, `eval_robust_accuracy`, the latter under that adversary at its full eps, as it is at this step.
     """
 
     args: GenAFConfig
     data_collator: Callable[[list], dict]
+    stage: str | None = None  # that is trained
     _attacked: PixelModel | None = None
 
     def __init__(self, *args, **kwargs):
@@ -220,13 +222,18 @@ class AttackingTrainer(ResumableTrainer):
 
     # ---- evaluation ----
 
+    @property
+    def attacks_evaluations(self) -> bool:
+        """Whether evaluations are under the adversary, too."""
+        return self.defence.adversary is not None and self.stage != STANDARD_FINETUNE
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
         if labels is not None:
             inputs = self.prepared(inputs)
             clean_logits = logits[0] if isinstance(logits, tuple) else logits
             answers = {CLEAN_ACCURACY: clean_logits}
-            if self.defence.adversary is not None:
+            if self.attacks_evaluations:
                 known = self.labels_to_attack(inputs)
                 answers[ROBUST_ACCURACY] = self._attacked_logits(model, inputs["pixel_values"], known)
             for name, values in answers.items():

@@ -110,7 +110,6 @@ class GenAFTrainer(SharingTrainer):
                 "an lr_scheduler_type."
             )
         self._given_optimizer_and_scheduler = self.optimizer, self.lr_scheduler
-        self.stage: str | None = None
         self.redundant_layers: list[str] | None = None
         self._waiting: list[MicroBatch] = []
         self._accumulated: list[Logits] = []
@@ -374,7 +373,7 @@ class GenAFTrainer(SharingTrainer):
         if self.args.logging_strategy == IntervalStrategy.STEPS and self.args.logging_steps > 1:
             self.args.logging_steps = min(self.args.logging_steps, self._steps_per_epoch())
         best_by = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if (stage == STANDARD_FINETUNE or self.defence.adversary is None) and best_by == ROBUST_ACCURACY:
+        if best_by == ROBUST_ACCURACY and not self.attacks_evaluations:
             self.args.metric_for_best_model = CLEAN_ACCURACY
         if self.args.load_best_model_at_end and self.args.save_total_limit == 1:
             self.args.save_total_limit = 2  # else the Trainer keeps the best alone, and a killed run lacks the last
