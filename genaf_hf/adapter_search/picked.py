@@ -14,7 +14,7 @@ from genaf_hf.evaluation.evaluate import craft_and_evaluate
 from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.experiment import SWEEP, asked_attacks
+from genaf_hf.pipelines.experiment import SWEEP_FACTORS, asked_attacks
 from genaf_hf.pipelines.hardening import copy_perturbations
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
@@ -49,7 +49,7 @@ def pick(arguments: AdapterSearchArguments, config: GenAFConfig, members: list[M
             laboratory.pixels["test"],
             laboratory.attacks,
             laboratory.attacker,
-            factors=SWEEP,
+            factors=SWEEP_FACTORS,
             batch_size=config.per_device_eval_batch_size,
             seed=config.seed,
             dataset_info=laboratory.images.source,

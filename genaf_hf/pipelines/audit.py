@@ -34,7 +34,7 @@ from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
 
-SWEEP = (0.25, 0.5, 2.0, 4.0)
+SWEEP_FACTORS = (0.25, 0.5, 2.0, 4.0)
 OF_A_MODEL = (RECORD, "config.json")
 
 

@@ -22,14 +22,13 @@ from genaf_hf.pipelines.attack_arguments import (
     SETTINGS_HELP,
     named_attacks,
 )
-from genaf_hf.pipelines.audit import SWEEP, audit
+from genaf_hf.pipelines.audit import SWEEP_FACTORS, audit
 from genaf_hf.pipelines.audit_case import base_model
 from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 from genaf_hf.pipelines.perturbation_collection import collected
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.audited_card import check_card, share_findings
-from genaf_hf.sharing.layout import REPORT, SPREADSHEET
-from genaf_hf.sharing.layout import SWEEP as SWEEP_DRAWN
+from genaf_hf.sharing.layout import REPORT, SPREADSHEET, SWEEP
 from genaf_hf.sharing.result_folder import write_report
 from genaf_hf.values.provenance import public_name
 
@@ -88,7 +87,7 @@ class AuditArguments(DatasetArguments):
     eps: float | None = field(default=None, metadata={"help": "Eps of other attacks, default 8/255."})
     attack_settings: dict | str | None = field(default=None, metadata={"help": SETTINGS_HELP})
     sweep: list[float] = field(
-        default_factory=lambda: list(SWEEP),
+        default_factory=lambda: list(SWEEP_FACTORS),
         metadata={
             "help": "Factors on the eps of the first attack on the public encoder and of the first on single images, "
             "for the picture of accuracy against eps."
@@ -195,7 +194,7 @@ def audit_each(arguments: AuditArguments, names: Sequence[str], *, on_encoder: b
         if on_encoder and arguments.encoder is None:
             base_model(name)
     settings = {name: value for name, value in asdict(arguments).items() if name not in ("fail_under", "under")}
-    run = Run(folder, settings, leaves=(REPORT,), overwrites=(SPREADSHEET, SWEEP_DRAWN))
+    run = Run(folder, settings, leaves=(REPORT,), overwrites=(SPREADSHEET, SWEEP))
     run.check()
 
     def audited(name: str) -> str:

@@ -22,7 +22,7 @@ from genaf_hf.sharing.record import TRAINING_EPS
 from genaf_hf.training.config import GenAFConfig
 from genaf_hf.training.options import refuse_resume_flag
 
-SWEEP = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
+SWEEP_FACTORS = (0.5, 1.5, 2.0)  # factors on eps for the picture of accuracy against eps
 
 
 def asked_attacks(arguments: ExperimentArguments, config: GenAFConfig) -> dict[str, Attack]:

@@ -13,7 +13,7 @@ from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.pixel_model import PixelModel
-from genaf_hf.pipelines.experiment import SWEEP, Experiment, asked_attacks
+from genaf_hf.pipelines.experiment import SWEEP_FACTORS, Experiment, asked_attacks
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 from genaf_hf.pipelines.hardening import (
     copy_results,
@@ -117,7 +117,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
             case.pixels["test"],
             case.attacks,
             attacker,
-            factors=SWEEP,
+            factors=SWEEP_FACTORS,
             dataset_info=case.images.measured,
             journal=run.journal("evaluation"),
             **case.measuring,

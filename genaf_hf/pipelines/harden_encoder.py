@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 UNLABELLED_ATTACKS = "l4a,ssp,fff,advencoder-per,advencoder-pat,feature-pgd"
 NO_CLASSES = ("a", "b")  # of a head that is neither trained nor kept
 LOOKED_AT = 16  # images whose size is compared with the encoder's
-SWEEP = (0.5, 1.5)  # factors on eps for the picture of accuracy against eps
+SWEEP_FACTORS = (0.5, 1.5)  # factors on eps for the picture of accuracy against eps
 
 
 @dataclass
@@ -366,7 +366,7 @@ def attack_features(
         case.data["train"].features["label"].num_classes,
         case.attacks,
         attacker,
-        factors=SWEEP,
+        factors=SWEEP_FACTORS,
         dataset_info=case.images.measured,
         journal=run.journal("evaluation"),
         **case.measuring,
