@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from audits import QUICK, arguments, counts, images, model, report, whole
-from conftest import CLASSES, colored_images
+from conftest import CLASSES, SIDE, colored_images
 from datasets import ClassLabel, DatasetDict
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -428,6 +428,25 @@ def test_images_without_a_name_have_none_in_the_report(model, encoders, dataset)
     assert again.measurements == found.measurements
 
 
+def test_a_format_of_the_user_s_own_is_for_other_models(model, dataset):
+    classifier = PixelModel(*load_classifier(model))
+    expected = audit_of_values(classifier, dataset, [ATTACKS["fgsm"]]).measurements
+    transformed = DatasetDict({name: each.with_transform(lambda rows: {"x": rows}) for name, each in dataset.items()})
+    for given in (dataset.with_format("torch"), dataset.with_format("numpy"), transformed):
+        assert audit_of_values(classifier, given, [ATTACKS["fgsm"]]).measurements == expected
+
+
+def with_test_labels(labels, names) -> DatasetDict:
+    """Images whose test split has these labels."""
+    test = colored_images(len(labels), 1).remove_columns("label")
+    return DatasetDict(
+        train=colored_images(6, 0), test=test.add_column("label", labels, feature=ClassLabel(names=names))
+    )
+
+
+NOTHING = UniversalPerturbation(torch.zeros(3, SIDE, SIDE), "x", 0.1)
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -443,6 +462,18 @@ def test_images_without_a_name_have_none_in_the_report(model, encoders, dataset)
         ({"attacks": [0.1]}, r"attacks are \[0.1\], expected such as"),
         ({"attacks": ["pgd", ATTACKS["pgd"].configure()]}, "expected different ones"),
         ({"attacks": []}, r"attacks are \[\], expected such as"),
+        (
+            {"dataset": with_test_labels([0] * 6, CLASSES[::-1])},
+            "The label column of test has the classes .*, that of train .*: expected the same in the same order",
+        ),
+        ({"dataset": with_test_labels([0, 1, 2, 0, 1, -1], CLASSES)}, "The split test has labels -1, expected 0 to 2"),
+        ({"dataset": with_test_labels([0, 1, 2, 0, 1, None], CLASSES)}, "The split test has labels None, expected 0"),
+        ({"attacks": {"clean": ATTACKS["pgd"]}}, 'An attack is called "clean", which means no attack'),
+        ({"attacks": {"every attack": ATTACKS["pgd"]}}, 'is called "every attack", which means all of them at once'),
+        (
+            {"attacks": {"x-at-hand": ATTACKS["pgd"]}, "perturbations": {"x": NOTHING}},
+            'Two attacks are called "x-at-hand"',
+        ),
         ({"attacks": ["l4a"]}, "The model is none by a name, whose card tells its public encoder"),
         ({"seed": 2**63}, "seed is 9223372036854775808, expected a whole number of at most 62 bits"),
     ],

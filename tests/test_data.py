@@ -425,6 +425,11 @@ def test_missing_plain_labels_are_refused(saved, missing):
         load_images(saved(train=with_labels(["a", "b"] * 10 + [missing])))
 
 
+def test_a_number_below_zero_among_plain_labels_is_no_class(saved):
+    with pytest.raises(ValueError, match="The label column has -1, as is written where there is no label"):
+        load_images(saved(train=with_labels([0, 1] * 10 + [-1])))
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_labels_that_are_no_number_are_missing(saved, count):
     train = with_labels([0.0, 1.0] * 10 + [float("nan")] * count, Value("float64"))

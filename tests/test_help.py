@@ -68,7 +68,7 @@ def test_help_on_a_model_goes_by_a_file_that_is_named(monkeypatch, capsys, encod
 def test_the_traceback_of_a_refusal_is_shown_where_it_is_asked_for(monkeypatch, capsys):
     for words, lines in (([], 0), (["--debug"], 1)):
         monkeypatch.setattr("sys.argv", ["genaf-hf", "push", "nowhere", "someone/thing", *words])
-        with pytest.raises(SystemExit, match="nowhere holds nothing to publish"):
+        with pytest.raises(SystemExit, match="nowhere holds no model to publish"):
             main()
         assert capsys.readouterr().err.count("Traceback") == lines
 
@@ -85,7 +85,9 @@ def test_under_a_launcher_the_sentence_is_the_last_word(processes):
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "-m", "genaf_hf.cli"]
     done = processes.run_alone([*launcher, "push", "nowhere", "someone/thing"], timeout=120)
     assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1] == "nowhere holds nothing to publish, expected a folder with a model."
+    assert done.stderr.strip().splitlines()[-1] == (
+        "nowhere holds no model to publish, expected config.json or adapter_config.json in it."
+    )
     assert "Traceback" not in done.stderr
 
 

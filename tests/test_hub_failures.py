@@ -353,14 +353,18 @@ DOUBTFUL = {
 
 
 def test_what_cannot_be_trusted_is_pushed_only_where_that_is_asked_for_and_nothing_never(hub, place, encoders):
-    (place / "empty").mkdir()
+    for name in ("empty", "audit"):
+        (place / name).mkdir()
+    make_report().save(place / "audit/report.json")
+    (place / "audit/README.md").write_text("# Findings\n")
     for name, (checks, _) in DOUBTFUL.items():
         shutil.copytree(encoders["dino"], place / name)
         make_report(checks=checks).save(place / name / "report.json")
-    names = ["empty", *DOUBTFUL]
+    names = ["empty", "audit", *DOUBTFUL]
     said = run_several(hub, place, [["genaf_hf.cli", "push", name, f"someone/{name}"] for name in names])
-    assert said[0] == "\nempty holds nothing to publish, expected a folder with a model."
-    for (name, (_, reason)), sentence in zip(DOUBTFUL.items(), said[1:], strict=True):
+    assert said[0] == "\nempty holds no model to publish, expected config.json or adapter_config.json in it."
+    assert said[1].endswith("; what an audit found is added to the card of its model by genaf-hf audit --update_card.")
+    for (name, (_, reason)), sentence in zip(DOUBTFUL.items(), said[2:], strict=True):
         kept = f"{reason}; everything is kept in {name}, and this command pushes it all the same: "
         command = f"genaf-hf push {name} someone/{name} --push_anyway"
         assert sentence == f'\n"someone/{name}" was not pushed: {kept}{command}'
@@ -369,7 +373,7 @@ def test_what_cannot_be_trusted_is_pushed_only_where_that_is_asked_for_and_nothi
         run_several(
             hub,
             place,
-            [["genaf_hf.cli", "push", *shlex.split(sentence.rpartition("genaf-hf push ")[2])] for sentence in said[1:]],
+            [["genaf_hf.cli", "push", *shlex.split(sentence.rpartition("genaf-hf push ")[2])] for sentence in said[2:]],
         )
         == [""] * 2
     )

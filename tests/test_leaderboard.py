@@ -54,6 +54,12 @@ def model_index(report: RobustnessReport, model: str = "hardened") -> list[dict]
     return json.loads(json.dumps(eval_results_to_model_index("model", eval_results(report, model))))
 
 
+def model_index_at(report: RobustnessReport, path: str) -> list[dict]:
+    """That of the hardened model, from a report in another place."""
+    found = eval_results(report, "hardened", report_path=path)
+    return json.loads(json.dumps(eval_results_to_model_index("model", found)))
+
+
 def info(index, name: str = "someone/hardened") -> ModelInfo:
     return ModelInfo(id=name, sha=COMMIT, tags=["genaf", "base_model:someone/encoder"], **{"model-index": index})
 
@@ -377,6 +383,33 @@ def test_the_best_of_two_models_is_no_model():
     assert set(map(tuple, problems(index, report).values())) == {
         ("the report holds the results of this card for different models",)
     }
+
+
+def test_the_best_of_two_models_is_no_model_in_whatever_order_its_results_stand():
+    report, audited = make_report(), make_report(clean=91, pgd=40)
+    reports = {
+        ("someone/hardened", "report.json"): Report(report.to_json().encode()),
+        ("someone/hardened", "audit/report.json"): Report(audited.to_json().encode()),
+    }
+    index = model_index(report)
+    metric(index, "clean").update(metric(model_index(report, "undefended"), "clean"))
+    own = read_card(info(index))[0]
+    path = "audit/report.json"
+    others = read_card(info(model_index_at(audited, path)))[0]
+    entries = check([own[0], others[0], *own[1:], *others[1:]], reports)
+    said = {each.problems for each in entries if each.report == "report.json"}
+    assert said == {("the report holds the results of this card for different models",)}
+    assert {each.problems for each in entries if each.report == path} == {()}
+
+
+def test_a_result_is_held_against_the_clean_accuracy_of_its_own_report():
+    """Here a later one is of the same images, but a model that is worse on them."""
+    report, audited = make_report(clean=90, pgd=86), make_report(clean=50, pgd=40, l4a=45)
+    entries = read_card(info(model_index(report)))[0]
+    entries += read_card(info(model_index_at(audited, "audit/report.json")))[0]
+    assert [each.problems for each in check(entries, None)] == [()] * len(entries)
+    swapped = [replace(each, report="report.json") for each in entries[-3:]]
+    assert any("exceeds the clean one" in said for each in check(entries[:3] + swapped, None) for said in each.problems)
 
 
 @pytest.mark.parametrize(

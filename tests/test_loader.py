@@ -77,6 +77,14 @@ def test_the_processor_gets_whole_batches(processes, read_by, workers):
     assert [batch["pixel_values"][:, :, 0, 0].unique().tolist() for batch in batches] == [[6.0]] * 3
 
 
+def test_the_processor_gets_few_images_at_once_where_they_are_large(read_by, saved, monkeypatch):
+    width, height = to_rgb(saved.with_format(None)[0]["image"]).size
+    monkeypatch.setattr("genaf_hf.data.pixel_values.PIXELS_AT_ONCE", 4 * width * height)
+    rows = read_by(CountingProcessor(size={"height": 8, "width": 8}))
+    found = rows[:]["pixel_values"][:, 0, 0, 0].tolist()
+    assert found == [4.0] * 16 + [2.0] * 2
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_trainer_reads_by_its_workers(processes, vit, read_by, tmp_path, workers):
     model, processor = vit

@@ -89,6 +89,7 @@ def test_what_attackers_know_in_words_of_their_own_is_told_too():
     clean, *_, pgd = make_report("hardened").measurements
     text = text_of("hardened", measurements=[clean, replace(pgd, knowledge="*the* logs")])
     assert "under the worst attack by whoever knows \\*the\\* logs (pgd, linf, eps 8/255)" in verdict_of(text)
+    assert "- **Whoever knows this**: \\*the\\* logs.\n  - pgd: linf, eps 8/255.\n" in text
 
 
 def test_unreliable_accuracies_are_marked_in_verdict_and_table():

@@ -290,6 +290,12 @@ def test_autoattack_takes_images_in_any_memory_format(vit, images):
     assert (model(first).argmax(1) != labels).all()
 
 
+def test_autoattack_attacks_in_batches_of_at_least_one(vit, images, labels):
+    for size in (0, -1):
+        with pytest.raises(UserError, match=f"batch_size is {size}, expected at least 1"):
+            autoattack(PixelModel(*vit), images, labels, eps=EPS, batch_size=size)
+
+
 def test_without_the_package_autoattack_says_how_to_get_it(vit, images, labels, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyautoattack", None)
     with pytest.raises(UserError, match="genaf_hf\\[autoattack\\]"):

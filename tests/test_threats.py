@@ -61,11 +61,16 @@ def test_what_is_crafted_is_crafted_once_on_the_encoder_and_once_on_each_model(a
     assert public.settings("one")["data"] == adaptive.settings("other")["data"] == words
 
 
+def test_names_that_a_report_cannot_tell_apart_are_refused():
+    with pytest.raises(UserError, match='Two attacks are called "l4a-adaptive" in the report, where "-adaptive" is'):
+        threats_of({"l4a": ATTACKS["l4a"], "l4a-adaptive": ATTACKS["pgd"]})
+
+
 def test_a_report_tells_all_settings_so_that_its_attacks_can_be_run_again(attacker, encoder, pixels):
     quick = {"steps": 2, "seed": 3, "width": 8, "batch_size": 4, "area": 0.1, "momentum": 0.5, "random_start": False}
     attacks = {}
     for name in ("l4a-fuse", "uapgd", "upgd", "advencoder-per", "advencoder-pat", "pgd", "square", "fgsm"):
-        known = {setting: value for setting, value in quick.items() if setting in ATTACKS[name].settings}
+        known = {setting: value for setting, value in quick.items() if setting in ATTACKS[name].setting_names}
         attacks[f"my-{name}"] = ATTACKS[name].configure(**known)
     measure = partial(craft_and_evaluate, {"m": encoder}, pixels["validation"], attacker=attacker)
     report, _ = measure(attacks=attacks)

@@ -20,11 +20,13 @@ from transformers import TrainingArguments
 from genaf_hf import GenAFConfig, PixelModel, UniversalPerturbation
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.evaluation.measurement import WorstCase
+from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.sharing.data_figures import TILE, draw_samples
-from genaf_hf.sharing.figures import attack_label, draw_accuracies, draw_gallery, draw_overview
+from genaf_hf.sharing.figures import attack_label, draw_accuracies, draw_gallery, draw_overview, draw_sweep
 from genaf_hf.sharing.model_card import model_card
+from genaf_hf.sharing.picture import save
 from genaf_hf.sharing.record import TrainingRecord, balance_table, changed_settings, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.sharing.training_figures import draw_layers, draw_terms, draw_training, stage_label
@@ -256,6 +258,17 @@ def test_the_picture_shows_what_the_verdict_tells():
     shown = [label.get_text().split("\n")[0] for label in axes.get_xticklabels()]
     assert shown == ["clean", "l4a", "pgd", "every attack"]
     assert [round(bar.get_height()) for bar in axes.patches] == [90, 20, 0, 0, 80, 70, 50, 40]
+
+
+def test_names_of_attacks_and_models_are_no_formulas(tmp_path):
+    report = make_report(sweep=make_report().measurements[1:4])
+    text = report.to_json().replace('"pgd"', r'"$\\alph$"').replace('"hardened"', '"$x_{$"')
+    report = RobustnessReport.from_json(text)
+    draw_sweep(report, tmp_path / "sweep.png")
+    figure = Figure()
+    draw_accuracies(figure.subplots(), report)
+    save(figure, tmp_path / "accuracies.png")
+    assert size_of(tmp_path / "sweep.png")[1] == 690
 
 
 def test_pictures_say_the_eps_of_what_they_show():

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from genaf_hf.adapter_search.front import Member
 from genaf_hf.sharing.figures import COLORS, percentages
+from genaf_hf.sharing.picture import save
 
 SMALLEST_DOT, LARGEST_DOT = 30, 420
 CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # right and up
@@ -46,7 +47,7 @@ def draw_front(members: Sequence[Member], path: str | Path) -> None:
     add_legend(axes, [each.parameters for each in members])
     figure.draw_without_rendering()  # fixes the scales that labels are placed by
     add_labels(axes, members)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    save(figure, path)
 
 
 def add_labels(axes, members: Sequence[Member]) -> None:
@@ -65,7 +66,7 @@ def add_labels(axes, members: Sequence[Member]) -> None:
         reach = 3 + 0.3 * dot_size(each.parameters, largest) ** 0.5
         axes.annotate(
             f"{each.known or each.trial}", point, xytext=(reach * right, reach * up), textcoords="offset points",
-            ha="left" if right > 0 else "right", va="bottom" if up > 0 else "top", fontsize=8, parse_math=False,
+            ha="left" if right > 0 else "right", va="bottom" if up > 0 else "top", fontsize=8,
         )  # fmt: skip
 
 

@@ -13,7 +13,14 @@ from torch import Tensor
 from genaf_hf.attacks.norms import Norm, draw_in_ball, into_ball, steepest_ascent
 from genaf_hf.attacks.patch import GRAY
 from genaf_hf.attacks.perturbation import UniversalPerturbation
-from genaf_hf.attacks.pgd import SEEDS, check_attack_settings, check_max_images, check_restarts, gradient_of
+from genaf_hf.attacks.pgd import (
+    SEEDS,
+    check_attack_settings,
+    check_batch_size,
+    check_max_images,
+    check_restarts,
+    gradient_of,
+)
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.progress import progress
@@ -263,5 +270,4 @@ def provenance(encoders: Sequence[PixelModel], **known) -> dict[str, Any]:
 def check_universal_settings(*, eps: float, steps: int, step_size: float, batch_size: int, norm: str = "linf") -> None:
     """Refuses settings that no universal attack can run with; the `UserError` names what was found."""
     check_attack_settings(eps=eps, steps=steps, step_size=step_size, norm=norm)
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, expected at least 1.")
+    check_batch_size(batch_size)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_hf.attacks.norms import NORMS, Norm
-from genaf_hf.attacks.pgd import check_attack_settings, check_max_images, gradient_of, loss_of
+from genaf_hf.attacks.pgd import check_attack_settings, check_batch_size, check_max_images, gradient_of, loss_of
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.errors import UserError
 from genaf_hf.models.pixel_model import evaluating, only_trainable
@@ -65,6 +65,7 @@ def autoattack(
     """
     check_attack_settings(eps=eps, steps=1, step_size=eps, norm=norm)
     check_max_images(max_images)
+    check_batch_size(batch_size)
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:

@@ -293,3 +293,9 @@ def check_max_images(max_images: int | None) -> None:
     """Refuses a number of images at most that is none; the `UserError` names what was found."""
     if max_images is not None and max_images < 1:
         raise UserError(f"max_images is {max_images}, expected at least 1, or None for all.")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses a number of images at a time that is none; the `UserError` names what was found."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}, expected at least 1.")

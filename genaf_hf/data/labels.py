@@ -45,6 +45,11 @@ def with_class_labels(splits: DatasetDict, class_names: Sequence[str] | None = N
     if class_names is not None and "int" in feature.dtype:
         return splits.cast_column("label", ClassLabel(names=list(class_names)))
     names = sorted({value for column in values.values() for value in column})
+    if "int" in feature.dtype and names[0] < 0:
+        raise LabelsError(
+            f"The label column has {names[0]}, as is written where there is no label; expected the class of each "
+            "image, as a number that is not below 0, or a word."
+        )
     ids = {value: i for i, value in enumerate(names)}
     feature = ClassLabel(names=[in_words(name) for name in names])
     return DatasetDict(
@@ -112,11 +117,8 @@ def as_meant(name: str) -> str:
 
 def check_labels(dataset: Dataset, where: str) -> None:
     """Refuses labels that no classifier can be trained on; the `LabelsError` names what was found."""
-    counts = Counter(dataset["label"])
-    names = dataset.features["label"].names
-    outside = sorted(str(label) for label in counts if label is None or not 0 <= label < len(names))
-    if outside:
-        raise LabelsError(f"The {where} has labels {', '.join(outside)}, expected 0 to {len(names) - 1}.")
+    check_class_ids(dataset, where)
+    counts, names = Counter(dataset["label"]), dataset.features["label"].names
     if unnamed := [label for label in counts if is_missing(names[label])]:
         raise LabelsError(
             f'The {where} has {counts[unnamed[0]]} images of the class "{names[unnamed[0]]}", as if they had no label: '
@@ -125,6 +127,13 @@ def check_labels(dataset: Dataset, where: str) -> None:
     if len(counts) < 2:
         one = some_of([names[next(iter(counts))]])
         raise LabelsError(f"The {where} has the one class {one}, expected at least two.")
+
+
+def check_class_ids(dataset: Dataset, where: str) -> None:
+    """Refuses labels that are no classes of the column; the `LabelsError` names them."""
+    classes = len(dataset.features["label"].names)
+    if outside := sorted(str(label) for label in {*dataset["label"]} if label is None or not 0 <= label < classes):
+        raise LabelsError(f"The {where} has labels {', '.join(outside)}, expected 0 to {classes - 1}.")
 
 
 def warn_of_untrained_classes(splits: Mapping[str, Dataset]) -> None:

@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 2 * 2**30
 DECODED_AT_ONCE = 256
+PIXELS_AT_ONCE = 2**24  # of images that a processor gets together, which takes seven bytes and more for each
 # Decoders of other formats are rarely tried by hostile files, and that of PostScript starts a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-LARGEST_IMAGE = PILImage.MAX_IMAGE_PIXELS  # of pixels, where Pillow begins to warn
+LARGEST_IMAGE = 2**30 // 4 // 3  # of pixels, where Pillow begins to warn unless it is told otherwise
 LONGEST_SIDE = 200  # times the other one: processors that resize the shorter side make an image as many times larger
 TURNS = {  # by the EXIF's orientation
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -157,8 +158,13 @@ def to_pixel_values(examples: dict, processor) -> dict[str, torch.Tensor]:
         UserError: for an image that cannot be read, as one that broke, or went away, since the dataset was loaded, and
             for labels that are no class ids.
     """
-    images = [read(image) for image in examples["image"]]
-    # Stacked here: processors for PIL copy their arrays several times to return tensors.
-    pixel_values = torch.stack([torch.as_tensor(values) for values in processor(images)["pixel_values"]])
-    labels = {"labels": class_ids(examples["label"], len(images))} if "label" in examples else {}
-    return {"pixel_values": pixel_values, **labels}
+    made, images, pixels = [], [], 0
+    for i, encoded in enumerate(examples["image"], start=1):
+        images.append(image := read(encoded))
+        pixels += image.width * image.height
+        if pixels >= PIXELS_AT_ONCE or i == len(examples["image"]):
+            # Stacked here: processors for PIL copy their arrays several times to return tensors.
+            made += [torch.as_tensor(values) for values in processor(images)["pixel_values"]]
+            images, pixels = [], 0
+    labels = {"labels": class_ids(examples["label"], len(made))} if "label" in examples else {}
+    return {"pixel_values": torch.stack(made), **labels}

@@ -34,7 +34,7 @@ from genaf_hf.evaluation.self_checks import (
     no_weaker_than_twin,
 )
 from genaf_hf.evaluation.subject import Subject
-from genaf_hf.evaluation.threats import ImageThreat, Threat, at_hand, in_turn, swept, threats_of
+from genaf_hf.evaluation.threats import ImageThreat, Threat, at_hand, in_turn, swept, threats_of, told_apart
 from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
@@ -141,6 +141,7 @@ def craft_and_evaluate(
         UserError: for a setting that an attack refuses, and as `evaluate_threats`.
     """
     rounds = [threats_of(each) for each in (attacks, *(swept(attacks, factor) for factor in factors))]
+    told_apart([*at_hand(ready, models), *rounds[0]])
     with progress(range(sum(map(len, rounds))), "Crafting perturbations") as bar:
 
         def crafted(threat: Threat) -> Threat:

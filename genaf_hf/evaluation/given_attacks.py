@@ -7,8 +7,8 @@ from genaf_hf.attacks import Attack, UniversalPerturbation
 from genaf_hf.attacks.pgd import check_attack_settings
 from genaf_hf.attacks.registry import configured
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.measurement import CLEAN, MODEL, PUBLIC_ENCODER
-from genaf_hf.evaluation.threats import ImageThreat, Threat, UniversalThreat
+from genaf_hf.evaluation.measurement import MODEL, PUBLIC_ENCODER
+from genaf_hf.evaluation.threats import ImageThreat, Threat, UniversalThreat, told_apart
 from genaf_hf.models.pixel_model import PixelModel
 
 GivenAttack = UniversalPerturbation | Attack | partial | Mapping[str, UniversalPerturbation]
@@ -22,9 +22,7 @@ def threats_from(attacks: Mapping[str, GivenAttack], models: Mapping[str, PixelM
     """
     if not isinstance(attacks, Mapping):
         raise UserError('attacks are not by name, expected for example {"pgd": ATTACKS["pgd"].configure()}.')
-    if CLEAN in attacks:
-        raise UserError(f'An attack is called "{CLEAN}", which means no attack: give it another name.')
-    return [threat_from(name, attack, models) for name, attack in attacks.items()]
+    return told_apart([threat_from(name, attack, models) for name, attack in attacks.items()])
 
 
 def threat_from(name: str, attack: GivenAttack, models: Mapping[str, PixelModel]) -> Threat:

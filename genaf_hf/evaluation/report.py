@@ -141,8 +141,12 @@ class RobustnessReport:
     def verdict(self, model: str) -> list[Measurement]:
         """A model without an attack, and under the worst attack of attackers of each knowledge, from the least on."""
         clean = [each for each in self.of(model) if each.attack == CLEAN and each.count]
-        kinds = dict.fromkeys((*KINDS, *(each.knowledge for each in self.attacked(model))))
-        return [*clean, *filter(None, (self.worst(model, knowledge) for knowledge in kinds))]
+        return [*clean, *filter(None, (self.worst(model, knowledge) for knowledge in self.kinds(model)))]
+
+    def kinds(self, model: str) -> list[str]:
+        """What those know who attacked a model, from the least on, then what is told in words of a user's own."""
+        found = dict.fromkeys(each.knowledge for each in self.attacked(model))
+        return [*(kind for kind in KINDS if kind in found), *(kind for kind in found if kind not in KINDS)]
 
     def is_worst(self, measurement: Measurement | WorstCase) -> bool:
         """Whether it is of the worst attack of attackers who know the same."""

@@ -12,7 +12,7 @@ from genaf_hf.attacks import ATTACKS, Attack, UniversalPerturbation
 from genaf_hf.attacks.norms import per_image_l2, random_in_ball
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.attacker import Attacker
-from genaf_hf.evaluation.measurement import CLEAN, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
+from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
 from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
@@ -233,7 +233,11 @@ def noise(
 
 
 def threats_of(attacks: Mapping[str, Attack]) -> list[Threat]:
-    """The threats that attacks by name are: one on the public encoder also adaptively, on each model."""
+    """The threats that attacks by name are: one on the public encoder also adaptively, on each model.
+
+    Raises:
+        UserError: as `told_apart`.
+    """
     found: list[Threat] = []
     for name, attack in attacks.items():
         if not attack.universal:
@@ -243,7 +247,25 @@ def threats_of(attacks: Mapping[str, Attack]) -> list[Threat]:
             found.append(CraftedThreat(name + ADAPTIVE, MODEL, attack=attack))
         else:
             found.append(CraftedThreat(name, MODEL, attack=attack))
-    return found
+    return told_apart(found)
+
+
+def told_apart(threats: Sequence[Threat]) -> list[Threat]:
+    """The threats, if a report can tell each of them by its name.
+
+    Raises:
+        UserError: names what is there twice, or is a word for something else.
+    """
+    names = [each.name for each in threats]
+    if taken := [name for name in names if name in (CLEAN, EVERY_ATTACK)]:
+        meant = {CLEAN: "no attack", EVERY_ATTACK: "all of them at once"}[taken[0]]
+        raise UserError(f'An attack is called "{taken[0]}", which means {meant}: give it another name.')
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f'Two attacks are called "{twice[0]}" in the report, where "{ADAPTIVE}" is added to one that is crafted on '
+            f'the model itself, too, and "{AT_HAND}" to a perturbation: give one of them another name.'
+        )
+    return [*threats]
 
 
 def in_turn(threats: Sequence[Threat]) -> list[Threat]:

@@ -6,7 +6,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from genaf_hf.evaluation.measurement import Rate
 from genaf_hf.evaluation.report import RobustnessReport
@@ -38,8 +37,13 @@ def check(entries: Iterable[Entry], reports: dict[tuple[str, str], Report] | Non
     if reports is None:
         checked = [with_notes(each, ["report not checked"]) for each in checked]
     else:
-        groups = groupby(checked, key=lambda each: (each.model, each.report))
-        checked = [each for key, group in groups for each in beside_report(list(group), reports.get(key))]
+        groups = defaultdict(list)
+        for i, each in enumerate(checked):
+            groups[each.model, each.report].append(i)
+        for key, places in groups.items():
+            found = beside_report([checked[i] for i in places], reports.get(key))
+            for i, each in zip(places, found, strict=True):
+                checked[i] = each
     return cited_twice(checked)
 
 
@@ -125,15 +129,16 @@ def worst_of_each(entries: list[Entry]) -> list[Entry]:
         key = (each.model, each.images, each.knowledge)
         if not (each.is_clean or each.is_of_all) and (key not in worst or each.accuracy < entries[worst[key]].accuracy):
             worst[key] = i
-    return [replace(each, worst=i in worst.values()) for i, each in enumerate(entries)]
+    chosen = set(worst.values())
+    return [replace(each, worst=i in chosen) for i, each in enumerate(entries)]
 
 
 def above_clean(entries: list[Entry]) -> list[Entry]:
-    """Marks robust accuracies that exceed the clean one by more than chance explains."""
-    clean = {(each.model, each.images): each.interval for each in entries if each.is_clean and each.interval}
+    """Marks robust accuracies that exceed the clean one of the same report by more than chance explains."""
+    clean = {(each.model, each.images, each.report): each.interval for each in entries if each.is_clean}
 
     def absurd(entry: Entry) -> bool:
-        known = clean.get((entry.model, entry.images))
+        known = clean.get((entry.model, entry.images, entry.report))
         return not entry.is_clean and bool(known and entry.interval) and entry.interval[0] > known[1]
 
     higher = "the robust accuracy exceeds the clean one"
@@ -141,15 +146,16 @@ def above_clean(entries: list[Entry]) -> list[Entry]:
 
 
 def above_one(entries: list[Entry]) -> list[Entry]:
-    """Marks what all attacks leave of a model where it is more than one of them leaves."""
+    """Marks what all attacks of a report leave of a model where it is more than one of them leaves."""
     least: dict[tuple, float] = {}
     for each in entries:
         if not each.is_of_all:
-            key = (each.model, each.images)
+            key = (each.model, each.images, each.report)
             least[key] = min(each.accuracy, least.get(key, math.inf))
 
     def absurd(entry: Entry) -> bool:
-        return entry.is_of_all and entry.accuracy > least.get((entry.model, entry.images), math.inf) + TOLERANCE
+        known = least.get((entry.model, entry.images, entry.report), math.inf)
+        return entry.is_of_all and entry.accuracy > known + TOLERANCE
 
     higher = "the accuracy under every attack exceeds that under one"
     return [with_problems(each, [higher] * absurd(each)) for each in entries]

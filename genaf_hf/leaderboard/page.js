@@ -29,8 +29,9 @@ function fill(element, attributes, children) {
 const entries = data.entries.map((values) => Object.fromEntries(data.names.map((name, i) => [name, values[i]])));
 const images = (entry) => [entry.dataset, entry.config, entry.split].filter(Boolean).join(" · ");
 const keyOf = (entry) => JSON.stringify([entry.model, images(entry), entry.revision]);
-const cleanOf = new Map(entries.filter((each) => each.attack === "clean").map((each) => [keyOf(each), each]));
-const attacked = new Set(entries.filter((each) => each.attack !== "clean").map(keyOf));
+const reportOf = (entry) => JSON.stringify([keyOf(entry), entry.report]);
+const cleanOf = new Map(entries.filter((each) => each.attack === "clean").map((each) => [reportOf(each), each]));
+const attacked = new Set(entries.filter((each) => each.attack !== "clean").map(reportOf));
 const hardened = new Set(data.hardened_encoders);
 const allModels = new Set(entries.map((each) => each.model)).size;
 const WORST = "worst attack";
@@ -45,11 +46,11 @@ for (const each of entries.filter((entry) => entry.attack !== "clean" && entry.a
   const tried = JSON.stringify([each.attack, each.norm, each.eps, each.area, each.steps, isPartial(each)]);
   for (const key of [suiteOf(each), suiteOf({ ...each, knowledge: ANY })]) suites.set(key, [...(suites.get(key) ?? []), tried]);
 }
-const rows = entries.filter((each) => each.attack !== "clean" || !attacked.has(keyOf(each))).map(toRow);
+const rows = entries.filter((each) => each.attack !== "clean" || !attacked.has(reportOf(each))).map(toRow);
 
 // A result under an attack with the clean accuracy of the same model on the same images; or that one alone.
 function toRow(entry) {
-  const clean = cleanOf.get(keyOf(entry)) ?? null;
+  const clean = cleanOf.get(reportOf(entry)) ?? null;
   const robust = entry.attack === "clean" ? null : entry;
   const ofClean = robust && clean ? clean.problems.map((problem) => `clean: ${problem}`) : [];
   const row = {

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.data import ImageSet, load_images, stratified_subset
+from genaf_hf.data.labels import check_class_ids
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.attacker import ATTACKER_IMAGES, Attacker
 from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest, tensors
@@ -20,7 +21,7 @@ from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.class_matching import match_classes
 from genaf_hf.pipelines.trained_images import CHOICES, OF_STREAM, check_not_trained_on, choices_of_training, read_record
 from genaf_hf.sharing.existing_card import card_metadata, read_card
-from genaf_hf.values.names import told
+from genaf_hf.values.names import some_of, told
 from genaf_hf.values.provenance import public_name
 
 logger = logging.getLogger(__name__)
@@ -237,6 +238,7 @@ def matched_images(
             f"The dataset is {dataset} with the options {options or 'none'}, expected a name, or a DatasetDict with "
             "the splits train and test as load_images gives it, and no options."
         )
+    dataset = dataset.with_format(None)  # a transform of the user's is for other models
     for split in ("train", "test"):
         found = dataset[split].features
         if "image" not in found or not isinstance(found.get("label"), ClassLabel):
@@ -244,6 +246,12 @@ def matched_images(
                 f"The split {split} has the columns {told(found)}, expected image, and label as a ClassLabel: give the "
                 "dataset by its name, which load_images reads."
             )
+        if found["label"] != (of_train := dataset["train"].features["label"]):
+            raise UserError(
+                f"The label column of {split} has the classes {some_of(found['label'].names)}, that of train "
+                f"{some_of(of_train.names)}: expected the same in the same order, as cast_column makes them."
+            )
+        check_class_ids(dataset[split], f"split {split}")
     limits = {"train": ATTACKER_IMAGES, "test": limit}
     ids, assumed = match_classes(class_names, dataset["train"].features["label"].names)
     cut = {split: relabelled(stratified_subset(dataset[split], n, seed=0), ids) for split, n in limits.items()}

@@ -9,6 +9,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from genaf_hf.data import to_rgb
+from genaf_hf.sharing.picture import save
 from genaf_hf.values.names import shortened
 
 CLASSES, PER_CLASS = 10, 8
@@ -40,8 +41,8 @@ def draw_samples(train: Dataset, path: str | Path) -> None:
     axes.imshow(grid, interpolation="nearest")
     axes.set_xticks([])
     places = [row * step + TILE / 2 for row in range(len(shown))]
-    axes.set_yticks(places, [shortened(names[label]) for label in shown], fontsize=10, parse_math=False)
+    axes.set_yticks(places, [shortened(names[label]) for label in shown], fontsize=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(f"training images of {len(shown)} of {len(names)} classes", fontsize=10)
-    figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+    save(figure, path, dpi=DPI, bbox_inches="tight")

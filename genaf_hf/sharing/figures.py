@@ -14,6 +14,7 @@ from genaf_hf.evaluation.drift import Drift
 from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK, PUBLIC_ENCODER, Rate, extent
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.models.pixel_model import PixelModel, evaluating
+from genaf_hf.sharing.picture import save
 from genaf_hf.values.names import shortened
 from genaf_hf.values.numbers import eps_text
 
@@ -57,7 +58,7 @@ def draw_overview(
         show_image(axes[0][column], images[column])
         show_image(axes[1][column], amplified[column])
         show_image(axes[2][column], attacked[column])
-        axes[0][column].set_title(shortened(class_names[labels[column]]), fontsize=10, parse_math=False)
+        axes[0][column].set_title(shortened(class_names[labels[column]]), fontsize=10)
     changes = f"perturbation\n(eps {eps_text(perturbation.eps)}, amplified)"
     words = "what the patch\nchanges" if perturbation.partial else changes
     for row, text in enumerate(("image", words, "attacked")):
@@ -70,11 +71,11 @@ def draw_overview(
             text = f"{name}: {said}" if column == 0 else said
             axes[2][column].text(
                 0.5 if column else 1.0, -0.12 - 0.17 * line, text, color=color, fontsize=9,
-                ha="center" if column else "right", va="top", transform=axes[2][column].transAxes, parse_math=False,
+                ha="center" if column else "right", va="top", transform=axes[2][column].transAxes,
             )  # fmt: skip
     gallery.suptitle(f"One {perturbation.attack} perturbation, crafted on the public encoder alone", fontsize=11)
     draw_accuracies(chart.subplots(), report)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    save(figure, path)
 
 
 def draw_accuracies(axes, report: RobustnessReport) -> None:
@@ -158,7 +159,7 @@ def draw_sweep(report: RobustnessReport, path: str | Path) -> None:
     figure.suptitle(
         "solid: the attacker knows the public encoder; dashed: the model itself, or its answers", fontsize=9
     )
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    save(figure, path)
 
 
 def sweep_panel(axes, report: RobustnessReport, model: str) -> None:
@@ -183,7 +184,7 @@ def sweep_panel(axes, report: RobustnessReport, model: str) -> None:
     axes.set_ylim(-2, 102)
     axes.spines[["top", "right"]].set_visible(False)
     doubt = "" if report.is_trusted(model) else "\nUNRELIABLE, a self-check failed"
-    axes.set_title(f"{model}{doubt}", fontsize=10, parse_math=False)
+    axes.set_title(f"{model}{doubt}", fontsize=10)
 
 
 def draw_chance(axes, level: float | None) -> None:
@@ -225,7 +226,7 @@ def draw_gallery(
         show_row(axes[row], amplified, f"{name}\nperturbation,\namplified")
         show_row(axes[row + 1], attacked, f"{name}\nattacked, by\n{eps_text(shift.abs().max().item())} at most")
         caption_row(axes[row + 1], model, attacked, labels, class_names)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    save(figure, path, dpi=120)
 
 
 def show_row(axes: Sequence, images: Tensor, title: str) -> None:
@@ -242,7 +243,7 @@ def caption_row(axes: Sequence, model: PixelModel, images: Tensor, labels: Tenso
     for place, confidence, prediction, label in zip(axes, confidences, predicted, labels, strict=True):
         color = RIGHT if prediction == label else WRONG
         text = f"{shortened(class_names[prediction])} ({confidence:.0%})"
-        place.set_xlabel(text, color=color, fontsize=9, parse_math=False)
+        place.set_xlabel(text, color=color, fontsize=9)
 
 
 def draw_drift(drifts: Sequence[Drift], path: str | Path) -> None:
@@ -262,8 +263,8 @@ def draw_drift(drifts: Sequence[Drift], path: str | Path) -> None:
         axes.bar_label(bars, [f"{each.distance:.2f}" for each in found], padding=2, fontsize=8)
     settings = {each.attack: each.settings for each in drifts}
     labels = [name if name == CLEAN else f"{name}\n{extent(settings[name])}" for name in attacks]
-    axes.set_xticks(range(len(attacks)), labels, fontsize=8, rotation=30, ha="right", parse_math=False)
+    axes.set_xticks(range(len(attacks)), labels, fontsize=8, rotation=30, ha="right")
     axes.set_ylabel("relative squared distance of features\nfrom the public encoder's", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    save(figure, path)

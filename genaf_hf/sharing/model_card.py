@@ -13,8 +13,6 @@ from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.drift import Drift
 from genaf_hf.evaluation.measurement import (
     ANSWERS,
-    CLEAN,
-    KINDS,
     MODEL,
     PERTURBATION,
     PUBLIC_ENCODER,
@@ -118,8 +116,7 @@ def render(
         verdict=verdict(report),
         trained_on=trained_on(record),
         of_other_kinds=of_other_kinds(report, trained_on(record)),
-        attacked=[each for each in found if each.attack != CLEAN],
-        kinds=KINDS,
+        attacked=report.attacked(subject),
         crafted=next((each for each in found if is_crafted_on_encoder(each)), None),
         pgd_eps=checked_eps(found),
         table=report.table(plain),
@@ -148,7 +145,13 @@ def template_environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"PERTURBATION": PERTURBATION, "ANSWERS": ANSWERS, "MODEL": MODEL, "UNNAMED": UNNAMED}
+    environment.globals |= {
+        "PERTURBATION": PERTURBATION,
+        "PUBLIC_ENCODER": PUBLIC_ENCODER,
+        "ANSWERS": ANSWERS,
+        "MODEL": MODEL,
+        "UNNAMED": UNNAMED,
+    }
     environment.tests |= {"patch": is_patch}
     environment.filters |= {
         "plain": plain,

@@ -19,6 +19,8 @@ from genaf_hf.sharing.record import TrainingRecord
 
 logger = logging.getLogger(__name__)
 
+OF_MODELS = ("config.json", "adapter_config.json")
+
 
 def publish(
     folder: str | Path,
@@ -47,13 +49,16 @@ def publish(
         The address of the commit.
 
     Raises:
-        UserError: when there is nothing to publish, the model failed a self-check of its report, or the Hub does not
-            take it: says why, and the command that goes on.
+        UserError: when there is no model to publish, it failed a self-check of its report, or the Hub does not take it:
+            says why, and the command that goes on.
     """
     folder = Path(folder)
     files = published_in(folder)
-    if not files:
-        raise UserError(f"{folder} holds nothing to publish, expected a folder with a model.")
+    if not {*OF_MODELS} & {*files}:
+        said = f"{folder} holds no model to publish, expected {' or '.join(OF_MODELS)} in it"
+        if REPORT in files:
+            said += "; what an audit found is added to the card of its model by genaf-hf audit --update_card"
+        raise UserError(f"{said}.")
     name = repo_id or folder.resolve().name
     privacy = {None: (), True: ("--private",), False: ("--no-private",)}[private]
     branch = () if revision is None else ("--revision", revision)

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from genaf_hf.sharing.picture import save
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord
 from genaf_hf.values.numbers import eps_text
 
@@ -27,7 +28,7 @@ def draw_layers(layers: Mapping, path: str | Path) -> None:
     axes = figure.subplots()
     colors = [SELECTED if name in redundant else KEPT for name in names]
     axes.barh(range(len(names)), [contributions[name] for name in names], color=colors)
-    axes.set_yticks(range(len(names)), [name.removesuffix(".weight") for name in names], fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(names)), [name.removesuffix(".weight") for name in names], fontsize=7)
     for name, text in zip(names, axes.get_yticklabels(), strict=True):
         text.set_color(SELECTED if name in redundant else "black")
     axes.invert_yaxis()
@@ -35,7 +36,7 @@ def draw_layers(layers: Mapping, path: str | Path) -> None:
     axes.set_xlabel("contribution to robustness (rise of the loss when the layer is disturbed)", fontsize=8)
     axes.set_title(f"red: the {len(redundant)} most redundant layers, those of stage 2", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    save(figure, path)
 
 
 def draw_training(record: TrainingRecord, path: str | Path) -> None:
@@ -65,7 +66,7 @@ def draw_training(record: TrainingRecord, path: str | Path) -> None:
         shown[-1].set_xlabel("step")
         shown[-1].tick_params(labelbottom=True)
         panel.set_xlim(0, 1.05 * max(1, record.stages[stage]["steps"]))
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    save(figure, path)
 
 
 def stage_label(record: TrainingRecord, stage: str) -> str:
