@@ -1,12 +1,13 @@
 """Pre-trains tiny encoders, also in two processes: python -m torch.distributed.run ... tests/pretrain_tiny.py FOLDER"""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from conftest import SIDE, TINY_VIT, colored_images
 from torch import distributed
-from transformers import ViTConfig, ViTImageProcessor, ViTMAEConfig, set_seed
+from transformers import ResNetConfig, ViTConfig, ViTImageProcessor, ViTMAEConfig, set_seed
 
 from genaf_hf.pretraining import METHODS, Augmentation, DINOSettings, SimCLRSettings, pretrain_encoder
 from genaf_hf.pretraining.arguments import PretrainingConfig
@@ -30,6 +31,18 @@ TINY = {  # configuration, views and settings by method
 }
 
 
+RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+DISTRIBUTED = {  # whose gradients depend on the global batch, or whose draws on the images of all processes
+    "dino": TINY["dino"],
+    "simclr": TINY["simclr"],
+    "mae": TINY["mae"],
+    "dino-batch-norm": (*TINY["dino"][:2], replace(TINY_DINO, batch_norm=True)),
+    "dino-resnet": (RESNET, *TINY["dino"][1:]),
+    "simclr-resnet": (RESNET, *TINY["simclr"][1:]),
+    "supervised-resnet": (RESNET, [VIEW]),
+}
+
+
 def tiny_config(folder: Path, **changes) -> PretrainingConfig:
     settings = {
         "output_dir": str(folder),
@@ -45,19 +58,24 @@ def tiny_config(folder: Path, **changes) -> PretrainingConfig:
     return PretrainingConfig(**{**settings, **changes})
 
 
-def pretrain_tiny(method: str, folder: Path, **changes) -> Path:
-    """A tiny ViT of one method after some steps on 24 colored images, in an epoch of which there are three."""
+def pretrain_tiny(name: str, folder: Path, **changes) -> Path:
+    """A tiny encoder after some steps on 24 colored images, in an epoch of which there are three.
+
+    Args:
+        name: of a method, or of what is in `DISTRIBUTED`.
+        folder: for the encoder.
+        changes: of the configuration of the training.
+    """
     set_seed(0)
-    config, *others = TINY[method]
-    return pretrain_encoder(
-        METHODS[method], colored_images(24, 0), config, PROCESSOR, tiny_config(folder, **changes), *others
-    )
+    config, *others = (DISTRIBUTED | TINY)[name]
+    method, args = METHODS[name.split("-")[0]], tiny_config(folder, **changes)
+    return pretrain_encoder(method, colored_images(24, 0), config, PROCESSOR, args, *others)
 
 
 def train_distributed(folder: Path, batch_size: int) -> None:
-    """Encoders whose gradients depend on the global batch. Without moments, rounding stays rounding."""
-    for method in ("dino", "simclr"):
-        pretrain_tiny(method, folder / method, per_device_train_batch_size=batch_size, optim="sgd", learning_rate=1.0)
+    """Encoders by several processes or by one. Without moments, rounding stays rounding."""
+    for name in DISTRIBUTED:
+        pretrain_tiny(name, folder / name, per_device_train_batch_size=batch_size, optim="sgd", learning_rate=0.1)
 
 
 if __name__ == "__main__":

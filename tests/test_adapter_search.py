@@ -274,6 +274,8 @@ def test_a_layer_that_a_picked_model_could_not_be_attacked_at_is_refused_at_once
         ({"max_seconds": -1.0}, r"max_seconds is -1\.0, expected a positive number"),
         ({"study": ".."}, r'study is "\.\.", expected a name for a folder of its own'),
         ({"study": "picked"}, 'study is "picked", expected a name'),
+        ({"study": "front.md"}, 'study is "front.md", expected a name'),
+        ({"study": "study.db"}, 'study is "study.db", expected a name'),
         ({"pick": 8}, "pick is 8, expected the number of a trial, 0 to 7"),
         ({"pick": -1}, "pick is -1, expected the number of a trial"),
         ({"max_parameters": 10}, "max_parameters is 10, but the head alone has 51"),

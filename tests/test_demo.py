@@ -215,7 +215,7 @@ def test_a_norm_of_its_own(arguments):
     assert 0 < moved <= 0.5 + 1e-5
 
 
-@pytest.mark.parametrize("change", ["encoder", "size", "patch", "eps", "attack", "broken"])
+@pytest.mark.parametrize("change", ["encoder", "size", "patch", "eps", "norm", "attack", "broken"])
 def test_a_published_perturbation_that_does_not_fit_is_left(arguments, models, published, tmp_path, change, caplog):
     caplog.set_level("INFO", "genaf_hf.demo.demo")
     folder = tmp_path / "hardened"
@@ -229,6 +229,7 @@ def test_a_published_perturbation_that_does_not_fit_is_left(arguments, models, p
             "encoder": {"encoder": "another"},
             "size": {"delta": published.delta[:, :4, :4]},
             "eps": {"eps": 7.0},
+            "norm": {"norm": "l2", "eps": 3.0},
             "attack": {"attack": "ssp"},
             "broken": {},
         }
@@ -239,6 +240,7 @@ def test_a_published_perturbation_that_does_not_fit_is_left(arguments, models, p
     demo = Demo(arguments(hardened=str(folder)))
     assert (demo.published, demo.eps) == (None, [0.1, 0.4])
     assert ("No perturbation of the hardened model is used" in caplog.text) == (change in ("broken", "eps"))
+    assert ("is not used: its norm is l2, that of l4a here is linf" in caplog.text) == (change == "norm")
 
 
 # ---- images ----

@@ -1,5 +1,7 @@
 """Augmentations: what they do is told by hand-made images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -91,6 +93,14 @@ def test_color_jitter_scales_brightness_contrast_and_saturation():
     mean = 0.299 * 0.3 + 0.587 * 0.5 + 0.114 * 0.4
     torch.testing.assert_close(color_jitter(image, one, 0.5 * one, one, turn=ZERO), mean + 0.5 * (image - mean))
     torch.testing.assert_close(color_jitter(image, one, one, ZERO, turn=ZERO), luma(image).expand_as(image))
+
+
+def test_a_strong_jitter_takes_colors_away_and_never_to_their_complements():
+    strong, red = replace(NOTHING, saturation=1.6, jitter=1.0), torch.tensor([0.9, 0.3, 0.3]).view(1, 3, 1, 1)
+    image = red.expand(1, 3, 8, 8)
+    torch.testing.assert_close(strong(image, drawn(saturation=0.0)), luma(image).expand_as(image))
+    strongest = strong(image, drawn(saturation=0.75))
+    torch.testing.assert_close(strongest, (luma(image) + 1.95 * (image - luma(image))).clamp(0, 1))
 
 
 def test_a_third_of_the_color_circle_turns_red_into_green_and_gray_stays():

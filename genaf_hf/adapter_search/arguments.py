@@ -7,7 +7,10 @@ from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 
 SMALLEST_POPULATION = 4
 PICKED = "picked"
-TAKEN = ("", ".", "..", PICKED)  # as folders: the output folder itself, the one above it, and the picked model's
+STUDY_FILE, TRIALS = "study.db", "trials.csv"
+FRONT = tuple(f"front.{kind}" for kind in ("md", "csv", "json", "png"))
+# As folders: the output folder itself, the one above it, the picked model's, and what else lies there.
+TAKEN = ("", ".", "..", PICKED, STUDY_FILE, TRIALS, *FRONT)
 
 
 @dataclass

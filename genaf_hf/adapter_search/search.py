@@ -9,8 +9,9 @@ import optuna
 from optuna import Study
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy import URL
 
-from genaf_hf.adapter_search.arguments import AdapterSearchArguments
+from genaf_hf.adapter_search.arguments import STUDY_FILE, TRIALS, AdapterSearchArguments
 from genaf_hf.adapter_search.content import encoder_content, images_content
 from genaf_hf.adapter_search.front import PGD, Member, chosen_trials, evaluate_adapter, member, write_front
 from genaf_hf.adapter_search.front_figure import draw_front
@@ -44,7 +45,7 @@ from genaf_hf.training.defences import DEFENCES
 
 logger = logging.getLogger(__name__)
 
-STUDY_FILE, OWNER = "study.db", "study.txt"
+OWNER = "study.txt"
 OF_THE_WORKER = ("study", "storage", "pick", "attn_implementation")
 FOUND = ("model_revision", "dataset_revision")  # branches and tags move: the commit or the content is compared
 OF_THE_REPORT = ("attacks", "attack_settings")
@@ -70,7 +71,8 @@ def evolve(arguments: AdapterSearchArguments, config: GenAFConfig) -> list[Membe
     if arguments.pick is not None:
         pick_run(arguments, config).check()
     run.folder.mkdir(parents=True, exist_ok=True)
-    url = arguments.storage or f"sqlite:///{run.folder / STUDY_FILE}"
+    own = URL.create("sqlite", database=str(run.folder / STUDY_FILE))
+    url = arguments.storage or own.render_as_string(hide_password=False)
     storage = open_storage(url, heartbeat_seconds=arguments.heartbeat_seconds)
     pretrain_where_named(arguments.model_name_or_path, config.use_cpu)
     laboratory = open_laboratory(arguments, config)
@@ -266,5 +268,5 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
         members.append(member(trial, report, on_front=trial.number in numbers))
     write_front(laboratory.folder, members)
     draw_front(members, laboratory.folder / "front.png")
-    study.trials_dataframe().to_csv(laboratory.folder / "trials.csv", index=False)
+    study.trials_dataframe().to_csv(laboratory.folder / TRIALS, index=False)
     return members

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from genaf_hf.cli.command_line import FlagParser, parse_arguments
-from genaf_hf.pretraining.solo_learn import METHODS, STEM_PADDING, convert_solo_learn
+from genaf_hf.pretraining.solo_learn import METHODS, convert_solo_learn
 
 
 @dataclass
@@ -23,8 +23,8 @@ class ConversionArguments:
         default=None,
         metadata={"help": f"By which it was pre-trained, where its name does not tell: {', '.join(METHODS)}."},
     )
-    stem_padding: int = field(
-        default=STEM_PADDING, metadata={"help": "Of a CIFAR stem: 2 in solo-learn, 1 in others' ResNets."}
+    stem_padding: int | None = field(
+        default=None, metadata={"help": "Of a CIFAR stem: 2 in solo-learn, the default, 1 in others' ResNets."}
     )
     image_size: int | None = field(default=None, metadata={"help": "Default 32 for a CIFAR stem, else 224."})
     image_mean: list[float] | None = field(default=None, metadata={"help": "Default that of CIFAR-10 or ImageNet."})

@@ -106,7 +106,7 @@ class Demo:
                 threat.try_out(one_image, hardened)
 
     def find_published(self) -> UniversalPerturbation | None:
-        """The perturbation beside the hardened model, where it is of an attack that is shown, and of this encoder."""
+        """The perturbation beside the hardened model, where it is of this encoder, and of an attack and norm shown."""
         try:
             found = UniversalPerturbation.from_pretrained(self.arguments.hardened, subfolder=PERTURBATION)
         except ValueError as error:
@@ -116,6 +116,10 @@ class Demo:
             return None
         of_encoder = (found.encoder, found.encoder_revision) == model_source(self.encoder.model.config)
         fits = type(found) is UniversalPerturbation and found.delta.shape[1:] == self.encoder.image_size
+        if (shown := configured(self.arguments, self.arguments.eps[0])[found.attack].norm) != found.norm:
+            said = "The perturbation of the hardened model is not used: its norm is %s, that of %s here is %s"
+            logger.info(said, found.norm, found.attack, shown)
+            return None
         return found if of_encoder and fits else None
 
     def telling_first(self, examples: Dataset) -> Dataset:

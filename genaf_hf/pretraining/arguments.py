@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, fields, replace
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.models.image_processors import LONGEST
 from genaf_hf.models.soundness import expected_instead, kind_and_line, on_meta
 from genaf_hf.pipelines.dataset_arguments import DatasetArguments
 from genaf_hf.pretraining.augmentation import Augmentation
@@ -105,6 +106,11 @@ class PretrainingConfig(CheckedArguments):
                 "eval_strategy, eval_on_start or load_best_model_at_end is given, but pre-training has no images to "
                 "evaluate on: leave them out."
             )
+        if self.save_strategy == SaveStrategy.BEST:
+            raise UserError(
+                'save_strategy is "best", but pre-training has no images to tell by which weights are the best: choose '
+                "epoch or steps."
+            )
         if self.label_smoothing_factor:
             raise UserError(
                 f"label_smoothing_factor is {self.label_smoothing_factor}, but no loss of pre-training has it: leave "
@@ -123,8 +129,8 @@ def encoder_config(arguments: PretrainingArguments) -> PreTrainedConfig:
         raise UserError(
             f'model_type is "{arguments.model_type}", but {method.name} trains only {" or ".join(method.model_types)}.'
         )
-    if arguments.image_size < 1:
-        raise UserError(f"image_size is {arguments.image_size}, expected a positive number of pixels.")
+    if not 1 <= arguments.image_size <= LONGEST:
+        raise UserError(f"image_size is {arguments.image_size}, expected 1 to {LONGEST} pixels.")
     family = method.model_types[arguments.model_type]
     known = AutoConfig.for_model(family).to_dict().keys()
     settings = known_settings("model_settings", arguments.model_settings, known - set(NOT_OF_THE_MODEL))
@@ -158,6 +164,10 @@ def check_model(config: PreTrainedConfig) -> None:
         raise UserError(f"model_settings give patch_size {patch}, expected a positive number of pixels.")
     if getattr(config, "hidden_size", heads) % heads:
         raise UserError(f"model_settings give hidden_size {config.hidden_size}, expected a multiple of {heads} heads.")
+    widths = {name: getattr(config, name) for name in ("hidden_size", "decoder_hidden_size") if hasattr(config, name)}
+    for name, width in widths.items() if config.model_type == "vit_mae" else ():
+        if width % 4:
+            raise UserError(f"model_settings give {name} {width}, expected a multiple of 4, for sines and cosines.")
     if not 0 < getattr(config, "mask_ratio", 0.5) < 1:
         raise UserError(f"model_settings give mask_ratio {config.mask_ratio}, expected a share in (0, 1).")
     depths, sizes = getattr(config, "depths", [1]), getattr(config, "hidden_sizes", [1])
@@ -203,7 +213,9 @@ def views(arguments: PretrainingArguments, config: PreTrainedConfig) -> list[Aug
     if (local := method.local_view) is None:
         return found
     patch, share = getattr(config, "patch_size", 1), local.size / method.views[0].size
-    size = arguments.local_size or max(1, round(share * arguments.image_size / patch)) * patch
+    size = arguments.local_size
+    if size is None:
+        size = max(1, round(share * arguments.image_size / patch)) * patch
     check_divisible("local_size", size, config)
     small = asked_for(arguments, local, size, (min(local.scale[0], scale[0]), scale[0]))
     return [*found, *[small] * (LOCAL_VIEWS if arguments.local_views is None else arguments.local_views)]
@@ -213,7 +225,7 @@ def refuse_unread(method: Method, arguments: PretrainingArguments) -> None:
     """Refuses flags of views that the method does not have; the `UserError` names the flag and the method."""
     jitters = any(getattr(view, name) for view in method.views for name in JITTER)
     for name, read in {"color": jitters, "local_views": method.local_view, "local_size": method.local_view}.items():
-        if (value := getattr(arguments, name)) and not read:
+        if (value := getattr(arguments, name)) is not None and not read:
             raise UserError(f"{name} is {value}, but {method.name} has no such views: leave it out.")
 
 

@@ -29,7 +29,7 @@ class Augmentation:
         size: height and width of the view, in pixels.
         scale: smallest and largest share of the area that is cropped.
         flip: whether every second view is mirrored, which not all classes bear (digits).
-        brightness, contrast, saturation: a view's factor is uniform in [1 - value, 1 + value].
+        brightness, contrast, saturation: a view's factor is uniform in [1 - value, 1 + value], from 0 on.
         hue: largest turn, as a share of the color circle.
         jitter: probability of the four above.
         grayscale, blur, solarize: probabilities.
@@ -67,7 +67,7 @@ class Augmentation:
             views = where(flip < 0.5, views.flip(-1), views)
         if self.brightness or self.contrast or self.saturation or self.hue:
             factors = (
-                1 + strength * (2 * number - 1)
+                factor(strength, number)
                 for strength, number in (
                     (self.brightness, bright),
                     (self.contrast, contrast),
@@ -90,6 +90,12 @@ def uniform_numbers(seed: int, epoch: int, indices: Sequence[int], views: int) -
     """What `views` augmentations draw for some images in an epoch, (n, views, `DRAWS`), whatever batch they are in."""
     rows = [np.random.default_rng((seed, epoch, index)).random((views, DRAWS), dtype=np.float32) for index in indices]
     return torch.from_numpy(np.stack(rows))
+
+
+def factor(strength: float, numbers: Tensor) -> Tensor:
+    """What a color is multiplied by, by a number in [0, 1): below 0 it would become its complement."""
+    least = max(0.0, 1 - strength)
+    return least + (1 + strength - least) * numbers
 
 
 def where(chosen: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:

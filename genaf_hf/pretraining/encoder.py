@@ -1,5 +1,6 @@
 """An encoder that a method trains from scratch, as an ordinary Hub checkpoint with image processor and card."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -62,6 +63,7 @@ def pretrain_encoder(
         return run.folder
     training = changed_settings(args)
     with run.working():
+        args = copy.copy(args)
         args.output_dir = str(run.unfinished / "checkpoints")
         trainer = method.trainer(config, settings, args, dataset, processor, views)
         check_training_images(args, trainer.train_dataset, epochs=args.num_train_epochs, max_steps=args.max_steps)

@@ -33,6 +33,10 @@ class Projected(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.head(features(self.encoder, pixel_values))
 
+    def activation_checkpointing_enable(self, **settings) -> None:
+        """As of a model of transformers: the encoder's blocks are computed anew in the backward pass."""
+        self.encoder.activation_checkpointing_enable(**settings)
+
 
 class PrototypeHead(nn.Module):
     """DINO's: three layers, normalized, and a last one whose weights have norm 1 (appendix C of the paper).

@@ -17,7 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, ResNetConfig, ResNetModel, ViTImageProcessorPil
 
 from genaf_hf.errors import UserError, first_line
+from genaf_hf.models.classifier_config import check_channels
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig, EncoderForImageClassification
+from genaf_hf.models.image_processors import check_lengths
+from genaf_hf.models.pixel_model import pixel_statistics
+from genaf_hf.models.soundness import check_finite_weights
 from genaf_hf.pretraining.encoder import LEAVES
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.hub_metadata import CardData, card
@@ -84,7 +88,7 @@ def convert_solo_learn(
     output_dir: str | Path,
     *,
     method: str | None = None,
-    stem_padding: int = STEM_PADDING,
+    stem_padding: int | None = None,
     image_size: int | None = None,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
@@ -99,7 +103,7 @@ def convert_solo_learn(
         checkpoint: the `.ckpt` file. It is read by `torch.load(weights_only=True)`.
         output_dir: the folder to write.
         method: one of `METHODS`, where neither `args.json` nor the file's name tells.
-        stem_padding: of a CIFAR stem: 2 in solo-learn, 1 in others' ResNets.
+        stem_padding: of a CIFAR stem: 2 in solo-learn, which is the default, 1 in others' ResNets.
         image_size: of the image processor, default 32 for the CIFAR stem and 224 for the ImageNet stem.
         image_mean, image_std: of the image processor, default those of CIFAR-10 or ImageNet.
 
@@ -114,10 +118,16 @@ def convert_solo_learn(
     weights = online_encoder(state, checkpoint)
     config, cifar_stem = resnet_config(weights, checkpoint)
     method = known_method(method, checkpoint)
+    if stem_padding is not None and not cifar_stem:
+        raise UserError(f"stem_padding is {stem_padding}, but {checkpoint} holds the ImageNet stem: leave it out.")
+    check_channels(config)
     processor = image_processor(cifar_stem, image_size, image_mean, image_std)
+    check_lengths(processor.to_dict())
+    pixel_statistics(processor)
 
     if cifar_stem:
-        settings = {"cifar_stem": True, "stem_padding": stem_padding, "feature_size": config.hidden_sizes[-1]}
+        padding = STEM_PADDING if stem_padding is None else stem_padding
+        settings = {"cifar_stem": True, "stem_padding": padding, "feature_size": config.hidden_sizes[-1]}
         model = EncoderForImageClassification(EncoderClassifierConfig(encoder_config=config, **settings))
         load_resnet(model.encoder, weights, checkpoint)
         headless = {name: weight for name, weight in model.state_dict().items() if name.startswith("encoder.")}
@@ -139,10 +149,13 @@ def convert_solo_learn(
 
 
 def check_numbers(
-    stem_padding: int, image_size: int | None, image_mean: Sequence[float] | None, image_std: Sequence[float] | None
+    stem_padding: int | None,
+    image_size: int | None,
+    image_mean: Sequence[float] | None,
+    image_std: Sequence[float] | None,
 ) -> None:
     """Refuses what no stem and no image processor can have; the `UserError` names the value."""
-    if stem_padding < 0:
+    if stem_padding is not None and stem_padding < 0:
         raise UserError(f"stem_padding is {stem_padding}, expected 0 or more pixels.")
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size is {image_size}, expected a positive number of pixels.")
@@ -169,7 +182,8 @@ def read_state_dict(checkpoint: Path) -> dict[str, Tensor]:
             'save it again as torch.save({"state_dict": checkpoint["state_dict"]}, path).'
         ) from error
     state = content.get("state_dict") if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(weight, Tensor) for weight in state.values()):
+    by_name = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+    if not by_name or not all(isinstance(weight, Tensor) for weight in state.values()):
         raise UserError(f'{checkpoint} has no "state_dict" of tensors, expected a checkpoint of solo-learn.')
     return dict(state)
 
@@ -211,7 +225,7 @@ def resnet_config(weights: Mapping[str, Tensor], checkpoint: Path) -> tuple[ResN
         )
     kind = "bottleneck" if "layer1.0.conv3.weight" in weights else "basic"
     tops = [f"layer{number}.0.conv{CONVOLUTIONS[kind]}.weight" for number in range(1, 5)]
-    if missing := [name for name in tops if name not in weights]:
+    if missing := [name for name in tops if name not in weights or weights[name].ndim != 4]:
         raise UserError(f"{checkpoint} holds no whole ResNet: it lacks {missing[0]}.")
     config = ResNetConfig(
         num_channels=stem.shape[1],
@@ -232,11 +246,14 @@ def load_resnet(model: PreTrainedModel, weights: Mapping[str, Tensor], checkpoin
     modules, renamed = transformers_modules(model.config), {}
     for name, weight in weights.items():
         module, _, tensor = name.rpartition(".")
+        if not weight.is_floating_point() and tensor != "num_batches_tracked":
+            raise UserError(f"{checkpoint} holds {name} in {weight.dtype}, expected weights as they were trained.")
         renamed[f"{modules.get(module, module)}.{tensor}"] = weight
     try:
         model.load_state_dict(renamed, strict=True)
     except RuntimeError as error:
         raise UserError(f"{checkpoint} holds no whole ResNet: {first_line(error)}.") from error
+    check_finite_weights(model, checkpoint.name)
 
 
 def transformers_modules(config: ResNetConfig) -> dict[str, str]:

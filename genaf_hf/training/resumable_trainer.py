@@ -5,7 +5,7 @@ import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from genaf_hf.training.checkpoint import (
     read_state,
     write_finished_stage,
 )
+from genaf_hf.training.global_batch_norm import normalizing_globally
 from genaf_hf.training.options import without_token
 from genaf_hf.training.trained_weights import check_finite_weights, must_train
 from genaf_hf.training.training_images import leave_out_batch_of_one
@@ -83,6 +84,10 @@ class ResumableTrainer(Trainer):
     def kept_beside_model(self) -> dict:
         """What checkpoints hold in the Trainer's state, by names that no callback has, as JSON gives it back."""
         return {}
+
+    def during_step(self) -> AbstractContextManager:
+        """What a training step is done in, from its loss to the gradients."""
+        return nullcontext()
 
     def save_results(self, folder: str | Path) -> None:
         """Saves what belongs beside a trained model that is saved, and not beside a checkpoint."""
@@ -230,8 +235,12 @@ class ResumableTrainer(Trainer):
             self.log({"total_flos": state.total_flos, "train_loss": loss})
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        """As the Trainer's; whether a loss was finite is read with the next log, so that no step waits for a device."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """As the Trainer's, over all processes' images.
+
+        Whether a loss was finite is read with the next log, so that no step waits for a device.
+        """
+        with normalizing_globally(self.model), self.during_step():
+            loss = super().training_step(model, inputs, num_items_in_batch)
         diverged = loss.new_full((), self.state.global_step).where(~loss.isfinite(), torch.inf)
         self._diverged = diverged if self._diverged is None else torch.minimum(self._diverged, diverged)
         return loss

@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,7 +31,6 @@ from genaf_hf.training.global_batch import (
     spread,
     with_own,
 )
-from genaf_hf.training.global_batch_norm import normalizing_globally
 from genaf_hf.training.layers import freeze_modules, layer_weights
 from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, of_arguments, parameter_groups
 from genaf_hf.training.options import (
@@ -218,21 +217,23 @@ class GenAFTrainer(SharingTrainer):
     # ---- losses ----
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        """As the Trainer's, over all processes' images, in what the adversary changes of the model meanwhile.
+        """As of every training here.
 
         Raises:
             UserError: when the `compute_loss` of a subclass goes past that of this class.
         """
-        changed = self.defence.adversary.training(self.model) if self._defends else nullcontext()
         waiting = len(self._waiting)
-        with normalizing_globally(self.model), changed:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
         if self._defends and len(self._waiting) == waiting:
             raise UserError(
                 f"compute_loss of {type(self).__name__} does not call that of GenAFTrainer, by which the defence "
                 f"{self.defence.name} trains: add to what super().compute_loss gives, or register a defence of yours."
             )
         return loss
+
+    def during_step(self) -> AbstractContextManager:
+        """What the adversary changes of the model meanwhile."""
+        return self.defence.adversary.training(self.model) if self._defends else nullcontext()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """That of the defence in stage 1; in other stages and in evaluations the model's own, on clean images."""

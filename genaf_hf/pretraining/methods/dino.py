@@ -58,6 +58,10 @@ class StudentAndTeacher(nn.Module):
         self.teacher = copy.deepcopy(student).requires_grad_(False)
         self.register_buffer("center", torch.zeros(prototypes))
 
+    def activation_checkpointing_enable(self, **settings) -> None:
+        """As of a model of transformers, of the student: the teacher has no backward pass."""
+        self.student.activation_checkpointing_enable(**settings)
+
     def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The student's logits (n, prototypes) of all views, the teacher's of the global ones, which come first.
 

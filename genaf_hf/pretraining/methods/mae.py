@@ -19,7 +19,19 @@ def mae(config: ViTMAEConfig, settings: Settings, *others) -> ViewTrainer:
     """An autoencoder that reconstructs one view, without labels; it is kept with its decoder."""
     model = ViTMAEForPreTraining(config)
     initialize_positions(model)
-    return ViewTrainer(model, *others)
+    return MaskingTrainer(model, *others)
+
+
+class MaskingTrainer(ViewTrainer):
+    """Masks patches of each process's images by rows of what one process would draw for the images of all."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        [view] = self.views(inputs)
+        processes, embeddings = self.args.world_size, self.accelerator.unwrap_model(model).vit.embeddings
+        patches = embeddings.position_embeddings.shape[1] - 1
+        noise = torch.rand(processes * len(view), patches, device=view.device)
+        outputs = model(pixel_values=view, noise=noise.chunk(processes)[self.args.process_index])
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
 def initialize_positions(model: ViTMAEForPreTraining) -> None:
