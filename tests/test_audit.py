@@ -11,7 +11,7 @@ import pytest
 import torch
 from audits import QUICK, arguments, counts, images, model, report, whole
 from conftest import CLASSES, SIDE, colored_images
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, DatasetDict, NamedSplit, concatenate_datasets
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
@@ -26,7 +26,7 @@ from genaf_hf.evaluation.given_attacks import threats_from
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.audit import audit as audit_of_values
-from genaf_hf.pipelines.audit import audit_again
+from genaf_hf.pipelines.audit import audit_again, public_encoder_of
 from genaf_hf.pipelines.audit_arguments import AuditArguments
 from genaf_hf.pipelines.trained_images import CHOICES, images_of_record
 from genaf_hf.sharing.figures import draw_gallery
@@ -419,6 +419,32 @@ def test_it_can_be_run_again_from_its_report_alone(report, model, images, tmp_pa
     assert again.dataset == report.dataset
 
 
+def test_parts_of_one_split_are_told_apart(model, dataset):
+    whole = concatenate_datasets([dataset["train"]], split=NamedSplit("train"))
+    given = DatasetDict(train=whole.select(range(24)), test=whole.select(range(24, 48)))
+    found = audit_of_values(PixelModel(*load_classifier(model)), given, [ATTACKS["fgsm"]])
+    assert found.dataset["split"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([("a/b", "1"), ("a/b", "1")], {"encoder": "a/b", "encoder_revision": "1"}),
+        ([("a-folder", None)], {}),
+        ([("a/b, c/d", None)], {}),
+        ([("a/b", "1"), ("a/b", "2")], {}),
+        ([], {}),
+    ],
+)
+def test_the_encoder_that_a_report_tells_is_attacked_again_where_it_is_on_the_hub(report, told, expected):
+    measured = [each for each in report.measurements if "encoder" not in each.settings]
+    [one] = [each for each in report.measurements if each.attack == "l4a"]
+    for i, (name, revision) in enumerate(told):
+        settings = {**one.settings, "encoder": name, "encoder_revision": revision}
+        measured.append(replace(one, attack=f"l4a-{i}", settings=settings))
+    assert public_encoder_of(replace(report, measurements=measured, worst_cases=[])) == expected
+
+
 def test_images_without_a_name_have_none_in_the_report(model, encoders, dataset):
     encoder = PixelModel(*load_encoder(encoders["dino"], CLASSES))
     attack = ATTACKS["l4a"].configure(eps=0.3, **QUICK["l4a"])
@@ -457,7 +483,7 @@ NOTHING = UniversalPerturbation(torch.zeros(3, SIDE, SIDE), "x", 0.1)
                     train=colored_images(6, 0), test=colored_images(6, 1).rename_column("image", "img")
                 )
             },
-            r"The split test has the columns .*'img'.*, expected image, and label as a ClassLabel",
+            r"The split test has the columns img, label, expected image, and label as a ClassLabel",
         ),
         ({"attacks": [0.1]}, r"attacks are \[0.1\], expected such as"),
         ({"attacks": ["pgd", ATTACKS["pgd"].configure()]}, "expected different ones"),

@@ -307,6 +307,21 @@ def test_a_class_of_our_own_is_loaded_with_its_code():
     assert "trust_remote_code" not in text_of()
 
 
+def test_an_adapter_is_told_for_what_it_is_and_loaded_with_its_classes():
+    models = {"hardened": {"class": "PeftModelForImageClassification", "source": "someone/encoder", "classes": 3}}
+    card = card_of("hardened", models=models, record=make_record())
+    assert card.data.library_name == "peft"
+    assert "Stage 1 fine-tunes the adapter, and what else of the model it saves, on adversarial images" in card.text
+    [code] = [each for each in blocks(card.text, "python") if "PeftModel" in each]
+    compile(code, "card", "exec")
+    assert 'AutoImageProcessor.from_pretrained("someone/hardened")' in code
+    names = {}
+    exec(code[code.index("labels =") : code.index("base =")], names)
+    assert names["labels"] == make_record().data["class_names"]
+    assert "id2label=dict(enumerate(labels))" in code
+    assert "num_labels=3," in text_of("hardened", models=models, record=None)
+
+
 @pytest.mark.parametrize(
     ("kind", "packages"),
     [

@@ -67,7 +67,7 @@ class Code:
         ),
         (
             lambda folder: of_x_transfer(folder / "vit", {f"layer.{i}": DELTA.clone() for i in range(90)}),
-            r'it holds "layer.0", .* and 85 more, expected delta with an .*; take it out of the collection\.$',
+            r'it holds "layer.0", .* and 85 more, expected delta with an .*: take it out of the collection, or save',
         ),
         (lambda folder: torch.save({"w": DELTA}, folder / "weights.pt"), "weights.pt is not .*: it holds a dict"),
         (lambda folder: save_file({"w": DELTA}, folder / "model.safetensors"), "model.safetensors is no universal"),
@@ -107,6 +107,23 @@ def test_perturbations_beside_a_model_are_found(collection, encoders):
     assert [*collected(str(collection))] == ["l2", "linf", "ours-l4a", "published"]
     with pytest.raises(UserError, match="holds 0 files"):
         collected(encoders["dino"])
+
+
+def test_what_is_not_read_is_told(collection, tmp_path, caplog):
+    (collection / "theirs.npy").write_bytes(b"0")
+    assert "theirs" not in collected(str(collection))
+    assert '"theirs.npy" are not read: perturbations end in .safetensors or .pt' in caplog.text
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/theirs.npy").write_bytes(b"0")
+    with pytest.raises(UserError, match=r'holds 0 files .*, and "theirs.npy", which can be none here, expected'):
+        collected(str(tmp_path / "other"))
+    with pytest.raises(UserError, match=r'theirs.npy" is a file, expected a folder of perturbations: name .*other'):
+        collected(str(tmp_path / "other/theirs.npy"))
+
+
+def test_a_tensor_alone_is_refused():
+    with pytest.raises(UserError, match='The perturbation "mine" is a Tensor, expected a UniversalPerturbation'):
+        fitting({"mine": DELTA}, (8, 8), resized=False)
 
 
 def test_two_files_of_one_name_are_refused(collection):

@@ -238,6 +238,13 @@ def test_what_are_no_rows_of_pixel_values_and_labels_is_refused(tmp_path, datase
         trainer.train()
 
 
+def test_a_collator_that_makes_no_mapping_is_refused(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    trainer.data_collator = lambda rows: tuple(torch.stack([row[name] for row in rows]) for name in rows[0])
+    with pytest.raises(UserError, match="data_collator makes a tuple of train_dataset, expected a mapping with pixel"):
+        trainer.train()
+
+
 @pytest.mark.parametrize(
     ("row", "sentence"), [({"labels": 7}, "A label is 7"), ({"labels": None}, "eval_dataset has no labels")]
 )

@@ -17,6 +17,7 @@ from genaf_hf.data import stratified_subset, to_pixel_values, with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import save_answers
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
+from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
 from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat, attacks_of, on_shown, worst_of
@@ -188,7 +189,8 @@ def audit_again(
     Args:
         report: of an audit, or of a hardening; or its file, or the folder that it lies in.
         model, dataset: as for `audit`; a report tells local folders by their last names only.
-        settings: others of `audit`, as the `encoder`.
+        settings: others of `audit`, as the `encoder` where that is not the one on the Hub that the report tells, nor
+            the base_model of the model's card.
 
     Raises:
         UserError: as `audit`, and where the report does not hold all settings.
@@ -200,7 +202,17 @@ def audit_again(
     named = {"config_name": told.get("config"), "revision": told.get("revision")}
     chosen = {name: told[name] for name in CHOICES if name in told}
     given = {"limit": told["count"], "seed": report.seed, **({**named, **chosen} if of_names else {}), **settings}
+    if "encoder" not in given:
+        given |= public_encoder_of(report)
     return audit(model, dataset, attacks_of(report), **given)
+
+
+def public_encoder_of(report: RobustnessReport) -> dict[str, str | None]:
+    """The public encoder that a report tells and its revision, as settings of `audit`; none that is not on the Hub."""
+    attacked = [each.settings for each in report.attacked(report.subject) if each.knowledge == PUBLIC_ENCODER]
+    told = {(each.get("encoder") or "", each.get("encoder_revision")) for each in attacked}
+    of_hub = [each for each in told if each[0].count("/") == 1]  # not a folder's name, and not several
+    return dict(zip(("encoder", "encoder_revision"), *of_hub, strict=True)) if len(told) == len(of_hub) == 1 else {}
 
 
 def check_numbers(sweep: Sequence[float], limit: int | None, batch_size: int | None) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, NamedSplit, concatenate_datasets
 
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.data import ImageSet, load_images, stratified_subset
@@ -235,16 +235,19 @@ def matched_images(
         dataset = load_images(dataset, **{**options, **limits, **choices})
     elif not isinstance(dataset, DatasetDict) or not {"train", "test"} <= dataset.keys() or options:
         raise UserError(
-            f"The dataset is {dataset} with the options {options or 'none'}, expected a name, or a DatasetDict with "
-            "the splits train and test as load_images gives it, and no options."
+            f"The dataset is a {type(dataset).__name__} with the options {options or 'none'}, expected a name, or a "
+            "DatasetDict with the splits train and test as load_images gives it, and no options."
         )
     dataset = dataset.with_format(None)  # a transform of the user's is for other models
+    if dataset["test"].split is not None and dataset["test"].split == dataset["train"].split:  # parts of one split
+        roles = {role: concatenate_datasets([each], split=NamedSplit(role)) for role, each in dataset.items()}
+        dataset = DatasetDict(roles)
     for split in ("train", "test"):
         found = dataset[split].features
         if "image" not in found or not isinstance(found.get("label"), ClassLabel):
             raise UserError(
-                f"The split {split} has the columns {told(found)}, expected image, and label as a ClassLabel: give the "
-                "dataset by its name, which load_images reads."
+                f"The split {split} has the columns {told(', '.join(found))}, expected image, and label as a "
+                "ClassLabel: rename and cast them, or give the dataset by its name, which load_images reads."
             )
         if found["label"] != (of_train := dataset["train"].features["label"]):
             raise UserError(

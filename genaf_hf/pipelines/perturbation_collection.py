@@ -1,6 +1,7 @@
 """Ready-made universal perturbations: collections of a folder or a repository of the Hub, ours and those of others."""
 
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -16,10 +17,13 @@ from genaf_hf.values.names import some_of
 from genaf_hf.values.numbers import is_number
 from genaf_hf.values.provenance import public_name
 
+logger = logging.getLogger(__name__)
+
 WEIGHTS = ".safetensors"
 KINDS = (WEIGHTS, ".pt")
 OF_A_MODULE, ITS_SETTINGS = "model.safetensors", "config.json"  # as PyTorchModelHubMixin saves them
 OF_A_TRAINING = ("optimizer.pt", "scheduler.pt", "scaler.pt", "adapter_model.safetensors")  # of the Trainer and PEFT
+UNREAD = (".npy", ".npz", ".pth", ".pkl")  # that others keep perturbations in
 MOST_FILES = 200
 
 
@@ -42,6 +46,8 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
         UserError: when there is none, or a file of these kinds is none, or there are too many, or two of one name.
     """
     folder = Path(name_or_path)
+    if folder.is_file():
+        raise UserError(f'"{name_or_path}" is a file, expected a folder of perturbations: name {folder.parent}.')
     if not folder.is_dir():
         try:
             patterns = [*(f"*{kind}" for kind in KINDS), f"*{ITS_SETTINGS}"]
@@ -51,13 +57,18 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
                 f'There is no collection of perturbations "{name_or_path}", neither a folder nor on the Hub: '
                 f"{first_line(error)}."
             ) from error
-    there = (file for file in folder.rglob("*") if file.suffix in KINDS and file.is_file())
-    files = sorted(file for file in there if not of_a_model(file))
+    there = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = [file for file in there if file.suffix in KINDS and not of_a_model(file)]
+    unread = some_of([file.name for file in there if file.suffix in UNREAD])
     if not 1 <= len(files) <= MOST_FILES:
+        others = f", and {unread}, which can be none here" if unread else ""
         raise UserError(
             f'The collection "{public_name(name_or_path)}" holds {len(files)} files that end in {" or ".join(KINDS)} '
-            f"and are no weights of a model, expected 1 to {MOST_FILES} perturbations."
+            f"and are no weights of a model{others}, expected 1 to {MOST_FILES} perturbations."
         )
+    if unread:
+        said = 'Of the collection "%s" %s are not read: perturbations end in %s'
+        logger.warning(said, public_name(name_or_path), unread, " or ".join(KINDS))
     found: dict[str, UniversalPerturbation] = {}
     for file in files:
         name = name_of(file, folder, name_or_path)
@@ -98,8 +109,8 @@ def read(file: Path) -> UniversalPerturbation:
         return of_x_transfer(load_file(file), json.loads((file.parent / ITS_SETTINGS).read_text(encoding="utf-8")))
     except (OSError, SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
-            f"{file} is no universal perturbation, neither of ours nor of XTransferBench: {first_line(error)}; take it "
-            "out of the collection."
+            f"{file} is no universal perturbation, neither of ours nor of XTransferBench ({first_line(error)}): take "
+            "it out of the collection, or save it by UniversalPerturbation(tensor, name, eps).save_pretrained(folder)."
         ) from error
 
 
@@ -139,6 +150,11 @@ def fitting(
     """
     found = {}
     for name, each in perturbations.items():
+        if not isinstance(each, UniversalPerturbation):
+            raise UserError(
+                f'The perturbation "{name}" is a {type(each).__name__}, expected a UniversalPerturbation, such as '
+                'UniversalPerturbation(tensor, "mine", eps=10 / 255).'
+            )
         fits = each.partial or each.delta.shape[1:] == torch.Size(size)
         if not fits and not resized:
             sizes = [" x ".join(map(str, shape)) for shape in (each.delta.shape[1:], size)]

@@ -81,12 +81,17 @@ def metadata(
         base_model=on_hub(base),
         datasets=[dataset] if dataset else None,
         license=known_license(base.get("license")),
-        library_name="transformers",
+        library_name="peft" if is_adapter(report) else "transformers",
         pipeline_tag="image-classification",
         tags=list(TAGS if is_hardened(record) or base.get("hardened") else TAGS[1:]),
         model_name=model_name,
         eval_results=eval_results(report, report.subject, report_path=report_path),
     )
+
+
+def is_adapter(report: RobustnessReport) -> bool:
+    """Whether a report is on an adapter of PEFT, which is loaded on top of its base model."""
+    return report.models[report.subject]["class"].startswith("Peft")
 
 
 def render(
@@ -108,7 +113,7 @@ def render(
         hardened=is_hardened(record),
         model_name=model_name,
         dataset_name=dataset_name(report),
-        is_adapter=report.models[subject]["class"].startswith("Peft"),
+        is_adapter=is_adapter(report),
         own_class=report.models[subject]["class"] == OWN_CLASS,
         of_timm=report.models[subject]["class"].startswith("TimmWrapper"),
         subject=subject,

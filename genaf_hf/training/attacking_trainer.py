@@ -118,7 +118,7 @@ class AttackingTrainer(ResumableTrainer):
         if not has_rows(self.train_dataset):
             raise UserError(
                 f"The defence {self.defence.name} crafts perturbations on a sample of train_dataset, which has no "
-                "length or no rows by number: use one that has them."
+                "length or no rows by number: use one that has them, or a defence without a sample, such as n-fgsm."
             )
         clustered = not self.defence.reads_labels and self.defence.objective.reads_features
         finds = clustered and self.pseudo_labels.centers is None

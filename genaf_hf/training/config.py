@@ -94,7 +94,7 @@ class GenAFConfig(CheckedArguments):
     defence: str = field(
         default="gen-af",
         metadata={
-            "help": "What stage 1 trains against and on; of an encoder that is named harden takes universal.",
+            "help": "What stage 1 trains on; default gen-af, of harden universal, on the digits universal-n-fgsm.",
             "choices": DEFENCES,
         },
     )

@@ -90,6 +90,10 @@ def check_rows(
         if "pixel_values" not in row:
             raise UserError(f"{name} has no pixel_values, only {', '.join(map(str, row))}: see with_pixel_values.")
     batch = collate([row])
+    if not isinstance(batch, Mapping):
+        raise UserError(
+            f"data_collator makes a {type(batch).__name__} of {name}, expected a mapping with pixel_values and labels."
+        )
     for needed in ("pixel_values", *(["labels"] if labelled else [])):
         if needed not in batch:
             raise UserError(f"{name} has no {needed}, only {', '.join(batch)}: see with_pixel_values.")
