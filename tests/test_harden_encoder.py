@@ -199,7 +199,8 @@ def test_a_fine_tune_is_shown_its_perturbations_as_the_page_says(hardened):
     shares.append((moved.abs().amax(1) > 1e-5).float().sum((1, 2)).eq(patch.delta[0].numel()).float().mean())
     assert shares == [pytest.approx(1 / 8, abs=0.06)] * 4
     assert moved.abs().amax((1, 2, 3)).lt(1e-5).float().mean() == pytest.approx(1 / 2, abs=0.06)
-    assert model(batch["pixel_values"]).shape == (300, 10)
+    assert model(batch["pixel_values"]).shape == (300, 2)
+    assert model.class_names == ["cat", "dog"]
 
 
 def test_with_labels_a_probe_of_the_features_is_attacked(dataset, encoders, tmp_path, caplog):
