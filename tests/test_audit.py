@@ -432,6 +432,7 @@ def test_parts_of_one_split_are_told_apart(model, dataset):
         ([("a/b", "1"), ("a/b", "1")], {"encoder": "a/b", "encoder_revision": "1"}),
         ([("a-folder", None)], {}),
         ([("a/b, c/d", None)], {}),
+        ([("a/b, a-folder", "1")], {}),
         ([("a/b", "1"), ("a/b", "2")], {}),
         ([], {}),
     ],

@@ -112,7 +112,7 @@ def test_perturbations_beside_a_model_are_found(collection, encoders):
 def test_what_is_not_read_is_told(collection, tmp_path, caplog):
     (collection / "theirs.npy").write_bytes(b"0")
     assert "theirs" not in collected(str(collection))
-    assert '"theirs.npy" are not read: perturbations end in .safetensors or .pt' in caplog.text
+    assert '": "theirs.npy"; perturbations end in .safetensors or .pt' in caplog.text
     (tmp_path / "other").mkdir()
     (tmp_path / "other/theirs.npy").write_bytes(b"0")
     with pytest.raises(UserError, match=r'holds 0 files .*, and "theirs.npy", which can be none here, expected'):

@@ -132,6 +132,12 @@ def test_activations_can_be_computed_anew_and_arguments_stay_the_callers(method,
     torch.testing.assert_close(load_file(folder / "model.safetensors"), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["dino-resnet", "simclr-resnet", "supervised-resnet"])
+def test_what_cannot_compute_activations_anew_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match=r"gradient_checkpointing is True, but a .* has no activation checkpointing"):
+        pretrain_tiny(name, tmp_path / name, gradient_checkpointing=True)
+
+
 def test_what_has_no_evaluation_has_no_best_weights(tmp_path):
     with pytest.raises(UserError, match='save_strategy is "best", but pre-training has no images'):
         tiny_config(tmp_path, save_strategy="best", metric_for_best_model="loss")

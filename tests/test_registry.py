@@ -23,6 +23,7 @@ from genaf_hf.attacks import (
 )
 from genaf_hf.attacks.registry import attack_name, configured
 from genaf_hf.errors import UserError
+from genaf_hf.pipelines.attack_arguments import attacks_by_name
 
 ENCODER, MODEL = ("encoder", "images", "labels"), ("model", "images", "labels")
 PUBLISHED = {
@@ -119,7 +120,7 @@ def test_a_step_size_that_is_not_given_is_the_one_that_the_settings_name(linear)
 def test_a_partial_is_an_attack_at_the_defaults_of_its_function():
     attack = configured(partial(n_fgsm, eps=np.float32(0.5)))
     assert attack.settings == {"eps": 0.5, "noise": 2.0, "step": 1.0, "within_eps": False, "loss": "cross-entropy"}
-    assert configured(attack) is attack
+    assert configured(attack) == attack
     own = configured(partial(lambda model, images, labels, *, eps: images, eps=0.1))
     assert (own.name, own.needs, own.settings) == ("<lambda>", MODEL, {"eps": 0.1})
     with pytest.raises(UserError, match="pgd has no default for steps"):
@@ -198,6 +199,15 @@ def test_objects_and_partials_are_attacks_too(own_registries, linear, function, 
     attack = ATTACKS[name]
     assert attack_name(attack.function) == name
     assert attack.configure()(linear, IMAGES).equal(IMAGES * 0.5 + 0.5)
+
+
+def test_one_that_lacks_a_setting_is_refused_before_it_is_called(own_registries):
+    @register_attack("model", "images")
+    def own(model, images, *, eps): ...
+
+    for given in (configured, lambda attack: attacks_by_name([attack])):
+        with pytest.raises(UserError, match="own has no default for eps: give it a value"):
+            given(ATTACKS["own"])
 
 
 def test_a_function_that_lacks_an_argument_is_refused():

@@ -274,6 +274,7 @@ def test_other_files_are_refused_in_one_sentence(saved, tmp_path):
         with pytest.raises(ValueError) as refused:  # noqa: PT011
             convert_solo_learn(file, tmp_path / "converted", stem_padding=1 if file.name == "imagenet.ckpt" else None)
         assert sentence in str(refused.value)
+        assert file.name in str(refused.value) or file.name == "gray.ckpt"
         assert "\n" not in str(refused.value)
     assert not (tmp_path / "converted").exists()
 

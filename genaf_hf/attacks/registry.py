@@ -65,7 +65,7 @@ class Attack:
 
     @property
     def settings(self) -> dict:
-        """Every setting by name, also where it was left at its default."""
+        """Every setting that is given or has a default, by name."""
         found = {**self.defaults, **self.given}
         follows = {name: rule for name, rule in self.derived.items() if found.get(name) is None}
         return {**found, **{name: rule(**found) for name, rule in follows.items()}}
@@ -122,7 +122,7 @@ def configured(attack: Attack | partial) -> Attack:
         UserError: as `Attack.configure`.
     """
     if isinstance(attack, Attack):
-        return attack
+        return attack.configure()
     name, function = attack_name(attack), attack.func
     registered = ATTACKS.get(name)
     if registered is None or registered.function is not function:

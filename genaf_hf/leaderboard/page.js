@@ -48,7 +48,7 @@ for (const each of entries.filter((entry) => entry.attack !== "clean" && entry.a
 }
 const rows = entries.filter((each) => each.attack !== "clean" || !attacked.has(reportOf(each))).map(toRow);
 
-// A result under an attack with the clean accuracy of the same model on the same images; or that one alone.
+// A result under an attack with the clean accuracy of the same model in the same report; or that one alone.
 function toRow(entry) {
   const clean = cleanOf.get(reportOf(entry)) ?? null;
   const robust = entry.attack === "clean" ? null : entry;

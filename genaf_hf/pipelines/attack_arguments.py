@@ -185,9 +185,9 @@ def checked(attack: Attack) -> Attack:
     """An attack with its settings.
 
     Raises:
-        UserError: when one of those that every attack has is out of range.
+        UserError: when one lacks, or one of those that every attack has is out of range.
     """
-    known = attack.settings
+    known = attack.configure().settings
     check_restarts(known.get("restarts", 1))
     check_max_images(known.get("max_images"))
     if "eps" in known:

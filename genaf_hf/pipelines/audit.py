@@ -203,7 +203,7 @@ def audit_again(
     chosen = {name: told[name] for name in CHOICES if name in told}
     given = {"limit": told["count"], "seed": report.seed, **({**named, **chosen} if of_names else {}), **settings}
     if "encoder" not in given:
-        given |= public_encoder_of(report)
+        given = {**public_encoder_of(report), **given}
     return audit(model, dataset, attacks_of(report), **given)
 
 
@@ -211,8 +211,11 @@ def public_encoder_of(report: RobustnessReport) -> dict[str, str | None]:
     """The public encoder that a report tells and its revision, as settings of `audit`; none that is not on the Hub."""
     attacked = [each.settings for each in report.attacked(report.subject) if each.knowledge == PUBLIC_ENCODER]
     told = {(each.get("encoder") or "", each.get("encoder_revision")) for each in attacked}
-    of_hub = [each for each in told if each[0].count("/") == 1]  # not a folder's name, and not several
-    return dict(zip(("encoder", "encoder_revision"), *of_hub, strict=True)) if len(told) == len(of_hub) == 1 else {}
+    if len(told) != 1:
+        return {}
+    [(name, revision)] = told
+    is_one_of_hub = "/" in name and "," not in name  # of local folders there are the last names
+    return {"encoder": name, "encoder_revision": revision} if is_one_of_hub else {}
 
 
 def check_numbers(sweep: Sequence[float], limit: int | None, batch_size: int | None) -> None:

@@ -23,7 +23,7 @@ WEIGHTS = ".safetensors"
 KINDS = (WEIGHTS, ".pt")
 OF_A_MODULE, ITS_SETTINGS = "model.safetensors", "config.json"  # as PyTorchModelHubMixin saves them
 OF_A_TRAINING = ("optimizer.pt", "scheduler.pt", "scaler.pt", "adapter_model.safetensors")  # of the Trainer and PEFT
-UNREAD = (".npy", ".npz", ".pth", ".pkl")  # that others keep perturbations in
+UNREAD = (".npy", ".npz", ".pkl")  # that others keep perturbations in
 MOST_FILES = 200
 
 
@@ -67,7 +67,7 @@ def collected(name_or_path: str, revision: str | None = None) -> dict[str, Unive
             f"and are no weights of a model{others}, expected 1 to {MOST_FILES} perturbations."
         )
     if unread:
-        said = 'Of the collection "%s" %s are not read: perturbations end in %s'
+        said = 'What is not read of the collection "%s": %s; perturbations end in %s'
         logger.warning(said, public_name(name_or_path), unread, " or ".join(KINDS))
     found: dict[str, UniversalPerturbation] = {}
     for file in files:

@@ -164,10 +164,10 @@ def check_model(config: PreTrainedConfig) -> None:
         raise UserError(f"model_settings give patch_size {patch}, expected a positive number of pixels.")
     if getattr(config, "hidden_size", heads) % heads:
         raise UserError(f"model_settings give hidden_size {config.hidden_size}, expected a multiple of {heads} heads.")
-    widths = {name: getattr(config, name) for name in ("hidden_size", "decoder_hidden_size") if hasattr(config, name)}
-    for name, width in widths.items() if config.model_type == "vit_mae" else ():
-        if width % 4:
-            raise UserError(f"model_settings give {name} {width}, expected a multiple of 4, for sines and cosines.")
+    if config.model_type == "vit_mae":
+        for name in ("hidden_size", "decoder_hidden_size"):
+            if (width := getattr(config, name)) % 4:
+                raise UserError(f"model_settings give {name} {width}, expected a multiple of 4, for sines and cosines.")
     if not 0 < getattr(config, "mask_ratio", 0.5) < 1:
         raise UserError(f"model_settings give mask_ratio {config.mask_ratio}, expected a share in (0, 1).")
     depths, sizes = getattr(config, "depths", [1]), getattr(config, "hidden_sizes", [1])

@@ -29,6 +29,7 @@ class Projected(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.supports_gradient_checkpointing = encoder.supports_gradient_checkpointing
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.head(features(self.encoder, pixel_values))

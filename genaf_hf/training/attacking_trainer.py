@@ -265,7 +265,8 @@ class AttackingTrainer(ResumableTrainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
-        self.begin_adversary()
+        if self.attacks_evaluations:
+            self.begin_adversary()
         self._right, self._answers = {}, []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         accuracies = {name: torch.cat(parts).cpu().double().mean().item() for name, parts in self._right.items()}

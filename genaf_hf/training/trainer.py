@@ -414,7 +414,7 @@ class GenAFTrainer(SharingTrainer):
         """One stage, from where it is resumed to its end."""
         self._check_training(stage)
         checkpoint = self._find_checkpoint(resume_from_checkpoint, stage)  # while output_dir is the whole run's
-        if checkpoint is None:
+        if checkpoint is None:  # of the baseline, too: another stage may follow, and this is the public encoder yet
             self.begin_adversary()
         trained = only_trainable(self.model, head_weights(self.model)) if stage == LINEAR_PROBE else nullcontext()
         with trained, self._stage(stage):

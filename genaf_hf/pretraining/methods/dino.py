@@ -55,6 +55,7 @@ class StudentAndTeacher(nn.Module):
     def __init__(self, student: Projected, prototypes: int):
         super().__init__()
         self.student = student
+        self.supports_gradient_checkpointing = student.supports_gradient_checkpointing
         self.teacher = copy.deepcopy(student).requires_grad_(False)
         self.register_buffer("center", torch.zeros(prototypes))
 

@@ -17,7 +17,8 @@ class Batch:
         images: (n, 3, h, w) in [0, 1].
         labels: (n,) class ids or pseudo-labels; None where none are read.
         seeds: one per image. They depend on seed and step of the training and on the image's place in the update over
-            all processes, so that what is random is so without regard to their number.
+            all processes, in an evaluation on its place alone, so that what is random is so without regard to the
+            number of processes.
         eps_share: what eps is multiplied by; it grows to 1 over the first part of a training.
     """
 
