@@ -1,6 +1,8 @@
 import io
 import json
 import math
+import platform
+import resource
 import sys
 from dataclasses import asdict
 
@@ -31,6 +33,27 @@ eps: 0.25
 learning_rate: 2e-3
 random_start: false
 """
+
+
+FAULTS = """
+import resource
+import torch
+from genaf_hf.cli.main import keep_large_buffers
+
+keep_large_buffers()
+torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc")
+def test_memory_of_large_tensors_is_kept(processes):
+    done = processes.run([sys.executable, "-c", FAULTS], check=True)
+    pages = 2**26 // resource.getpagesize()  # of one tensor
+    assert int(done.stdout) < 3 * pages
 
 
 @pytest.mark.parametrize("kind", [HardeningArguments, AdapterSearchArguments], ids=lambda kind: kind.__name__)
