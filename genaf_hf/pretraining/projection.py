@@ -38,6 +38,10 @@ class Projected(nn.Module):
         """As of a model of transformers: the encoder's blocks are computed anew in the backward pass."""
         self.encoder.activation_checkpointing_enable(**settings)
 
+    def gradient_checkpointing_enable(self, **settings) -> None:
+        """The same, as transformers 5.20 calls it."""
+        self.encoder.gradient_checkpointing_enable(**settings)
+
 
 class PrototypeHead(nn.Module):
     """DINO's: three layers, normalized, and a last one whose weights have norm 1 (appendix C of the paper).

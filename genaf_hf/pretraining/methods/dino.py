@@ -63,6 +63,10 @@ class StudentAndTeacher(nn.Module):
         """As of a model of transformers, of the student: the teacher has no backward pass."""
         self.student.activation_checkpointing_enable(**settings)
 
+    def gradient_checkpointing_enable(self, **settings) -> None:
+        """The same, as transformers 5.20 calls it."""
+        self.student.gradient_checkpointing_enable(**settings)
+
     def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The student's logits (n, prototypes) of all views, the teacher's of the global ones, which come first.
 
