@@ -8,7 +8,7 @@ from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
 SMALLEST_POPULATION = 4
 PICKED = "picked"
 STUDY_FILE, TRIALS = "study.db", "trials.csv"
-FRONT = tuple(f"front.{kind}" for kind in ("md", "csv", "json", "png"))
+FRONT_TABLE, FRONT_ROWS, FRONT_VALUES, FRONT_DRAWN = FRONT = "front.md", "front.csv", "front.json", "front.png"
 # As folders: the output folder itself, the one above it, the picked model's, and what else lies there.
 TAKEN = ("", ".", "..", PICKED, STUDY_FILE, TRIALS, *FRONT)
 

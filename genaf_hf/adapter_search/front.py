@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from genaf_hf.adapter_search.arguments import FRONT_ROWS, FRONT_TABLE, FRONT_VALUES
 from genaf_hf.adapter_search.genome import Genome
 from genaf_hf.adapter_search.storage import slot
 from genaf_hf.adapter_search.study import KNOWN, last_tries, was_trained
@@ -140,9 +141,9 @@ def table(members: Sequence[Member]) -> str:
 
 def write_front(folder: Path, members: Sequence[Member]) -> None:
     """The front as Markdown, CSV and JSON."""
-    write_whole(folder / "front.md", f"{table(members)}\n")
-    write_whole(folder / "front.json", json.dumps([asdict(each) for each in members], indent=2) + "\n")
-    with (folder / "front.csv").open("w", encoding="utf-8", newline="") as file:
+    write_whole(folder / FRONT_TABLE, f"{table(members)}\n")
+    write_whole(folder / FRONT_VALUES, json.dumps([asdict(each) for each in members], indent=2) + "\n")
+    with (folder / FRONT_ROWS).open("w", encoding="utf-8", newline="") as file:
         rows = csv.DictWriter(file, list(csv_row(members[0])))
         rows.writeheader()
         rows.writerows(map(csv_row, members))

@@ -11,7 +11,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy import URL
 
-from genaf_hf.adapter_search.arguments import STUDY_FILE, TRIALS, AdapterSearchArguments
+from genaf_hf.adapter_search.arguments import FRONT_DRAWN, STUDY_FILE, TRIALS, AdapterSearchArguments
 from genaf_hf.adapter_search.content import encoder_content, images_content
 from genaf_hf.adapter_search.front import PGD, Member, chosen_trials, evaluate_adapter, member, write_front
 from genaf_hf.adapter_search.front_figure import draw_front
@@ -267,6 +267,6 @@ def report_front(laboratory: Laboratory, study: Study) -> list[Member]:
         )
         members.append(member(trial, report, on_front=trial.number in numbers))
     write_front(laboratory.folder, members)
-    draw_front(members, laboratory.folder / "front.png")
+    draw_front(members, laboratory.folder / FRONT_DRAWN)
     study.trials_dataframe().to_csv(laboratory.folder / TRIALS, index=False)
     return members

@@ -117,8 +117,8 @@ def as_meant(name: str) -> str:
 
 def check_labels(dataset: Dataset, where: str) -> None:
     """Refuses labels that no classifier can be trained on; the `LabelsError` names what was found."""
-    check_class_ids(dataset, where)
     counts, names = Counter(dataset["label"]), dataset.features["label"].names
+    check_class_ids(counts, len(names), where)
     if unnamed := [label for label in counts if is_missing(names[label])]:
         raise LabelsError(
             f'The {where} has {counts[unnamed[0]]} images of the class "{names[unnamed[0]]}", as if they had no label: '
@@ -129,10 +129,9 @@ def check_labels(dataset: Dataset, where: str) -> None:
         raise LabelsError(f"The {where} has the one class {one}, expected at least two.")
 
 
-def check_class_ids(dataset: Dataset, where: str) -> None:
-    """Refuses labels that are no classes of the column; the `LabelsError` names them."""
-    classes = len(dataset.features["label"].names)
-    if outside := sorted(str(label) for label in {*dataset["label"]} if label is None or not 0 <= label < classes):
+def check_class_ids(labels: Iterable, classes: int, where: str) -> None:
+    """Refuses labels that are none of so many classes; the `LabelsError` names them."""
+    if outside := sorted(str(label) for label in {*labels} if label is None or not 0 <= label < classes):
         raise LabelsError(f"The {where} has labels {', '.join(outside)}, expected 0 to {classes - 1}.")
 
 

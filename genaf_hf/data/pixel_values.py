@@ -163,8 +163,8 @@ def to_pixel_values(examples: dict, processor) -> dict[str, torch.Tensor]:
         images.append(image := read(encoded))
         pixels += image.width * image.height
         if pixels >= PIXELS_AT_ONCE or i == len(examples["image"]):
-            # Stacked here: processors for PIL copy their arrays several times to return tensors.
             made += [torch.as_tensor(values) for values in processor(images)["pixel_values"]]
             images, pixels = [], 0
     labels = {"labels": class_ids(examples["label"], len(made))} if "label" in examples else {}
+    # Stacked here: processors for PIL copy their arrays several times to return tensors.
     return {"pixel_values": torch.stack(made), **labels}

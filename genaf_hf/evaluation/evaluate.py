@@ -141,7 +141,8 @@ def craft_and_evaluate(
         UserError: for a setting that an attack refuses, and as `evaluate_threats`.
     """
     rounds = [threats_of(each) for each in (attacks, *(swept(attacks, factor) for factor in factors))]
-    told_apart([*at_hand(ready, models), *rounds[0]])
+    given = at_hand(ready, models)
+    told_apart([*given, *rounds[0]])
     with progress(range(sum(map(len, rounds))), "Crafting perturbations") as bar:
 
         def crafted(threat: Threat) -> Threat:
@@ -150,7 +151,7 @@ def craft_and_evaluate(
             return found
 
         threats, *weaker = ([crafted(each) for each in part] for part in rounds)
-    threats = [*at_hand(ready, models), *threats]
+    threats = [*given, *threats]
     return evaluate_threats(models, dataset, threats, sweep=weaker, **settings), threats
 
 

@@ -254,7 +254,7 @@ def matched_images(
                 f"The label column of {split} has the classes {some_of(found['label'].names)}, that of train "
                 f"{some_of(of_train.names)}: expected the same in the same order, as cast_column makes them."
             )
-        check_class_ids(dataset[split], f"split {split}")
+        check_class_ids(dataset[split]["label"], len(of_train.names), f"split {split}")
     limits = {"train": ATTACKER_IMAGES, "test": limit}
     ids, assumed = match_classes(class_names, dataset["train"].features["label"].names)
     cut = {split: relabelled(stratified_subset(dataset[split], n, seed=0), ids) for split, n in limits.items()}

@@ -22,25 +22,35 @@ def feature_size(config: PreTrainedConfig) -> int:
     return config.hidden_size if config.model_type == "vit" else config.hidden_sizes[-1]
 
 
-class Projected(nn.Module):
+class AroundEncoder(nn.Module):
+    """What stands around an `encoder` while that is trained; whose activations are computed anew where that is asked.
+
+    Its methods have the names by which the Trainer calls them, the latter in transformers 5.20.
+    """
+
+    encoder: PreTrainedModel
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        return self.encoder.supports_gradient_checkpointing
+
+    def activation_checkpointing_enable(self, **settings) -> None:
+        self.encoder.activation_checkpointing_enable(**settings)
+
+    def gradient_checkpointing_enable(self, **settings) -> None:
+        self.encoder.gradient_checkpointing_enable(**settings)
+
+
+class Projected(AroundEncoder):
     """An encoder and a head on its features; takes `pixel_values` (n, 3, h, w), gives what the head does."""
 
     def __init__(self, encoder: PreTrainedModel, head: nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
-        self.supports_gradient_checkpointing = encoder.supports_gradient_checkpointing
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.head(features(self.encoder, pixel_values))
-
-    def activation_checkpointing_enable(self, **settings) -> None:
-        """As of a model of transformers: the encoder's blocks are computed anew in the backward pass."""
-        self.encoder.activation_checkpointing_enable(**settings)
-
-    def gradient_checkpointing_enable(self, **settings) -> None:
-        """The same, as transformers 5.20 calls it."""
-        self.encoder.gradient_checkpointing_enable(**settings)
 
 
 class PrototypeHead(nn.Module):

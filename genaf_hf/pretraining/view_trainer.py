@@ -57,8 +57,12 @@ class ViewTrainer(ResumableTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         [view] = self.views(inputs)
-        outputs = model(pixel_values=view, **({"labels": inputs["labels"]} if self.needs_labels else {}))
+        outputs = model(pixel_values=view, **self.beside(view, inputs))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def beside(self, view: Tensor, inputs: dict) -> dict[str, Tensor]:
+        """What the model is given with the one view of a batch, (n, 3, h, w)."""
+        return {"labels": inputs["labels"]} if self.needs_labels else {}
 
     def views(self, inputs: dict) -> list[Tensor]:
         """Normalized views of a batch, each (n, 3, h, w)."""

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import torch
 from accelerate.utils import gather
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, TrainerCallback, TrainingArguments
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments
 
 from genaf_hf.pretraining.augmentation import Augmentation
 from genaf_hf.pretraining.losses import dino_loss, next_center, teacher_momentum
 from genaf_hf.pretraining.methods.registry import Settings, register_method
-from genaf_hf.pretraining.projection import Projected, PrototypeHead, feature_size, headless_encoder
+from genaf_hf.pretraining.projection import AroundEncoder, Projected, PrototypeHead, feature_size, headless_encoder
 from genaf_hf.pretraining.view_trainer import ViewTrainer
 
 GLOBAL_VIEWS = 2
@@ -49,23 +49,19 @@ class DINOSettings(Settings):
     batch_norm: bool = False
 
 
-class StudentAndTeacher(nn.Module):
+class StudentAndTeacher(AroundEncoder):
     """A student, the teacher that follows it, and the center of the teacher's logits."""
 
     def __init__(self, student: Projected, prototypes: int):
         super().__init__()
         self.student = student
-        self.supports_gradient_checkpointing = student.supports_gradient_checkpointing
         self.teacher = copy.deepcopy(student).requires_grad_(False)
         self.register_buffer("center", torch.zeros(prototypes))
 
-    def activation_checkpointing_enable(self, **settings) -> None:
-        """As of a model of transformers, of the student: the teacher has no backward pass."""
-        self.student.activation_checkpointing_enable(**settings)
-
-    def gradient_checkpointing_enable(self, **settings) -> None:
-        """The same, as transformers 5.20 calls it."""
-        self.student.gradient_checkpointing_enable(**settings)
+    @property
+    def encoder(self) -> PreTrainedModel:  # type: ignore[override]
+        """The student's, as the teacher has no backward pass."""
+        return self.student.encoder
 
     def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The student's logits (n, prototypes) of all views, the teacher's of the global ones, which come first.

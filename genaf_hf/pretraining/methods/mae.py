@@ -1,6 +1,7 @@
 """Masked autoencoder (He et al., CVPR 2022, https://arxiv.org/abs/2111.06377)."""
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
@@ -25,13 +26,10 @@ def mae(config: ViTMAEConfig, settings: Settings, *others) -> ViewTrainer:
 class MaskingTrainer(ViewTrainer):
     """Masks patches of each process's images by rows of what one process would draw for the images of all."""
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        [view] = self.views(inputs)
-        processes, embeddings = self.args.world_size, self.accelerator.unwrap_model(model).vit.embeddings
-        patches = embeddings.position_embeddings.shape[1] - 1
+    def beside(self, view: Tensor, inputs: dict) -> dict[str, Tensor]:
+        processes, patches = self.args.world_size, self.model.vit.embeddings.position_embeddings.shape[1] - 1
         noise = torch.rand(processes * len(view), patches, device=view.device)
-        outputs = model(pixel_values=view, noise=noise.chunk(processes)[self.args.process_index])
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        return {"noise": noise.chunk(processes)[self.args.process_index]}
 
 
 def initialize_positions(model: ViTMAEForPreTraining) -> None:
