@@ -41,7 +41,8 @@ import torch
 from genaf_hf.cli.main import keep_large_buffers
 
 keep_large_buffers()
-torch.ones(2**24)
+for _ in range(20):  # some of them, as the heap begins, do not fit where the one before was
+    torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.ones(2**24)
@@ -53,7 +54,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_memory_of_large_tensors_is_kept(processes):
     done = processes.run([sys.executable, "-c", FAULTS], check=True)
     pages = 2**26 // resource.getpagesize()  # of one tensor
-    assert int(done.stdout) < 3 * pages
+    assert int(done.stdout) < pages
 
 
 @pytest.mark.parametrize("kind", [HardeningArguments, AdapterSearchArguments], ids=lambda kind: kind.__name__)
