@@ -242,6 +242,7 @@ def test_an_audit_that_cannot_be_trusted_is_no_better_than_the_training(tmp_path
         [{"type": "accuracy", "value": 0.99}],
         [{"type": "accuracy", "value": 0.99, "args": "report.json"}],
         [{"type": "accuracy", "value": "high", "args": {"report": "report.json"}}],
+        [{"type": "accuracy", "value": 1, "args": {"report": "o.json", "correct": 10**20, "count": 10**20}}],
     ],
 )
 def test_results_that_are_not_ours_are_compared_with_nothing(tmp_path, metrics):
@@ -288,6 +289,8 @@ BROKEN = {
     "no YAML": (b"---\ntags: [a\n---\n", "cannot be updated, its metadata is no YAML: while parsing a flow sequence"),
     "no mapping": (b"---\n- a\n---\n", "cannot be updated, its metadata is a list, expected names and values"),
     "deep": (b"---\na: " + b"[" * 600 + b"\n---\n", "cannot be updated, its metadata is no YAML"),
+    "no number": (b'---\na: !!float ""\n---\n', "cannot be updated, its metadata is no YAML"),
+    "no truth": (b'---\na: !!bool "x"\n---\n', "cannot be updated, its metadata is no YAML"),
     "other encoding": (b"---\nauthor: Zo\xeb\n---\n", "cannot be read: 'utf-8' codec can't decode"),
     "index": (
         b"---\nmodel-index: none\n---\n",

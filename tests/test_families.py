@@ -180,6 +180,18 @@ def test_a_hardened_encoder_is_of_the_class_of_the_public_one_with_the_weights_o
         assert not each.startswith("text_model") or torch.equal(tensor, original.state_dict()[each])
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip", "siglip2"])
+def test_of_a_classifier_of_a_vision_tower_the_tower_alone_is_hardened(name, public, tmp_path):
+    model, processor = loaded(public(name)[1], name)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, _ = load_encoder(tmp_path, ["new", "task"])
+    bare = load_bare_encoder(again, str(tmp_path), PixelModel(again, processor).image_size)
+    assert not any("text" in each for each in bare.state_dict())  # weights that no checkpoint had
+    take_weights(bare, again)
+    torch.testing.assert_close(bare.state_dict(), model.vision_model.state_dict(), rtol=0, atol=0)
+
+
 LOADING = """
 import builtins, json, sys
 

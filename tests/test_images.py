@@ -176,6 +176,12 @@ def test_a_photograph_whose_exif_cannot_be_written_anew_is_upright():
     assert to_rgb(upright).tobytes() == upright.tobytes()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0", b"x"])
+def test_a_photograph_whose_exif_is_broken_is_a_photograph(kind, exif):
+    assert to_rgb({"bytes": encoded(PILImage.new("RGB", (4, 2), "red"), kind, exif=exif), "path": None}).size == (4, 2)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_the_usual_formats_are_decoded(kind):
     given = {"bytes": encoded(PILImage.new("RGB", (6, 8), (200, 200, 200)), kind), "path": None}

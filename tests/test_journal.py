@@ -1,5 +1,7 @@
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,18 @@ def test_a_file_is_written_whole_over_another(tmp_path):
         write_whole(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert os.listdir(path.parent) == ["it.json"]
+
+
+def test_processes_that_write_one_file_at_once_do_not_disturb_each_other(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            [*pool.map(partial(write_whole, tmp_path / "it.json"), "abcd")]
+    assert (tmp_path / "it.json").read_text() in "abcd"
+    assert os.listdir(tmp_path) == ["it.json"]
+
+
+def test_a_file_that_cannot_be_written_leaves_no_draft(tmp_path):
+    (tmp_path / "it.json").mkdir()
+    with pytest.raises(OSError, match=r"it\.json"):
+        write_whole(tmp_path / "it.json", "text")
+    assert os.listdir(tmp_path) == ["it.json"]

@@ -13,15 +13,18 @@ from transformers import (
     MobileNetV1Config,
     MobileNetV2Config,
     MobileViTConfig,
+    PixtralVisionConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PvtConfig,
     PvtV2Config,
     Sam2VisionConfig,
+    Siglip2VisionConfig,
     SwiftFormerConfig,
     TextNetConfig,
     VitDetConfig,
     ViTImageProcessor,
+    YolosConfig,
 )
 
 from genaf_hf import PixelModel, load_encoder
@@ -158,7 +161,9 @@ def test_an_encoder_without_a_pooler_is_averaged_unless_a_pooler_was_asked_for(c
         states = original(pixel_model.to_pixel_values(images)).last_hidden_state
         expected = states.mean(1 if states.ndim == 3 else (2, 3))
         torch.testing.assert_close(pixel_model.features(images), expected, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match='encoder has no features for pooling "pooler"; it gives last_hidden_state'):
+    with pytest.raises(
+        ValueError, match='encoder has no features for pooling "pooler"; of 2 images it gives last_hidden_state'
+    ):
         load_encoder(folder, CLASSES, pooling="pooler")
 
 
@@ -184,14 +189,46 @@ def test_an_encoder_without_a_pooler_is_averaged_unless_a_pooler_was_asked_for(c
                 fpn_hidden_size=8,
             ),
             AutoModel,
-            r"last_hidden_state \(1, 1, 1, 32\)",
+            r"last_hidden_state \(2, 1, 1, 32\)",
         ),
+        (PixtralVisionConfig(**TINY_VIT | {"image_size": SIDE}), AutoModel, r"last_hidden_state \(1, 128, 16\)"),
     ],
-    ids=["hgnet_v2", "sam2"],
+    ids=["hgnet_v2", "sam2", "pixtral"],  # the last joins the patches of all images
 )
 def test_what_gives_no_single_tensor_of_features_is_refused_in_one_sentence(config, auto_class, given, published):
     _, folder = published(config, auto_class)
-    sentence = f'The "{config.model_type}" encoder has no features for pooling "pooler"; it gives {given}: choose'
-    with pytest.raises(ValueError, match=sentence) as refused:
+    sentence = f'The "{config.model_type}" encoder has no features for pooling "(pooler|mean)"; of 2 images it gives '
+    with pytest.raises(ValueError, match=f"{sentence}{given}: choose") as refused:
         load_encoder(folder, CLASSES)
     assert "\n" not in str(refused.value)
+
+
+def test_an_encoder_whose_position_embeddings_no_other_size_can_have_is_refused(published):
+    _, folder = published(CLASSIFIERS["pvt"][0], AutoModelForImageClassification)
+    with pytest.raises(ValueError, match="PvtForImageClassification cannot interpolate its position embeddings"):
+        load_encoder(folder, CLASSES, image_size=2 * SIDE)
+
+
+def test_a_size_that_is_a_pair_stays_one(published):
+    sizes = TINY_VIT | {"image_size": [SIDE, SIDE], "num_detection_tokens": 2}
+    _, folder = published(YolosConfig(**sizes, use_mid_position_embeddings=False), AutoModel)
+    model, processor = load_encoder(folder, CLASSES, image_size=2 * SIDE)
+    assert model.config.encoder_config.image_size in ([SIDE] * 2, [2 * SIDE] * 2)
+    assert PixelModel(model, processor).eval()(torch.rand(2, 3, 2 * SIDE, 2 * SIDE)).shape == (2, 3)
+
+
+def test_the_vision_tower_of_siglip_2_alone_is_taken(published):
+    original, folder = published(Siglip2VisionConfig(**TINY_VIT | {"num_patches": 16}), AutoModel)
+    model, processor = load_encoder(folder, CLASSES)
+    assert type(model).__name__ == "SiglipForImageClassification"
+    pixel_model, images = PixelModel(model, processor).eval(), torch.rand(2, 3, SIDE, SIDE)
+    patch = TINY_VIT["patch_size"]
+    patches = pixel_model.to_pixel_values(images).unfold(2, patch, patch).unfold(3, patch, patch)
+    side = SIDE // patch
+    with torch.no_grad():
+        states = original(
+            pixel_values=patches.permute(0, 2, 3, 4, 5, 1).reshape(2, side**2, -1),
+            pixel_attention_mask=torch.ones(2, side**2, dtype=torch.int64),
+            spatial_shapes=torch.tensor([[side, side]] * 2),
+        ).last_hidden_state
+        torch.testing.assert_close(pixel_model.features(images), states.mean(1), rtol=0, atol=1e-5)

@@ -285,7 +285,13 @@ def test_a_patch_larger_than_the_images_is_refused(patch, place):
         small(torch.rand(1, 3, 2, 2))
 
 
-@pytest.mark.parametrize("change", [{"top": -1}, {"top": None}, {"eps": 0.1}, {"delta": torch.full((3, 3, 3), 1.5)}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"top": -1}, {"top": None}, {"eps": 0.1}, {"delta": torch.full((3, 3, 3), 1.5)}),
+        {"delta": torch.full((3, 4, 2), 0.5)},
+    ],
+)
 def test_a_patch_that_makes_no_sense_is_refused(patch, change):
     with pytest.raises(ValueError, match="The patch"):
         UniversalPatch(**{**vars(patch), **change})

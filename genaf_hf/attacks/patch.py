@@ -132,6 +132,8 @@ class UniversalPatch(UniversalPerturbation):
 
     def __post_init__(self):
         self.check_shape()
+        if self.delta.shape[1] != self.delta.shape[2]:
+            raise UserError(f"The patch is of shape {tuple(self.delta.shape)}, expected a square one, (3, k, k).")
         self.check_provenance()
         low, high = self.delta.amin().item(), self.delta.amax().item()
         if not (low >= 0 and high <= 1) or self.eps != 1:

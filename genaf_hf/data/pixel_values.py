@@ -57,12 +57,20 @@ def to_rgb(image) -> PILImage.Image:
     if image.mode not in EIGHT_BIT_MODES:
         raise UserError(f'its mode is "{image.mode}", expected 8 bits per channel')
     image.load()  # some formats tell only then how they are to be turned, and TIFF turns itself
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    turn = turn_of(image)
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     if turn is not None:  # not by ImageOps.exif_transpose, which fails where it cannot write a camera's EXIF anew
         rgb = rgb.transpose(turn)
         rgb.info = {}  # which still says that it is to be turned
     return rgb
+
+
+def turn_of(image: PILImage.Image) -> PILImage.Transpose | None:
+    """How an image is to be turned to be upright; None where it says nothing of it, or nothing that can be read."""
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # whatever a broken block makes of Pillow; the pixels are there
+        return None
 
 
 def opened(file: str | io.BytesIO) -> PILImage.Image:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from genaf_hf.errors import UserError
 from genaf_hf.models.encoder_classifier import EncoderClassifierConfig
 from genaf_hf.models.families import encoder_part, family_of
 from genaf_hf.models.head import head_name, in_head
@@ -32,7 +33,8 @@ def load_bare_encoder(
 
     A pooling layer that the checkpoint has no weights for is left out, unless the features go through it; and so is the
     head of a classifier, which is logged.
-    Of SigLIP 2 of flexible resolution it is the vision tower at one.
+    Of SigLIP 2 of flexible resolution it is the vision tower at one, and of a classifier made of a model of images and
+    text, which holds nothing of the latter, the vision tower alone.
 
     Args:
         classifier: what `load_encoder` gave.
@@ -46,8 +48,12 @@ def load_bare_encoder(
     """
     hub: dict[str, Any] = {"revision": revision, "token": token}
     config, _ = load_configuration(model_name_or_path, **hub)
-    if family_of(config).square_weights is not None:
-        return copy.deepcopy(getattr(classifier, name_of_encoder(classifier.config)))
+    of_tower = is_classifier(config) and hasattr(config, "vision_config")
+    if family_of(config).square_weights is not None or of_tower:
+        bare = copy.deepcopy(getattr(classifier, name_of_encoder(classifier.config)))
+        if of_tower:
+            tell_of_head(model_name_or_path, config, bare)
+        return bare
     if isinstance(config, EncoderClassifierConfig):  # which is never without a head; the classifier's is a fresh one
         tell_of_head(model_name_or_path, config, classifier)
         bare = copy.deepcopy(classifier)
@@ -92,6 +98,9 @@ def take_weights(bare: PreTrainedModel, classifier: PreTrainedModel) -> None:
     Args:
         bare: as `load_bare_encoder` gives it.
         classifier: of the same encoder.
+
+    Raises:
+        UserError: when the encoder has no place for some of them.
     """
     head, known = head_name(classifier), bare.state_dict()
     held = {name: tensor for name, tensor in classifier.state_dict().items() if not in_head(name, head)}
@@ -100,7 +109,10 @@ def take_weights(bare: PreTrainedModel, classifier: PreTrainedModel) -> None:
         if all(name in known and known[name].shape == tensor.shape for name, tensor in renamed.items()):
             bare.load_state_dict({**known, **renamed})
             return
-    raise ValueError(f"A {type(bare).__name__} has no place for the weights of a {type(classifier).__name__}.")
+    raise UserError(
+        f"A {type(bare).__name__} has no place for what was trained as a {type(classifier).__name__}: choose another "
+        "encoder, or harden a classifier, as genaf-hf harden does."
+    )
 
 
 def name_of_features(bare: PreTrainedModel, pixel_values: Tensor, features: Tensor) -> str | None:

@@ -37,7 +37,7 @@ from genaf_hf.models.families import encoder_part, family_of, timm
 from genaf_hf.models.head import head_of, head_weights
 from genaf_hf.models.image_processors import at_image_size, in_rgb, load_image_processor, prepared, quarters
 from genaf_hf.models.pixel_model import image_sizes
-from genaf_hf.models.position_embeddings import as_pair, built_size, outputs_on_black, with_image_size
+from genaf_hf.models.position_embeddings import ASKED, as_pair, built_size, outputs_on_black, with_image_size
 from genaf_hf.models.soundness import (
     check_answers,
     check_finite_weights,
@@ -196,26 +196,27 @@ def new_weights(loading: dict) -> set[str]:
 def measure_features(
     encoder: PreTrainedModel, config: EncoderClassifierConfig, size: tuple[int, int], pooling: str | None
 ) -> None:
-    """Sets the tokens before those of the patches and the width of the features, by a look at one black image.
+    """Sets the tokens before those of the patches and the width of the features, by a look at black images.
 
-    An encoder whose one output are states has no pooler: their mean is read where no pooling was asked for.
+    Without a pooler the mean of the tokens, or of the one output, is read where no pooling was asked for.
 
     Raises:
-        UserError: when the encoder takes no such images, or its features are no single vector.
+        UserError: when the encoder takes no such images, or its features are no single vector for each.
     """
     size = built_size(encoder, size)
     outputs = outputs_on_black(encoder, size)
     states, pooler = outputs.get("last_hidden_state"), outputs.get("pooler_output")
-    if pooling is None and config.pooling == "pooler" and list(outputs) == ["last_hidden_state"]:
+    averaged = list(outputs) == ["last_hidden_state"] or (isinstance(states, torch.Tensor) and states.ndim == 3)
+    if pooling is None and config.pooling == "pooler" and pooler is None and averaged:
         config.pooling = "mean"
     read = pooler if config.pooling == "pooler" else states
     dimensions = {"cls": (3,), "mean": (3, 4), "pooler": (2, 3, 4)}[config.pooling]
-    if not isinstance(read, torch.Tensor) or read.ndim not in dimensions:
+    if not isinstance(read, torch.Tensor) or read.ndim not in dimensions or len(read) != ASKED:
         found = {name: tuple(each.shape) for name, each in outputs.items() if isinstance(each, torch.Tensor)}
         raise UserError(
-            f'The "{encoder.config.model_type}" encoder has no features for pooling "{config.pooling}"; it gives '
-            f"{', '.join(f'{name} {shape}' for name, shape in found.items()) or 'no tensor'}: choose another pooling "
-            "or encoder."
+            f'The "{encoder.config.model_type}" encoder has no features for pooling "{config.pooling}"; of {ASKED} '
+            f"images it gives {', '.join(f'{name} {shape}' for name, shape in found.items()) or 'no tensor'}: choose "
+            "another pooling or encoder."
         )
     tokens = states.shape[1] if isinstance(states, torch.Tensor) and states.ndim == 3 else 0
     config.prefix_tokens = tokens - patch_count(encoder.config, tokens, size)

@@ -13,6 +13,7 @@ from genaf_hf.models.families import encoder_part, family_in
 
 logger = logging.getLogger(__name__)
 
+ASKED = 2  # images at once, as an encoder may join those of a batch
 SPECIAL_DISTANCES = 3  # of a relative position bias: class token to patch, patch to class token, class token to itself
 
 
@@ -41,6 +42,8 @@ def with_image_size(model: PreTrainedModel, size: tuple[int, int], **options) ->
     if weight_shapes(model, 2 * before[0], options) == weight_shapes(model, before[0], options):
         outputs_on_black(model, size)
         return model
+    if not hasattr(encoder_part(model.config), "patch_size"):
+        raise not_interpolated(model, "position embeddings", size[0])
     patch = as_pair(encoder_part(model.config).patch_size)[0]
     if takes(model, size) and takes(model, (size[0] + patch, size[1] + 2 * patch)):
         return model
@@ -68,14 +71,14 @@ def built_size(model: PreTrainedModel, default: tuple[int, int]) -> tuple[int, i
 
 
 def outputs_on_black(model: PreTrainedModel, size: tuple[int, int]):
-    """What a model in eval mode gives for one black image.
+    """What a model in eval mode gives for two black images.
 
     Raises:
         UserError: when it does not take images of this size.
     """
     try:
         with torch.no_grad():
-            return model(torch.zeros(1, 3, *size))
+            return model(torch.zeros(ASKED, 3, *size))
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f'The "{encoder_part(model.config).model_type}" encoder does not take an image of {size[0]} x {size[1]} '
@@ -95,7 +98,9 @@ def takes(model: PreTrainedModel, size: tuple[int, int]) -> bool:
 def config_at(model: PreTrainedModel, side: int) -> PreTrainedConfig:
     """A copy of a model's configuration for square images."""
     config = copy.deepcopy(model.config)
-    encoder_part(config).image_size = side
+    part = encoder_part(config)
+    of_pair = isinstance(part.image_size, list | tuple)
+    part.image_size = type(part.image_size)((side, side)) if of_pair else side
     return config
 
 
@@ -129,7 +134,12 @@ def interpolated(model: PreTrainedModel, name: str, shape: torch.Size, *, old: i
         grid = distances.T.reshape(1, -1, 2 * old - 1, 2 * old - 1)
         grid = F.interpolate(grid, size=(2 * new - 1, 2 * new - 1), mode="bilinear")
         return torch.cat([grid[0].flatten(1).T, special])
-    raise UserError(
+    raise not_interpolated(model, name, side)
+
+
+def not_interpolated(model: PreTrainedModel, name: str, side: int) -> UserError:
+    """What is said of a weight that an encoder cannot interpolate to images of another side."""
+    return UserError(
         f"The encoder is for images of another size than {side} x {side} pixels, and {type(model).__name__} cannot "
         f"interpolate its {name}: use the size and the processor that it was published with."
     )

@@ -197,13 +197,13 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
             f'The card of "{model_name_or_path}" cannot be read ({first_line(error)}): name the public encoder with '
             "--encoder."
         ) from error
-    named = [named] if isinstance(named, str) else [str(each) for each in named or []]
-    if len(named) != 1:
+    names = named if isinstance(named, list) else [named] if named else []
+    if len(names) != 1 or not isinstance(names[0], str):
         raise UserError(
-            f'The card of "{model_name_or_path}" names {", ".join(named) or "no base_model"}: name the public encoder '
-            "with --encoder (in Python encoder=...), or leave out the attacks on it."
+            f'The card of "{model_name_or_path}" names {", ".join(map(str, names)) or "no base_model"}: name the '
+            "public encoder with --encoder (in Python encoder=...), or leave out the attacks on it."
         )
-    return named[0]
+    return names[0]
 
 
 def matched_images(

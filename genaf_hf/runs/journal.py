@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -71,8 +72,11 @@ def read_step(path: Path, of: str) -> dict | None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all, also where several processes write it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_bytes(content.encode() if isinstance(content, str) else content)
-    draft.replace(path)
+    draft = path.with_name(f"{path.name}.{uuid4().hex}.draft")
+    try:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ MARK = "<!-- genaf_hf:"
 BEGIN, END = "<!-- genaf_hf: begin of the audit -->", "<!-- genaf_hf: end of the audit -->"
 SECTION = re.compile(f"{BEGIN}(?:(?!{BEGIN}).)*?{END}", re.DOTALL)
 TOP, END_OF_TOP = "<!-- genaf_hf: begin of the verdict -->", "<!-- genaf_hf: end of the verdict -->"
+COUNTS = range(1, 2**63)  # of images, as far as any statistics can count
 HEADLINE = re.compile(f"{TOP}(?:(?!{TOP}).)*?{END_OF_TOP}(?:\r?\n){{0,2}}", re.DOTALL)
 
 
@@ -115,7 +116,7 @@ def metrics_of(index) -> Iterator[tuple[Any, dict]]:
 def least(metrics: Sequence[Mapping], kind: str) -> Rate | None:
     """The lowest accuracy among metrics of one type that have counts; None where none has."""
     counts = [(each["args"].get("correct"), each["args"].get("count")) for each in metrics if each.get("type") == kind]
-    rates = [Rate(*each) for each in counts if all(map(is_whole, each)) and 0 <= each[0] <= each[1] > 0]
+    rates = [Rate(*each) for each in counts if all(map(is_whole, each)) and 0 <= each[0] <= each[1] in COUNTS]
     return min(rates, key=lambda rate: rate.value, default=None)
 
 

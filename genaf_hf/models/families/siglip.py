@@ -38,4 +38,6 @@ def square_weights(encoder: Any, config: Any, size: tuple[int, int]) -> dict[str
 
 FAMILIES.add("siglip", Family(pooling="mean"))
 FAMILIES.add("siglip_vision_model", Family(classifier="siglip"))
-FAMILIES.add("siglip2", Family(classifier="siglip", square_weights=square_weights))
+SIGLIP_2 = Family(classifier="siglip", square_weights=square_weights)
+FAMILIES.add("siglip2", SIGLIP_2)
+FAMILIES.add("siglip2_vision_model", SIGLIP_2)
