@@ -1,5 +1,6 @@
 """What a run would take, told without doing it."""
 
+import gc
 import math
 import time
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from genaf_hf import GenAFTrainer
 from genaf_hf.attacks import UniversalPerturbation, register_attack
 from genaf_hf.cli.main import main
 from genaf_hf.errors import UserError
@@ -41,6 +43,22 @@ def test_images_and_steps_are_those_of_the_run_and_nothing_is_written(asked_for,
     assert all(stage.seconds > 0 for stage in told.stages.values())
     assert told.memory > 2**20
     assert there() == before
+
+
+def test_no_more_models_are_trained_at_once_than_by_the_run(asked_for, monkeypatch):
+    beside = []
+
+    def counted(train):
+        def trained(self, *args, **kwargs):
+            beside.append(sum(isinstance(each, GenAFTrainer) for each in gc.get_objects()))
+            return train(self, *args, **kwargs)
+
+        return trained
+
+    for name in ("train", "standard_finetune"):
+        monkeypatch.setattr(GenAFTrainer, name, counted(getattr(GenAFTrainer, name)))
+    dry_run(*asked_for())
+    assert beside == [1, 1]
 
 
 def test_steps_that_are_named_win_over_epochs(asked_for):

@@ -7,6 +7,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from genaf_hf.training.genetic_regularization import genetic_regularization
+from genaf_hf.training.global_batch import Logits
+from genaf_hf.training.objectives.genetic import Genetic
 
 # The authors' values, summed over all pairs, and their gradients, in float64.
 GOLDEN = load_file(Path(__file__).with_name("golden") / "genetic_regularization.safetensors")
@@ -114,3 +116,16 @@ def test_value_and_gradients_stay_finite(logits, dtype):
     assert loss.isfinite()
     for gradient in torch.autograd.grad(loss, (first, second)):
         assert gradient.isfinite().all()
+
+
+def test_the_weight_is_never_negative_where_clean_and_attacked_logits_are_the_same_but_for_rounding():
+    weights = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        labels = torch.arange(8) % 4
+        clean = 11 * torch.nn.functional.one_hot(labels, 4) + 0.1 * torch.randn(8, 4)
+        own = Logits(clean, clean + 1e-6 * torch.randn(8, 4), labels)
+        terms = Genetic(0.5, 200.0, 0.2)(own, lambda own=own: own, eps_share=1.0, label_smoothing=0.0).terms
+        weights.append((terms["genetic_loss"] / terms["genetic_regularization"]).item())
+    assert min(weights) >= 0
+    assert max(weights) <= 200.001

@@ -213,13 +213,16 @@ def test_exactly_the_frozen_modules_are_put_into_eval_mode(resnet):
         ],
     ):
         freeze_modules(model)
-    trained = {
-        "resnet.embedder.embedder.normalization",
-        "resnet.encoder.stages.1.layers.0.layer.0.convolution",
-    }
-    for name, module in model.named_modules():
-        holds_something = any(True for _ in [*module.parameters(recurse=False), *module.buffers(recurse=False)])
-        assert module.training == (name in trained or not holds_something), name
+        for name, module in model.named_modules():
+            tensors = [*module.parameters(), *module.buffers()]
+            assert module.training == any(each.requires_grad for each in tensors) or not tensors, name
+
+
+def test_what_is_frozen_as_a_whole_drops_nothing_and_what_is_trained_drops_as_before():
+    frozen, trained = (nn.Sequential(nn.Linear(2, 2), nn.Dropout()) for _ in range(2))
+    frozen.requires_grad_(False)
+    freeze_modules(model := nn.Sequential(frozen, trained, nn.Dropout()))
+    assert [each.training for each in (frozen[1], trained[1], model[2])] == [False, True, True]
 
 
 def test_frozen_statistics_stand_still_and_trained_ones_move(resnet, images):

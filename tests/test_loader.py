@@ -148,6 +148,21 @@ def test_a_worker_that_is_killed_is_told_in_one_sentence(processes, tmp_path, vi
         trainer.train_or_load(None)
 
 
+class Wrong(Deadly):
+    """Has a fault in its last row."""
+
+    def __getitem__(self, index: int) -> dict:
+        return {"pixel_values": torch.zeros(3, 8, 8) + torch.zeros(index if index == 7 else 8), "labels": 0}
+
+
+def test_a_fault_in_a_worker_is_not_told_as_one_of_memory(processes, tmp_path, vit):
+    args = {"dataloader_num_workers": 1, "max_steps": 9, "save_strategy": "no", "report_to": "none", "use_cpu": True}
+    settings = TrainingArguments(str(tmp_path), remove_unused_columns=False, disable_tqdm=True, **args)
+    trainer = ResumableTrainer(vit[0], settings, train_dataset=Wrong(), processing_class=vit[1])
+    with pytest.raises(RuntimeError, match=r"(?s)Caught RuntimeError.*must match the size of tensor"):
+        trainer.train_or_load(None)
+
+
 def test_what_is_decoded_while_it_is_read_is_told_with_the_flag_that_helps(vit, saved, read_by, caplog):
     with caplog.at_level(logging.INFO, "genaf_hf"):
         with_pixel_values(saved, vit[1])

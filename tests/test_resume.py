@@ -110,6 +110,61 @@ def test_a_training_that_came_to_its_end_is_not_taken_for_a_longer_one(killed, t
             trainer.train(resume_from_checkpoint=True)
 
 
+OFTEN = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 8, "metric_for_best_model": "clean_accuracy"}
+LAST_UNSAVED = {
+    "the best alone": {"save_strategy": "best"},
+    "one": {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1},
+    "out of patience": {"save_strategy": "steps", "save_steps": 5, "patience": 2},
+    "out of patience, the best": {"save_strategy": "steps", "save_steps": 5, "patience": 2, "best": True},
+}
+
+
+@pytest.mark.parametrize("settings", LAST_UNSAVED.values(), ids=LAST_UNSAVED)
+def test_a_training_that_came_to_its_end_is_loaded_as_it_ended(tmp_path, settings):
+    settings = {"defence": "pgd-at", **OFTEN, **settings}
+    patience, best = settings.pop("patience", None), settings.pop("best", False)
+
+    def trainer():
+        callbacks = [EarlyStoppingCallback(patience)] if patience else []
+        return tiny_trainer(tmp_path, callbacks=callbacks, load_best_model_at_end=best, **settings)
+
+    whole = trainer()
+    whole.adversarial_finetune()
+    again = trainer()
+    again.adversarial_finetune(resume_from_checkpoint=True)
+    torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
+    assert again.state.global_step == whole.state.global_step
+    assert history(again) == history(whole)
+
+
+def test_the_best_weights_are_kept_once(tmp_path):
+    trainer = tiny_trainer(tmp_path, load_best_model_at_end=True, save_strategy="best", save_total_limit=2, **OFTEN)
+    trainer.standard_finetune()
+    assert not [*tmp_path.rglob("best-*")]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Rows without a length."""
+
+    def __iter__(self):
+        yield from tiny_trainer("unused").train_dataset
+
+
+def test_a_stream_of_several_passes_is_not_promised_to_go_on_to_the_bit(tmp_path, caplog):
+    settings = {"adapt_max_steps": -1, "adapt_epochs": 0, "defence": "pgd-at", "save_strategy": "steps"}
+
+    def trainer(**changes):
+        made = tiny_trainer(tmp_path, **settings, save_steps=1, **changes)
+        made.train_dataset = Stream()
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(callbacks=[Interrupts()]).train()
+    assert "has no length" not in caplog.text
+    trainer().train(resume_from_checkpoint=True)
+    assert "train_dataset has no length: a training that goes on after its first pass" in caplog.text
+
+
 class Interrupts(TrainerCallback):
     """Stops a training in its third step."""
 
@@ -127,7 +182,8 @@ class Minds(TrainerCallback):
 
 def test_a_run_that_a_callback_stopped_goes_on(uninterrupted, tmp_path, caplog):
     tiny_trainer(tmp_path, callbacks=[Minds()], **PLAIN).train()
-    assert "stage adversarial_finetune was stopped at step 3 of 5" in caplog.text
+    told = f"stopped at step 3 of 5: a resumed one goes on from {tmp_path}/adversarial_finetune/checkpoint-3"
+    assert told in caplog.text
     assert not (tmp_path / ADAPT).exists()
     resumed = tiny_trainer(tmp_path, model=zeroed_model(), **PLAIN)
     resumed.train(resume_from_checkpoint=True)

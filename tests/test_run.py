@@ -69,6 +69,7 @@ def test_other_settings_are_named_and_nothing_is_lost(tmp_path):
         {"dataloader_num_workers": 4, "dataloader_pin_memory": False, "dataloader_persistent_workers": True},
         {"per_device_eval_batch_size": 4, "eval_accumulation_steps": 2, "batch_size": 4},
         {"save_steps": 50, "save_total_limit": 3, "save_strategy": "epoch"},
+        {"ddp_timeout": 7200, "torch_empty_cache_steps": 10, "skip_memory_metrics": False, "debug": "underflow"},
         {"output_dir": "elsewhere", "push_to_hub": True, "hub_token": "hf_secret", "update_card": True},
     ],
 )

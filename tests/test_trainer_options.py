@@ -7,7 +7,7 @@ from pretrain_tiny import METHODS, pretrain_tiny, tiny_config
 from safetensors.torch import load_file
 from torch.utils.data import IterableDataset, TensorDataset
 from train_tiny import copied_weights, tensors, tiny_model, tiny_trainer
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, ResNetConfig, ResNetForImageClassification, TrainerCallback
 
 from genaf_hf import GenAFConfig, GenAFTrainer
 from genaf_hf.errors import UserError
@@ -21,6 +21,7 @@ REFUSED = {
     "auto_find_batch_size": True,
     "enable_jit_checkpoint": True,
     "ignore_data_skip": True,
+    "save_only_model": True,
     "neftune_noise_alpha": 5.0,
     "use_liger_kernel": True,
     "gradient_checkpointing_kwargs": {"use_reentrant": True},
@@ -369,6 +370,24 @@ def test_a_last_batch_of_one_is_left_out_where_batches_are_normalized(resnet, tm
     assert tiny_trainer(tmp_path, images=17, **epochs).standard_finetune().global_step == 3
     with pytest.raises(UserError, match=r"per_device_train_batch_size is 1.*expected at least 2"):
         tiny_trainer(tmp_path, model=model, per_device_train_batch_size=1).standard_finetune()
+
+
+def test_a_last_batch_of_two_is_left_out_where_half_of_it_is_normalized(tmp_path):
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8], "depths": [1, 1, 1], "layer_type": "basic"}
+    model = ResNetForImageClassification(ResNetConfig(**sizes, id2label=dict(enumerate("abc"))))  # to one pixel
+    settings = {"model": model, "defence": "twins", "max_steps": -1, "num_train_epochs": 1, "adapt_epochs": 0}
+    settings |= {"adapt_max_steps": -1}
+    assert tiny_trainer(tmp_path, images=18, **settings).train().global_step == 2
+    assert tiny_trainer(tmp_path, images=19, **settings).train().global_step == 3
+    with pytest.raises(UserError, match=r"per_device_train_batch_size is 2.*expected at least 3 of both"):
+        tiny_trainer(tmp_path, per_device_train_batch_size=2, **settings).train()
+
+
+def test_a_metric_that_no_evaluation_gives_is_told_with_those_that_it_gives(tmp_path):
+    named = {"metric_for_best_model": "f1", "load_best_model_at_end": True, "compute_metrics": lambda _: {"recall": 1}}
+    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(UserError, match=r'metric_for_best_model is "f1", but an evaluation gives .*eval_recall'):
+        tiny_trainer(tmp_path, **named, **often).standard_finetune()
 
 
 def test_one_step_has_a_learning_rate(tmp_path):

@@ -1,6 +1,7 @@
 """What a hardening would take: images, steps, time and memory, the latter from a few steps that are thrown away."""
 
 import copy
+import gc
 import resource
 import sys
 import time
@@ -129,20 +130,27 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
             made.remove_callback(PrinterCallback)
             return made
 
-        clean, attacked, whole = StepTimes(), StepTimes(), trainer()
-        attacking = trainer(attacked, **FEW_STEPS)
+        case.public.cpu()
+        clean, attacked, timed = StepTimes(), StepTimes(), trainer()
+        stage_1, adapts = timed.stage_1, config.adapt_epochs > 0 or config.adapt_max_steps > 0
+        steps = {stage: timed.steps_of(stage) for stage in (STANDARD_FINETUNE, stage_1, *([ADAPT] if adapts else []))}
+        del timed
+        gc.collect()  # a trainer is in circles of references
+        timed = trainer(attacked, **FEW_STEPS)
         began = time.perf_counter()
-        attacking.begin_adversary()
-        adversary = attacking.defence.adversary
-        crafting = time.perf_counter() - began if adversary is not None and adversary.state else 0.0
-        attacking.train()
+        timed.begin_adversary()
+        crafted = timed.defence.adversary is not None and timed.defence.adversary.state
+        crafting = time.perf_counter() - began if crafted else 0.0
+        timed.train()
+        del timed, crafted
+        gc.collect()
         trainer(clean, **FEW_STEPS).standard_finetune()
         stages = {
-            UNDEFENDED: Stage(arguments.standard_max_steps or whole.steps_of(STANDARD_FINETUNE), clean.seconds),
-            whole.stage_1: Stage(whole.steps_of(whole.stage_1), attacked.seconds),
+            UNDEFENDED: Stage(arguments.standard_max_steps or steps[STANDARD_FINETUNE], clean.seconds),
+            stage_1: Stage(steps[stage_1], attacked.seconds),
         }
-        if config.adapt_epochs > 0 or config.adapt_max_steps > 0:
-            stages[ADAPT] = Stage(whole.steps_of(ADAPT), clean.seconds)  # at most: fewer weights are trained
+        if adapts:
+            stages[ADAPT] = Stage(steps[ADAPT], clean.seconds)  # at most: fewer weights are trained
     images = {split: len(part) for split, part in case.data.items()}
     return DryRun(images, stages, crafting, peak_memory(config.device))
 

@@ -27,7 +27,8 @@ HARMLESS = (
     *("save_", "resume_from_checkpoint", "restore_callback_states", "push_", "hub_", "update_card", "create_pr"),
     *("use_cpu", "local_rank", "per_device_eval_batch_size", "eval_accumulation_steps", "batch_size"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
-    *("dataloader_persistent_workers", "dataloader_multiprocessing_context"),
+    *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "ddp_timeout", "ddp_bucket_cap_mb"),
+    *("torch_empty_cache_steps", "skip_memory_metrics", "include_num_input_tokens_seen", "debug"),
 )
 READ = ("model_name_or_path", "dataset_name", "encoder")  # wherever it lies: its content is compared once it is loaded
 

@@ -130,10 +130,13 @@ def most_redundant(contributions: Mapping[str, float], share: float) -> list[str
 
 
 def freeze_modules(model: nn.Module) -> None:
-    """Puts modules that own parameters or buffers, none of them trainable, into eval mode, for BatchNorm's sake."""
+    """Puts modules in which nothing is trainable into eval mode: they normalize as they did, and drop nothing.
+
+    Modules without weights go with the one that they are in.
+    """
     if all(parameter.requires_grad for parameter in model.parameters()):
         return
     for module in model.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if own and not any(tensor.requires_grad for tensor in own):
-            module.training = False
+        tensors = [*module.parameters(), *module.buffers()]
+        if tensors and not any(tensor.requires_grad for tensor in tensors):
+            module.eval()

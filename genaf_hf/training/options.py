@@ -34,6 +34,7 @@ UNSUPPORTED = {
     "ignore_data_skip": "what is resumed goes on with the images that it has not seen",
     "neftune_noise_alpha": "its noise is for embeddings of words",
     "parallelism_config": "attacks need the whole model on each process",
+    "save_only_model": "a run that is killed goes on from its checkpoints, which need the optimizer's state",
     "use_liger_kernel": "its kernels are for language models",
 }
 OF_LAUNCHERS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather
+from accelerate.utils import broadcast_object_list, gather
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import _is_peft_model
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, TrainOutput, has_length
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.batch_norm import average_over_batches, batch_norms
@@ -27,6 +27,7 @@ from genaf_hf.training.checkpoint import (
     damage,
     finished_stage,
     forget_finished_stage,
+    is_complete,
     load_weights,
     newest_complete_checkpoint,
     read_state,
@@ -35,7 +36,7 @@ from genaf_hf.training.checkpoint import (
 from genaf_hf.training.global_batch_norm import normalizing_globally
 from genaf_hf.training.options import without_token
 from genaf_hf.training.trained_weights import check_finite_weights, must_train
-from genaf_hf.training.training_images import leave_out_batch_of_one
+from genaf_hf.training.training_images import leave_out_small_batch
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,11 @@ class ResumableTrainer(Trainer):
     def words(self) -> str:
         """What this is, in sentences."""
         return "training"
+
+    @property
+    def least_images(self) -> int:
+        """How many images a batch is of at least where the model normalizes over it."""
+        return 2
 
     def tensors_beside_model(self) -> dict[str, Tensor]:
         """What is trained beside the model, the same on all processes; checkpoints hold it."""
@@ -141,7 +147,7 @@ class ResumableTrainer(Trainer):
         """
         if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
             check_disk_space(Path(self.args.output_dir).parent, self.model)
-        leave_out_batch_of_one(self.args, self.model, self.train_dataset)
+        leave_out_small_batch(self.args, self.model, self.train_dataset, self.least_images)
         self._diverged, self._was_stopped = None, False
         if checkpoint is None:
             trains = self.args.learning_rate > 0
@@ -155,6 +161,11 @@ class ResumableTrainer(Trainer):
             come_along(checkpoint)
         self.accelerator.wait_for_everyone()
         state = read_state(checkpoint)
+        if not has_length(self.train_dataset):
+            logger.warning(
+                "train_dataset has no length: a training that goes on after its first pass over it sees other images "
+                "than one that was not killed"
+            )
         if (checkpoint / BESIDE_MODEL).exists():
             self.take_tensors_beside_model(load_file(checkpoint / BESIDE_MODEL))
         finished = finished_stage(checkpoint)
@@ -189,7 +200,7 @@ class ResumableTrainer(Trainer):
         try:
             output = super().train(**kwargs)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker (pid"):  # and not what was raised in one
                 raise
             raise UserError(
                 f"A process that reads images ended, as where memory runs out: {first_line(error)}; lower "
@@ -211,7 +222,8 @@ class ResumableTrainer(Trainer):
     def _end_training(self) -> None:
         """Evaluates where training did not, and writes down that it is finished, with what it logged.
 
-        One that was stopped, but not for want of patience, as by a callback that minds the time, is not finished.
+        One that was stopped, but not for want of patience, as by a callback that minds the time, is not finished. The
+        checkpoint beside which that is written is of the last step: it is saved where the arguments left it out.
         """
         check_finite_weights(self.model, self.state.global_step, self.advice)
         if self.eval_dataset is not None and self.args.eval_strategy == IntervalStrategy.NO:
@@ -219,13 +231,23 @@ class ResumableTrainer(Trainer):
         step, steps = self.state.global_step, self.state.max_steps
         self._was_stopped = step < steps and not self._out_of_patience
         if self._was_stopped:
-            logger.warning(
-                "The %s was stopped at step %d of %d, from where a resumed one goes on", self.words, step, steps
-            )
-            return
-        newest = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
-        if newest is not None and self.args.should_save and self.args.save_strategy != SaveStrategy.NO:
-            write_finished_stage(newest, self.state.log_history)
+            newest = newest_complete_checkpoint(self.args.output_dir, world_size=self.args.world_size)
+            goes_on = f"a resumed one goes on from {newest}" if newest else "without a checkpoint to go on from"
+            logger.warning("The %s was stopped at step %d of %d: %s", self.words, step, steps, goes_on)
+        elif self.args.save_strategy != SaveStrategy.NO:
+            self._keep_end()
+
+    def _keep_end(self) -> None:
+        """Writes down beside the checkpoint of the last step that the training is finished."""
+        last = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        self.accelerator.wait_for_everyone()
+        [missing] = broadcast_object_list([not is_complete(last, self.args.world_size)])
+        if missing:
+            limit, self.args.save_total_limit = self.args.save_total_limit, None  # which could take it away again
+            self._save_checkpoint(self.model, None)
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            write_finished_stage(last, self.state.log_history)
 
     def _log_end(self, state: TrainerState) -> None:
         """Logs what the Trainer does at the end of training, of a run that was killed before that."""
@@ -351,8 +373,15 @@ class ResumableTrainer(Trainer):
 
         Those that the newest checkpoint knows as the best stay too, for a run that goes on from there.
         """
-        is_best = super()._determine_best_metric(metrics, trial)
-        if is_best and self.args.load_best_model_at_end and not self.control.should_save:
+        try:
+            is_best = super()._determine_best_metric(metrics, trial)
+        except KeyError as error:  # a caller's metrics have names that nobody knows before the first evaluation
+            raise UserError(
+                f'metric_for_best_model is "{self.args.metric_for_best_model}", but an evaluation gives '
+                f"{', '.join(metrics)}: choose one of these."
+            ) from error
+        saves = self.control.should_save or self.args.save_strategy == SaveStrategy.BEST
+        if is_best and self.args.load_best_model_at_end and not saves:
             folder = Path(self.args.output_dir)
             newest = newest_complete_checkpoint(folder, world_size=self.args.world_size)
             kept = newest and read_state(newest).best_model_checkpoint

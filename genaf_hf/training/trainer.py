@@ -48,7 +48,7 @@ from genaf_hf.training.training_images import (
     check_training_images,
     has_rows,
     images_of_update,
-    leave_out_batch_of_one,
+    leave_out_small_batch,
     warn_of_raw_images,
 )
 from genaf_hf.values.device import sent
@@ -273,6 +273,10 @@ class GenAFTrainer(SharingTrainer):
         return (total, outputs) if return_outputs else total
 
     @property
+    def least_images(self) -> int:
+        return self.defence.adversary.least_images if self._defends else super().least_images
+
+    @property
     def _defends(self) -> bool:
         """Whether this stage is trained by the defence, and not on clean images by the model's own loss."""
         return self.stage == ADVERSARIAL_FINETUNE and self.defence.objective is not None
@@ -393,7 +397,7 @@ class GenAFTrainer(SharingTrainer):
     def steps_of(self, stage: str) -> int:
         """Optimizer steps of a stage."""
         with self._stage(stage):
-            leave_out_batch_of_one(self.args, self.model, self.train_dataset)
+            leave_out_small_batch(self.args, self.model, self.train_dataset, self.least_images)
             return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
     @property

@@ -193,21 +193,28 @@ def check_evaluation_images(args: TrainingArguments, dataset, *, any_metric: boo
         )
 
 
-def leave_out_batch_of_one(args: TrainingArguments, model: nn.Module, dataset) -> None:
-    """Leaves out the last batch of an epoch where it has one image, over which nothing can be normalized.
+def leave_out_small_batch(args: TrainingArguments, model: nn.Module, dataset, least: int) -> None:
+    """Leaves out the last batch of an epoch where it has too few images to be normalized over.
 
     Processes of a distributed training fill up their last batches.
 
+    Args:
+        args: of the training.
+        model: that is trained.
+        dataset: to train on.
+        least: how many images can be normalized over.
+
     Raises:
-        UserError: when all batches have one image.
+        UserError: when all batches have too few images.
     """
     if not normalizes_over_batch(model) or args.world_size > 1 or not has_length(dataset):
         return
-    if args.train_batch_size == 1 or len(dataset) == 1:
+    if min(args.train_batch_size, len(dataset)) < least:
         raise UserError(
             f"per_device_train_batch_size is {args.per_device_train_batch_size} and train_dataset has {len(dataset)} "
-            "image(s), but the model normalizes over batches: expected at least 2 of both."
+            f"image(s), but the model normalizes over batches: expected at least {least} of both."
         )
-    if len(dataset) % args.train_batch_size == 1 and not args.dataloader_drop_last:
-        logger.info("The last batch of an epoch has one image, over which nothing can be normalized: it is left out.")
+    last = len(dataset) % args.train_batch_size
+    if 0 < last < least and not args.dataloader_drop_last:
+        logger.info("The last batch of an epoch has %d image(s), too few to be normalized over: it is left out", last)
         args.dataloader_drop_last = True

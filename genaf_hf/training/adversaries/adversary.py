@@ -27,8 +27,10 @@ class Adversary:
         moves: whether it attacks with what changes as the training goes on, so that robust accuracies of two steps are
             not under the same attack.
         ascends: whether its state moves along what a pass of its own finds.
+        least_images: how many images a batch is of at least where a model normalizes over it.
     """
 
+    least_images = 2
     changes_model = False
     moves = False
     ascends = False

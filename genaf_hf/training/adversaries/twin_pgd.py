@@ -27,6 +27,7 @@ class TwinPGD(PGD):
     """
 
     changes_model = True
+    least_images = 3  # of which two are in the adaptive branch
 
     def check_model(self, model: nn.Module) -> None:
         if not with_statistics(model):

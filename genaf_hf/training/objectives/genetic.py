@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,7 +52,8 @@ class Genetic(CrossEntropy):
         weight: float | Tensor = self.weight
         if not math.isinf(self.share):
             largest = self.share * eps_share * F.cross_entropy(update.attacked.detach(), update.labels)
-            weight = (largest / regularization.detach()).clamp(max=self.weight)
+            positive = regularization.detach().clamp(min=torch.finfo(regularization.dtype).tiny)  # but for rounding
+            weight = (largest / positive).clamp(max=self.weight)
         genetic_loss = weight * regularization
         terms = {"genetic_regularization": regularization, "genetic_loss": genetic_loss}
         return Loss(loss.of_rows, genetic_loss, {**loss.terms, **terms})
