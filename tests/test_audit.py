@@ -211,7 +211,8 @@ def test_the_sweep_has_every_factor_of_every_attack_with_an_eps(report):
 def test_it_is_checked(report):
     per_image = [each for each in report.measurements[1:] if "encoder" not in each.settings]
     adaptive = [each for each in report.measurements if each.attack.endswith("-adaptive")]
-    assert len(report.checks) == 2 + 2 * 6 + len(per_image) + len(adaptive) + 5
+    iterated = [each for each in per_image if each.attack == "pgd"]
+    assert len(report.checks) == 2 + 2 * 6 + len(per_image) + len(adaptive) + 5 + len(iterated)
 
 
 def test_nothing_tells_a_path(whole, place, encoders):

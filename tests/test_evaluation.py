@@ -470,6 +470,7 @@ def test_every_model_is_checked(model, resnet, pixels, attacks):
         "more steps help",
         "a white box beats a black box",
         "accuracy falls to chance as eps grows",
+        "pgd is no weaker than PGD of 2 steps at eps 0.1",
     ]
     assert [(each.model, each.name) for each in report.checks] == [(m, n) for m in ("first", "second") for n in names]
     assert {each.name for each in report.failed_checks if each.model == "first"} == set()

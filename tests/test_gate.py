@@ -80,6 +80,19 @@ def test_a_model_that_keeps_less_is_refused(under, kept, told):
         check_reached(report, kept + 0.001, under)
 
 
+def test_what_was_attacked_in_part_is_told_as_a_bound(caplog):
+    report = make_report("hardened")
+    tried = {"standing": 6, "attacked": 2}
+    found = [
+        replace(each, settings=each.settings | (tried if each.attack == "pgd" else {})) for each in report.measurements
+    ]
+    check_reached(replace(report, measurements=found), 0.7, "worst-public-encoder")
+    assert not caplog.messages
+    check_reached(replace(report, measurements=found), 0.5, "worst-model")
+    [told] = caplog.messages
+    assert told.endswith("under worst-model (pgd) at most: by pgd only 2 of 6 images left were attacked")
+
+
 def test_every_model_has_to_reach_it():
     with pytest.raises(UserError, match=r'"undefended" is right about 20\.0%'):
         check_reached(make_report(), 0.7, "worst-public-encoder")

@@ -313,6 +313,15 @@ def test_a_card_agrees_with_its_report():
     assert problems(model_index(report), report) == {"clean": [], "l4a": [], "pgd": []}
 
 
+def test_a_card_that_leaves_out_what_its_report_holds_says_less_than_there_is():
+    report = make_report()
+    index = model_index(report)
+    for result in index[0]["results"]:
+        result["metrics"] = [each for each in result["metrics"] if each["args"]["attack"] != "pgd"]
+    told = "the card leaves out 1 of its report's results, such as that under pgd"
+    assert problems(index, report) == {"clean": [told], "l4a": [told]}
+
+
 def test_another_report_than_the_one_that_is_cited():
     found = problems(model_index(make_report()), make_report(pgd=49))
     assert found["pgd"] == ["the report has another SHA-256", "the report does not hold this result"]

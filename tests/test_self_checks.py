@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from traces import leave_gradients_and_modes, leaves_no_trace
 
 from genaf_hf import PixelModel, evaluate_robustness, pgd
+from genaf_hf.attacks import ATTACKS
 from genaf_hf.evaluation.answers import NOT_FINITE, Answers
 from genaf_hf.evaluation.measurement import Measurement
 from genaf_hf.evaluation.report import RobustnessReport
@@ -23,6 +24,7 @@ from genaf_hf.evaluation.self_checks import (
     self_checks,
     significantly_more,
 )
+from genaf_hf.evaluation.threats import ImageThreat
 from genaf_hf.sharing.figures import draw_sweep
 from genaf_hf.sharing.model_card import model_card
 
@@ -113,6 +115,30 @@ def images():
 def test_what_a_defense_fails(images, defence, failed):
     torch.manual_seed(0)
     assert failures(Colors(defence), images) == failed
+
+
+@pytest.mark.parametrize(("step_size", "steps", "passes"), [(0.05, 20, True), (0.1, 4, True), (1e-6, 20, False)])
+def test_an_attack_of_several_steps_that_plain_pgd_beats_is_told(images, step_size, steps, passes):
+    labels = torch.arange(20) % 3
+    attacked = pgd(Colors(), images, labels, eps=EPS, step_size=step_size, steps=steps, seeds=range(20))
+    right = (Colors()(attacked).argmax(1) == labels).tolist()
+    *_, found = self_checks(Colors(), images, labels, eps=EPS, name="model", claimed={"mine": right})
+    assert (found.name, found.passed) == ("mine is no weaker than PGD of 20 steps at eps 0.2", passes)
+
+
+def test_what_is_held_against_pgd_raises_the_loss_of_each_image_in_several_steps(images):
+    ways = {
+        "as it is": ({}, True),
+        "larger": ({"eps": 0.3}, True),
+        "smaller": ({"eps": 0.1}, False),
+        "one step": ({"steps": 1}, False),
+        "L2": ({"norm": "l2"}, False),
+    }
+    for settings, iterates in ways.values():
+        threat = ImageThreat("pgd", ATTACKS["pgd"].configure(**{"eps": EPS, "steps": 5, **settings}))
+        assert threat.iterates_in(EPS) is iterates
+    others = ("fgsm", "n-fgsm", "feature-pgd", "square", "autoattack")
+    assert not any(ImageThreat(name, ATTACKS[name].configure(eps=EPS)).iterates_in(EPS) for name in others)
 
 
 @pytest.mark.parametrize(("masked", "failed"), [(1, set()), (2, {GRADIENTS})])

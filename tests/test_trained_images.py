@@ -2,11 +2,12 @@ import json
 import re
 
 import pytest
-from conftest import colored_images
+from conftest import CLASSES, colored_images
 from datasets import Dataset, Features, Image
 
 from genaf_hf.data import image_digests, load_images
 from genaf_hf.errors import UserError
+from genaf_hf.pipelines.audit_case import matched_images
 from genaf_hf.pipelines.trained_images import (
     REMEMBERED,
     check_not_trained_on,
@@ -114,3 +115,25 @@ def test_without_the_record_a_larger_share_tests_on_images_that_were_trained_on(
     record = images_of_record({split: image_digests(trained[split]) for split in ("train", "test")}, CHOICES)
     with pytest.raises(UserError, match=re.escape(f"{len(seen & tested)} of 6 test images")):
         check_not_trained_on(json.loads(json.dumps(record)), image_digests(audited["test"]), "model", "photos")
+
+
+def test_what_is_drawn_of_a_stream_is_read_of_a_record_of_one_alone(data):
+    drawn = {"max_train_samples": 9, "max_eval_samples": 3}
+    for streaming in (True, False):
+        found = choices_of_training({**data, "chosen_by": {"streaming": streaming, **drawn}}, "photos", None)
+        assert found == ({"streaming": True, **drawn} if streaming else {})
+
+
+def test_the_record_of_a_model_does_not_have_it_tested_on_a_split_to_train_on(dataset, tmp_path, caplog):
+    dataset.save_to_disk(tmp_path / "photos")
+    record = {"name": "photos", "config": None, "chosen_by": {"train_split": "test", "test_split": "train"}}
+    place = str(tmp_path / "photos")
+    with pytest.raises(UserError, match='own record calls for a test on the split "train", which is one to train on'):
+        matched_images(place, CLASSES, record, None, {})
+    images, _ = matched_images(place, CLASSES, record, None, {"test_split": "test"})
+    assert image_digests(images["test"]) == image_digests(dataset["test"])
+    caplog.clear()
+    record["chosen_by"] = {"test_split": "validation", "validation_split": "test"}
+    images, _ = matched_images(place, CLASSES, record, None, {})
+    assert len(images["test"]) == len(dataset["validation"])
+    assert "the model's own record calls for: validation_split test, test_split validation" in caplog.text

@@ -128,6 +128,8 @@ class UniversalPerturbation:
     def resize(self, height: int, width: int) -> "UniversalPerturbation":
         """The same in another size, by bilinear interpolation. It is weaker than one that is crafted in that size.
 
+        Its eps is then what it still reaches, so that what is held against it is of its size.
+
         Raises:
             UserError: when this is no size.
         """
@@ -141,7 +143,10 @@ class UniversalPerturbation:
             *(before, height, width),
         )
         delta = F.interpolate(self.delta[None], (height, width), mode="bilinear", antialias=True, align_corners=False)
-        return replace(self, delta=into_ball(delta, self.eps, self.norm)[0], resized_from=self.resized_from or before)
+        delta = into_ball(delta, self.eps, self.norm)[0]
+        reached = (delta.norm() if self.norm == "l2" else delta.abs().amax()).item()
+        eps = min(self.eps, reached) or self.eps  # of none at all the one that it had
+        return replace(self, delta=delta, eps=eps, resized_from=self.resized_from or before)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Writes `perturbation.safetensors`; the provenance is in its header."""

@@ -286,7 +286,9 @@ def evaluate_model(subject: Subject, threats: Sequence[Threat], sweep: Sequence[
             checks.append(no_weaker_than_twin(name, label, attacked, twin))
         if any(label == other.name for others in sweep for other in others):
             swept.append(measure(name, clean.of(rows), attacked.of(rows), threat))
-    checks += subject.checks(rows[:CHECKED_IMAGES], checked_eps(measurements))
+    checked, eps = rows[:CHECKED_IMAGES], checked_eps(measurements)
+    claimed = {each.name: found[each.name].of(checked).right for each in threats if each.iterates_in(eps)}
+    checks += subject.checks(checked, eps, claimed)
     for number, others in enumerate(sweep):
         for threat in others:
             attacked = subject.under(threat, f"{threat.name}.sweep-{number}", rows)

@@ -1,11 +1,14 @@
 """An accuracy that a model has to reach, for continuous integration."""
 
+import logging
 from collections.abc import Mapping
 
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK, Measurement, WorstCase
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.values.numbers import is_number
+
+logger = logging.getLogger(__name__)
 
 EVERY = EVERY_ATTACK.replace(" ", "-")
 
@@ -51,6 +54,8 @@ def check_reached(report: RobustnessReport, fail_under: float, under: str) -> No
             raise UserError(f"{told}, but that is unreliable by the self-checks ({failed[0]}), whatever fail_under is.")
         if not found.accuracy.value >= fail_under:
             raise UserError(f"{told}, less than fail_under asks for, {fail_under:.1%}.")
+        if partial := report.least_tried(found):
+            logger.warning("%s at most: by %s only %s", told, partial.attack, partial.partly)
 
 
 def accuracy_under(report: RobustnessReport, model: str, under: str) -> Measurement | WorstCase:

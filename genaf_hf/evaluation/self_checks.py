@@ -4,9 +4,10 @@ Athalye et al., ICML 2018 (https://arxiv.org/abs/1802.00420); Carlini et al., 20
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from types import MappingProxyType
 
 import torch
 from scipy.stats import binomtest
@@ -34,7 +35,14 @@ FAR_BELOW = 0.5  # of the undefended model's accuracy
 
 
 def self_checks(
-    model: PixelModel, images: Tensor, labels: Tensor, *, eps: float, name: str, batch_size: int = 64
+    model: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    name: str,
+    claimed: Mapping[str, list[bool]] = MappingProxyType({}),
+    batch_size: int = 64,
 ) -> list[Check]:
     """Runs every check on some images; one that fails makes the model's robust accuracies unreliable.
 
@@ -44,6 +52,7 @@ def self_checks(
         labels: (n,) class ids.
         eps: radius of the L-inf ball in pixel units that the model is attacked in.
         name: the model's in the report.
+        claimed: by attack of several steps in this ball or a larger one, which images it left right.
         batch_size: images at a time.
     """
     probe = Probe(model, images, labels, eps, name, batch_size)
@@ -54,6 +63,7 @@ def self_checks(
             more_steps_help(probe),
             white_beats_black_box(probe),
             falls_to_chance(probe),
+            *(no_weaker_than_pgd(probe, attack, right) for attack, right in claimed.items()),
         ]
 
 
@@ -152,6 +162,16 @@ def falls_to_chance(probe: Probe) -> Check:
         "accuracy falls to chance as eps grows",
         accuracy.interval[0] <= max(chance, WITHSTANDING),
         {f"accuracy at eps {FAR:g}": accuracy.value, "chance": chance},
+    )
+
+
+def no_weaker_than_pgd(probe: Probe, attack: str, right: list[bool]) -> Check:
+    """Whether an attack of several steps, whatever its settings, finds what plain PGD finds."""
+    only_pgd, only_attack = disagreements(probe.under_pgd[0], right)
+    return probe.check(
+        f"{attack} is no weaker than PGD of {STEPS} steps at eps {probe.eps:.4g}",
+        not far_more(only_pgd, only_attack, len(right)),
+        {"images that only the latter fools": only_pgd, f"images that only {attack} fools": only_attack},
     )
 
 
@@ -270,11 +290,10 @@ def no_weaker_than_twin(model: str, attack: str, attacked: Answers, twin: Answer
     A few points are no sign: both maximise something else than the model's errors, and one start may be the luckier.
     """
     only_twin, only_attack = disagreements(twin.right, attacked.right)
-    weaker = only_twin - only_attack > WEAKER * len(attacked.right) and significantly_more(only_twin, only_attack)
     return Check(
         model,
         f"{attack} is no weaker than on the public encoder",
-        not weaker,
+        not far_more(only_twin, only_attack, len(attacked.right)),
         {"images that only the public one fools": only_twin, f"images that only {attack} fools": only_attack},
     )
 
@@ -304,6 +323,11 @@ def disagreements(one: list[bool], other: list[bool]) -> tuple[int, int]:
     """How many images only the one attack fools, and only the other, by which are still right under each."""
     pairs = list(zip(one, other, strict=True))
     return sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs)
+
+
+def far_more(one: int, other: int, images: int) -> bool:
+    """Whether `one` of two counts of differing images is larger by more than luck and a few points."""
+    return one - other > WEAKER * images and significantly_more(one, other)
 
 
 def significantly_more(one: int, other: int) -> bool:

@@ -147,18 +147,21 @@ class Subject:
             return None
         return self.answers(f"{threat.name}.shuffled", mixed, threat.settings(self.name), threat.tensors(self.name))
 
-    def checks(self, rows: Sequence[int], eps: float) -> list[Check]:
-        """The self-checks of the model on some of the images; every process gets the main one's."""
+    def checks(self, rows: Sequence[int], eps: float, claimed: Mapping[str, list[bool]]) -> list[Check]:
+        """The self-checks of the model on some of the images, of which `claimed` are right under some attacks.
+
+        Every process gets the main one's.
+        """
 
         def run() -> list[dict]:
             examples = [self.dataset[row] for row in rows]
             pixel_values = torch.stack([torch.as_tensor(each["pixel_values"]) for each in examples])
             images = self.model.to_images(pixel_values)
             labels = class_ids([each["labels"] for each in examples], len(images)).to(images.device)
-            checked = partial(self_checks, self.model, images, labels, eps=eps, name=self.name)
+            checked = partial(self_checks, self.model, images, labels, eps=eps, name=self.name, claimed=claimed)
             found = self.batch_size.fitting(lambda fits: checked(batch_size=fits))
             [found] = broadcast_object_list([found])
             return [asdict(each) for each in found]
 
-        found = self.journal.once(f"checks.{self.name}", run, of=digest((self.identity, eps), {}))
+        found = self.journal.once(f"checks.{self.name}", run, of=digest((self.identity, eps, claimed), {}))
         return [Check(**each) for each in found]

@@ -41,6 +41,10 @@ class Threat:
         """Whether it is for those images alone that others leave right."""
         return False
 
+    def iterates_in(self, eps: float) -> bool:
+        """Whether it raises the loss of each image by several steps in the L-inf ball of this eps or a larger one."""
+        return False
+
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         """Runs what can be run before a model is trained, so that settings are refused before any long work.
 
@@ -112,6 +116,12 @@ class ImageThreat(Threat):
     @property
     def on_standing(self) -> bool:
         return self.attack.on_standing
+
+    def iterates_in(self, eps: float) -> bool:
+        attack, known = self.attack, self.attack.settings
+        untargeted = "labels" in attack.needs and known.get("target") is None and self.knowledge == MODEL
+        several = known.get("steps", 0) > 1 and not self.on_standing
+        return untargeted and several and attack.norm == "linf" and known["eps"] >= eps
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:
         image = attacker.images[:1]

@@ -192,6 +192,8 @@ def beside_report(entries: list[Entry], report: Report | None) -> list[Entry]:
         return [with_problems(each, [f"the report cannot be read: {text(error)}"]) for each in entries]
     says = [held.get(each.measured, set()) for each in entries]
     common = set.intersection(*filter(None, says)) if any(says) else set()
+    of_model = [text(each.attack) for each in published(read) if common and each.model == min(common) and each.count]
+    left_out = [attack for attack in of_model if attack not in {each.attack for each in entries}]
 
     def problems(entry: Entry, models: set[str]) -> Iterable[str]:
         if entry.report_sha256 != digest:
@@ -200,6 +202,8 @@ def beside_report(entries: list[Entry], report: Report | None) -> list[Entry]:
             yield "the report does not hold this result"
         elif not common:
             yield "the report holds the results of this card for different models"
+        if left_out:
+            yield f"the card leaves out {len(left_out)} of its report's results, such as that under {left_out[0]}"
 
     found = [list(problems(*each)) for each in zip(entries, says, strict=True)]
     told = known[min(common)] if common else {}

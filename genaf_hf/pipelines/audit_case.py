@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, NamedSplit, concatenate_d
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.data import ImageSet, load_images, stratified_subset
 from genaf_hf.data.labels import check_class_ids
+from genaf_hf.data.splits import SPLITS
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.attacker import ATTACKER_IMAGES, Attacker
 from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest, tensors
@@ -230,7 +231,13 @@ def matched_images(
         choices = {name: value for name, value in choices.items() if name not in overruled}
         if choices:
             words = ", ".join(f"{name} {value}" for name, value in choices.items())
-            logger.info("The images are split as they were for training the model: %s", words)
+            level = logging.INFO if choices.keys() <= {"held_out_share"} else logging.WARNING
+            logger.log(level, "The images are those that the model's own record calls for: %s", words)
+        if choices.get("test_split") in SPLITS["train"]:
+            raise UserError(
+                f'The model\'s own record calls for a test on the split "{choices["test_split"]}", which is one to '
+                "train on: name the --test_split, and the --train_split that the attacker's images are from."
+            )
         limits = {"max_train_samples": ATTACKER_IMAGES, "max_eval_samples": limit}
         dataset = load_images(dataset, **{**options, **limits, **choices})
     elif not isinstance(dataset, DatasetDict) or not {"train", "test"} <= dataset.keys() or options:

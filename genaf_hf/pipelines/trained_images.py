@@ -98,7 +98,7 @@ def choices_of_training(data: Mapping, dataset_name: str, config_name: str | Non
     asked = public_name(dataset_name), config_name or known_dataset(dataset_name).config_name
     if not isinstance(found, dict) or (data.get("name"), data.get("config")) != asked:
         return {}
-    kinds = {**CHOICES, **OF_STREAM}
+    kinds = {**CHOICES, **(OF_STREAM if found.get("streaming") is True else {})}
     return {choice: found[choice] for choice, kind in kinds.items() if isinstance(found.get(choice), kind)}
 
 
