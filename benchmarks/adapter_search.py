@@ -34,7 +34,7 @@ from genaf_hf.adapter_search.storage import open_storage, quiet_optuna
 from genaf_hf.adapter_search.study import KNOWN, begin_or_join, last_tries, work
 from genaf_hf.cli.command_line import parse_arguments
 from genaf_hf.models.head import head_of
-from genaf_hf.models.loading import parameter_count
+from genaf_hf.models.weights import parameter_count
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import Journal
 from genaf_hf.values.markup import markdown

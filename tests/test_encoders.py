@@ -40,7 +40,8 @@ from genaf_hf import PixelModel, l4a, load_encoder, pgd
 from genaf_hf.models.encoder_classifier import EncoderForImageClassification
 from genaf_hf.models.families import encoder_part
 from genaf_hf.models.head import HEAD, in_head
-from genaf_hf.models.loading import load_classifier, parameter_count
+from genaf_hf.models.loading import load_classifier
+from genaf_hf.models.weights import parameter_count
 from genaf_hf.pipelines.harden import HardeningArguments, harden
 
 __all__ = ["changed", "classifier"]  # fixtures

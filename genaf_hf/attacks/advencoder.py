@@ -97,7 +97,7 @@ def advencoder_per(
     begun = None if init is None else into_ball(given(init, images.shape[1:])[None], eps, norm)[0]
     wanted = size, width, encoders, images, perturb, steps, learning_rate, batch_size
     made = best_generated(*wanted, restarts=restarts, begun=begun, image=image, seed=seed)
-    known = provenance(encoders, objective=told(image) + from_on(init), steps=steps, seed=seed, data=data)
+    known = provenance(encoders, objective=objective_words(image) + from_on(init), steps=steps, seed=seed, data=data)
     return UniversalPerturbation(into_ball(made[None], eps, norm)[0], "advencoder-per", eps, norm=norm, **known)
 
 
@@ -151,11 +151,11 @@ def advencoder_pat(
     begun = None if init is None else given(init, (images.shape[1], side, side), patch=True) / GRAY
     wanted = (side, side), width, encoders, images, perturb, steps, learning_rate, batch_size
     made = best_generated(*wanted, restarts=restarts, begun=begun, image=image, seed=seed)
-    known = provenance(encoders, objective=told(image) + from_on(init), steps=steps, seed=seed, data=data)
+    known = provenance(encoders, objective=objective_words(image) + from_on(init), steps=steps, seed=seed, data=data)
     return of_pasting(pixels_of(made), "advencoder-pat", pasted, **known)
 
 
-def told(image: int | None) -> str:
+def objective_words(image: int | None) -> str:
     """The objective in words."""
     return (APART if image is None else instead_of(APART, image)) + BESIDE
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from genaf_hf.attacks.ascent import Ascent, Objective, raised, random_batches
 from genaf_hf.attacks.inputs import Encoders, several
-from genaf_hf.attacks.losses import told, towards
+from genaf_hf.attacks.losses import objective_words, towards
 from genaf_hf.attacks.patch import GRAY, Place, Shape, UniversalPatch, of_pasting, pasting
 from genaf_hf.attacks.registry import register_attack
 from genaf_hf.models.pixel_model import PixelModel
@@ -65,7 +65,7 @@ def adversarial_patch(
 
         return objective
 
-    words = "adversarial-patch", told("cross-entropy of the model", target)
+    words = "adversarial-patch", objective_words("cross-entropy of the model", target)
     found = raised(
         *(several(model), (images, labels), on, words, Ascent(batches_and_places), side),
         eps=GRAY,

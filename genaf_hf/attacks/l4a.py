@@ -48,7 +48,7 @@ def l4a(encoder: PixelModel, images: Tensor, *, layer: int | str = 1) -> Objecti
     return objective
 
 
-def told(layers: Sequence[int | str], weight: float) -> str:
+def objective_words(layers: Sequence[int | str], weight: float) -> str:
     """The objective of `l4a_fuse` in words.
 
     Raises:
@@ -75,7 +75,7 @@ def weighted_states(encoder: PixelModel, images: Tensor, *, layers: Sequence[int
     return torch.cat([share**0.5 * state for share, state in zip(shares, states, strict=True)], dim=1)
 
 
-@universal_attack("images", words=told, reads=weighted_states, citation=CITATION)
+@universal_attack("images", words=objective_words, reads=weighted_states, citation=CITATION)
 def l4a_fuse(
     encoder: PixelModel, images: Tensor, *, layers: tuple[int | str, int | str] = (1, 2), weight: float = 1.0
 ) -> Objective:

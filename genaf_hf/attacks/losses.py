@@ -60,7 +60,7 @@ def towards(logits: Tensor, labels: Tensor, target: int | None) -> Tensor:
     return -F.cross_entropy(logits, torch.full_like(labels, target))
 
 
-def told(loss: str, target: int | None) -> str:
+def objective_words(loss: str, target: int | None) -> str:
     """The words for `towards`."""
     return loss if target is None else f"{loss}, lowered at class {target}"
 

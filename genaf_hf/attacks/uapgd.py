@@ -8,7 +8,7 @@ from torch import Tensor
 
 from genaf_hf.attacks.ascent import Objective, Step
 from genaf_hf.attacks.linear_probe import LinearProbe
-from genaf_hf.attacks.losses import told, towards
+from genaf_hf.attacks.losses import objective_words, towards
 from genaf_hf.attacks.norms import steepest_ascent
 from genaf_hf.attacks.universal import attacked, universal_attack
 from genaf_hf.errors import UserError
@@ -46,7 +46,7 @@ def momentum_steps(delta: Tensor, lengths: Iterator[float], norm: str, *, moment
 
 @universal_attack(
     *("images", "labels"),
-    words=partial(told, "cross-entropy of a linear probe"),
+    words=partial(objective_words, "cross-entropy of a linear probe"),
     stepping=momentum_steps,
     citation=CITATION,
 )

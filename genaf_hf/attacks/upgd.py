@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 from genaf_hf.attacks.ascent import Objective, falling
-from genaf_hf.attacks.losses import told, towards
+from genaf_hf.attacks.losses import objective_words, towards
 from genaf_hf.attacks.uapgd import momentum_steps
 from genaf_hf.attacks.universal import attacked, universal_attack
 from genaf_hf.models.pixel_model import PixelModel
@@ -22,7 +22,7 @@ CITATION = """@inproceedings{shafahi2020universal,
 @universal_attack(
     *("images", "labels"),
     on="model",
-    words=partial(told, "cross-entropy of the model"),
+    words=partial(objective_words, "cross-entropy of the model"),
     stepping=momentum_steps,
     lengths=falling,
     parts=5,

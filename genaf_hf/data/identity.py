@@ -3,25 +3,19 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from datasets import Dataset
 
+from genaf_hf.data.each_image import of_each_image
 from genaf_hf.data.pixel_values import to_rgb
 
 DIGEST_BYTES = 6  # one of 50,000 images has the digest of one of a million others with a probability of 0.0002
 DIGEST_CHARACTERS = 8  # in base64
-DIGESTED_AT_ONCE = 64
 
 
 def image_digests(images: Dataset) -> list[str]:
     """A short digest of each image's pixels, `DIGEST_CHARACTERS` long."""
-
-    def digested(start: int) -> list[str]:
-        return [image_digest(each) for each in images[start : start + DIGESTED_AT_ONCE]["image"]]
-
-    with ThreadPoolExecutor() as pool:
-        return [each for part in pool.map(digested, range(0, len(images), DIGESTED_AT_ONCE)) for each in part]
+    return of_each_image(images, image_digest)
 
 
 def split_digests(data: Mapping[str, Dataset]) -> dict[str, list[str]]:

@@ -2,18 +2,15 @@
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from datasets import ClassLabel, Dataset
-from tqdm import tqdm
 
+from genaf_hf.data.each_image import of_each_image
 from genaf_hf.data.pixel_values import to_rgb
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.values.names import NAMED_AT_ONCE, some_of, told
 
 logger = logging.getLogger(__name__)
-
-CHECKED_AT_ONCE = 64
 
 
 def with_whole_images(
@@ -59,24 +56,18 @@ def check_all_classes(before: Dataset, after: Dataset, where: str) -> None:
 
 
 def broken_images(dataset: Dataset, where: str) -> dict[int, str]:
-    """What is wrong with the images that cannot be read, by row.
+    """What is wrong with the images that cannot be read, by row."""
+    reasons = of_each_image(dataset, why_broken, f"Reading the {where}")
+    return {row: reason for row, reason in enumerate(reasons) if reason is not None}
 
-    Every image is decoded once, by threads: Pillow lets others work meanwhile.
-    """
 
-    def check(start: int) -> dict[int, str]:
-        broken = {}
-        for row, encoded in enumerate(dataset[start : start + CHECKED_AT_ONCE]["image"], start):
-            try:
-                to_rgb(encoded)
-            except Exception as error:  # Pillow raises whatever broken bytes lead its decoders to
-                broken[row] = first_line(error)
-        return broken
-
-    starts = range(0, len(dataset), CHECKED_AT_ONCE)
-    with ThreadPoolExecutor() as pool:
-        found = tqdm(pool.map(check, starts), desc=f"Reading the {where}", total=len(starts), leave=False)
-        return {row: words for broken in found for row, words in broken.items()}
+def why_broken(encoded) -> str | None:
+    """What is wrong with an image, in words; None where it can be read."""
+    try:
+        to_rgb(encoded)
+    except Exception as error:  # Pillow raises whatever broken bytes lead its decoders to
+        return first_line(error)
+    return None
 
 
 def image_name(encoded: dict | None, origin: Dataset) -> str:

@@ -35,8 +35,8 @@ from genaf_hf.evaluation.self_checks import (
 )
 from genaf_hf.evaluation.subject import Subject
 from genaf_hf.evaluation.threats import ImageThreat, Threat, at_hand, in_turn, swept, threats_of, told_apart
-from genaf_hf.models.loading import parameter_count
 from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.models.weights import parameter_count
 from genaf_hf.runs.journal import Journal
 from genaf_hf.runs.progress import progress
 from genaf_hf.values.provenance import model_source

@@ -398,8 +398,3 @@ def reset_head(model: PreTrainedModel) -> None:
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # transformers' mark
         model._init_weights(module)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Numbers in all weights of a model, whether they are trained or not."""
-    return sum(parameter.numel() for parameter in model.parameters())
