@@ -5,11 +5,13 @@ import runpy
 import shutil
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from audits import PATCH, RECIPE, arguments, flags, images, model
-from conftest import SIDE, TINY_VIT
+from conftest import CLASSES, SIDE, TINY_VIT
 from transformers import (
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
@@ -23,7 +25,7 @@ from genaf_hf import UniversalPerturbation
 from genaf_hf.audit import audit
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name, named_attacks
-from genaf_hf.pipelines.audit_case import base_model
+from genaf_hf.pipelines.audit_case import base_model, load_model, public_encoder
 
 __all__ = ["arguments", "images", "model"]  # fixtures
 pytestmark = [
@@ -65,6 +67,27 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         base_model(str(tmp_path))
     assert str(refusal.value).startswith(f'The card of "{tmp_path}" {sentence}')
     assert "\n" not in str(refusal.value)
+
+
+def test_an_encoder_that_a_card_names_and_that_the_model_does_not_come_from_is_told(tmp_path, caplog):
+    def published(name: str, seed: int, moved: float = 0.0) -> Path:
+        torch.manual_seed(seed)
+        model = ViTForImageClassification(ViTConfig(**TINY_VIT, id2label=dict(enumerate(CLASSES)))).eval()
+        torch.manual_seed(seed + 1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += moved * parameter.std(correction=0) * torch.randn_like(parameter)
+        model.save_pretrained(tmp_path / name)
+        ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    model = load_model(str(published("mine", 0, moved=1.0)))  # as far from the encoder as its weights are large
+    for number, seed in enumerate((0, 7)):
+        (tmp_path / "mine/README.md").write_text(f"---\nbase_model: {published('encoder', seed)}\n---\n")
+        public_encoder(None, model, str(tmp_path / "mine"))
+        assert caplog.text.count("are no more alike than chance (cosine ") == number
+    public_encoder(str(tmp_path / "encoder"), model, str(tmp_path / "mine"))  # which the auditor named
+    assert caplog.text.count("no more alike") == 1
 
 
 @pytest.mark.parametrize(

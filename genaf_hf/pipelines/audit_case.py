@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, NamedSplit, concatenate_datasets
+from torch.nn import functional as F
 
 from genaf_hf.attacks.inputs import Encoders, several
 from genaf_hf.data import ImageSet, load_images, stratified_subset
@@ -16,7 +18,7 @@ from genaf_hf.data.splits import SPLITS
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.attacker import ATTACKER_IMAGES, Attacker
 from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest, tensors
-from genaf_hf.models.head import HEAD, find_head
+from genaf_hf.models.head import HEAD, find_head, head_name, in_head
 from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.class_matching import match_classes
@@ -28,6 +30,7 @@ from genaf_hf.values.provenance import public_name
 logger = logging.getLogger(__name__)
 
 UNNAMED = "model"  # what was loaded elsewhere, and may have been trained since
+UNLIKE = 0.1  # cosine of a model's weights and those of the encoder that it was made from
 UNUSED_LABELS = ("a", "b")  # of the public encoder's head, which no attack reads
 
 
@@ -182,7 +185,24 @@ def public_encoder(
             f'"{path}" of {sizes[1]}: a perturbation crafted on the one does not fit the other; name another with '
             "--encoder."
         )
+    if encoder is None and (alike := likeness(model, loaded)) < UNLIKE:
+        logger.warning(
+            'The card of "%s" names the public encoder "%s", but the weights of the two are no more alike than chance '
+            "(cosine %.2f): if the model was made from another one, name that by --encoder.",
+            *(path, name, alike),
+        )
     return loaded.to(model.device).eval()
+
+
+def likeness(model: PixelModel, encoder: PixelModel) -> float:
+    """Cosine of the weights that both have by name and shape, heads left out; 0 where there are none."""
+    head, others = head_name(model.model), dict(encoder.model.named_parameters())
+    own = {name: each for name, each in model.model.named_parameters() if each.ndim > 1 and not in_head(name, head)}
+    shared = [name for name, each in own.items() if name in others and others[name].shape == each.shape]
+    if not shared:
+        return 0.0
+    one, other = (torch.cat([held[name].detach().cpu().flatten() for name in shared]) for held in (own, others))
+    return F.cosine_similarity(one.double(), other.double(), dim=0).item()
 
 
 def base_model(model_name_or_path: str, revision: str | None = None) -> str:
