@@ -93,7 +93,7 @@ def test_an_encoder_that_a_card_names_and_that_the_model_does_not_come_from_is_t
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"attacks": "l4a,pdg"}, 'There is no attack "pdg"; there are .*l4a, l4a-fuse'),
+        ({"attacks": "l4a,pdg"}, 'There is no attack "pdg" \\(did you mean "pgd"\\?\\); there are .*l4a, l4a-fuse'),
         ({"attacks": " , "}, 'attacks are " , ", expected different names, separated by commas, of'),
         ({"attacks": "pgd,pgd"}, 'attacks are "pgd,pgd", expected different names,'),
         ({"dae_eps": 10}, r"eps is 10, expected a value in \(0, 1\]"),

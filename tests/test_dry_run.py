@@ -13,6 +13,7 @@ from genaf_hf import GenAFTrainer
 from genaf_hf.attacks import UniversalPerturbation, register_attack
 from genaf_hf.cli.main import main
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.pipelines.dry_run import DryRun, Stage, dry_run
 from genaf_hf.pipelines.harden import HardeningArguments
 
@@ -59,6 +60,18 @@ def test_no_more_models_are_trained_at_once_than_by_the_run(asked_for, monkeypat
         monkeypatch.setattr(GenAFTrainer, name, counted(getattr(GenAFTrainer, name)))
     dry_run(*asked_for())
     assert beside == [1, 1]
+
+
+def test_what_only_the_report_is_of_is_not_crafted_to_its_end(asked_for, monkeypatch):
+    crafted = []
+    craft = Attacker.craft
+    monkeypatch.setattr(
+        Attacker, "craft", lambda self, attack, *more: crafted.append(attack) or craft(self, attack, *more)
+    )
+    arguments, config = asked_for()
+    arguments.attacks, arguments.attack_settings = "l4a,pgd", '{"steps": 7}'
+    dry_run(arguments, config)
+    assert [(each.name, each.settings["steps"]) for each in crafted] == [("l4a", 1)]
 
 
 def test_steps_that_are_named_win_over_epochs(asked_for):

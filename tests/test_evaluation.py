@@ -464,7 +464,7 @@ def test_every_model_is_checked(model, resnet, pixels, attacks):
         "universal moves the images and gets finite answers",
         "pgd stays in its ball and in [0, 1]",
         "pgd moves the images and gets finite answers",
-        "pgd does more than noise of its size",
+        "pgd is no weaker than noise of its size",
         "the output is deterministic",
         "gradients are not zero",
         "more steps help",

@@ -72,6 +72,17 @@ def test_both_stages_run_as_train_and_give_their_logs_and_steps(tmp_path):
     assert (tmp_path / "layer_robustness.json").exists()
 
 
+def test_a_training_shorter_than_an_epoch_logs_its_loss(tmp_path):
+    trainer = tiny_trainer(tmp_path, max_steps=2, adapt_max_steps=-1, adapt_epochs=0)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [2]
+
+
+def test_a_search_for_hyperparameters_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="GenAFTrainer has no hyperparameter_search"):
+        tiny_trainer(tmp_path).hyperparameter_search(n_trials=1)
+
+
 def test_stage_2_can_be_left_out(tmp_path):
     trainer = tiny_trainer(tmp_path, adapt_max_steps=-1, adapt_epochs=0)
     assert trainer.train().global_step == 5
@@ -221,9 +232,9 @@ def test_regularization_is_brought_in_with_eps_and_bounded_by_the_cross_entropy(
 
 
 def test_terms_that_stage_1_did_not_log_are_not_logged_by_stage_2(tmp_path):
-    trainer = tiny_trainer(tmp_path, images=40, max_steps=3, adapt_max_steps=4, logging_steps=4)
+    trainer = tiny_trainer(tmp_path, images=40, max_steps=5, adapt_max_steps=4, logging_steps=4)
     trainer.train()
-    (log,) = [log for log in trainer.state.log_history if "loss" in log]
+    _, log = [log for log in trainer.state.log_history if "loss" in log]  # of stage 1 the last step is in none
     assert log["stage"] == "adapt"
     assert "adversarial_loss" not in log
 

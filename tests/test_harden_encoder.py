@@ -488,7 +488,7 @@ def test_an_encoder_made_from_it_says_so_and_what_of_its_features_is_hardened(ha
     assert TrainingRecord.load(tmp_path / "twice/training.json").base_model["hardened"] is True
     card = (tmp_path / "twice/README.md").read_text()
     assert "It was hardened before, as its card says." in card
-    assert "twice --pooling mean --defence none" in card
+    assert "twice --pooling mean --defence linear-probe" in card
     assert 'load_encoder("twice", ["cat", "dog"], pooling="mean")' in card
     assert "AutoModelForImageClassification" not in card
     assert ATTACKS["l4a"].citation in card

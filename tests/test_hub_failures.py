@@ -214,7 +214,10 @@ def test_a_slow_hub(not_loaded):
 
 def test_a_repository_that_cannot_be_written_to_is_refused_before_any_work(not_loaded):
     invalid = "401, Invalid credentials in Authorization header"
-    assert not_loaded["repository"] == f'"someone/new" cannot be written to: {UNKNOWN_TOKEN} ({invalid}).'
+    assert (
+        not_loaded["repository"]
+        == f'The repository "someone/new" of the Hub cannot be written to: {UNKNOWN_TOKEN} ({invalid}).'
+    )
 
 
 def test_a_hub_that_is_not_there(hub, place):
@@ -225,7 +228,7 @@ def test_a_hub_that_is_not_there(hub, place):
     unanswered = f"{UNANSWERED} ([Errno 111] Connection refused)."
     assert json.loads(done.stdout) == {
         **{kind: f'The {name} "someone/thing" cannot be loaded: {unanswered}' for kind, name in KINDS.items()},
-        "repository": f'"someone/thing" cannot be written to: {unanswered}',
+        "repository": f'The repository "someone/thing" of the Hub cannot be written to: {unanswered}',
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from genaf_hf.errors import UserError
-from genaf_hf.runs.output_folder import LOCK, check_apart, locked
+from genaf_hf.runs.output_folder import LOCK, check_apart, check_writable, locked
 from genaf_hf.runs.run import Run
 
 
@@ -121,8 +121,14 @@ def test_a_disk_without_room_ends_a_run_in_one_sentence(tmp_path, kind, reason):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"file/out cannot be written to .*: choose another output_dir"):
-        enter(tmp_path / "file/out")
+    for refused in (enter, check_writable):
+        with pytest.raises(UserError, match=r"file/out cannot be written to .*: choose another output_dir"):
+            refused(tmp_path / "file/out")
+
+
+def test_to_see_whether_a_folder_can_be_made_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "new/out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.process

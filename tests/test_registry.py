@@ -46,7 +46,7 @@ def test_the_attacks_by_their_names():
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match='There is no attack "l4b"; there are ') as refusal:
+    with pytest.raises(ValueError, match='There is no attack "l4b" \\(did you mean "l4a"\\?\\); there are ') as refusal:
         ATTACKS["l4b"]
     assert all(name in str(refusal.value) for name in ATTACKS)
     assert "l4b" not in ATTACKS

@@ -5,7 +5,7 @@
         --output_dir dinov2-small-hardened --push_to_hub
     accelerate launch -m genaf_hf.cli harden-encoder ...
 
-Whoever fine-tunes or probes it then is protected; docs/encoders.md tells how far. Any images will do, one folder
+A probe of it then is protected, and a fine-tune in part; docs/encoders.md tells how far. Any images will do, one folder
 without class folders included; labels that are there are for the report alone. What comes out is a checkpoint of the
 encoder's own class. The first command runs digits_encoder.yaml: scikit-learn's digits, and a small ViT that SimCLR
 trains on them first; the others take what encoder_without_labels.yaml says. A run that was killed goes on where it was

@@ -258,7 +258,7 @@ def effect_check(
 
 
 def better_than_noise(model: str, attack: str, clean: Answers, attacked: Answers, noisy: Answers) -> Check:
-    """Whether an attack that knows the model does more than noise of its size, where noise already does something.
+    """Whether an attack on single images is no weaker than noise of its size, where noise already does something.
 
     Args:
         model: its name in the report.
@@ -272,7 +272,7 @@ def better_than_noise(model: str, attack: str, clean: Answers, attacked: Answers
     better = beyond_noise(attacked, noisy) or only_attack >= sum(noisy.right) / 2
     return Check(
         model,
-        f"{attack} does more than noise of its size",
+        f"{attack} is no weaker than noise of its size",
         better or not significantly_more(by_noise, set_right),
         {"images that only noise fools": only_noise, f"images that only {attack} fools": only_attack},
     )

@@ -13,22 +13,22 @@ from datasets import DatasetDict
 
 from genaf_hf.attacks import Attack, UniversalPerturbation
 from genaf_hf.attacks.inputs import Encoders, checked_setting
-from genaf_hf.data import stratified_subset, to_pixel_values, with_pixel_values
+from genaf_hf.data import with_pixel_values
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import save_answers
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
 from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import Threat, attacks_of, on_shown, worst_of
+from genaf_hf.evaluation.threats import Threat, attacks_of, worst_of
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import attacks_by_name
 from genaf_hf.pipelines.audit_case import Case, checked_model, load_model, open_case, public_encoders
 from genaf_hf.pipelines.perturbation_collection import collected, fitting
+from genaf_hf.pipelines.shown_images import draw_worst, shown_images
 from genaf_hf.pipelines.trained_images import CHOICES
 from genaf_hf.runs.run import Run
-from genaf_hf.sharing.figures import SHOWN, draw_gallery
-from genaf_hf.sharing.layout import ANSWERS, AUDIT, AUDITED, CARD, GALLERY, PERTURBATIONS, RECORD, REPORT
+from genaf_hf.sharing.layout import ANSWERS, AUDIT, AUDITED, CARD, PERTURBATIONS, RECORD, REPORT
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.values.numbers import is_number, is_whole, plain
 from genaf_hf.values.provenance import public_name
@@ -241,12 +241,8 @@ def write_findings(folder: Path, report: RobustnessReport, case: Case, threats: 
     """The report, its pictures, the perturbations and a card."""
     (folder / ANSWERS).unlink(missing_ok=True)  # of an earlier audit
     shutil.rmtree(folder / PERTURBATIONS, ignore_errors=True)
-    model, shown = case.model, stratified_subset(case.images.data["test"], SHOWN, seed=0)
-    batch = to_pixel_values(shown[:], model.processor)
-    images, labels = model.to_images(batch["pixel_values"]), batch["labels"].to(model.device)
-    worst = worst_of(report, threats, case.name)
-    on_images = {each.name: partial(on_shown, each, case.name, model) for each in worst}
-    draw_gallery(model, images, labels, model.class_names, on_images, folder / GALLERY)
+    shown = shown_images(case.model, case.images.data["test"])
+    draw_worst(folder, worst_of(report, threats, case.name), case.name, case.model, *shown, case.model.class_names)
     for threat in threats:
         if threat.universal:
             threat.perturbations[case.name].save_pretrained(folder / PERTURBATIONS / threat.name)

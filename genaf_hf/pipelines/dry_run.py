@@ -109,7 +109,11 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
     asked_attacks(arguments, config)
     hardening_run(arguments, config).check()
     case = Experiment.load(arguments, config)
-    try_out(case.attacks, case.attacker, case.public)
+    brief = {
+        name: attack.configure(steps=1) if attack.on_encoder and "steps" in attack.settings else attack
+        for name, attack in case.attacks.items()
+    }
+    try_out(brief, case.attacker, case.public)  # of which each would be crafted to its end
     if config.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 

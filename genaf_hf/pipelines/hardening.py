@@ -5,21 +5,19 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
-from genaf_hf.data import to_pixel_values
 from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
 from genaf_hf.evaluation.report import RobustnessReport
-from genaf_hf.evaluation.threats import Threat, on_shown, worst_of
+from genaf_hf.evaluation.threats import Threat, worst_of
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import Experiment
 from genaf_hf.pipelines.experiment_arguments import ExperimentArguments
+from genaf_hf.pipelines.shown_images import draw_worst, shown_images
 from genaf_hf.runs.run import Run
-from genaf_hf.sharing.figures import SHOWN, draw_gallery, draw_overview
+from genaf_hf.sharing.figures import draw_overview
 from genaf_hf.sharing.layout import (
     CARD,
-    GALLERY,
     HARDENED_MODEL,
     LAYERS,
     OVERVIEW,
@@ -107,18 +105,17 @@ def write_attacked(
 ) -> None:
     """The perturbation from the public encoder that is worst for the subject of the report, and pictures.
 
-    They show what it makes of the first test images for both models, and what the worst of each kind makes of them for
-    the subject.
+    They show what it makes of some test images for both models, and what the worst of each kind makes of them for the
+    subject.
     """
     name, test = report.subject, case.data["test"]
-    model, worst = models[name], worst_of(report, threats, name)
-    shown, names = to_pixel_values(test[:SHOWN], case.processor), test.features["label"].names
-    images, labels = model.to_images(shown["pixel_values"]), shown["labels"].to(model.device)
+    worst = worst_of(report, threats, name)
+    images, labels = shown_images(models[name], test)
+    names = test.features["label"].names
     for perturbation in (each.perturbations[name] for each in worst if each.knowledge == PUBLIC_ENCODER):
         perturbation.save_pretrained(folder / PERTURBATION)
         draw_overview(report, models, images, labels, names, perturbation, folder / OVERVIEW)
-    on_images = {each.name: partial(on_shown, each, name, model) for each in worst}
-    draw_gallery(model, images, labels, names, on_images, folder / GALLERY)
+    draw_worst(folder, worst, name, models[name], images, labels, names)
 
 
 def repeated(case: Experiment, record: TrainingRecord) -> dict:

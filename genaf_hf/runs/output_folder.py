@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -42,6 +43,30 @@ def check_apart(output_dir: str | Path, sources: Mapping[str, str]) -> None:
             f"The output_dir {output_dir} {relation} the folder of the {what}, {name}, which it would change: choose "
             "another output_dir."
         )
+
+
+def check_writable(output_dir: Path) -> None:
+    """Refuses an output folder that cannot be made, or not be written into; nothing of the trial is left.
+
+    Raises:
+        UserError: says why.
+    """
+    there = next(each for each in (output_dir, *output_dir.absolute().parents) if each.exists())
+    refusal = None
+    if PartialState().is_main_process:
+        try:
+            with TemporaryDirectory(dir=there):
+                pass
+        except OSError as error:
+            refusal = not_writable(output_dir, error)
+    [refusal] = broadcast_object_list([refusal])
+    if refusal is not None:
+        raise UserError(refusal)
+
+
+def not_writable(output_dir: Path, error: OSError) -> str:
+    """What is said of an output folder that cannot be written into."""
+    return f"{output_dir} cannot be written to ({first_line(error)}): choose another output_dir."
 
 
 @contextmanager
@@ -84,7 +109,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         except Timeout:
             refusal = f"Another run is working in {path.parent}: wait until it has ended, or choose another output_dir."
         except OSError as error:
-            refusal = f"{path.parent} cannot be written to ({first_line(error)}): choose another output_dir."
+            refusal = not_writable(path.parent, error)
     [refusal] = broadcast_object_list([refusal])
     if refusal is not None:
         raise UserError(refusal)

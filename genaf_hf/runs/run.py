@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.runs.journal import Journal, write_whole
-from genaf_hf.runs.output_folder import LOCK, check_apart, locked, room_in
+from genaf_hf.runs.output_folder import LOCK, check_apart, check_writable, locked, room_in
 from genaf_hf.runs.reproducing_command import reproducing_command
 from genaf_hf.values.provenance import public_name
 
@@ -99,8 +99,8 @@ class Run:
         """Refuses, before any work, a folder that the run could not begin or go on in.
 
         Raises:
-            UserError: when it is, holds, or lies in what is read; when another run works there; when it holds an
-                unfinished run with other settings, names them; or when it holds results.
+            UserError: when it is, holds, or lies in what is read; when nothing can be written there; when another run
+                works there; when it holds an unfinished run with other settings, names them; or when it holds results.
         """
         check_apart(self.folder, self.reads)
         if self.shared:
@@ -109,6 +109,7 @@ class Run:
             with locked(self.folder / LOCK):
                 pass
         self._goes_on(self.settings)
+        check_writable(self.folder)
 
     @contextmanager
     def working(self, loaded: Mapping[str, object] | None = None) -> Iterator[None]:

@@ -203,7 +203,7 @@ def draw_gallery(
 ) -> None:
     """Images, and under each attack the perturbation, amplified, and the attacked image, with what the model says.
 
-    Beside each attack stands the most that it changed a pixel by.
+    Above each image stands its class, beside each attack the most that it changed a pixel by.
 
     Args:
         model: whose predictions stand below the images, with their confidence.
@@ -219,6 +219,8 @@ def draw_gallery(
     axes = figure.subplots(rows, len(images), squeeze=False)
     show_row(axes[0], images, "image")
     caption_row(axes[0], model, images, labels, class_names)
+    for place, label in zip(axes[0], labels, strict=True):
+        place.set_title(shortened(class_names[label]), fontsize=9)
     for row, (name, attack) in zip(range(1, rows, 2), attacks.items(), strict=True):
         attacked = attack(images, labels)
         shift = attacked - images

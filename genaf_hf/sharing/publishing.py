@@ -166,7 +166,7 @@ def open_result(folder: Path, config: TrainingArguments) -> str:
         return folder.resolve().name
     name, api = config.hub_model_id or folder.resolve().name, HfApi(token=config.hub_token)
     made = partial(api.create_repo, name, private=config.hub_private_repo, exist_ok=True)
-    return on_the_hub(lambda: made().repo_id, f'"{name}" cannot be written to')
+    return on_the_hub(lambda: made().repo_id, f'The repository "{name}" of the Hub cannot be written to')
 
 
 def push_result(

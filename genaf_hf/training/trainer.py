@@ -82,9 +82,9 @@ class GenAFTrainer(SharingTrainer):
         if kwargs.get("processing_class") is None:
             raise UserError("processing_class is missing, expected the image processor that made the pixel_values.")
         if kwargs.get("compute_loss_func") is not None:
-            raise UserError("compute_loss_func is given, but the losses of both stages are Gen-AF's: leave it out.")
+            raise UserError("compute_loss_func is given, but the loss is the defence's: leave it out.")
         if kwargs.get("model_init") is not None:
-            raise UserError("model_init is given, but stage 2 goes on with stage 1's model: pass the model itself.")
+            raise UserError("model_init is given, but a second stage goes on with the first one's: pass the model.")
         if not isinstance(model, nn.Module):
             raise UserError(
                 f"model is {model!r:.60}, expected an image classifier of transformers, as load_encoder gives."
@@ -213,6 +213,17 @@ class GenAFTrainer(SharingTrainer):
         if found is None or found.redundant_layers != self.redundant_layers:
             return record
         return replace(record, layers=asdict(found))
+
+    def hyperparameter_search(self, *args, **kwargs):
+        """Refused: each trial would need a new model, and a trainer has one.
+
+        Raises:
+            UserError: names what does it.
+        """
+        raise UserError(
+            "GenAFTrainer has no hyperparameter_search, for which each trial needs another model: make a trainer for "
+            "each of your settings."
+        )
 
     # ---- losses ----
 
@@ -376,7 +387,8 @@ class GenAFTrainer(SharingTrainer):
             epochs, steps = self._least
             self.args.num_train_epochs = float(max(epochs, math.ceil(steps / self._steps_per_epoch())))
         if self.args.logging_strategy == IntervalStrategy.STEPS and self.args.logging_steps > 1:
-            self.args.logging_steps = min(self.args.logging_steps, self._steps_per_epoch())
+            shortest = self._steps_per_epoch() if self.args.max_steps < 1 else self.args.max_steps
+            self.args.logging_steps = min(self.args.logging_steps, self._steps_per_epoch(), shortest)
         best_by = (self.args.metric_for_best_model or "").removeprefix("eval_")
         if best_by == ROBUST_ACCURACY and not self.attacks_evaluations:
             self.args.metric_for_best_model = CLEAN_ACCURACY

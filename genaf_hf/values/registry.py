@@ -1,5 +1,6 @@
 """What is known by name, such as attacks and defences."""
 
+from difflib import get_close_matches
 from typing import TypeVar
 
 from genaf_hf.errors import UserError
@@ -19,7 +20,9 @@ class Registry(dict[str, Known]):
         self.noun = noun
 
     def __missing__(self, name: str) -> Known:
-        raise UserError(f'There is no {self.noun} "{name}"; there are {", ".join(self)}.')
+        near = get_close_matches(str(name), self, 1)
+        meant = f' (did you mean "{near[0]}"?)' if near else ""
+        raise UserError(f'There is no {self.noun} "{name}"{meant}; there are {", ".join(self)}.')
 
     def add(self, name: str, known: Known) -> None:
         """Adds one; the `UserError` for a name that is taken names it."""

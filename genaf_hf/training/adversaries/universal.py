@@ -69,6 +69,8 @@ class Universal(Adversary):
         of_head: bool = True,
     ):
         step_size = eps / 5 if step_size is None else step_size
+        if not is_whole(bank_steps) or bank_steps < 1:
+            raise UserError(f"bank_steps is {bank_steps}, expected a whole number, at least 1.")
         check_attack_settings(eps=eps, steps=bank_steps, step_size=step_size)
         if live is not None and (not is_whole(live) or live < 1):
             raise UserError(f"live is {live}, expected a whole number of perturbations, at least 1.")
