@@ -578,9 +578,8 @@ def test_images_that_a_model_has_right_are_shown_first(vit, dataset):
     right = Counter(label for answer, label in zip(found, given, strict=True) if answer == label)
     with torch.no_grad():
         shown = Counter(labels[model(images).argmax(1) == labels].tolist())
-    assert shown == {
-        label: min(right[label], count) for label, count in Counter(labels.tolist()).items() if right[label]
-    }
+    expected = {label: min(right[label], count) for label, count in Counter(labels.tolist()).items() if right[label]}
+    assert shown == expected
 
 
 def test_letters_that_no_font_has_are_told_once(tmp_path, caplog, recwarn):
