@@ -26,6 +26,7 @@ from genaf_hf.audit import audit
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name, named_attacks
 from genaf_hf.pipelines.audit_case import base_model, load_model, public_encoder
+from genaf_hf.sharing.record import TrainingRecord
 
 __all__ = ["arguments", "images", "model"]  # fixtures
 pytestmark = [
@@ -67,6 +68,15 @@ def test_a_card_that_does_not_name_one_base_model_is_refused(tmp_path, card, sen
         base_model(str(tmp_path))
     assert str(refusal.value).startswith(f'The card of "{tmp_path}" {sentence}')
     assert "\n" not in str(refusal.value)
+
+
+def test_an_encoder_that_was_a_local_folder_is_told_by_its_name(tmp_path):
+    (tmp_path / "README.md").write_text("# A model\n")
+    TrainingRecord({"name": "mobilenet"}, {}).save(tmp_path / "training.json")
+    with pytest.raises(
+        UserError, match=r'no base_model \(it was made from a folder called "mobilenet"\): name the pub'
+    ):
+        base_model(str(tmp_path))
 
 
 def test_an_encoder_that_a_card_names_and_that_the_model_does_not_come_from_is_told(tmp_path, caplog):

@@ -220,9 +220,11 @@ def base_model(model_name_or_path: str, revision: str | None = None) -> str:
         ) from error
     names = named if isinstance(named, list) else [named] if named else []
     if len(names) != 1 or not isinstance(names[0], str):
+        made_from = read_record(model_name_or_path, revision=revision, part="base_model").get("name")
+        where = f' (it was made from a folder called "{public_name(made_from)}")' if isinstance(made_from, str) else ""
         raise UserError(
-            f'The card of "{model_name_or_path}" names {", ".join(map(str, names)) or "no base_model"}: name the '
-            "public encoder with --encoder (in Python encoder=...), or leave out the attacks on it."
+            f'The card of "{model_name_or_path}" names {", ".join(map(str, names)) or "no base_model"}{where}: name '
+            "the public encoder with --encoder (in Python encoder=...), or leave out the attacks on it."
         )
     return names[0]
 

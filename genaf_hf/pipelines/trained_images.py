@@ -67,19 +67,20 @@ def images_of_record(digests: Mapping[str, Sequence[str]], choices: Mapping) -> 
     }
 
 
-def read_record(model_name_or_path: str, *, revision: str | None = None) -> dict:
+def read_record(model_name_or_path: str, *, revision: str | None = None, part: str = "data") -> dict:
     """The `data` of a model's training record; empty where it has none that can be read, which is said.
 
     Args:
         model_name_or_path: Hub id or local folder.
         revision: branch, tag or commit on the Hub.
+        part: of the record, in place of `data`.
     """
     try:
         path = file_of_model(model_name_or_path, RECORD, revision=revision)
-        data = {} if path is None else TrainingRecord.load(path).data
+        data = {} if path is None else getattr(TrainingRecord.load(path), part)
         if isinstance(data, dict):
             return data
-        reason = f"its data is a {type(data).__name__}"
+        reason = f"its {part} is a {type(data).__name__}"
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = first_line(error)
     logger.warning("Which images the model was trained on is not known, its %s cannot be read: %s.", RECORD, reason)
