@@ -250,7 +250,8 @@ def test_class_names_are_no_markup(encoders, tmp_path):
         for name in ("undefended", "hardened")
     ]
     assert crafted_on == ["mae", "mae", "undefended", "hardened"]
-    of_attacks = 13 * 2 + 2 + 5  # each has two; those on images are held against noise, adaptive ones against twins
+    # Each has two; those on images are held against noise, adaptive ones against twins, PGD against what is plain.
+    of_attacks = 13 * 2 + 2 + 5 + 1
     assert len(report.checks) == 2 * (2 + of_attacks + 5) + 1  # and the hardened model against the undefended one
     assert "odd \\| names" in card
     example = TrainingRecord.load(tmp_path / "run/training.json").example
