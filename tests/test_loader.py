@@ -140,14 +140,6 @@ class Deadly(torch.utils.data.Dataset):
         return {"pixel_values": torch.zeros(3, 8, 8), "labels": index % 3}
 
 
-def test_a_worker_that_is_killed_is_told_in_one_sentence(processes, tmp_path, vit):
-    args = {"dataloader_num_workers": 1, "max_steps": 9, "save_strategy": "no", "report_to": "none", "use_cpu": True}
-    settings = TrainingArguments(str(tmp_path), remove_unused_columns=False, disable_tqdm=True, **args)
-    trainer = ResumableTrainer(vit[0], settings, train_dataset=Deadly(), processing_class=vit[1])
-    with pytest.raises(UserError, match=r"memory runs out: DataLoader worker [^\n]*; lower dataloader_num_workers"):
-        trainer.train_or_load(None)
-
-
 class Wrong(Deadly):
     """Has a fault in its last row."""
 
@@ -155,11 +147,18 @@ class Wrong(Deadly):
         return {"pixel_values": torch.zeros(3, 8, 8) + torch.zeros(index if index == 7 else 8), "labels": 0}
 
 
-def test_a_fault_in_a_worker_is_not_told_as_one_of_memory(processes, tmp_path, vit):
+@pytest.mark.parametrize(
+    ("images", "kind", "words"),
+    [
+        (Deadly(), UserError, r"memory runs out: DataLoader worker [^\n]*; lower dataloader_num_workers"),
+        (Wrong(), RuntimeError, r"(?s)Caught RuntimeError.*must match the size of tensor"),  # and not one of memory
+    ],
+)
+def test_what_ends_a_worker_is_told(processes, tmp_path, vit, images, kind, words):
     args = {"dataloader_num_workers": 1, "max_steps": 9, "save_strategy": "no", "report_to": "none", "use_cpu": True}
     settings = TrainingArguments(str(tmp_path), remove_unused_columns=False, disable_tqdm=True, **args)
-    trainer = ResumableTrainer(vit[0], settings, train_dataset=Wrong(), processing_class=vit[1])
-    with pytest.raises(RuntimeError, match=r"(?s)Caught RuntimeError.*must match the size of tensor"):
+    trainer = ResumableTrainer(vit[0], settings, train_dataset=images, processing_class=vit[1])
+    with pytest.raises(kind, match=words):
         trainer.train_or_load(None)
 
 
