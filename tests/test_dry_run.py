@@ -120,6 +120,7 @@ def test_an_encoder_that_is_not_there_is_not_trained(monkeypatch, tmp_path):
     [
         ({"metric_for_best_model": "acc"}, 'metric_for_best_model is "acc", expected one of'),
         ({"attacks": "l4a", "attack_settings": {"layer": 99}}, "layer is 99"),
+        ({"attacks": "l4a", "attack_settings": {"steps": -3}}, "steps is -3"),
     ],
 )
 def test_what_the_run_would_refuse_is_refused(asked_for, changes, sentence):

@@ -168,9 +168,9 @@ def test_an_encoder_without_a_pooler_is_averaged_unless_a_pooler_was_asked_for(c
 
 
 @pytest.mark.parametrize(
-    ("config", "auto_class", "given"),
+    ("config", "auto_class", "pooling", "given"),
     [
-        (HGNetV2Config(embedding_size=8, **STAGES, **HGNET), AutoModelForImageClassification, "no tensor"),
+        (HGNetV2Config(embedding_size=8, **STAGES, **HGNET), AutoModelForImageClassification, "pooler", "no tensor"),
         (
             Sam2VisionConfig(
                 backbone_config={
@@ -189,15 +189,23 @@ def test_an_encoder_without_a_pooler_is_averaged_unless_a_pooler_was_asked_for(c
                 fpn_hidden_size=8,
             ),
             AutoModel,
+            "pooler",
             r"last_hidden_state \(2, 1, 1, 32\)",
         ),
-        (PixtralVisionConfig(**TINY_VIT | {"image_size": SIDE}), AutoModel, r"last_hidden_state \(1, 128, 16\)"),
+        (
+            PixtralVisionConfig(**TINY_VIT | {"image_size": SIDE}),
+            AutoModel,
+            "mean",
+            r"last_hidden_state \(1, 128, 16\)",
+        ),
     ],
     ids=["hgnet_v2", "sam2", "pixtral"],  # the last joins the patches of all images
 )
-def test_what_gives_no_single_tensor_of_features_is_refused_in_one_sentence(config, auto_class, given, published):
+def test_what_gives_no_single_tensor_of_features_is_refused_in_one_sentence(
+    config, auto_class, pooling, given, published
+):
     _, folder = published(config, auto_class)
-    sentence = f'The "{config.model_type}" encoder has no features for pooling "(pooler|mean)"; of 2 images it gives '
+    sentence = f'The "{config.model_type}" encoder has no features for pooling "{pooling}"; of 2 images it gives '
     with pytest.raises(ValueError, match=f"{sentence}{given}: choose") as refused:
         load_encoder(folder, CLASSES)
     assert "\n" not in str(refused.value)

@@ -125,6 +125,11 @@ class UniversalPerturbation:
         """Everything but the perturbation itself."""
         return {name: value for name, value in vars(self).items() if name != "delta"}
 
+    @property
+    def header(self) -> dict[str, str]:
+        """What its file says of it."""
+        return {"kind": type(self).__name__, "provenance": json.dumps(self.provenance)}
+
     def resize(self, height: int, width: int) -> "UniversalPerturbation":
         """The same in another size, by bilinear interpolation. It is weaker than one that is crafted in that size.
 
@@ -143,17 +148,15 @@ class UniversalPerturbation:
             *(before, height, width),
         )
         delta = F.interpolate(self.delta[None], (height, width), mode="bilinear", antialias=True, align_corners=False)
-        delta = into_ball(delta, self.eps, self.norm)[0]
-        reached = (delta.norm() if self.norm == "l2" else delta.abs().amax()).item()
-        eps = min(self.eps, reached) or self.eps  # of none at all the one that it had
-        return replace(self, delta=delta, eps=eps, resized_from=self.resized_from or before)
+        delta = into_ball(delta, self.eps, self.norm)
+        eps = min(self.eps, lengths(delta, self.norm).item()) or self.eps  # of none at all the one that it had
+        return replace(self, delta=delta[0], eps=eps, resized_from=self.resized_from or before)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Writes `perturbation.safetensors`; the provenance is in its header."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        header = {"kind": type(self).__name__, "provenance": json.dumps(self.provenance)}
-        save_file({"delta": self.delta.cpu().contiguous()}, folder / FILE_NAME, header)
+        save_file({"delta": self.delta.cpu().contiguous()}, folder / FILE_NAME, self.header)
 
     def push_to_hub(
         self,

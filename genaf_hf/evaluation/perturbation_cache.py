@@ -8,13 +8,12 @@ from dataclasses import replace
 from importlib.metadata import version
 from inspect import getsource, unwrap
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from genaf_hf.attacks import UniversalPerturbation
@@ -24,6 +23,7 @@ from genaf_hf.attacks.registry import Attack, configured
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.models.head import head_name, in_head
 from genaf_hf.models.pixel_model import PixelModel
+from genaf_hf.runs.journal import write_whole
 from genaf_hf.values.provenance import model_source
 
 logger = logging.getLogger(__name__)
@@ -70,14 +70,8 @@ def crafted_once(
 def keep(found: UniversalPerturbation, cache: Path, key: str) -> None:
     """Writes a perturbation into the cache, with a seal by which it is known again."""
     try:
-        (cache / key).mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=cache) as draft:  # its own: another audit may be saving the same perturbation
-            found.save_pretrained(draft)
-            path = Path(draft) / FILE_NAME
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata()
-            save_file({"delta": found.delta.contiguous()}, path, {**header, SEAL: seal(found, key)})
-            path.replace(cache / key / FILE_NAME)
+        sealed = save({"delta": found.delta.contiguous()}, {**found.header, SEAL: seal(found, key)})
+        write_whole(cache / key / FILE_NAME, sealed)  # which another audit may be saving, too
     except (OSError, SafetensorError) as error:
         logger.warning("%s cannot be kept in %s for the next time: %s.", found.attack, cache, first_line(error))
 

@@ -210,8 +210,7 @@ class CraftedThreat(UniversalThreat):
         if self.knowledge == PUBLIC_ENCODER:
             attacker.craft(self.attack)
         elif not self.attack.on_encoder and "steps" in self.attack.settings:  # on one, its twin is crafted
-            brief = self.attack.configure(steps=min(1, self.attack.settings["steps"]))
-            brief(model, *(getattr(attacker, need) for need in self.attack.needs[1:]))
+            in_one_step(self.attack)(model, *(getattr(attacker, need) for need in self.attack.needs[1:]))
 
     def crafted(self, attacker: Attacker, models: Mapping[str, PixelModel]) -> "CraftedThreat":
         if self.knowledge == PUBLIC_ENCODER:
@@ -222,6 +221,12 @@ class CraftedThreat(UniversalThreat):
 
     def settings(self, model: str) -> dict:
         return settings_of(self.attack) | super().settings(model)
+
+
+def in_one_step(attack: Attack) -> Attack:
+    """An attack of one step at most, where it has steps: by that its other settings are tried out."""
+    steps = attack.settings.get("steps")
+    return attack if steps is None else attack.configure(steps=min(1, steps))
 
 
 def settings_of(attack: Attack) -> dict:

@@ -191,22 +191,23 @@ def beside_report(entries: list[Entry], report: Report | None) -> list[Entry]:
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         return [with_problems(each, [f"the report cannot be read: {text(error)}"]) for each in entries]
     says = [held.get(each.measured, set()) for each in entries]
-    common = set.intersection(*filter(None, says)) if any(says) else set()
-    of_model = [text(each.attack) for each in published(read) if common and each.model == min(common) and each.count]
-    left_out = [attack for attack in of_model if attack not in {each.attack for each in entries}]
+    model = min(set.intersection(*filter(None, says)) if any(says) else (), default=None)
+    of_model = [text(each.attack) for each in published(read) if each.model == model and each.count]
+    shown = {each.attack for each in entries}
+    left_out = [attack for attack in of_model if attack not in shown]
 
     def problems(entry: Entry, models: set[str]) -> Iterable[str]:
         if entry.report_sha256 != digest:
             yield "the report has another SHA-256"
         if not models:
             yield "the report does not hold this result"
-        elif not common:
+        elif model is None:
             yield "the report holds the results of this card for different models"
         if left_out:
             yield f"the card leaves out {len(left_out)} of its report's results, such as that under {left_out[0]}"
 
     found = [list(problems(*each)) for each in zip(entries, says, strict=True)]
-    told = known[min(common)] if common else {}
+    told = known.get(model, {})
     return [
         with_problems(each, problems, report_checked=not problems, **({} if problems else told))
         for each, problems in zip(entries, found, strict=True)

@@ -15,6 +15,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from genaf_hf.evaluation.evaluate import try_out
 from genaf_hf.evaluation.report import UNDEFENDED
+from genaf_hf.evaluation.threats import in_one_step
 from genaf_hf.pipelines.experiment import Experiment, asked_attacks
 from genaf_hf.pipelines.harden import HardeningArguments
 from genaf_hf.pipelines.hardening import hardening_run
@@ -109,11 +110,8 @@ def dry_run(arguments: HardeningArguments, config: GenAFConfig) -> DryRun:
     asked_attacks(arguments, config)
     hardening_run(arguments, config).check()
     case = Experiment.load(arguments, config)
-    brief = {
-        name: attack.configure(steps=1) if attack.on_encoder and "steps" in attack.settings else attack
-        for name, attack in case.attacks.items()
-    }
-    try_out(brief, case.attacker, case.public)  # of which each would be crafted to its end
+    brief = {name: in_one_step(each) if each.on_encoder else each for name, each in case.attacks.items()}
+    try_out(brief, case.attacker, case.public)  # by which those on the encoder would be crafted to their end
     if config.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 

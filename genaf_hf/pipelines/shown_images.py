@@ -33,7 +33,7 @@ def shown_images(model: PixelModel, test: Dataset) -> tuple[Tensor, Tensor]:
     with evaluating(model), torch.no_grad():
         wrong = (model(images).argmax(1) != labels).tolist()
     ids, right_first = labels.tolist(), sorted(range(len(wrong)), key=wrong.__getitem__)
-    of_class = {label: iter([row for row in right_first if ids[row] == label]) for label in ids}
+    of_class = {label: iter([row for row in right_first if ids[row] == label]) for label in {*ids}}
     chosen = [next(of_class[ids[row]]) for row in stratified_rows(ids, SHOWN, seed=0)]
     return images[chosen], labels[chosen]
 

@@ -59,6 +59,11 @@ def check_writable(output_dir: Path) -> None:
                 pass
         except OSError as error:
             refusal = not_writable(output_dir, error)
+    refuse_everywhere(refusal)
+
+
+def refuse_everywhere(refusal: str | None) -> None:
+    """Raises on every process what the main one found to refuse, a `UserError`; nothing for None."""
     [refusal] = broadcast_object_list([refusal])
     if refusal is not None:
         raise UserError(refusal)
@@ -110,9 +115,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
             refusal = f"Another run is working in {path.parent}: wait until it has ended, or choose another output_dir."
         except OSError as error:
             refusal = not_writable(path.parent, error)
-    [refusal] = broadcast_object_list([refusal])
-    if refusal is not None:
-        raise UserError(refusal)
+    refuse_everywhere(refusal)
     try:
         yield
     finally:
