@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from audits import QUICK, arguments, counts, images, model, report, whole
 from conftest import CLASSES, SIDE, colored_images
 from datasets import ClassLabel, DatasetDict, NamedSplit, concatenate_datasets
 from huggingface_hub import ModelCard
-from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 
 from genaf_hf import PixelModel, UniversalPerturbation, load_encoder, with_pixel_values
 from genaf_hf.attacks import ATTACKS, UniversalPatch
 from genaf_hf.audit import audit
 from genaf_hf.cli.main import main
-from genaf_hf.data import image_digests, load_images, stratified_subset, to_pixel_values
+from genaf_hf.data import image_digests, load_images, stratified_subset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import answer, right_answers
 from genaf_hf.evaluation.given_attacks import threats_from
@@ -30,11 +28,8 @@ from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.audit import audit as audit_of_values
 from genaf_hf.pipelines.audit import audit_again, public_encoder_of
 from genaf_hf.pipelines.audit_arguments import AuditArguments
-from genaf_hf.pipelines.shown_images import shown_images
 from genaf_hf.pipelines.trained_images import CHOICES, images_of_record
-from genaf_hf.sharing.figures import SHOWN, draw_gallery
 from genaf_hf.sharing.layout import published_in
-from genaf_hf.sharing.picture import save
 from genaf_hf.sharing.record import TrainingRecord
 
 __all__ = ["arguments", "images", "model", "report", "whole"]  # fixtures
@@ -556,50 +551,7 @@ def test_classes_without_names_are_taken_in_order(arguments, report, model, tmp_
     assert f"a right answer rests on this: {assumed}" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
 
 
-# ---- pictures ----
-
-
-def test_of_images_in_the_order_of_their_classes_those_of_several_classes_are_shown(vit, dataset):
-    model, test = PixelModel(*vit), dataset["train"].sort("label")
-    images, labels = shown_images(model, test)
-    assert images.shape[0] == SHOWN
-    assert {*labels.tolist()} == {0, 1, 2}
-    held = {each.numpy().tobytes() for each in model.to_images(to_pixel_values(test[:], vit[1])["pixel_values"])}
-    assert all(image.numpy().tobytes() in held for image in images)
-
-
-def test_images_that_a_model_has_right_are_shown_first(vit, dataset):
-    model, test = PixelModel(*vit), dataset["train"]
-    with torch.no_grad():
-        found = model(model.to_images(to_pixel_values(test[:], vit[1])["pixel_values"])).argmax(1).tolist()
-    given = [answer if row >= len(test) - 9 else (answer + 1) % 3 for row, answer in enumerate(found)]
-    labelled = test.remove_columns("label").add_column("label", given, feature=test.features["label"])
-    images, labels = shown_images(model, labelled)
-    right = Counter(label for answer, label in zip(found, given, strict=True) if answer == label)
-    with torch.no_grad():
-        shown = Counter(labels[model(images).argmax(1) == labels].tolist())
-    expected = {label: min(right[label], count) for label, count in Counter(labels.tolist()).items() if right[label]}
-    assert shown == expected
-
-
-def test_letters_that_no_font_has_are_told_once(tmp_path, caplog, recwarn):
-    figure = Figure()
-    figure.text(0.5, 0.5, "\N{LINEAR A SIGN AB001}")
-    save(figure, tmp_path / "picture.png")
-    assert caplog.messages == [
-        "picture.png has boxes in place of some letters, which no installed font has: install one that does, such as "
-        "Noto Sans CJK for Chinese, Japanese and Korean"
-    ]
-    assert not [each for each in recwarn if "missing from font" in str(each.message)]
-
-
-def test_class_names_are_no_markup(vit, pixels, tmp_path):
-    model = PixelModel(*vit)
-    images = model.to_images(pixels["test"][:8]["pixel_values"])
-    attacks = {"none": lambda images, labels: images, "more": lambda images, labels: (images + 0.1).clamp(0, 1)}
-    names = ["$a_$", '"> <script>', "\\frac{a}{ ü |"]
-    draw_gallery(model, images, pixels["test"][:8]["labels"], names, attacks, tmp_path / "gallery.png")
-    assert (tmp_path / "gallery.png").stat().st_size > 10_000
+# ---- odd names ----
 
 
 def test_an_audit_of_classes_with_odd_names(arguments, model, tmp_path):
