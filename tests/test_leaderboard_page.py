@@ -200,6 +200,16 @@ def test_sorting_both_ways(page):
     assert opened.locator("th[aria-sort]").count() == 1
 
 
+def test_few_images_rank_no_model_high(page):
+    few = [
+        replace(each, accuracy=1.0, correct=5, count=5, claimed_interval=Rate(5, 5).interval)
+        for each in results("lab/few", 100, pgd=(100, 0.03137))
+    ]
+    opened = page([*results("lab/many", 90, pgd=(70, 0.03137)), *few])
+    assert column(opened, "Robust accuracy") == ["70.0%", "100.0%"]
+    assert front(opened) == ["lab/many"]
+
+
 def test_filters(page):
     opened = page()
     for label, option, models in (

@@ -69,6 +69,8 @@ function toRow(entry) {
     verdict: robust ? (entry.worst ? WORST : entry.attack === EVERY ? EVERY : "other attacks") : "",
     cleanAccuracy: clean && clean.accuracy,
     robustAccuracy: robust && robust.accuracy,
+    cleanAtLeast: atLeast(clean),
+    robustAtLeast: atLeast(robust),
     problems: [...entry.problems, ...ofClean],
   };
   row.trusted = row.problems.length === 0 && entry.reliable && (clean === null || clean.reliable);
@@ -76,6 +78,11 @@ function toRow(entry) {
   row.condition = JSON.stringify([row.dataset, row.attack, row.norm, row.eps, row.steps, row.kind, row.area, isPartial(entry), ...(row.attack === EVERY ? [row.suite] : [])]);
   row.text = [row.model, row.baseModel, row.encoder, row.dataset, row.attack].join(" ").toLowerCase();
   return row;
+}
+
+// What models are ranked by: the lower end of the interval, so that luck on few images ranks nothing high.
+function atLeast(entry) {
+  return entry && (entry.interval ? entry.interval[0] : 0);
 }
 
 const percent = (value) => `${(100 * value).toFixed(1)}%`;
@@ -166,8 +173,8 @@ function chooseCommonCondition() {
 
 const COLUMNS = [
   ["model", "Model", modelCell],
-  ["robustAccuracy", "Robust accuracy", (row) => accuracyCell(row.robust, row)],
-  ["cleanAccuracy", "Clean accuracy", (row) => accuracyCell(row.clean, null)],
+  ["robustAtLeast", "Robust accuracy", (row) => accuracyCell(row.robust, row)],
+  ["cleanAtLeast", "Clean accuracy", (row) => accuracyCell(row.clean, null)],
   [null, "Checks", checksCell],
   ["attack", "Attack", (row) => textCell(row.attack, row.knowledge && `knows ${row.knowledge}${row.entry.worst ? ", worst" : ""}`)],
   ["eps", "eps", epsCell],
@@ -177,7 +184,7 @@ const COLUMNS = [
 const heads = COLUMNS.map(([name, title]) => name === null
   ? make("th", { scope: "col", class: "plain" }, title)
   : make("th", { scope: "col" }, make("button", { type: "button" }, title)));
-const order = { column: "robustAccuracy", descending: true };
+const order = { column: "robustAtLeast", descending: true };
 let shown = [];
 let start = 0;
 
@@ -304,15 +311,15 @@ function turn(by) {
 
 const canBePlotted = (row) => [row.cleanAccuracy, row.robustAccuracy].every((each) => each !== null && each >= 0 && each <= 1);
 
-// The trusted rows that no other one is at least as good as in both accuracies and better in one.
+// The trusted rows of which no other one has as much for sure in both accuracies, and more in one.
 function paretoFront(list) {
   const front = [];
   const sorted = list.filter((row) => row.trusted)
-    .sort((one, other) => other.cleanAccuracy - one.cleanAccuracy || other.robustAccuracy - one.robustAccuracy);
+    .sort((one, other) => other.cleanAtLeast - one.cleanAtLeast || other.robustAtLeast - one.robustAtLeast);
   for (const row of sorted) {
     const last = front.at(-1);
-    const equal = last && last.cleanAccuracy === row.cleanAccuracy && last.robustAccuracy === row.robustAccuracy;
-    if (!last || equal || row.robustAccuracy > last.robustAccuracy) front.push(row);
+    const equal = last && last.cleanAtLeast === row.cleanAtLeast && last.robustAtLeast === row.robustAtLeast;
+    if (!last || equal || row.robustAtLeast > last.robustAtLeast) front.push(row);
   }
   return front.reverse();
 }
