@@ -3,7 +3,7 @@ import re
 
 import pytest
 from conftest import CLASSES, colored_images
-from datasets import Dataset, Features, Image
+from datasets import Dataset, Features, Image, concatenate_datasets
 
 from genaf_hf.data import image_digests, load_images
 from genaf_hf.errors import UserError
@@ -16,6 +16,7 @@ from genaf_hf.pipelines.trained_images import (
     read_record,
     recalled,
     remembered,
+    warn_of_contradictions,
     warn_of_duplicates,
 )
 from genaf_hf.sharing.record import TrainingRecord
@@ -74,6 +75,21 @@ def test_duplicates_within_the_dataset_are_said_and_not_refused_later(digests, c
     assert "tested_and_trained_on" not in images_of_record(digests, CHOICES)
     check_not_trained_on(record, doubled["test"], "model", "photos")
     assert caplog.messages == ['1 of 7 test images are among those that "model" was trained on, as in its own report']
+
+
+def test_an_image_in_two_classes_is_said(caplog):
+    images = colored_images(6, 0)
+    warn_of_contradictions(images, image_digests(images), "photos")
+    twice = concatenate_datasets([images, images.select([0, 1])])  # beside itself, which contradicts nothing
+    warn_of_contradictions(twice, image_digests(twice), "photos")
+    assert not caplog.messages
+    row = images[0]
+    row["label"] = (row["label"] + 1) % len(CLASSES)
+    odd = concatenate_datasets([twice, Dataset.from_list([row], features=images.features)])
+    warn_of_contradictions(odd, image_digests(odd), "photos")
+    [said] = caplog.messages
+    assert said.startswith('3 of 9 images to train on of "photos" stand in another class as well, pixel for pixel')
+    assert all(f'"{images.features["label"].int2str(label)}"' in said for label in {images[0]["label"], row["label"]})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from genaf_hf.pipelines.hardening import (
     training_config,
     write_attacked,
 )
-from genaf_hf.pipelines.trained_images import warn_of_duplicates
+from genaf_hf.pipelines.trained_images import warn_of_contradictions, warn_of_duplicates
 from genaf_hf.runs.run import Run
 from genaf_hf.sharing.data_figures import draw_samples
 from genaf_hf.sharing.example import leave_example
@@ -105,6 +105,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
     if PartialState().is_main_process:
         logger.info("\n%s\n", balance_table(of_images))
         warn_of_duplicates(case.images.digests, case.images.name)
+        warn_of_contradictions(case.data["train"], case.images.digests["train"], case.images.name)
     attacker = case.attacker
     try_out(case.attacks, attacker, case.public)
     case.public.cpu()  # while others are trained

@@ -1,9 +1,11 @@
 """What the record of a model tells of the images that it was trained on, so that others are tested on."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import httpx2
+from datasets import Dataset
 
 from genaf_hf.data.identity import DIGEST_CHARACTERS
 from genaf_hf.data.known_datasets import known_dataset
@@ -50,6 +52,26 @@ def warn_of_duplicates(digests: Mapping[str, Sequence[str]], name: str) -> None:
     if found := duplicates(digests):
         said = '%d of %d test images of "%s" are among the images to train on too'
         logger.warning(said, found, len(digests["test"]), name)
+
+
+def warn_of_contradictions(train: Dataset, digests: Sequence[str], name: str) -> None:
+    """Says when images to train on stand in several classes, pixel for pixel.
+
+    Args:
+        train: with labels.
+        digests: of these, as `image_digests` gives them.
+        name: of the images.
+    """
+    labels = defaultdict(set)
+    for digest, label in zip(digests, train["label"], strict=True):
+        labels[digest].add(label)
+    if found := [digest for digest in digests if len(labels[digest]) > 1]:
+        one, other, *_ = (train.features["label"].int2str(label) for label in sorted(labels[found[0]]))
+        said = (
+            '%d of %d images to train on of "%s" stand in another class as well, pixel for pixel, the first in "%s" and '
+            '"%s": whichever is wrong is trained on'
+        )
+        logger.warning(said, len(found), len(digests), name, one, other)
 
 
 def images_of_record(digests: Mapping[str, Sequence[str]], choices: Mapping) -> dict:
