@@ -317,6 +317,10 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
             "divergence_temperature is 0, expected more than 0",
         ),
         (
+            {"defence": "universal", "defence_settings": {"anchor_weight": -1}},
+            "anchor_weight is -1, expected 0 or more",
+        ),
+        (
             {"defence": "universal", "defence_settings": {"ascent_share": -1}},
             r"ascent_share is -1, expected a share in \[0, 1\]",
         ),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SIDE, TINY_VIT
 from one_step import STEP_SEEDS, batch_norm_model, check_gradients, clamped, one_step, state_before, state_of
-from own_defence import BANK, DEFENCES, HALF
+from own_defence import BANK, DEFENCES, HALF, OWN_PASS
 from recorder import CHECKPOINTING, changed, lora_model
 from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
@@ -42,9 +42,9 @@ UNPATCHED = {**BANK, "patch_share": 0}
 QUICK = {"defence": "universal", "defence_settings": UNPATCHED, "adapt_max_steps": -1}
 
 
-@pytest.mark.parametrize(("class_share", "temperature"), [(0, 1), (0.5, 4), (1, 1)])
-def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share, temperature):
-    given = {"live": None, "class_share": class_share, "divergence_temperature": temperature}
+@pytest.mark.parametrize(("class_share", "temperature", "anchor"), [(0, 1, 0), (0.5, 4, 0), (1, 1, 10)])
+def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share, temperature, anchor):
+    given = {"live": None, "class_share": class_share, "divergence_temperature": temperature, "anchor_weight": anchor}
     settings = {**QUICK, "defence_settings": {**UNPATCHED, **given}}
     before = state_before(tmp_path / "begun", **settings)
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
@@ -62,7 +62,10 @@ def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_
     clean_logits, attacked_logits = model(images), model(attacked)
     loss = (F.cross_entropy(clean_logits, labels) + F.cross_entropy(attacked_logits, labels)) / 2
     p, q = ((logits / temperature).softmax(1) for logits in (clean_logits.detach(), attacked_logits))
-    check_gradients(gradients, model, loss + 0.5 * temperature**2 * (p * (p / q).log()).sum(1).mean())
+    loss = loss + 0.5 * temperature**2 * (p * (p / q).log()).sum(1).mean()
+    clean_features = model.features(images).detach()  # of the public encoder, which no step has changed yet
+    apart = (model.features(attacked) - clean_features).square().sum(1) / clean_features.square().sum(1)
+    check_gradients(gradients, model, loss + anchor * apart.mean() / 2)
     after = state_of(trainer)
     moved = (before["live"] + step * live.grad.sign()).clamp(-eps, eps).detach()
     torch.testing.assert_close(after["live"], moved, rtol=0, atol=1e-15)
@@ -369,7 +372,7 @@ def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "own"), [("universal", {}), ("universal", {"ascent_share": 0.5}), ("universal-n-fgsm", {}), ("anchor", {})]
+    ("name", "own"), [("universal", {}), ("universal", OWN_PASS), ("universal-n-fgsm", {}), ("anchor", {})]
 )
 @pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}])
 def test_what_goes_on_in_bf16_with_checkpointing_or_adapters_is_uninterrupted_to_the_bit(tmp_path, name, own, changes):

@@ -68,8 +68,8 @@ def warn_of_contradictions(train: Dataset, digests: Sequence[str], name: str) ->
     if found := [digest for digest in digests if len(labels[digest]) > 1]:
         one, other, *_ = (train.features["label"].int2str(label) for label in sorted(labels[found[0]]))
         said = (
-            '%d of %d images to train on of "%s" stand in another class as well, pixel for pixel, the first in "%s" and '
-            '"%s": whichever is wrong is trained on'
+            '%d of %d images to train on of "%s" stand in another class as well, pixel for pixel, the first in "%s" '
+            'and "%s": whichever is wrong is trained on'
         )
         logger.warning(said, len(found), len(digests), name, one, other)
 

@@ -8,19 +8,21 @@ from torch.nn import functional as F
 
 from genaf_hf.errors import UserError
 from genaf_hf.training.global_batch import Logits, by_kind
+from genaf_hf.training.objectives.anchor import Anchor
 from genaf_hf.training.objectives.objective import Loss, Objective
 from genaf_hf.training.objectives.trades import divergence
 from genaf_hf.values.numbers import check_share, is_number
 
 
 class CrossEntropy(Objective):
-    """(1 - clean_share) * CE(attacked) + clean_share * CE(clean) + divergence_weight * T^2 KL(clean || attacked).
+    """(1 - c) * CE(attacked) + c * CE(clean) + divergence_weight * T^2 KL(clean || attacked) + anchor_weight * drift.
 
-    With a share of 0 it is that of Madry et al. (ICLR 2018, https://arxiv.org/abs/1706.06083, equation 2.1), and the
-    clean images are not passed through the model. The divergence pulls attacked answers to the clean ones and leaves
-    these alone, where TRADES moves both. It is that of logits over a temperature T, times its square (Hinton et al.,
-    2015, https://arxiv.org/abs/1503.02531): at a high one it tends to the squared distance of logits (Kannan et al.,
-    2018, https://arxiv.org/abs/1803.06373), which does not vanish where the model is sure.
+    With c = `clean_share` = 0 and no weights it is that of Madry et al. (ICLR 2018, https://arxiv.org/abs/1706.06083,
+    equation 2.1), and the clean images are not passed through the model. The divergence pulls attacked answers to the
+    clean ones and leaves these alone, where TRADES moves both. It is that of logits over a temperature T, times its
+    square (Hinton et al., 2015, https://arxiv.org/abs/1503.02531): at a high one it tends to the squared distance of
+    logits (Kannan et al., 2018, https://arxiv.org/abs/1803.06373), which does not vanish where the model is sure. The
+    drift is that of clean and attacked features from the public encoder's, by the same shares: see `Anchor`.
 
     Args:
         clean_share: in [0, 1].
@@ -28,6 +30,7 @@ class CrossEntropy(Objective):
             attacked. The loss is the same in expectation, at about the time of a step on clean images alone.
         divergence_weight: 0 or more; with a single pass no image has two answers that could be compared.
         divergence_temperature: T, above 0.
+        anchor_weight: 0 or more.
 
     Raises:
         UserError: for a value out of its range.
@@ -39,10 +42,12 @@ class CrossEntropy(Objective):
         single_pass: bool = False,
         divergence_weight: float = 0.0,
         divergence_temperature: float = 1.0,
+        anchor_weight: float = 0.0,
     ):
         check_share("clean_share", clean_share)
-        if not is_number(divergence_weight) or not 0 <= divergence_weight < math.inf:
-            raise UserError(f"divergence_weight is {divergence_weight}, expected 0 or more.")
+        for name, weight in (("divergence_weight", divergence_weight), ("anchor_weight", anchor_weight)):
+            if not is_number(weight) or not 0 <= weight < math.inf:
+                raise UserError(f"{name} is {weight}, expected 0 or more.")
         if not is_number(divergence_temperature) or not 0 < divergence_temperature < math.inf:
             raise UserError(f"divergence_temperature is {divergence_temperature}, expected more than 0, for example 4.")
         if single_pass and divergence_weight > 0:
@@ -52,15 +57,26 @@ class CrossEntropy(Objective):
             )
         self.clean_share = clean_share
         self.divergence_weight, self.divergence_temperature = divergence_weight, divergence_temperature
+        self.anchor_weight, self.anchor = anchor_weight, Anchor(clean_share, single_pass)
+        self.reads_features = anchor_weight > 0
         self.reads_clean = (clean_share > 0 or divergence_weight > 0) and not single_pass
         self.stay_clean = clean_share if single_pass else 0.0
         self.losses = (
             "adversarial_loss",
             *(["clean_loss"] if clean_share > 0 else []),
             *(["divergence_loss"] if divergence_weight > 0 else []),
+            *(self.anchor.losses if anchor_weight > 0 else ()),
         )
 
     def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:
+        loss = self.of_logits(own, label_smoothing)
+        if self.anchor_weight == 0:
+            return loss
+        drift = self.anchor(own, whole, eps_share=eps_share, label_smoothing=label_smoothing)
+        return Loss(loss.of_rows + self.anchor_weight * drift.of_rows, terms={**loss.terms, **drift.terms})
+
+    def of_logits(self, own: Logits, label_smoothing: float) -> Loss:
+        """The part that is of answers."""
         if own.stays_clean is not None:
             each = F.cross_entropy(own.attacked, own.labels, reduction="none", label_smoothing=label_smoothing)
             clean_loss, adversarial_loss = by_kind(own.stays_clean, each)
