@@ -53,9 +53,9 @@ from genaf_hf.evaluation.answers import answer
 from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import evaluate_threats
 from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Rate
-from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.evaluation.report import ADAPTIVE
 from genaf_hf.evaluation.threats import CraftedThreat, ImageThreat, UniversalThreat
+from genaf_hf.models.identity import encoder_digest
 from genaf_hf.models.loading import load_classifier
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named

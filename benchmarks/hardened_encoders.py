@@ -43,10 +43,10 @@ from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.drift import measure_drift
 from genaf_hf.evaluation.measurement import CLEAN
 from genaf_hf.evaluation.neighbors import Neighbors
-from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.evaluation.probing import probed
 from genaf_hf.models.blocks import is_adaptable
 from genaf_hf.models.head import head_name
+from genaf_hf.models.identity import encoder_digest
 from genaf_hf.pipelines.attack_arguments import named_attacks
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named
 from genaf_hf.runs.journal import write_whole

@@ -131,6 +131,12 @@ def test_two_and_four_processes_train_what_one_does_by_every_defence(tmp_path, f
         torch.testing.assert_close(found[name], one, rtol=0, atol=1e-9)
 
 
+def test_checkpointing_and_a_weight_that_nothing_reads_go_together(tmp_path, forked):
+    one = trained(tmp_path, **train_forked.CHECKPOINTED, per_device_train_batch_size=8)
+    for found in forked[2]:
+        torch.testing.assert_close(found["checkpointed"], one, rtol=0, atol=1e-9)
+
+
 def test_processes_that_cannot_share_a_batch_evenly_stay_the_same(forked):
     for found in forked[4][1:]:
         torch.testing.assert_close(found["uneven"], forked[4][0]["uneven"], rtol=0, atol=0)

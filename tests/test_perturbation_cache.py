@@ -11,7 +11,8 @@ from genaf_hf import PixelModel, load_encoder
 from genaf_hf.attacks import ATTACKS, UniversalPatch, UniversalPerturbation, advencoder_pat, register_attack
 from genaf_hf.attacks.registry import configured
 from genaf_hf.attacks.universal import attacked, universal_attack
-from genaf_hf.evaluation.perturbation_cache import CACHE, crafted_once, digest
+from genaf_hf.evaluation.perturbation_cache import CACHE, crafted_once
+from genaf_hf.models.identity import digest
 
 
 @pytest.fixture

@@ -136,6 +136,14 @@ def test_optimizer_that_is_given_is_that_of_stage_1(tmp_path):
     assert all(group["initial_lr"] == 3e-3 for groups in recorder.groups[5:] for group in groups)
 
 
+@pytest.mark.parametrize(("metric", "mode"), [("clean_accuracy", "max"), ("loss", "min")])
+def test_a_plateau_is_one_of_what_is_to_rise_or_to_fall(tmp_path, metric, mode):
+    kind = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "metric_for_best_model": metric}
+    trainer = tiny_trainer(tmp_path, **kind, adapt_max_steps=-1)
+    trainer.train()
+    assert trainer.lr_scheduler.mode == mode
+
+
 @pytest.mark.parametrize(
     ("kind", "decay", "sentence"),
     [

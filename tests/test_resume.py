@@ -270,6 +270,32 @@ def test_a_linear_probe_resumes_from_its_own_newest_complete_checkpoint(tmp_path
     assert history(resumed) == history(trainer)
 
 
+def test_each_stage_in_float16_begins_with_the_same_scale(tmp_path):
+    """A scaler of the CPU stands for CUDA's, whose steps are left out where gradients are beyond float16."""
+
+    class Killed(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            if Path(args.output_dir).name == ADAPT:
+                raise KeyboardInterrupt
+
+    def trainer(folder, **settings):
+        trainer = tiny_trainer(
+            folder, **PLAIN, max_steps=14, adapt_max_steps=10, max_grad_norm=0, redundant_share=1.0, **settings
+        )
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**19)
+        for parameter in trainer.model.parameters():
+            parameter.register_hook(lambda gradient: gradient.where(gradient.abs() <= 65504, torch.inf))
+        return trainer
+
+    whole = trainer(tmp_path / "whole")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "killed", callbacks=[Killed()]).train()
+    again = trainer(tmp_path / "killed")
+    again.train(resume_from_checkpoint=True)
+    torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("method", ["train", "standard_finetune", "adversarial_finetune"])
 def test_nothing_to_resume_from_is_refused(tmp_path, method):
     with pytest.raises(ValueError, match=r"There is no complete checkpoint of 1 process.* in .*start without resuming"):

@@ -32,6 +32,7 @@ from genaf_hf.training.adversaries.draws import (
 )
 from genaf_hf.training.adversaries.live_patch import LivePatch, random_corners
 from genaf_hf.training.adversaries.mixture import Mixture
+from genaf_hf.training.adversaries.twin_pgd import TwinPGD
 from genaf_hf.training.adversaries.universal import Universal, drawn, move_by_sign
 from genaf_hf.training.checkpoint import newest_complete_checkpoint
 from genaf_hf.training.genetic_regularization import genetic_regularization
@@ -339,6 +340,8 @@ def test_a_mixture_may_be_of_one_adversary_alone(tmp_path, share):
 
 def test_shares_of_a_mixture_are_of_one_whole():
     one = LivePatch(area=0.1)
+    twins = Mixture(one, (TwinPGD(eps=0.1, steps=1, step_size=0.1), 0.5))
+    assert (twins.changes_model, twins.least_images) == (True, 3)
     assert {*Mixture(one, (one, 0.9), (one, 1 - 0.9)).parts} == {"first", "second", "third"}  # but for rounding
     with pytest.raises(UserError, match=r"share of an adversary is 1.2, expected one in \[0, 1\]"):
         Mixture(one, (one, 0.6), (one, 0.6))

@@ -7,7 +7,10 @@ from pathlib import Path
 import own_defence
 import torch
 from accelerate import debug_launcher
+from conftest import CLASSES, TINY_VIT
 from one_step import batch_norm_model
+from recorder import CHECKPOINTING
+from transformers import Dinov2Config, Dinov2ForImageClassification
 
 from genaf_hf.training.defences import DEFENCES as REGISTERED
 
@@ -17,6 +20,16 @@ QUARTER = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 # With BatchNorm, whose statistics are of all processes' images.
 SHORT = {"make_model": batch_norm_model, "max_steps": 2}
 UNEVEN = {**SHORT, "per_device_train_batch_size": 2, "images": 13}  # of which the second batch has 5
+
+
+def dinov2_model(dtype: torch.dtype) -> Dinov2ForImageClassification:
+    """With a mask token, which no classifier reads."""
+    torch.manual_seed(0)
+    config = Dinov2Config(**{**TINY_VIT, "mlp_ratio": 2}, id2label=dict(enumerate(CLASSES)))
+    return Dinov2ForImageClassification(config).to(dtype)
+
+
+CHECKPOINTED = {"defence": "pgd-at", "make_model": dinov2_model, CHECKPOINTING: True, "max_steps": 3}
 
 
 def by_every_defence(rows: int) -> dict[str, dict]:
@@ -35,5 +48,6 @@ def train(folder: Path, trainings: Mapping[str, dict]) -> None:
 if __name__ == "__main__":
     accumulated = {f"{name} accumulated": {**each, **QUARTER} for name, each in own_defence.DEFENCES.items()}
     uneven = {"uneven": {**DEFENCES["universal"], **UNEVEN}}
-    for count, trainings in ((2, by_every_defence(4) | accumulated), (4, by_every_defence(2) | uneven)):
+    checkpointed = {"checkpointed": {**CHECKPOINTED, "per_device_train_batch_size": 4}}
+    for count, trainings in ((2, by_every_defence(4) | accumulated | checkpointed), (4, by_every_defence(2) | uneven)):
         debug_launcher(train, (Path(sys.argv[1]), trainings), num_processes=count)

@@ -173,8 +173,8 @@ def gathered_gradient_error(rank: int, world_size: int) -> float:
     """How far the gradient through `gather_rows`, averaged over processes as DDP does, is from that of one process."""
     rows = torch.randn(4 * world_size, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     own = rows.chunk(world_size)[rank].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(relations(gather_rows(own)), own)
-    (expected,) = torch.autograd.grad(relations(rows.requires_grad_()), rows)
+    (gradient,) = torch.autograd.grad(relations(gather_rows(own) + gather_rows(own.clone())), own)
+    (expected,) = torch.autograd.grad(relations(2 * rows.requires_grad_()), rows)
     return (gradient / world_size - expected.chunk(world_size)[rank]).abs().max().item()
 
 

@@ -4,18 +4,15 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel
 
 from genaf_hf.data import commit, identity
-from genaf_hf.evaluation.perturbation_cache import digest, encoder_tensors
+from genaf_hf.models.identity import encoder_digest
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.values.provenance import model_source
 
 
 def encoder_content(encoder: PreTrainedModel, processor) -> str:
-    """The commit of a public encoder; else SHA-256 of its weights, without the head, and of what its processor does."""
+    """The commit of a public encoder; else what tells it from others, its head left out."""
     _, revision = model_source(encoder.config)
-    if revision is not None:
-        return revision
-    model = PixelModel(encoder, processor)
-    return digest(model.image_size, encoder_tensors(model))
+    return revision or encoder_digest(PixelModel(encoder, processor))
 
 
 def images_content(data: DatasetDict) -> str:

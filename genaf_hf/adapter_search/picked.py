@@ -11,8 +11,8 @@ from genaf_hf.adapter_search.front import Member, merged_model
 from genaf_hf.adapter_search.laboratory import Laboratory, open_laboratory, search_run
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import craft_and_evaluate
-from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import RobustnessReport
+from genaf_hf.models.identity import digest, tensors
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.experiment import SWEEP_FACTORS, asked_attacks
 from genaf_hf.pipelines.hardening import copy_perturbations

@@ -32,8 +32,8 @@ from genaf_hf.adapter_search.study import (
 )
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.evaluate import try_out
-from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.threats import ImageThreat
+from genaf_hf.models.identity import digest
 from genaf_hf.models.weights import parameter_count
 from genaf_hf.pipelines.experiment import asked_attacks
 from genaf_hf.pretraining.digits_encoder import pretrain_where_named

@@ -11,7 +11,8 @@ from genaf_hf.attacks.inputs import Encoders
 from genaf_hf.attacks.linear_probe import check_target
 from genaf_hf.attacks.universal import check_image
 from genaf_hf.data import random_subset, stratified_subset, with_pixel_values
-from genaf_hf.evaluation.perturbation_cache import crafted_once, tensor_digest
+from genaf_hf.evaluation.perturbation_cache import crafted_once
+from genaf_hf.models.identity import tensor_digest
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.values.numbers import is_whole
 from genaf_hf.values.provenance import public_name

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from genaf_hf.evaluation.answers import my_batches
 from genaf_hf.evaluation.measurement import CLEAN, norm_and_eps
-from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest
 from genaf_hf.evaluation.threats import Threat
+from genaf_hf.models.identity import digest, encoder_digest
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.runs.journal import Journal
 from genaf_hf.values.markup import markdown

@@ -22,7 +22,6 @@ from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.batch_size import BatchSize
 from genaf_hf.evaluation.given_attacks import GivenAttack, threats_from
 from genaf_hf.evaluation.measurement import CLEAN, PUBLIC_ENCODER, Check, Measurement, WorstCase, checked_eps
-from genaf_hf.evaluation.perturbation_cache import digest, tensors
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
 from genaf_hf.evaluation.self_checks import (
     ball_check,
@@ -35,6 +34,7 @@ from genaf_hf.evaluation.self_checks import (
 )
 from genaf_hf.evaluation.subject import Subject
 from genaf_hf.evaluation.threats import ImageThreat, Threat, at_hand, in_turn, swept, threats_of, told_apart
+from genaf_hf.models.identity import digest, tensors
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.models.weights import parameter_count
 from genaf_hf.runs.journal import Journal
@@ -365,7 +365,11 @@ def describe(model: PixelModel) -> dict:
 
 def environment() -> dict:
     """Versions and hardware of this run."""
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    hardware = PartialState().device.type.upper()
+    if hardware == "CUDA":
+        hardware = torch.cuda.get_device_name()
+    elif hardware == "CPU":
+        hardware = f"CPU, {os.cpu_count()} cores"
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},

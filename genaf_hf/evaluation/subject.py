@@ -15,9 +15,9 @@ from genaf_hf.evaluation.answers import NOT_FINITE, Answers, answer
 from genaf_hf.evaluation.batch_size import BatchSize
 from genaf_hf.evaluation.measurement import ANSWERS, CLEAN, Check
 from genaf_hf.evaluation.neighbors import Neighbors
-from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.self_checks import self_checks
 from genaf_hf.evaluation.threats import ImageThreat, Threat
+from genaf_hf.models.identity import digest
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.runs.journal import Journal
 from genaf_hf.values.numbers import class_ids

@@ -13,8 +13,8 @@ from genaf_hf.attacks.norms import per_image_l2, random_in_ball
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.measurement import CLEAN, EVERY_ATTACK, MODEL, PERTURBATION, PUBLIC_ENCODER, is_patch
-from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import ADAPTIVE, RobustnessReport
+from genaf_hf.models.identity import digest
 from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.values.numbers import LARGEST_EPS
 from genaf_hf.values.provenance import public_name

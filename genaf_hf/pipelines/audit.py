@@ -18,9 +18,9 @@ from genaf_hf.errors import UserError
 from genaf_hf.evaluation.answers import save_answers
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
 from genaf_hf.evaluation.measurement import PUBLIC_ENCODER
-from genaf_hf.evaluation.perturbation_cache import digest
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.evaluation.threats import Threat, attacks_of, worst_of
+from genaf_hf.models.identity import digest
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import attacks_by_name
 from genaf_hf.pipelines.audit_case import Case, checked_model, load_model, open_case, public_encoders

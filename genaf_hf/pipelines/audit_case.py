@@ -17,8 +17,8 @@ from genaf_hf.data.labels import check_class_ids
 from genaf_hf.data.splits import SPLITS
 from genaf_hf.errors import UserError, first_line
 from genaf_hf.evaluation.attacker import ATTACKER_IMAGES, Attacker
-from genaf_hf.evaluation.perturbation_cache import digest, encoder_digest, tensors
 from genaf_hf.models.head import HEAD, find_head, head_name, in_head
+from genaf_hf.models.identity import digest, encoder_digest, tensors
 from genaf_hf.models.loading import load_classifier, load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.class_matching import match_classes

@@ -91,8 +91,8 @@ class StepTimes(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        if args.device.type == "cuda":
-            torch.cuda.synchronize()
+        if args.device.type != "cpu":
+            torch.accelerator.synchronize()
         self.ends.append(time.perf_counter())
 
     @property

@@ -12,7 +12,7 @@ from genaf_hf.data import ImageSet, check_enough_to_train, counted_classes, load
 from genaf_hf.data.known_datasets import known_dataset
 from genaf_hf.errors import UserError
 from genaf_hf.evaluation.attacker import Attacker
-from genaf_hf.evaluation.perturbation_cache import encoder_digest
+from genaf_hf.models.identity import encoder_digest
 from genaf_hf.models.loading import load_encoder
 from genaf_hf.models.pixel_model import PixelModel
 from genaf_hf.pipelines.attack_arguments import named_attacks

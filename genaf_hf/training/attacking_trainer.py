@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from genaf_hf.errors import UserError
-from genaf_hf.evaluation.perturbation_cache import encoder_digest
 from genaf_hf.models.head import head_of
+from genaf_hf.models.identity import encoder_digest
 from genaf_hf.models.partial_forward import input_of
 from genaf_hf.models.pixel_model import PixelModel, at_least_float32, only_trainable, pixel_statistics
 from genaf_hf.runs.progress import progress
@@ -273,7 +273,7 @@ class AttackingTrainer(ResumableTrainer):
         for name, value in accuracies.items():
             output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)  # which compute_metrics may have given
         if self._answers and self.state.global_step >= FIRST_STEPS and self.eps_share() == 1:
-            self._warn_of_collapse(torch.cat(self._answers), accuracies[CLEAN_ACCURACY])
+            self._warn_of_collapse(torch.cat(self._answers).cpu(), accuracies[CLEAN_ACCURACY])
         return output
 
     def _warn_of_collapse(self, answers: Tensor, accuracy: float) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainingArguments, get_scheduler
+from transformers.trainer_utils import SchedulerType
 
 from genaf_hf.errors import UserError
 from genaf_hf.models.blocks import encoder_blocks
@@ -110,6 +111,8 @@ def make_schedule(args: TrainingArguments, optimizer: Optimizer, steps: int, ste
     """
     settings = dict(args.lr_scheduler_kwargs or {})
     decay = settings.pop("epoch_decay", 1)
+    if args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+        settings.setdefault("mode", "max" if args.greater_is_better else "min")
     schedule = get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps, settings)
     if decay != 1:
         decay_per_epoch(schedule, decay, steps_per_epoch)

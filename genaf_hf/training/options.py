@@ -50,6 +50,8 @@ class CheckedArguments(TrainingArguments):
 
     def __post_init__(self):
         check_unsupported(self)
+        if self.ddp_find_unused_parameters is None:  # else left out under checkpointing, of a kind that is refused here
+            self.ddp_find_unused_parameters = True
         try:
             super().__post_init__()
         except (ImportError, OSError, TypeError, ValueError) as error:

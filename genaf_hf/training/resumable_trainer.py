@@ -47,6 +47,9 @@ LOG_SUMS = "LogSums"
 class ResumableTrainer(Trainer):
     """Checks what it saves, and goes on from it to the bit: weights, optimizer, random states, sums of the logs.
 
+    That holds for rows that are the same whenever they are read: the `Trainer` of `transformers` reads ahead, so that
+    after going on within an epoch torch's global generator augments them otherwise (`random_flip` draws by seeds).
+
     What a subclass trains beside the model, such as a perturbation, it gives and takes as tensors by name in
     `tensors_beside_model` and `take_tensors_beside_model`.
 

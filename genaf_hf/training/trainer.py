@@ -112,6 +112,7 @@ class GenAFTrainer(SharingTrainer):
         self.redundant_layers: list[str] | None = None
         self._waiting: list[MicroBatch] = []
         self._accumulated: list[Logits] = []
+        self._new_scaler: dict = {}
         if not self.defence.reads_labels:  # nothing trains the head then, which several processes would wait for
             head_of(self.model).requires_grad_(False)
 
@@ -399,12 +400,19 @@ class GenAFTrainer(SharingTrainer):
         for callback in self._patience:
             callback.early_stopping_patience_counter = 0  # else a stage ends because of the one before it
         self.forget_log()
+        self._renew_scaler()
         self.model_wrapped = self.model
         set_seed(whole_run.seed, device_specific=True)
         try:
             yield
         finally:
             self.stage, self.args = None, whole_run
+
+    def _renew_scaler(self) -> None:
+        """Has each stage in float16 begin with the same scale, also where the one before it was in another run."""
+        if (scaler := self.accelerator.scaler) is not None:
+            self._new_scaler = self._new_scaler or copy.deepcopy(scaler.state_dict())
+            scaler.load_state_dict(self._new_scaler)
 
     def steps_of(self, stage: str) -> int:
         """Optimizer steps of a stage."""

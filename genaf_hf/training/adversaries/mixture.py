@@ -39,14 +39,9 @@ class Mixture(Adversary):
         self.parts = {NAMES[i]: each for i, each in enumerate((first, *(each for each, _ in others)))}
         self.bounds = np.cumsum(shares)
         super().__init__(**first.settings)
-
-    @property
-    def moves(self) -> bool:  # type: ignore[override]
-        return any(one.moves for one in self.parts.values())
-
-    @property
-    def ascends(self) -> bool:  # type: ignore[override]
-        return any(one.ascends for one in self.parts.values())
+        for name in ("moves", "ascends", "changes_model"):
+            setattr(self, name, any(getattr(one, name) for one in self.parts.values()))
+        self.least_images = max(one.least_images for one in self.parts.values())
 
     @property
     def state(self) -> dict[str, Tensor]:  # type: ignore[override]
