@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from genaf_hf.data import with_pixel_values
 from genaf_hf.models.pixel_model import pixel_statistics
 from genaf_hf.pretraining.augmentation import Augmentation, uniform_numbers
-from genaf_hf.training.options import check_checkpointable, check_options, check_schedule
+from genaf_hf.training.options import check_trainable
 from genaf_hf.training.resumable_trainer import ResumableTrainer
 from genaf_hf.values.device import sent
 
@@ -46,9 +46,7 @@ class ViewTrainer(ResumableTrainer):
         *,
         labels: bool = False,
     ):
-        check_options(args)
-        check_schedule(args)
-        check_checkpointable(args, model)
+        check_trainable(args, model)
         self.augmentations = list(views)
         self.needs_labels = labels
         self.mean, self.std = (each.to(args.device) for each in pixel_statistics(processor))

@@ -150,6 +150,13 @@ def check_checkpointing(args: TrainingArguments) -> None:
             )
 
 
+def check_trainable(args: TrainingArguments, model: nn.Module) -> None:
+    """Refuses what our Trainers cannot honour, and cannot with this model; the `UserError` names the field."""
+    check_options(args)
+    check_schedule(args)
+    check_checkpointable(args, model)
+
+
 def check_checkpointable(args: TrainingArguments, model: nn.Module) -> None:
     """Refuses activation checkpointing of a model that has none; the `UserError` names the model."""
     if args.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", True):

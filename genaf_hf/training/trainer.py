@@ -34,10 +34,8 @@ from genaf_hf.training.global_batch import (
 from genaf_hf.training.layers import freeze_modules, layer_weights
 from genaf_hf.training.optimization import fine_tuning_rate, make_schedule, of_arguments, parameter_groups
 from genaf_hf.training.options import (
-    check_checkpointable,
     check_early_stopping,
-    check_options,
-    check_schedule,
+    check_trainable,
     keep_precision,
 )
 from genaf_hf.training.sharing_trainer import SharingTrainer
@@ -92,9 +90,7 @@ class GenAFTrainer(SharingTrainer):
         args = copy.copy(args)
         if args.learning_rate is None:
             args.learning_rate = fine_tuning_rate(model)
-        check_options(args)
-        check_schedule(args)
-        check_checkpointable(args, model)
+        check_trainable(args, model)
         keep_precision(args)
         if kwargs.get("eval_dataset") is None and not others[2:]:
             check_evaluation_images(args, None, any_metric=True)
