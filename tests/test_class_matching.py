@@ -15,7 +15,7 @@ from genaf_hf.pipelines.class_matching import match_classes
         (["crane", "crane", "kite"], ["kite"], [2]),
         (["LABEL_0", "LABEL_1"], ["x", "y"], [0, 1]),
         (["LABEL_0", "LABEL_1"], ["10", "x"], [0, 1]),  # which are not all numbers
-        (["LABEL_0", "LABEL_1"], ["LABEL_1", "LABEL_0"], [0, 1]),
+        (["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1"], [0, 1]),
         (["1", "0"], ["0", "1"], [1, 0]),
     ],
 )
@@ -80,5 +80,12 @@ def test_a_model_without_names_is_refused_on_numbers_that_are_sorted_as_words(fi
     names = [str(number) for number in range(first, first + 11)]
     unnamed = [f"LABEL_{i}" for i in range(11)]
     assert match_classes(unnamed, names)[0] == [*range(11)]
-    with pytest.raises(ValueError, match=r"does not name its classes, and the dataset's are the numbers \d, .*10, "):
+    with pytest.raises(ValueError, match=r"does not name its classes, and the dataset's are \d, .*10, "):
         match_classes(unnamed, sorted(names))
+
+
+def test_labels_without_a_name_that_stand_in_another_order_are_refused():
+    unnamed = [f"LABEL_{i}" for i in range(11)]
+    assert match_classes(unnamed, unnamed)[0] == [*range(11)]
+    with pytest.raises(ValueError, match="does not name its classes, and the dataset's are LABEL_0, LABEL_1, LABEL_10"):
+        match_classes(unnamed, sorted(unnamed))

@@ -134,8 +134,9 @@ def test_two_files_of_one_name_are_refused(collection):
 
 def test_of_another_size_they_are_resized_on_request_alone(collection):
     patch = UniversalPatch(torch.rand(3, 2, 2), attack="advencoder-pat", eps=1.0)
-    found = {**collected(str(collection)), "patch": patch}
-    assert fitting(found, (8, 8), resized=False) == found
+    whole = collected(str(collection))
+    assert fitting(whole, (8, 8), resized=False) == whole
+    found = {**whole, "patch": patch}
     with pytest.raises(UserError, match=r'"l2" is of 8 x 8 pixels, the model takes images of 16 x 16: .*--resize_pert'):
         fitting(found, (16, 16), resized=False)
     with pytest.raises(UserError, match=r'"large" cannot be used: A patch of 9 x 9 pixels .*does not fit'):
@@ -143,7 +144,8 @@ def test_of_another_size_they_are_resized_on_request_alone(collection):
     resized = fitting(found, (16, 16), resized=True)
     assert {each.delta.shape[1:] for name, each in resized.items() if name != "patch"} == {(16, 16)}
     assert resized["linf"].resized_from == "8 x 8"
-    assert resized["patch"] is patch
+    assert resized["patch"].delta is patch.delta
+    assert resized["patch"].area == 4 / 256  # which a leaderboard tells patches apart by
 
 
 @pytest.mark.slow(reason="audits")

@@ -152,7 +152,7 @@ def advencoder_pat(
     wanted = (side, side), width, encoders, images, perturb, steps, learning_rate, batch_size
     made = best_generated(*wanted, restarts=restarts, begun=begun, image=image, seed=seed)
     known = provenance(encoders, objective=objective_words(image) + from_on(init), steps=steps, seed=seed, data=data)
-    return of_pasting(pixels_of(made), "advencoder-pat", pasted, **known)
+    return of_pasting(pixels_of(made), "advencoder-pat", pasted, area=area, **known)
 
 
 def objective_words(image: int | None) -> str:

@@ -78,8 +78,9 @@ def adversarial_patch(
         data=data,
     )
     known = {name: found.provenance[name] for name in ("encoder", "encoder_revision", "objective", "data")}
+    known |= {"area": area, "steps": steps, "step_size": found.step_size, "seed": seed}
     pixels = (GRAY + found.delta).clamp(0, 1)
-    return of_pasting(pixels, found.attack, pasted, steps=steps, step_size=found.step_size, seed=seed, **known)
+    return of_pasting(pixels, found.attack, pasted, **known)
 
 
 def batches_and_places(

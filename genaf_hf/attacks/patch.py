@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from genaf_hf.values.device import sent
 
 Shape = Literal["square", "round"]
 Place = Literal["random", "fixed"]
+ROUND_SHARE = math.pi / 4  # of its square that a disc covers
 GRAY = 0.5  # that the pixels of a patch are at most as far from
 
 
@@ -97,7 +98,7 @@ def pasting(
         UserError: for a patch of no pixel or larger than the images, and as `Pasting`.
     """
     height, width = size
-    of_square = math.pi / 4 if shape == "round" else 1
+    of_square = ROUND_SHARE if shape == "round" else 1
     side = round((area / of_square * height * width) ** 0.5) if 0 < area <= 1 else 0
     if not 1 <= side <= min(height, width):
         raise UserError(
@@ -119,6 +120,7 @@ class UniversalPatch(UniversalPerturbation):
         eps: 1, what a pixel under the patch may change by.
         top, left: where the patch goes; both None for a random place in each image.
         shape, degrees, smallest: as in `Pasting`.
+        area: share of the image that it covers, where that is known.
 
     Raises:
         UserError: when `delta` is not (3, k, k) in [0, 1], or the place is not in the image, and as `Pasting`.
@@ -129,6 +131,7 @@ class UniversalPatch(UniversalPerturbation):
     shape: Shape = "square"
     degrees: float = 0.0
     smallest: float = 1.0
+    area: float | None = None
 
     def __post_init__(self):
         self.check_shape()
@@ -145,6 +148,11 @@ class UniversalPatch(UniversalPerturbation):
     @property
     def partial(self) -> bool:
         return True
+
+    def on_images_of(self, height: int, width: int) -> "UniversalPatch":
+        """The same, with what it covers of such images."""
+        of_square = ROUND_SHARE if self.shape == "round" else 1.0
+        return replace(self, area=of_square * self.delta.shape[1] ** 2 / (height * width))
 
     @property
     def pasting(self) -> Pasting:

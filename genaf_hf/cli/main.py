@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 from genaf_hf.cli.help_pages import COMMANDS, HELP, module_of, read_page
@@ -126,7 +127,9 @@ def end(code: str | int) -> NoReturn:
 def check_processes() -> None:
     """Refuses to work alone where several processes were asked for; the `UserError` says how to get them."""
     if lost_processes():
-        cpu = [] if any(word.startswith(("--use_cpu", "--use-cpu")) for word in sys.argv) else ["--use_cpu"]
+        given = any(word.startswith(("--use_cpu", "--use-cpu")) for word in sys.argv)
+        trains = "audit" not in (Path(sys.argv[0]).stem, *sys.argv[1:2])  # else there is no such flag
+        cpu = ["--use_cpu"] if trains and not given else []
         words = ["..."] if SECRET.search(shlex.join(sys.argv)) else sys.argv[1:]
         command = shlex.join(["torchrun", "--nproc_per_node", "2", *program(), *words, *cpu])
         raise UserError(

@@ -217,6 +217,14 @@ def check_models(models: Mapping) -> None:
     by_name = isinstance(models, Mapping) and models
     if not by_name or not all(hasattr(each, "to_images") for each in models.values()):
         raise UserError('models are no PixelModels by name, expected e.g. {"mine": PixelModel(model, processor)}.')
+    (first, one), *others = models.items()
+    for name, other in others:
+        same = torch.equal(one.mean.cpu(), other.mean.cpu()) and torch.equal(one.std.cpu(), other.std.cpu())
+        if not same or one.image_size != other.image_size:
+            raise UserError(
+                f'"{first}" and "{name}" take images of other sizes, or normalize them otherwise, so that one dataset '
+                "is not for both: evaluate each by itself, on images by its own processor."
+            )
 
 
 def check_dataset(dataset: Dataset, batch_size: int | None) -> None:

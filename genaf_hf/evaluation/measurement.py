@@ -245,7 +245,7 @@ def norm_and_eps(settings: Mapping) -> tuple[str, str]:
 
 def is_patch(settings: Mapping) -> bool:
     """Whether an attack changes a part of the pixels, by any amount."""
-    return "top" in settings
+    return "top" in settings and settings.get("eps") == 1
 
 
 def checked_eps(measurements: Sequence[Measurement]) -> float:

@@ -120,7 +120,7 @@ class ImageThreat(Threat):
     def iterates_in(self, eps: float) -> bool:
         attack, known = self.attack, self.attack.settings
         untargeted = "labels" in attack.needs and known.get("target") is None and self.knowledge == MODEL
-        several = known.get("steps", 0) > 1 and not self.on_standing
+        several = (known.get("steps") or 0) > 1 and not self.on_standing
         return untargeted and several and attack.norm == "linf" and known["eps"] >= eps
 
     def try_out(self, attacker: Attacker, model: PixelModel) -> None:

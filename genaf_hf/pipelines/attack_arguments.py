@@ -191,5 +191,10 @@ def checked(attack: Attack) -> Attack:
     check_restarts(known.get("restarts", 1))
     check_max_images(known.get("max_images"))
     if "eps" in known:
-        check_attack_settings(eps=known["eps"], steps=known.get("steps", 1), step_size=1, norm=attack.norm)
+        check_attack_settings(eps=known["eps"], steps=known.get("steps") or 1, step_size=1, norm=attack.norm)
+    elif not attack.universal:
+        raise UserError(
+            f"The attack {attack.name} has no setting eps, by which a report tells how far it changes an image: give "
+            "its function one."
+        )
     return attack

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from accelerate import PartialState
@@ -245,5 +246,5 @@ def write_findings(folder: Path, report: RobustnessReport, case: Case, threats: 
     draw_worst(folder, worst_of(report, threats, case.name), case.name, case.model, *shown, case.model.class_names)
     for threat in threats:
         if threat.universal:
-            threat.perturbations[case.name].save_pretrained(folder / PERTURBATIONS / threat.name)
+            threat.perturbations[case.name].save_pretrained(folder / PERTURBATIONS / quote(threat.name, safe=" "))
     write_results(folder, report, model_name=case.name)

@@ -52,10 +52,10 @@ def check_ascending(labels: Sequence[str]) -> None:
 
     A model that names no class was trained by their order as words, as folders are sorted, or by that of the numbers.
     """
-    numbers = list(map(number, labels))
+    numbers = [number(label.removeprefix("LABEL_")) for label in labels]
     if min(numbers) >= 0 and numbers != sorted(numbers):
         raise UserError(
-            f"The model does not name its classes, and the dataset's are the numbers {', '.join(labels[:NAMED])}, ..., "
+            f"The model does not name its classes, and the dataset's are {', '.join(labels[:NAMED])}, ..., "
             "of which nobody knows whether it was trained by this order: name its classes in id2label of its "
             "config.json."
         )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from genaf_hf.attacks import UniversalPerturbation
+from genaf_hf.attacks import UniversalPatch, UniversalPerturbation
 from genaf_hf.attacks.norms import lengths
 from genaf_hf.attacks.perturbation import FILE_NAME
 from genaf_hf.errors import UserError, first_line
@@ -89,10 +90,10 @@ def of_a_model(file: Path) -> bool:
 
 
 def name_of(file: Path, folder: Path, collection: str) -> str:
-    """What a perturbation is called in a report."""
+    """What a perturbation is called in a report: where it lies, without signs that a page or a path gives a meaning."""
     place = file.relative_to(folder)
     parts = place.parts[:-1] if file.name in (FILE_NAME, OF_A_MODULE) else place.with_suffix("").parts
-    return "-".join(parts) or public_name(collection).rpartition("/")[2]
+    return re.sub(r"[^\w .+-]", "_", "-".join(parts) or public_name(collection).rpartition("/")[2])
 
 
 def read(file: Path) -> UniversalPerturbation:
@@ -163,6 +164,8 @@ def fitting(
                 "others, or have them resized by --resize_perturbations, which weakens them."
             )
         found[name] = each if fits else each.resize(*size)
+        if isinstance(each, UniversalPatch):
+            found[name] = each.on_images_of(*size)
         try:
             found[name](torch.zeros(1, 3, *size))
         except UserError as error:

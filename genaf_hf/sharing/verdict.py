@@ -20,8 +20,15 @@ def doubts(report: RobustnessReport) -> list[str]:
         found.append("Whether the robust accuracies of this model can be trusted was not checked.")
     clean = next((each for each in report.of(subject) if each.attack == CLEAN), None)
     level = report.chance_of(subject)
-    if clean is not None and clean.count and level is not None and clean.accuracy.interval[0] <= level:
-        found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
+    if clean is not None and clean.count and level is not None:
+        low, high = clean.accuracy.interval
+        if high < level:
+            found.append(
+                f"It is right less often than guessing, which is right about {level:.1%}: are its classes in the order "
+                "of the labels?"
+            )
+        elif low <= level:
+            found.append(f"Its clean accuracy cannot be told from guessing, which is right about {level:.1%}.")
     count = max((each.count for each in report.of(subject)), default=0)
     if 0 < count < FEW_IMAGES:
         found.append(

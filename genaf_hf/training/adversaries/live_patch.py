@@ -73,7 +73,8 @@ class LivePatch(Adversary):
 
     def perturbations(self) -> dict[str, UniversalPerturbation]:
         pixels = {f"live-{name}": each.detach().float().cpu() for name, each in self.state.items()}
-        return {name: UniversalPatch(each, "universal", 1.0, step_size=STEP_SIZE) for name, each in pixels.items()}
+        known = {"step_size": STEP_SIZE, "area": self.settings["area"]}
+        return {name: UniversalPatch(each, "universal", 1.0, **known) for name, each in pixels.items()}
 
 
 def random_corners(seeds: Sequence[int], size: Sequence[int], side: int) -> np.ndarray:
