@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from genaf_hf.errors import UserError
 from genaf_hf.sharing.record import ADAPT, LINEAR_PROBE
-from genaf_hf.training.checkpoint import load_weights, newest_complete_checkpoint
+from genaf_hf.training.checkpoint import finished_stage, load_weights, newest_complete_checkpoint
 from genaf_hf.training.trainer import STAGES
 
 pytestmark = pytest.mark.slow(reason="trains")
@@ -135,6 +135,14 @@ def test_a_training_that_came_to_its_end_is_loaded_as_it_ended(tmp_path, setting
     torch.testing.assert_close(copied_weights(again.model), copied_weights(whole.model), rtol=0, atol=0)
     assert again.state.global_step == whole.state.global_step
     assert history(again) == history(whole)
+
+
+def test_a_shorter_training_than_the_one_that_is_gone_on_with_is_at_its_end(killed, tmp_path, caplog):
+    shutil.copytree(killed["stage_1"], tmp_path, dirs_exist_ok=True)
+    trainer = tiny_trainer(tmp_path, **{**PLAIN, "max_steps": 2})
+    trainer.adversarial_finetune(resume_from_checkpoint=True)
+    assert not [each for each in caplog.messages if "was stopped at step" in each]
+    assert finished_stage(tmp_path / "adversarial_finetune/checkpoint-2") is not None
 
 
 def test_the_best_weights_are_kept_once(tmp_path):

@@ -12,6 +12,7 @@ from test_hub import PUSH_PUBLIC_THINGS
 from train_tiny import PROCESSOR
 
 from genaf_hf import GenAFTrainer, load_images, with_pixel_values
+from genaf_hf.errors import UserError
 from genaf_hf.evaluation.report import RobustnessReport
 from genaf_hf.sharing.record import TrainingRecord
 from genaf_hf.training.sharing_trainer import dataset_source
@@ -168,6 +169,14 @@ def test_what_cannot_be_measured_or_pushed_is_refused(trainer):
     trainer.eval_dataset = None
     with pytest.raises(ValueError, match="There is no eval_dataset to measure robustness on"):
         trainer.create_model_card()
+
+
+def test_what_the_hub_does_not_take_is_kept_with_its_card(trainer):
+    with pytest.raises(UserError, match=r'The repository ".*" of the Hub cannot be written to: .*HF_HUB_OFFLINE'):
+        trainer.push_to_hub()
+    assert {"model.safetensors", "preprocessor_config.json", "README.md", "report.json"} <= files_in(
+        trainer.args.output_dir
+    )
 
 
 # ---- what it shares ----

@@ -120,7 +120,9 @@ def test_a_named_split_that_is_not_there_is_refused(saved, dataset, role):
 
 
 def test_nothing_to_train_on_is_refused(saved, dataset):
-    with pytest.raises(ValueError, match="no split to train on among test; name one with --train_split"):
+    with pytest.raises(
+        ValueError, match="no split to train on, or in an audit for attacks to be crafted on, among test; name"
+    ):
         load_images(saved(test=dataset["test"]))
 
 

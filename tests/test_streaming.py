@@ -135,6 +135,21 @@ def test_images_in_class_folders_are_drawn(tmp_path):
         assert Path(image["path"]).parent.name == drawn["train"].features["label"].names[label]
 
 
+@pytest.mark.parametrize("places", [("train", "val", "test"), ("train", "test")])
+def test_images_of_class_folders_are_those_of_their_split(tmp_path, places):
+    """Also where as many are drawn of each, or were drawn of another one before."""
+    for place in places:
+        for i, example in enumerate(colored_images(24, 7)):
+            file = tmp_path / place / CLASSES[example["label"]] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            example["image"].save(file)
+    for train, others in ((8, 4), (6, 6), (12, 12)):
+        data = load_images(str(tmp_path), streaming=True, max_train_samples=train, max_eval_samples=others)
+        found = {role: {Path(each["path"]).parts[-3] for each in images["image"]} for role, images in data.items()}
+        assert found == {"train": {"train"}, "validation": {places[-2]}, "test": {"test"}}
+        assert str(data["test"].split) == "test"
+
+
 def test_classes_that_were_not_drawn_are_told(folder, caplog):
     few = load_images(folder, streaming=True, max_train_samples=2, max_eval_samples=9)
     absent = len(CLASSES) - len(set(few["train"]["label"]))

@@ -55,7 +55,8 @@ def load_images(
 
     Columns and splits are found by themselves where only one fits, or the dataset is one of `KNOWN_DATASETS`. A missing
     validation split is held out of train, stratified, by a fixed seed; a missing test split is the validation split, or
-    held out of train too. Every image of the result is decoded once, so that a broken one is found before any work.
+    held out of train too. Every image of the result is decoded once, so that a broken one is found before any work;
+    the result has them as they are encoded, which `cast_column("image", datasets.Image())` changes.
 
     A streamed dataset is never downloaded as a whole: from each split as many images are drawn as are asked for. What
     is held out is drawn on top of the images to train on, and not stratified, since few images may miss a class.
@@ -113,7 +114,8 @@ def load_images(
     divided = with_whole_images(divided, chosen_from, skip=skip_broken_images)
     for role, dataset in divided.items():
         words = f"subset of {len(dataset)} ({LIMITS[role]}) from the " if limits[role] is not None else ""
-        check_labels(dataset, words + chosen_from[role][1])
+        held_out = f"{role} part that is held out of the " if role not in labelled else ""
+        check_labels(dataset, words + held_out + chosen_from[role][1])
         dataset.info.dataset_name = dataset.info.dataset_name or public_name(name_or_path)
     if cache is None:
         warn_of_untrained_classes(divided)

@@ -38,7 +38,10 @@ def choose_splits(raw: Mapping, named: Mapping[str, str | None], known: Mapping[
         if role not in chosen and free:
             chosen[role] = free[0]
     if "train" not in chosen:
-        raise UserError(f"There is no split to train on among {', '.join(raw)}; name one with --train_split.")
+        raise UserError(
+            f"There is no split to train on, or in an audit for attacks to be crafted on, among {', '.join(raw)}; name "
+            "one with --train_split."
+        )
     if "test" not in chosen and "validation" in chosen and not named["validation"]:
         chosen["test"] = chosen.pop("validation")
     return {role: chosen[role] for role in SPLITS if role in chosen}

@@ -46,6 +46,8 @@ def stream_folder(name: str, splits: DatasetDict) -> tuple[IterableDatasetDict, 
     files = [image["path"] for images in splits.values() for image in images["image"]]
     content = [(file, os.path.getsize(file), os.path.getmtime(file)) for file in files]
     streams = {split: images.to_iterable_dataset() for split, images in splits.items()}
+    for split, stream in streams.items():
+        stream._split = splits[split].split  # which datasets forgets, and by which a draw is kept and told
     cache = Path(datasets.config.HF_DATASETS_CACHE) / STREAMED / "imagefolder" / Hasher.hash([name, content])
     return IterableDatasetDict(streams), cache
 

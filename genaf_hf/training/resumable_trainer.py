@@ -183,6 +183,7 @@ class ResumableTrainer(Trainer):
         if finished is not None:
             check_length(checkpoint, max_steps)
         self.state = state
+        self.state.max_steps = max_steps  # a shorter training than that of the checkpoint is at its end, too
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
         else:

@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch.utils.data import Subset
@@ -21,7 +22,7 @@ from genaf_hf.models.pixel_model import PixelModel, evaluating
 from genaf_hf.sharing.eval_results import UNNAMED
 from genaf_hf.sharing.existing_card import base_model_of
 from genaf_hf.sharing.layout import TRAINED_ON
-from genaf_hf.sharing.publishing import publish
+from genaf_hf.sharing.publishing import on_the_hub, publish
 from genaf_hf.sharing.record import TRAINING_EPS, TrainingRecord, settings_of_training
 from genaf_hf.sharing.result_folder import write_results
 from genaf_hf.training.attacking_trainer import AttackingTrainer
@@ -161,12 +162,14 @@ class SharingTrainer(AttackingTrainer):
             raise UserError("blocking is False, expected True: only the end of a push tells whether it arrived.")
         token = token or self.args.hub_token
         private = self.args.hub_private_repo if private is None else private
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
         for adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).values():
             adapter.base_model_name_or_path = public_name(adapter.base_model_name_or_path or "")
         self.save_here(self.args.output_dir)
-        self.create_model_card(**kwargs)
+        try:
+            if self.hub_model_id is None:
+                self.init_hf_repo(token=token, private=private)
+        finally:  # it is kept whatever the Hub says
+            self.create_model_card(**kwargs)
         if not self.is_world_process_zero():
             return None
         revision = revision or self.args.hub_revision
@@ -179,6 +182,16 @@ class SharingTrainer(AttackingTrainer):
             message=commit_message,
             push_anyway=push_anyway,
         )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As that of `Trainer`, for which the Hub is asked persistently.
+
+        Raises:
+            UserError: when it does not let the user write there.
+        """
+        name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        made = partial(super().init_hf_repo, token=token, private=private)
+        on_the_hub(made, f'The repository "{name}" of the Hub cannot be written to')
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: a checkpoint holds the optimizer's state and the arguments, which are not shared."""
