@@ -90,7 +90,7 @@ def read_state(checkpoint: str | Path) -> TrainerState:
 
 
 def check_length(checkpoint: Path, steps: int) -> None:
-    """Refuses a training of another length that came to its end, after which nothing would be trained.
+    """Refuses a training of another length that came to its end, or is past the asked one: nothing would be trained.
 
     Args:
         checkpoint: its last one.
@@ -101,7 +101,7 @@ def check_length(checkpoint: Path, steps: int) -> None:
     """
     if (before := read_state(checkpoint).max_steps) != steps:
         raise UserError(
-            f"{checkpoint} is the end of a training of {before} steps, but one of {steps} is asked for: begin it in "
+            f"{checkpoint} is of a training of {before} steps, but one of {steps} is asked for: begin it in "
             "another output_dir, or ask for as many."
         )
 

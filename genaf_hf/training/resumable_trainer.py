@@ -180,10 +180,9 @@ class ResumableTrainer(Trainer):
             self._sums_of_checkpoint = state.stateful_callbacks.get(LOG_SUMS)
             self.args.eval_on_start = False  # it was evaluated at its start
             return self._train_to_the_end(resume_from_checkpoint=str(checkpoint), **kwargs)
-        if finished is not None:
+        if finished is not None or not self._out_of_patience:
             check_length(checkpoint, max_steps)
         self.state = state
-        self.state.max_steps = max_steps  # a shorter training than that of the checkpoint is at its end, too
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
         else:
