@@ -68,11 +68,11 @@ def register() -> None:
 UNLABELLED = {"live": 2, "bank": ["l4a"], "bank_steps": 2}
 BANK = {**UNLABELLED, "class_share": 0}
 HALF = {"single_pass": True, "divergence_weight": 0}
-OWN_PASS = {"ascent_share": 0.5, "anchor_weight": 10}
 DEFENCES = {
     "paired": {"defence": "paired"},
     "universal": {"defence": "universal", "defence_settings": {**BANK, "patch_share": 0.5}},
-    "own-pass": {"defence": "universal", "defence_settings": {**BANK, "class_share": 0.5, **OWN_PASS}},
+    "own-pass": {"defence": "universal", "defence_settings": {**BANK, "class_share": 0.5, "ascent_share": 0.5}},
+    "universal-anchor": {"defence": "universal-anchor", "defence_settings": {**BANK, "class_share": 0.5}},
     "single-pass": {"defence": "universal", "clean_share": 0.25, "defence_settings": {**BANK, **HALF}},
     "universal-n-fgsm": {"defence": "universal-n-fgsm", "defence_settings": {**BANK, "per_image_eps": 0.01}},
     "gen-af-universal": {"defence": "gen-af-universal", "defence_settings": {**BANK, "live": None, "class_share": 0.5}},

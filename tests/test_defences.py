@@ -317,7 +317,7 @@ def test_a_defence_of_ones_own_runs_through_recipe_record_and_card(tmp_path, dat
             "divergence_temperature is 0, expected more than 0",
         ),
         (
-            {"defence": "universal", "defence_settings": {"anchor_weight": -1}},
+            {"defence": "universal-anchor", "defence_settings": {"anchor_weight": -1}},
             "anchor_weight is -1, expected 0 or more",
         ),
         (

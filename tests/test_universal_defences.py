@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SIDE, TINY_VIT
 from one_step import STEP_SEEDS, batch_norm_model, check_gradients, clamped, one_step, state_before, state_of
-from own_defence import BANK, DEFENCES, HALF, OWN_PASS
+from own_defence import BANK, DEFENCES, HALF
 from recorder import CHECKPOINTING, changed, lora_model
 from torch.nn import functional as F
 from train_tiny import PROCESSOR, copied_weights, tiny_model, tiny_trainer
@@ -45,8 +45,10 @@ QUICK = {"defence": "universal", "defence_settings": UNPATCHED, "adapt_max_steps
 
 @pytest.mark.parametrize(("class_share", "temperature", "anchor"), [(0, 1, 0), (0.5, 4, 0), (1, 1, 10)])
 def test_weights_and_live_perturbations_share_one_backward_pass(tmp_path, class_share, temperature, anchor):
-    given = {"live": None, "class_share": class_share, "divergence_temperature": temperature, "anchor_weight": anchor}
-    settings = {**QUICK, "defence_settings": {**UNPATCHED, **given}}
+    given = {"live": None, "class_share": class_share}
+    given |= {"anchor_weight": anchor, "ascent_share": 0} if anchor else {"divergence_temperature": temperature}
+    defence = "universal-anchor" if anchor else "universal"
+    settings = {**QUICK, "defence": defence, "defence_settings": {**UNPATCHED, **given}}
     before = state_before(tmp_path / "begun", **settings)
     trainer, gradients, model, images, labels = one_step(tmp_path / "run", **settings)
     eps, step = trainer.args.eps, trainer.args.step_size
@@ -375,7 +377,7 @@ def test_universal_trains_in_bf16_with_activation_checkpointing_and_adapters(tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "own"), [("universal", {}), ("universal", OWN_PASS), ("universal-n-fgsm", {}), ("anchor", {})]
+    ("name", "own"), [("universal", {}), ("universal-anchor", {}), ("universal-n-fgsm", {}), ("anchor", {})]
 )
 @pytest.mark.parametrize("changes", [{"bf16": True}, {CHECKPOINTING: True}, {"lora": True}])
 def test_what_goes_on_in_bf16_with_checkpointing_or_adapters_is_uninterrupted_to_the_bit(tmp_path, name, own, changes):

@@ -23,6 +23,7 @@ class Chosen(NamedTuple):
     """What is read of a dataset."""
 
     splits: dict[str, Dataset | IterableDataset]  # by role: train, validation, test
+    names: dict[str, str]  # the dataset's names of these, by role
     columns: dict[str, str]  # the dataset's names of the columns image and label
     where: dict[str, str]  # words for each split, by role
 
@@ -71,7 +72,7 @@ def choose(
     where = {role: f'split "{split}" of "{name_or_path}"' for role, split in roles.items()}
     splits = {role: raw[split] for role, split in roles.items()}
     check_columns(splits, columns["image"], columns["label"], where)
-    return Chosen(splits, columns, where)
+    return Chosen(splits, roles, columns, where)
 
 
 def without_unlabelled(raw: Mapping[str, Dataset], chosen: Mapping[str, str], label_column: str) -> dict[str, Dataset]:

@@ -251,7 +251,8 @@ def read_unlabelled(
     roles = choose_splits(raw, {"train": None, "validation": None, "test": None, **named}, known.splits)
     splits = {role: raw[roles[role]] for role in limits if role in roles}
     where = {role: f'split "{roles[role]}" of "{name_or_path}"' for role in splits}
-    chosen = Chosen(splits, {"image": choose_column(splits["train"], image_column, known.image_column, "image")}, where)
+    columns = {"image": choose_column(splits["train"], image_column, known.image_column, "image")}
+    chosen = Chosen(splits, roles, columns, where)
     images = chosen_images(name_or_path, chosen, limits, seed=seed, cache=cache, **hub)
     for role, dataset in images.items():
         check_not_empty(dataset, role, where[role])
@@ -332,7 +333,10 @@ def drawn_images(
         wanted = images_to_draw(limits, chosen.splits)
         drawing = {"name_or_path": name_or_path, "seed": seed, "cache": cache, "token": token}
         return DatasetDict(
-            {role: draw(stream, wanted[role], chosen.columns, **drawing) for role, stream in chosen.splits.items()}
+            {
+                role: draw(stream, wanted[role], chosen.columns, split=chosen.names[role], **drawing)
+                for role, stream in chosen.splits.items()
+            }
         )
 
 

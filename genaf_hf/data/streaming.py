@@ -46,8 +46,6 @@ def stream_folder(name: str, splits: DatasetDict) -> tuple[IterableDatasetDict, 
     files = [image["path"] for images in splits.values() for image in images["image"]]
     content = [(file, os.path.getsize(file), os.path.getmtime(file)) for file in files]
     streams = {split: images.to_iterable_dataset() for split, images in splits.items()}
-    for split, stream in streams.items():
-        stream._split = splits[split].split  # which datasets forgets, and by which a draw is kept and told
     cache = Path(datasets.config.HF_DATASETS_CACHE) / STREAMED / "imagefolder" / Hasher.hash([name, content])
     return IterableDatasetDict(streams), cache
 
@@ -63,6 +61,7 @@ def draw(
     count: int,
     columns: Mapping[str, str],
     *,
+    split: str,
     name_or_path: str,
     seed: int,
     cache: Path,
@@ -74,6 +73,7 @@ def draw(
 
     Args:
         stream: a split.
+        split: its name, which a stream may not know.
         count: of images.
         columns: the stream's names of `image`, which is kept as it is encoded, and of `label` where that is wanted.
         name_or_path: of the dataset.
@@ -90,7 +90,7 @@ def draw(
         raise UserError(f'The column "{image_column}" holds {held}, expected images.')
     features = Features({name: stream.features[column] for name, column in columns.items()})
     features["image"] = Image(decode=False)
-    fingerprint = Hasher.hash([str(stream.split), *columns.values(), count, seed])
+    fingerprint = Hasher.hash([split, *columns.values(), count, seed])
     encoded = stream.select_columns([*columns.values()]).cast_column(image_column, features["image"])
 
     def examples():
@@ -106,7 +106,7 @@ def draw(
             yield {**{name: example[column] for name, column in columns.items()}, "image": image}
 
     return Dataset.from_generator(
-        examples, features=features, cache_dir=str(cache), fingerprint=fingerprint, split=NamedSplit(str(stream.split))
+        examples, features=features, cache_dir=str(cache), fingerprint=fingerprint, split=NamedSplit(split)
     )
 
 

@@ -41,7 +41,6 @@ def universal(
     divergence_weight: float = 0.5,
     divergence_temperature: float = 1.0,
     ascent_share: float = 0.0,
-    anchor_weight: float = 0.0,
 ) -> tuple[Adversary, CrossEntropy]:
     """Cross-entropy on clean images and on images under perturbations that many share, answered alike.
 
@@ -68,4 +67,4 @@ def universal(
         ascent_share=ascent_share,
     )
     adversary = mixed(perturbations, (LivePatch(area=patch_area), patch_share))
-    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight, divergence_temperature, anchor_weight)
+    return adversary, CrossEntropy(clean_share, single_pass, divergence_weight, divergence_temperature)
