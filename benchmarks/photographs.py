@@ -3,9 +3,9 @@
     python benchmarks/photographs.py mobilenet-v1-0.25-128 animals22
 
 of folders with these names, that hold an encoder of ImageNet and photographs in a folder for each kind of animal. It
-trains the undefended and the hardened model as the rows `none` and `universal` of the animals in defences.md, unless
-defences.py has left them in `--models`, and attacks both with the images that it held out. Draws photographs.png, with
-the perturbation that is worst for the hardened model, and prints a Markdown table.
+trains the undefended and the hardened model as the rows `none` and `universal-anchor` of the animals in defences.md,
+unless defences.py left them in `--models`, and attacks both with the images that it held out. Draws photographs.png,
+with the perturbation that is worst for the hardened model, and prints a Markdown table.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from genaf_hf.sharing.figures import SHOWN, draw_overview
 PICTURE = Path(__file__).with_suffix(".png")
 EPS, PGD_EPS = 10 / 255, 4 / 255
 PUBLIC, HARDENED = ("l4a", "ssp", "uapgd", "fff", "std"), "hardened"
-ROWS = {"undefended": NONE, HARDENED: "universal"}
+ROWS = {"undefended": NONE, HARDENED: "universal-anchor"}
 RATES = ("--learning_rate", "3e-4", "--head_learning_rate", "2e-3")
 SETTING = ("--held_out_share", "0.3", "--steps", "1200", "--precision", "fp32", "--random_flip", *RATES)
 

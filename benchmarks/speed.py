@@ -58,6 +58,7 @@ DEFENCES = {
     },
     "universal": {"defence": "universal"},
     "universal, by a pass of its own": {"defence": "universal", "defence_settings": {"ascent_share": 0.5}},
+    "universal-anchor": {"defence": "universal-anchor"},
     "gen-af-universal": {"defence": "gen-af-universal"},
     "n-fgsm": {"defence": "n-fgsm"},
     "gen-af": {"defence": "gen-af"},

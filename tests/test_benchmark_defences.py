@@ -142,6 +142,7 @@ def test_what_was_not_reached_is_bold(tables):
     rows = {
         "none": [line(0, 80, 10, 50, 1.0), line(1, 90, 10, 50, 1.0)],
         "universal": [line(0, 80, 75, 72, 2.0), line(1, 88, 85, 79, 2.5)],
+        "universal-anchor": [line(1, 90, 88, 85, 2.0)],
     }
     without = {"title": "nothing by the default", "training": {"dataset": "digits"}}
     digits = {"title": "digits", "training": {"dataset": "digits"}}
@@ -154,6 +155,7 @@ def test_what_was_not_reached_is_bold(tables):
     ]
     assert found == [
         ["here", "universal", "**-1.0**", "-4.0", "-4.0", "**-8.5**", "-", "**2.25**"],
+        ["here", "universal-anchor", "+0.0", "-2.0", "-2.0", "-5.0", "-", "2.00"],
         ["digits", "universal-n-fgsm", "-1.0", "-4.0", "-4.0", "**-10.0**", "-", "2.00"],
     ]
 
