@@ -191,6 +191,23 @@ def test_what_no_defence_hardens_is_not_called_hardened(encoders, dataset, tmp_p
     assert "hardened, passed" not in card
 
 
+@pytest.mark.parametrize(("defence", "told"), [("universal-anchor", True), ("universal", False)])
+def test_what_the_encoder_knows_of_the_images_is_said_where_features_are_held_to_it(
+    encoders, dataset, tmp_path, caplog, defence, told
+):
+    caplog.set_level("INFO", "genaf_hf.pipelines.harden")
+    dataset.save_to_disk(tmp_path / "colours")
+    own = {"bank": ["l4a"], "bank_steps": 1}
+    settings = {"max_steps": 1, "per_device_train_batch_size": 8, "report_to": "none", "use_cpu": True}
+    config = GenAFConfig(output_dir=str(tmp_path / "run"), defence=defence, defence_settings=own, **settings)
+    harden(HardeningArguments(encoders["mae"], str(tmp_path / "colours"), attacks="pgd"), config)
+    said = [each for each in caplog.messages if each.startswith("A linear probe on the frozen encoder is right about")]
+    assert len(said) == told
+    assert all(
+        f"/{len(dataset['validation'])}) of the validation images. The defence {defence}" in each for each in said
+    )
+
+
 def test_a_run_without_a_defence_keeps_its_two_fine_tunes_apart(encoders, dataset, tmp_path, monkeypatch):
     dataset.save_to_disk(tmp_path / "colours")
     few = {"attacks": "pgd", "attack_settings": {"steps": 2}, "standard_max_steps": 2}

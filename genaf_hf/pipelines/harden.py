@@ -9,7 +9,11 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from genaf_hf.errors import UserError
+from genaf_hf.evaluation.answers import answer
+from genaf_hf.evaluation.attacker import Attacker
 from genaf_hf.evaluation.evaluate import craft_and_evaluate, try_out
+from genaf_hf.evaluation.measurement import Rate
+from genaf_hf.evaluation.probing import probed
 from genaf_hf.evaluation.report import UNDEFENDED, RobustnessReport
 from genaf_hf.models.loading import load_configuration
 from genaf_hf.models.pixel_model import PixelModel
@@ -108,6 +112,7 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         warn_of_contradictions(case.data["train"], case.images.digests["train"], case.images.name)
     attacker = case.attacker
     try_out(case.attacks, attacker, case.public)
+    tell_of_probe(case, attacker)
     case.public.cpu()  # while others are trained
     model_name = open_result(run.folder, config)
     with run.working(case.content):
@@ -149,6 +154,21 @@ def tell_of_hardened_encoder(model_name_or_path: str, **hub) -> None:
     if PartialState().is_main_process and is_hardened_encoder(model_name_or_path, **hub):
         said = '"%s" is an encoder that is hardened already, as its card says: a plain fine-tune keeps a part of that'
         logger.info(said, model_name_or_path)
+
+
+def tell_of_probe(case: Experiment, attacker: Attacker) -> None:
+    """Says what the encoder knows of the images, where the defence holds a classifier's features to what it knows."""
+    objective = case.config.make_defence().objective
+    if objective is None or not (objective.reads_features and objective.reads_labels):
+        return
+    probe = probed(case.public, attacker.images, attacker.labels, case.encoder.config.num_labels)
+    found = answer(probe, case.pixels["validation"], batch_size=case.config.per_device_eval_batch_size)
+    if PartialState().is_main_process:
+        logger.info(
+            "A linear probe on the frozen encoder is right about %s of the validation images. The defence %s holds "
+            "features to that encoder's: where a fine-tune comes much farther, take universal",
+            *(Rate(sum(found.right), len(found.right)), case.config.defence),
+        )
 
 
 def tell_of_gain(report: RobustnessReport, model_name_or_path: str, defence: str) -> None:
