@@ -129,7 +129,7 @@ def section(setting: dict, rows: dict[str, list[dict]]) -> str:
     for name, found in rows.items():
         times = [f"{ratio(found, seconds):.2f}" for seconds in ("step_seconds", "seconds")]
         doubt = " *unreliable*" * any(line["unreliable"] for line in found)
-        seeds = ", ".join(str(line["seed"]) for line in found)
+        seeds = ", ".join(map(str, sorted(line["seed"] for line in found)))
         summary.append([name + doubt, seeds, *times, *(cells[name] for cells in values.values())])
     each_attack = [["attacker knows", "attack", *rows]]
     for kind, attacks in setting["attacks"].items():

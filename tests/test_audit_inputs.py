@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from genaf_hf import UniversalPerturbation
+from genaf_hf.attacks import ATTACKS, register_attack
 from genaf_hf.audit import audit
 from genaf_hf.errors import UserError
 from genaf_hf.pipelines.attack_arguments import DEFAULT_ATTACKS, attacks_by_name, named_attacks
@@ -100,9 +101,22 @@ def test_an_encoder_that_a_card_names_and_that_the_model_does_not_come_from_is_t
     assert caplog.text.count("no more alike") == 1
 
 
+def test_an_attack_whose_reach_a_report_cannot_tell_is_refused():
+    @register_attack("model", "images", "labels")
+    def turned(model, images, labels, *, steps: int | None = None, seeds=None):
+        return images.flip(-1)
+
+    try:
+        with pytest.raises(UserError, match="The attack turned has no setting eps, by which a report tells how far"):
+            named_attacks("turned", None)
+    finally:
+        del ATTACKS["turned"]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"attack_settings": {"pgd": {"steps": 0}}}, "steps is 0, expected a whole number"),
         ({"attacks": "l4a,pdg"}, 'There is no attack "pdg" \\(did you mean "pgd"\\?\\); there are .*l4a, l4a-fuse'),
         ({"attacks": " , "}, 'attacks are " , ", expected different names, separated by commas, of'),
         ({"attacks": "pgd,pgd"}, 'attacks are "pgd,pgd", expected different names,'),

@@ -1,5 +1,6 @@
 """What an evaluation is given: taken for what it is, or refused in one sentence before any work."""
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -33,6 +34,16 @@ def test_an_attack_that_a_report_cannot_describe_is_refused_before_any_work(mode
         evaluate_robustness({"model": model}, pixels["test"], {"odd": attack})
     with pytest.raises(ValueError, match=sentence):
         evaluate_robustness({"model": model}, pixels["test"], {}, sweep=[{"odd": attack}])
+
+
+def test_models_that_one_dataset_is_not_for_are_refused(model, pixels, attacks):
+    processor = copy.deepcopy(model.processor)
+    processor.image_mean = [each / 2 for each in processor.image_mean]
+    other = PixelModel(model.model, processor)
+    with pytest.raises(
+        ValueError, match='^"model" and "other" take images of other sizes, or normalize them otherwise'
+    ):
+        evaluate_robustness({"model": model, "other": other}, pixels["test"], attacks)
 
 
 def test_an_empty_dataset_is_refused(model, pixels, attacks):

@@ -136,6 +136,10 @@ def test_an_accuracy_like_that_of_guessing_is_said_first_and_attack_success_is_m
     assert "**Its clean accuracy cannot be told from guessing, which is right about 20.0%.**" in text
     assert verdict_of(text).startswith("This model is right about 21.1% [17.9%, 24.6%] of clean images")
     assert "| 0.0% [0.0%, 3.1%] (0/120) *unreliable* |" in text
+    worse = [replace(each, correct=60, clean_correct=60) for each in collapsed]
+    assert "**It is right less often than guessing, which is right about 20.0%: are its" in text_of(
+        measurements=worse, models=models, checks=[FAILED]
+    )
     uneven = {**make_report().dataset, "count": 570, "largest_class": 114 + 57}
     assert verdict_of(text_of(measurements=collapsed, models=models, dataset=uneven)).endswith("about 30.0%.")
 

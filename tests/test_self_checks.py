@@ -117,6 +117,15 @@ def test_what_a_defense_fails(images, defence, failed):
     assert failures(Colors(defence), images) == failed
 
 
+def test_noise_on_small_logits_is_no_rounding(images):
+    class Small(Colors):
+        def forward(self, images):
+            return 1e-5 * super().forward(images + 0.1 * torch.randn_like(images))
+
+    torch.manual_seed(0)
+    assert DETERMINISTIC in failures(Small(), images)
+
+
 @pytest.mark.parametrize(("step_size", "steps", "passes"), [(0.05, 20, True), (0.1, 4, True), (1e-6, 20, False)])
 def test_an_attack_of_several_steps_that_plain_pgd_beats_is_told(images, step_size, steps, passes):
     labels = torch.arange(20) % 3

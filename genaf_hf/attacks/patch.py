@@ -150,9 +150,11 @@ class UniversalPatch(UniversalPerturbation):
         return True
 
     def on_images_of(self, height: int, width: int) -> "UniversalPatch":
-        """The same, with what it covers of such images."""
-        of_square = ROUND_SHARE if self.shape == "round" else 1.0
-        return replace(self, area=of_square * self.delta.shape[1] ** 2 / (height * width))
+        """The same, with the share that it covers of such images: as it was said, where that is so but for rounding."""
+        of_square, side = ROUND_SHARE if self.shape == "round" else 1.0, self.delta.shape[1]
+        if self.area is not None and round((self.area / of_square * height * width) ** 0.5) == side:
+            return self
+        return replace(self, area=of_square * side**2 / (height * width))
 
     @property
     def pasting(self) -> Pasting:

@@ -311,7 +311,7 @@ function turn(by) {
 
 const canBePlotted = (row) => [row.cleanAccuracy, row.robustAccuracy].every((each) => each !== null && each >= 0 && each <= 1);
 
-// The trusted rows of which no other one has as much for sure in both accuracies, and more in one.
+// The trusted rows for which no other one is sure of at least as much in both accuracies, and of more in one.
 function paretoFront(list) {
   const front = [];
   const sorted = list.filter((row) => row.trusted)
@@ -387,8 +387,8 @@ function plot(points, groups, separate) {
   const frame = { left: 52, right: width - 16, top: 14, bottom: height - 46 };
   const levels = [...new Set(points.map((row) => row.clean.chance).filter((each) => each !== null))];
   const chance = levels.length <= MOST_FRONTS ? levels : [];
-  const [left, right] = range([...points.map((row) => row.cleanAccuracy), ...chance]);
-  const [low, high] = range([...points.map((row) => row.robustAccuracy), ...chance]);
+  const [left, right] = range([...points.flatMap((row) => [row.cleanAccuracy, row.cleanAtLeast]), ...chance]);
+  const [low, high] = range([...points.flatMap((row) => [row.robustAccuracy, row.robustAtLeast]), ...chance]);
   const x = (value) => frame.left + ((value - left) / (right - left)) * (frame.right - frame.left);
   const y = (value) => frame.bottom - ((value - low) / (high - low)) * (frame.bottom - frame.top);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Clean against robust accuracy; arrow keys go from model to model" });
@@ -400,8 +400,8 @@ function plot(points, groups, separate) {
     const color = separate ? `c${i}` : "many";
     const front = separate ? paretoFront(list) : [];
     if (front.length) {
-      const steps = front.map((row, k) => `${k ? `V${y(row.robustAccuracy)}` : ""}H${x(row.cleanAccuracy)}`).join("");
-      svg.append(draw("path", { class: `front ${color}`, d: `M${frame.left},${y(front[0].robustAccuracy)}${steps}V${frame.bottom}` }));
+      const steps = front.map((row, k) => `${k ? `V${y(row.robustAtLeast)}` : ""}H${x(row.cleanAtLeast)}`).join("");
+      svg.append(draw("path", { class: `front ${color}`, d: `M${frame.left},${y(front[0].robustAtLeast)}${steps}V${frame.bottom}` }));
     }
     const onFront = new Set(front);
     for (const row of list) marks.push({ row, element: point(row, onFront.has(row), color, x, y, small) });

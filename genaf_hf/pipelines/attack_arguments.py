@@ -190,8 +190,9 @@ def checked(attack: Attack) -> Attack:
     known = attack.configure().settings
     check_restarts(known.get("restarts", 1))
     check_max_images(known.get("max_images"))
+    steps = known.get("steps")
     if "eps" in known:
-        check_attack_settings(eps=known["eps"], steps=known.get("steps") or 1, step_size=1, norm=attack.norm)
+        check_attack_settings(eps=known["eps"], steps=1 if steps is None else steps, step_size=1, norm=attack.norm)
     elif not attack.universal:
         raise UserError(
             f"The attack {attack.name} has no setting eps, by which a report tells how far it changes an image: give "

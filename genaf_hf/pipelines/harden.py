@@ -112,9 +112,9 @@ def harden(arguments: HardeningArguments, config: GenAFConfig) -> RobustnessRepo
         warn_of_contradictions(case.data["train"], case.images.digests["train"], case.images.name)
     attacker = case.attacker
     try_out(case.attacks, attacker, case.public)
+    model_name = open_result(run.folder, config)
     tell_of_probe(case, attacker)
     case.public.cpu()  # while others are trained
-    model_name = open_result(run.folder, config)
     with run.working(case.content):
         models, record = fine_tune(case.encoder, case.processor, case.pixels, config, arguments.standard_max_steps, run)
         case.public.to(config.device)
@@ -157,7 +157,7 @@ def tell_of_hardened_encoder(model_name_or_path: str, **hub) -> None:
 
 
 def tell_of_probe(case: Experiment, attacker: Attacker) -> None:
-    """Says what the encoder knows of the images, where the defence holds a classifier's features to what it knows."""
+    """Says what the encoder knows of the images, where a classifier's features are compared with its own."""
     objective = case.config.make_defence().objective
     if objective is None or not (objective.reads_features and objective.reads_labels):
         return
@@ -165,8 +165,8 @@ def tell_of_probe(case: Experiment, attacker: Attacker) -> None:
     found = answer(probe, case.pixels["validation"], batch_size=case.config.per_device_eval_batch_size)
     if PartialState().is_main_process:
         logger.info(
-            "A linear probe on the frozen encoder is right about %s of the validation images. The defence %s holds "
-            "features to that encoder's: where a fine-tune comes much farther, take universal",
+            "A linear probe on the frozen encoder is right about %s of the validation images. The defence %s compares "
+            "features with that encoder's: where a plain fine-tune gets much more right, take universal",
             *(Rate(sum(found.right), len(found.right)), case.config.defence),
         )
 

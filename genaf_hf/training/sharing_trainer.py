@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -165,17 +166,16 @@ class SharingTrainer(AttackingTrainer):
         for adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).values():
             adapter.base_model_name_or_path = public_name(adapter.base_model_name_or_path or "")
         self.save_here(self.args.output_dir)
-        try:
-            if self.hub_model_id is None:
+        if self.hub_model_id is None:
+            with suppress(UserError):  # the Hub is asked again below, where all is kept whatever it says
                 self.init_hf_repo(token=token, private=private)
-        finally:  # it is kept whatever the Hub says
-            self.create_model_card(**kwargs)
+        self.create_model_card(**kwargs)
         if not self.is_world_process_zero():
             return None
         revision = revision or self.args.hub_revision
         return publish(
             self.args.output_dir,
-            self.hub_model_id,
+            self.hub_model_id or self.args.hub_model_id,
             token=token,
             private=private,
             revision=revision,

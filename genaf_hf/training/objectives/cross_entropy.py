@@ -65,8 +65,9 @@ class CrossEntropy(Objective):
             "adversarial_loss",
             *(["clean_loss"] if clean_share > 0 else []),
             *(["divergence_loss"] if divergence_weight > 0 else []),
-            *(self.anchor.losses if anchor_weight > 0 else ()),
         )
+        if anchor_weight > 0:
+            self.penalties = self.anchor.losses
 
     def __call__(self, own: Logits, whole: Callable[[], Logits], *, eps_share: float, label_smoothing: float) -> Loss:
         loss = self.of_logits(own, label_smoothing)
