@@ -40,9 +40,7 @@ def test_models_that_one_dataset_is_not_for_are_refused(model, pixels, attacks):
     processor = copy.deepcopy(model.processor)
     processor.image_mean = [each / 2 for each in processor.image_mean]
     other = PixelModel(model.model, processor)
-    with pytest.raises(
-        ValueError, match='^"model" and "other" take images of other sizes, or normalize them otherwise'
-    ):
+    with pytest.raises(ValueError, match='"model" and "other" take images of other sizes, or normalize'):
         evaluate_robustness({"model": model, "other": other}, pixels["test"], attacks)
 
 

@@ -439,6 +439,13 @@ def test_the_command_is_one_of_ours(attacked):
     assert (arguments.encoder, arguments.encoder_revision, arguments.attacks) == expected
 
 
+@pytest.mark.parametrize(("split", "named"), [("test", False), ("validation", True), ("test[10% held out]", False)])
+def test_the_commands_name_the_split_that_was_measured(split, named):
+    text = text_of(dataset={**make_report().dataset, "split": split})
+    assert f"--test_split {split} " in text or not named
+    assert text.count("test_split") == 2 * named
+
+
 # ---- the part for a card that is there ----
 
 
