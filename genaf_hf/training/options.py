@@ -50,12 +50,12 @@ class CheckedArguments(TrainingArguments):
 
     def __post_init__(self):
         check_unsupported(self)
-        if self.ddp_find_unused_parameters is None:  # else left out under checkpointing, of a kind that is refused here
-            self.ddp_find_unused_parameters = True
         try:
             super().__post_init__()
         except (ImportError, OSError, TypeError, ValueError) as error:
             raise UserError(f"{first_line(error)}.") from error
+        if self.gradient_checkpointing and self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = True  # the default is for checkpointing of a kind that is refused here
         check_options(self)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
