@@ -170,4 +170,6 @@ def test_foreign_text_in_code_is_one_literal(name):
     words = shlex.split(blocks(text, "bash")[0])
     seen = "".join(each for each in " ".join(name.split()) if each.isprintable())
     assert words[:4] == ["genaf-hf", "audit", "--model_name_or_path", seen]
-    assert len(words) == 14
+    named = "[" not in name  # else no split of the dataset's own
+    assert given["arguments"].test_split == (name if named else None)
+    assert len(words) == 14 + 2 * named
