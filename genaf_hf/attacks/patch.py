@@ -16,7 +16,6 @@ from genaf_hf.values.device import sent
 
 Shape = Literal["square", "round"]
 Place = Literal["random", "fixed"]
-ROUND_SHARE = math.pi / 4  # of its square that a disc covers
 GRAY = 0.5  # that the pixels of a patch are at most as far from
 
 
@@ -84,6 +83,16 @@ class Pasting:
         return angles, self.smallest + (1 - self.smallest) * uniform[:, 1]
 
 
+def share_of_square(shape: str) -> float:
+    """The share of its square that a patch covers."""
+    return math.pi / 4 if shape == "round" else 1.0
+
+
+def side_of(area: float, shape: str, pixels: int) -> int:
+    """Side in pixels of a patch that covers a share of images of so many pixels."""
+    return round((area / share_of_square(shape) * pixels) ** 0.5)
+
+
 def pasting(
     size: Sequence[int], *, area: float, place: str, shape: str, degrees: float, smallest: float
 ) -> tuple[Pasting, int]:
@@ -98,8 +107,7 @@ def pasting(
         UserError: for a patch of no pixel or larger than the images, and as `Pasting`.
     """
     height, width = size
-    of_square = ROUND_SHARE if shape == "round" else 1
-    side = round((area / of_square * height * width) ** 0.5) if 0 < area <= 1 else 0
+    side = side_of(area, shape, height * width) if 0 < area <= 1 else 0
     if not 1 <= side <= min(height, width):
         raise UserError(
             f"area is {area}, a patch of {side} pixels a side in images of {height} x {width}; expected a share in "
@@ -151,10 +159,10 @@ class UniversalPatch(UniversalPerturbation):
 
     def on_images_of(self, height: int, width: int) -> "UniversalPatch":
         """The same, with the share that it covers of such images: as it was said, where that is so but for rounding."""
-        of_square, side = ROUND_SHARE if self.shape == "round" else 1.0, self.delta.shape[1]
-        if self.area is not None and round((self.area / of_square * height * width) ** 0.5) == side:
+        side, pixels = self.delta.shape[1], height * width
+        if self.area is not None and side_of(self.area, self.shape, pixels) == side:
             return self
-        return replace(self, area=of_square * side**2 / (height * width))
+        return replace(self, area=share_of_square(self.shape) * side**2 / pixels)
 
     @property
     def pasting(self) -> Pasting:
